@@ -1,0 +1,123 @@
+//! The seam between the queue and its stores.
+//!
+//! A [`Backend`] is a store that can make the moves of the state machine
+//! ([`TRANSITIONS`](crate::state::TRANSITIONS)), each in one atomic step. Whoever writes one runs
+//! [`conformance`](crate::conformance) against it.
+//!
+//! # What every implementation must keep
+//!
+//! - **Batches.** Every call takes many jobs and answers for each of them, in order. One job that
+//!   is refused does not stop the others.
+//! - **Repeatable.** Every call may be sent again after a lost reply, with the same arguments, and
+//!   then changes nothing more and answers the same in substance.
+//! - **Fenced.** Only the token that holds a running job changes it.
+//! - **Bounded.** No call does more than about [`PASS_MAX`] items of work besides what it was
+//!   asked for, and none scans the backlog.
+//! - **Its own clock.** Only the store's clock counts, and it never goes back: the time of a call
+//!   is the later of the clock and the latest time the store has used before.
+
+mod erased;
+mod types;
+
+use std::time::Duration;
+
+pub use erased::DynBackend;
+pub use types::{
+    CancelOutcome, CheckFinding, Claim, ClaimRequest, Enqueued, EnqueueOutcome, Interest,
+    KindSlots, Lease, Maintained, Outcome, QueueStats, Renewal, RenewRequest, Settled, Settlement,
+    SettleReply, SettleRequest, StateCounts, Verdict, Violation, Wake,
+};
+
+use crate::{Error, JobId, JobRecord, NewJob};
+
+/// The most items that a call handles beyond what it was asked for, and the most jobs of one claim.
+pub const PASS_MAX: u32 = 500;
+
+/// Finished records kept per queue, for completed (with cancelled) and for dead jobs each.
+pub const FINISHED_MAX: u64 = 10_000;
+
+/// A store of jobs. See the [module](self) for what every implementation must keep.
+///
+/// Implementors write plain `async fn`. Callers hold a [`Queue`](crate::Queue), which wraps any
+/// backend.
+///
+/// # Errors
+///
+/// Every call may answer [`Error::Unavailable`] (outcome unknown, safe to repeat),
+/// [`Error::Refused`] or [`Error::Corrupt`]. Other errors are named at the call.
+///
+/// # Cancel safety
+///
+/// A dropped future may or may not have taken effect, just as with a lost reply; all calls are
+/// therefore safe to drop *and repeat*. A `claim` that is dropped and not repeated leaves jobs
+/// running that nobody runs until their lease ends: run it in a task of its own.
+pub trait Backend: Send + Sync + 'static {
+    /// Takes jobs in (T1), in order, or finds the jobs that have their id or idempotency key (T2).
+    ///
+    /// The jobs are valid ([`NewJob::validate`]) and at most [`PASS_MAX`]. An id or key that
+    /// occurs twice in the batch meets the first occurrence like any existing job.
+    ///
+    /// # Errors
+    /// [`Error::StoreFull`]: none of the jobs was taken in.
+    fn enqueue(
+        &self,
+        jobs: &[NewJob],
+    ) -> impl Future<Output = Result<Vec<EnqueueOutcome>, Error>> + Send;
+
+    /// Leases jobs that the worker can run (T4), after making due ones ready (T3).
+    ///
+    /// The rule by which jobs are chosen is in [`ClaimRequest`]. A request whose token already
+    /// holds jobs is a repeat: it answers with just these jobs and takes no others.
+    fn claim(&self, request: &ClaimRequest) -> impl Future<Output = Result<Claim, Error>> + Send;
+
+    /// Extends leases (T5) and learns of cancel requests; one answer per token, in order.
+    fn renew(
+        &self,
+        request: &RenewRequest,
+    ) -> impl Future<Output = Result<Vec<Renewal>, Error>> + Send;
+
+    /// Ends attempts (T6–T10, T14), in order, and then claims, if the request carries a claim.
+    ///
+    /// The two are one round trip but two atomic steps: a store may have made the first and not
+    /// the second when the reply is lost.
+    fn settle(
+        &self,
+        request: &SettleRequest,
+    ) -> impl Future<Output = Result<SettleReply, Error>> + Send;
+
+    /// Waits until there may be work for this worker, at most `timeout`.
+    ///
+    /// Only a hint in both directions: correctness never depends on it. A wake-up that this call
+    /// took and its caller never saw, because the future was dropped, must be passed on.
+    fn wait(
+        &self,
+        interest: &Interest,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Wake, Error>> + Send;
+
+    /// Cancels jobs that wait (T13) and asks for running ones to be stopped (T12).
+    fn cancel(
+        &self,
+        ids: &[JobId],
+    ) -> impl Future<Output = Result<Vec<CancelOutcome>, Error>> + Send;
+
+    /// Reads jobs; `None` for an id that the store does not know.
+    fn get(
+        &self,
+        ids: &[JobId],
+    ) -> impl Future<Output = Result<Vec<Option<JobRecord>>, Error>> + Send;
+
+    /// Counts jobs per queue, kind and state, ordered by queue and kind.
+    fn stats(&self) -> impl Future<Output = Result<Vec<QueueStats>, Error>> + Send;
+
+    /// Does what time asks for, at most `budget` items of each: makes due jobs ready (T3), reaps
+    /// expired leases (T11; counted in jobs, whole claims at a time), drops finished records (T16).
+    fn maintain(&self, budget: u32) -> impl Future<Output = Result<Maintained, Error>> + Send;
+
+    /// Compares every index and counter with the records (promise P4) and lists what disagrees.
+    /// Reads everything: for tests and operators, not for a busy store.
+    fn audit(&self) -> impl Future<Output = Result<Vec<Violation>, Error>> + Send;
+
+    /// Checks what a store must have so that the promises hold: version, settings, permissions.
+    fn check(&self) -> impl Future<Output = Result<Vec<CheckFinding>, Error>> + Send;
+}

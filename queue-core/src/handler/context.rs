@@ -1,0 +1,159 @@
+//! What an attempt knows about itself.
+
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{JobId, JobSpec, Lease};
+
+/// One attempt of one job: what the job is, how long it has, and whether it should stop.
+#[derive(Clone)]
+pub struct Context {
+    lease: Arc<Lease>,
+    deadline: Instant,
+    cancel: CancelSignal,
+    states: Arc<States>,
+}
+
+/// Why an attempt should stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CancelReason {
+    /// Somebody asked to cancel the job.
+    Requested,
+    /// The lease is lost or about to end: another worker may run the job, nothing that this
+    /// attempt still does will count.
+    LeaseLost,
+    /// The attempt's time is over.
+    TimedOut,
+    /// The worker stops; the job will run elsewhere, with its attempt refunded.
+    Shutdown,
+}
+
+impl Context {
+    pub(crate) fn new(
+        lease: Arc<Lease>,
+        deadline: Instant,
+        cancel: CancelSignal,
+        states: Arc<States>,
+    ) -> Self {
+        Self { lease, deadline, cancel, states }
+    }
+
+    /// The job's id.
+    #[must_use]
+    pub fn job_id(&self) -> JobId {
+        self.lease.spec.id
+    }
+
+    /// What the job's producer said: kind, queue, payload, headers and so on.
+    #[must_use]
+    pub fn spec(&self) -> &JobSpec {
+        &self.lease.spec
+    }
+
+    /// The number of this attempt, from 1. Snoozes, shutdowns and crashes are not counted.
+    #[must_use]
+    pub fn attempt(&self) -> u16 {
+        self.lease.attempt()
+    }
+
+    /// A number greater than that of every earlier attempt of this job, for downstream systems
+    /// that can refuse writes with an older one.
+    #[must_use]
+    pub fn fence(&self) -> u64 {
+        self.lease.fence
+    }
+
+    /// When this attempt's time is over.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// How much of this attempt's time is left.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Waits until the attempt should stop, and says why.
+    ///
+    /// # Cancel safety
+    /// Safe to drop and call again; made for `select!`.
+    pub async fn cancelled(&self) -> CancelReason {
+        self.cancel.fired().await
+    }
+
+    /// Why the attempt should stop, if it should.
+    #[must_use]
+    pub fn cancel_reason(&self) -> Option<CancelReason> {
+        self.cancel.reason()
+    }
+
+    /// The value that [`Worker::state`](crate::Worker::state) was given for type `T`.
+    #[must_use]
+    pub fn state<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
+        self.states.get::<T>()
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("job_id", &self.job_id())
+            .field("kind", &self.lease.spec.kind)
+            .field("attempt", &self.attempt())
+            .field("cancel_reason", &self.cancel_reason())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A cancellation token that remembers the first reason it was fired for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CancelSignal {
+    token: CancellationToken,
+    reason: Arc<OnceLock<CancelReason>>,
+}
+
+impl CancelSignal {
+    /// Fires, unless it has fired before: the first reason stays.
+    pub(crate) fn fire(&self, reason: CancelReason) {
+        // The reason is set before the token fires, so whoever sees the token sees the reason.
+        let _ = self.reason.set(reason);
+        self.token.cancel();
+    }
+
+    pub(crate) fn reason(&self) -> Option<CancelReason> {
+        self.reason.get().copied()
+    }
+
+    pub(crate) async fn fired(&self) -> CancelReason {
+        self.token.cancelled().await;
+        self.reason().unwrap_or(CancelReason::Shutdown)
+    }
+}
+
+/// The values of [`Worker::state`](crate::Worker::state), one per type.
+#[derive(Default)]
+pub(crate) struct States(HashMap<TypeId, Box<dyn Any + Send + Sync>>);
+
+impl States {
+    pub(crate) fn insert<T: Clone + Send + Sync + 'static>(&mut self, value: T) {
+        self.0.insert(TypeId::of::<T>(), Box::new(value));
+    }
+
+    fn get<T: Clone + 'static>(&self) -> Option<T> {
+        self.0.get(&TypeId::of::<T>())?.downcast_ref::<T>().cloned()
+    }
+}
+
+impl fmt::Debug for States {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "States({})", self.0.len())
+    }
+}

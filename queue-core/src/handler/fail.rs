@@ -1,0 +1,119 @@
+//! How a handler says that it did not succeed.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::{ErrorKind, JobError};
+
+/// Why an attempt did not complete, and what becomes of its job.
+///
+/// Any error converts into a failure that retries with the job's backoff, so `?` does the usual
+/// thing. Deliberately not an [`Error`](std::error::Error) itself; that is what makes the
+/// conversion possible.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fail {
+    pub(crate) then: Then,
+    pub(crate) error: JobError,
+}
+
+/// What becomes of the job.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Then {
+    Retry,
+    RetryIn(Duration),
+    Dead,
+    Snooze(Duration),
+}
+
+impl Fail {
+    fn new(then: Then, message: impl fmt::Display) -> Self {
+        Self { then, error: JobError::new(ErrorKind::Failed, message.to_string()) }
+    }
+
+    /// Failed; runs again after the job's backoff, while attempts are left.
+    #[must_use]
+    pub fn retry(message: impl fmt::Display) -> Self {
+        Self::new(Then::Retry, message)
+    }
+
+    /// Failed; runs again after `delay`, while attempts are left.
+    #[must_use]
+    pub fn retry_in(delay: Duration, message: impl fmt::Display) -> Self {
+        Self::new(Then::RetryIn(delay), message)
+    }
+
+    /// Failed for good: no retry can help.
+    #[must_use]
+    pub fn dead(message: impl fmt::Display) -> Self {
+        Self::new(Then::Dead, message)
+    }
+
+    /// Not now: runs again after `delay` and keeps its attempt.
+    #[must_use]
+    pub fn snooze(delay: Duration) -> Self {
+        Self::new(Then::Snooze(delay), "")
+    }
+
+    /// Says what kind of failure it was.
+    #[must_use]
+    pub fn kind(mut self, kind: ErrorKind) -> Self {
+        self.error.kind = kind;
+        self
+    }
+}
+
+impl<E: std::error::Error> From<E> for Fail {
+    fn from(error: E) -> Self {
+        Self::retry(chain(&error))
+    }
+}
+
+/// The error types that a handler may return: [`Fail`], and all that turn into a boxed error,
+/// which are std errors, `anyhow::Error`, `String` and `&str`.
+pub trait IntoFail {
+    /// What becomes of the job.
+    fn into_fail(self) -> Fail;
+}
+
+impl IntoFail for Fail {
+    fn into_fail(self) -> Fail {
+        self
+    }
+}
+
+impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> IntoFail for E {
+    fn into_fail(self) -> Fail {
+        let boxed: Box<dyn std::error::Error + Send + Sync> = self.into();
+        Fail::retry(chain(boxed.as_ref()))
+    }
+}
+
+/// The error and all its sources, as `outer: inner: innermost`.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] std::num::ParseIntError);
+
+    #[test]
+    fn any_error_retries_and_keeps_its_sources() {
+        let fail: Fail = Outer("x".parse::<u8>().unwrap_err()).into();
+        assert_eq!(fail.then, Then::Retry);
+        assert_eq!(fail.error.message, "outer: invalid digit found in string");
+        assert_eq!("plain text".into_fail().error.message, "plain text");
+        assert_eq!(Fail::dead("no").into_fail().then, Then::Dead);
+    }
+}

@@ -1,0 +1,155 @@
+//! What a store knows about a job.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::JobSpec;
+use crate::{DeadReason, JobState, Payload, Timestamp, WorkerId};
+
+/// Everything a store knows about one job.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct JobRecord {
+    /// What its producer said.
+    pub spec: JobSpec,
+    /// Where it stands.
+    pub state: JobState,
+    /// Why it is dead; `None` in every other state.
+    pub dead_reason: Option<DeadReason>,
+    /// Attempts that ended in failure.
+    pub failures: u16,
+    /// Leases that expired.
+    pub stalls: u8,
+    /// Times its handler asked to run later.
+    pub snoozes: u32,
+    /// When the store took it in.
+    pub enqueued_at: Timestamp,
+    /// When it could or can run: the end of its delay or of its last wait, else `enqueued_at`.
+    pub due_at: Timestamp,
+    /// When it was finished; `None` before that.
+    pub finished_at: Option<Timestamp>,
+    /// When its lease ends unless renewed; `None` unless running.
+    pub lease_until: Option<Timestamp>,
+    /// Who runs it; `None` unless running.
+    pub worker: Option<WorkerId>,
+    /// Whether somebody asked to cancel the attempt that is running.
+    pub cancel_requested: bool,
+    /// Why the last failed attempt failed.
+    pub last_error: Option<JobError>,
+    /// What the completed attempt answered.
+    pub result: Option<Payload>,
+    /// How long the attempt that finished the job took; `None` unless a worker finished it.
+    pub elapsed: Option<Duration>,
+}
+
+impl JobRecord {
+    /// A record of a job that was just enqueued, for stores that read one back.
+    #[must_use]
+    pub fn new(spec: JobSpec, state: JobState, enqueued_at: Timestamp) -> Self {
+        Self {
+            spec,
+            state,
+            dead_reason: None,
+            failures: 0,
+            stalls: 0,
+            snoozes: 0,
+            enqueued_at,
+            due_at: enqueued_at,
+            finished_at: None,
+            lease_until: None,
+            worker: None,
+            cancel_requested: false,
+            last_error: None,
+            result: None,
+            elapsed: None,
+        }
+    }
+
+    /// The number of the attempt that runs or was the last to end: failures, plus one while an
+    /// attempt runs or if the last one completed. Throttling, snoozes, shutdowns and crashes are
+    /// not counted.
+    #[must_use]
+    pub fn attempt(&self) -> u16 {
+        let unfailed = matches!(self.state, JobState::Running | JobState::Completed);
+        self.failures.saturating_add(u16::from(unfailed))
+    }
+}
+
+/// The most bytes of an error's message that are kept.
+pub const ERROR_MAX_BYTES: usize = 8 * 1024;
+
+/// What kind of failure ended an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The handler or executor answered with an error.
+    Failed,
+    /// The handler panicked.
+    Panicked,
+    /// The attempt took longer than its timeout.
+    TimedOut,
+    /// The payload is not what the handler expects.
+    Undecodable,
+}
+
+/// Why an attempt failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct JobError {
+    /// What kind of failure it was.
+    pub kind: ErrorKind,
+    /// What the handler said, cut to [`ERROR_MAX_BYTES`].
+    pub message: String,
+}
+
+impl JobError {
+    /// An error; a message that is too long is cut at a character boundary.
+    #[must_use]
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        if message.len() > ERROR_MAX_BYTES {
+            let mut end = ERROR_MAX_BYTES - "…".len();
+            while !message.is_char_boundary(end) {
+                end -= 1;
+            }
+            message.truncate(end);
+            message.push('…');
+        }
+        Self { kind, message }
+    }
+
+    /// The stored form.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        rmp_serde::to_vec_named(self).unwrap_or_default()
+    }
+
+    /// Reads the stored form back.
+    ///
+    /// # Errors
+    /// What is wrong with the bytes, without the bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        rmp_serde::from_slice(bytes).map_err(|_| "job error is not valid MessagePack".to_owned())
+    }
+}
+
+impl fmt::Display for JobError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        let error = JobError::new(ErrorKind::Failed, "ä".repeat(ERROR_MAX_BYTES));
+        assert!(error.message.len() <= ERROR_MAX_BYTES && error.message.ends_with("ä…"));
+        assert_eq!(JobError::decode(&error.encode()).unwrap(), error);
+    }
+}
