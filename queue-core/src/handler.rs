@@ -5,6 +5,9 @@ mod fail;
 mod function;
 
 pub use context::{CancelReason, Context};
+pub(crate) use context::{CancelSignal, States};
+pub(crate) use fail::Then;
+pub(crate) use function::FunctionExecutor;
 pub use fail::{Fail, IntoFail};
 pub use function::{FromContext, Handler, State};
 

@@ -54,7 +54,8 @@ impl Enqueued {
 pub struct KindSlots {
     /// The kind.
     pub kind: Kind,
-    /// How many jobs of it the worker can start now; at least 1.
+    /// How many jobs of it the worker can start now. With 0 it gets none, and if jobs of the kind
+    /// are ready, another waiting worker is woken for them.
     pub slots: u32,
 }
 

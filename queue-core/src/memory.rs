@@ -1,0 +1,154 @@
+//! The memory backend: the reference model behind a lock.
+//!
+//! [`model`] is the state machine with every rule written out once, plainly, without I/O; the real
+//! stores are compared with it step by step. It loses everything when the process ends, so it is
+//! for tests and for work that may be lost.
+
+mod audit;
+mod claim;
+mod model;
+mod settle;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::backend::{CheckFinding, Violation};
+use crate::{
+    Backend, CancelOutcome, Claim, ClaimRequest, Clock, EnqueueOutcome, Error, Interest, JobId,
+    JobRecord, Maintained, NewJob, QueueStats, RenewRequest, Renewal, SettleReply, SettleRequest,
+    SystemClock, Wake,
+};
+use model::Model;
+
+/// A store in this process's memory. Clones share it.
+///
+/// ```
+/// use std::sync::Arc;
+/// use queue_core::{ManualClock, MemoryBackend, Queue, Timestamp};
+///
+/// // A test that moves time itself:
+/// let clock = Arc::new(ManualClock::new(Timestamp::from_ms(1_000)));
+/// let queue = Queue::new(MemoryBackend::with_clock(clock.clone()));
+/// # drop(queue);
+/// ```
+#[derive(Debug, Clone)]
+pub struct MemoryBackend {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    clock: Arc<dyn Clock>,
+    model: Mutex<Model>,
+    /// Fires whenever a waiting worker may have something to do.
+    changed: Notify,
+}
+
+impl MemoryBackend {
+    /// An empty store that takes its time from the operating system.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_clock(Arc::new(SystemClock))
+    }
+
+    /// An empty store that takes its time from `clock`.
+    #[must_use]
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
+        let model = Mutex::new(Model::default());
+        Self { shared: Arc::new(Shared { clock, model, changed: Notify::new() }) }
+    }
+
+    /// Runs one atomic step at the store's time and wakes the waiting workers if it made work.
+    fn step<T>(&self, step: impl FnOnce(&mut Model) -> T) -> T {
+        let mut model = self.lock();
+        model.set_now(self.shared.clock.now());
+        let answer = step(&mut model);
+        let news = model.take_news();
+        drop(model);
+        if news {
+            self.shared.changed.notify_waiters();
+        }
+        answer
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Model> {
+        // A panic inside a step is a bug that the panicking caller has seen; the others go on.
+        self.shared.model.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for MemoryBackend {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Backend for MemoryBackend {
+    async fn enqueue(&self, jobs: &[NewJob]) -> Result<Vec<EnqueueOutcome>, Error> {
+        Ok(self.step(|model| jobs.iter().map(|job| model.enqueue(job)).collect()))
+    }
+
+    async fn claim(&self, request: &ClaimRequest) -> Result<Claim, Error> {
+        Ok(self.step(|model| model.claim(request)))
+    }
+
+    async fn renew(&self, request: &RenewRequest) -> Result<Vec<Renewal>, Error> {
+        Ok(self.step(|model| {
+            request.tokens.iter().map(|token| model.renew(*token, request.lease)).collect()
+        }))
+    }
+
+    async fn settle(&self, request: &SettleRequest) -> Result<SettleReply, Error> {
+        let settled =
+            self.step(|model| request.settlements.iter().map(|s| model.settle(s)).collect());
+        let claim = request.claim.as_ref().map(|claim| self.step(|model| model.claim(claim)));
+        Ok(SettleReply { settled, claim })
+    }
+
+    async fn wait(&self, interest: &Interest, timeout: Duration) -> Result<Wake, Error> {
+        let woken = async {
+            loop {
+                // Listening starts before looking, so nothing between the two is missed.
+                let changed = self.shared.changed.notified();
+                let mut changed = std::pin::pin!(changed);
+                changed.as_mut().enable();
+                if let Some(wake) = self.lock().wake_for(interest) {
+                    return wake;
+                }
+                changed.await;
+            }
+        };
+        Ok(tokio::time::timeout(timeout, woken).await.unwrap_or(Wake::Timeout))
+    }
+
+    async fn cancel(&self, ids: &[JobId]) -> Result<Vec<CancelOutcome>, Error> {
+        Ok(self.step(|model| ids.iter().map(|id| model.cancel(*id)).collect()))
+    }
+
+    async fn get(&self, ids: &[JobId]) -> Result<Vec<Option<JobRecord>>, Error> {
+        let model = self.lock();
+        Ok(ids.iter().map(|id| model.get(*id)).collect())
+    }
+
+    async fn stats(&self) -> Result<Vec<QueueStats>, Error> {
+        Ok(self.lock().stats())
+    }
+
+    async fn maintain(&self, budget: u32) -> Result<Maintained, Error> {
+        Ok(self.step(|model| model.maintain(budget)))
+    }
+
+    async fn audit(&self) -> Result<Vec<Violation>, Error> {
+        Ok(self.lock().audit())
+    }
+
+    async fn check(&self) -> Result<Vec<CheckFinding>, Error> {
+        Ok(vec![CheckFinding::warning(
+            "durability",
+            "jobs live in this process's memory",
+            "use sqlite: or redis: for jobs that must survive the process",
+        )])
+    }
+}

@@ -1,0 +1,221 @@
+//! [`Queue`]: the handle that services and workers hold.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::backend::{CheckFinding, DynBackend, PASS_MAX, Violation};
+use crate::payload::PAYLOAD_DEFAULT_MAX_BYTES;
+use crate::telemetry::{self, EnqueueResult};
+use crate::{
+    Backend, CancelOutcome, EnqueueOutcome, Enqueued, Error, JobId, JobRecord, MemoryBackend,
+    NewJob, QueueStats,
+};
+
+/// A cheap, cloneable handle to a store of jobs. Clones share the connections.
+///
+/// ```
+/// use queue_core::{Kind, NewJob, Payload, Queue};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let queue = Queue::memory();
+/// let job = NewJob::new(Kind::new("greet")?, Payload::json("world")?);
+/// let enqueued = queue.enqueue(job).await?;
+/// let record = queue.get(enqueued.id).await?.expect("just enqueued");
+/// assert_eq!(record.state, queue_core::JobState::Ready);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Queue {
+    backend: Arc<dyn DynBackend>,
+    payload_max_bytes: usize,
+}
+
+impl Queue {
+    /// A handle to `backend`.
+    #[must_use]
+    pub fn new(backend: impl Backend) -> Self {
+        telemetry::describe();
+        Self { backend: Arc::new(backend), payload_max_bytes: PAYLOAD_DEFAULT_MAX_BYTES }
+    }
+
+    /// A new store in this process's memory, for tests and for work that may be lost.
+    #[must_use]
+    pub fn memory() -> Self {
+        Self::new(MemoryBackend::new())
+    }
+
+    /// Sets the most bytes that a payload may have; at most
+    /// [`PAYLOAD_HARD_MAX_BYTES`](crate::payload::PAYLOAD_HARD_MAX_BYTES). Default 256 KiB.
+    #[must_use]
+    pub fn payload_max_bytes(mut self, bytes: usize) -> Self {
+        self.payload_max_bytes = bytes;
+        self
+    }
+
+    /// The store behind this handle.
+    #[must_use]
+    pub fn backend(&self) -> &dyn DynBackend {
+        self.backend.as_ref()
+    }
+
+    /// Puts a job into the store. Once this answers `Ok`, the job will run at least once.
+    ///
+    /// After [`Error::Unavailable`] the job may or may not be there; enqueue a clone of the same
+    /// [`NewJob`] again: its id makes the two one job.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::Conflict`], [`Error::StoreFull`], and those of every
+    /// [`Backend`] call.
+    ///
+    /// # Cancel safety
+    /// A dropped call may have taken effect; enqueueing the same `NewJob` again is safe.
+    pub async fn enqueue(&self, job: NewJob) -> Result<Enqueued, Error> {
+        job.validate(self.payload_max_bytes)?;
+        let outcomes = self.enqueue_chunk(&[job]).await?;
+        match outcomes.into_iter().next() {
+            Some(EnqueueOutcome::Done(enqueued)) => Ok(enqueued),
+            Some(EnqueueOutcome::Conflict { existing, reason }) => {
+                Err(Error::Conflict { existing, reason })
+            }
+            None => Err(Error::Corrupt("the store did not answer for the job".to_owned())),
+        }
+    }
+
+    /// Puts many jobs into the store, in order, and answers for each of them.
+    ///
+    /// The iterator is read in chunks of 500, so it may be long; each chunk is checked whole
+    /// before any of it is written, and a chunk is one atomic step. An empty iterator is an empty
+    /// answer.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] names the first invalid job by its place in the iterator. On any error
+    /// the chunks before the failing one are in the store: enqueueing the same jobs again is safe.
+    ///
+    /// # Cancel safety
+    /// As [`Queue::enqueue`].
+    pub async fn enqueue_all(
+        &self,
+        jobs: impl IntoIterator<Item = NewJob>,
+    ) -> Result<Vec<EnqueueOutcome>, Error> {
+        let mut jobs = jobs.into_iter();
+        let mut outcomes = Vec::new();
+        loop {
+            let chunk: Vec<NewJob> = jobs.by_ref().take(PASS_MAX as usize).collect();
+            if chunk.is_empty() {
+                return Ok(outcomes);
+            }
+            for (index, job) in chunk.iter().enumerate() {
+                let place = |invalid: crate::InvalidJob| invalid.at(outcomes.len() + index);
+                job.validate(self.payload_max_bytes).map_err(place)?;
+            }
+            outcomes.extend(self.enqueue_chunk(&chunk).await?);
+        }
+    }
+
+    async fn enqueue_chunk(&self, jobs: &[NewJob]) -> Result<Vec<EnqueueOutcome>, Error> {
+        let answer = self.backend.enqueue_boxed(jobs).await;
+        match &answer {
+            Ok(outcomes) => {
+                for (job, outcome) in jobs.iter().zip(outcomes) {
+                    telemetry::enqueued(&job.spec, EnqueueResult::of(outcome), 1);
+                }
+            }
+            Err(_) => {
+                for job in jobs {
+                    telemetry::enqueued(&job.spec, EnqueueResult::Refused, 1);
+                }
+            }
+        }
+        answer
+    }
+
+    /// Reads a job; `None` if the store does not know it (any more).
+    ///
+    /// # Errors
+    /// Those of every [`Backend`] call.
+    pub async fn get(&self, id: JobId) -> Result<Option<JobRecord>, Error> {
+        Ok(self.backend.get_boxed(&[id]).await?.into_iter().next().flatten())
+    }
+
+    /// Reads many jobs, in order.
+    ///
+    /// # Errors
+    /// Those of every [`Backend`] call.
+    pub async fn get_all(&self, ids: &[JobId]) -> Result<Vec<Option<JobRecord>>, Error> {
+        let mut records = Vec::with_capacity(ids.len());
+        for chunk in ids.chunks(PASS_MAX as usize) {
+            records.extend(self.backend.get_boxed(chunk).await?);
+        }
+        Ok(records)
+    }
+
+    /// Cancels a job that waits; asks the worker of a running one to stop it.
+    ///
+    /// # Errors
+    /// Those of every [`Backend`] call.
+    pub async fn cancel(&self, id: JobId) -> Result<CancelOutcome, Error> {
+        let outcomes = self.backend.cancel_boxed(&[id]).await?;
+        Ok(outcomes.into_iter().next().unwrap_or(CancelOutcome::NotFound))
+    }
+
+    /// Waits until a job is finished, at most `timeout`, and answers with its record as it is
+    /// then, finished or not; `None` if the store does not know it.
+    ///
+    /// # Errors
+    /// Those of every [`Backend`] call.
+    ///
+    /// # Cancel safety
+    /// Safe to drop: it only reads.
+    pub async fn wait_finished(
+        &self,
+        id: JobId,
+        timeout: Duration,
+    ) -> Result<Option<JobRecord>, Error> {
+        let deadline = Instant::now() + timeout;
+        let mut pause = Duration::from_millis(2);
+        loop {
+            let record = self.get(id).await?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if record.as_ref().is_none_or(|record| record.state.is_finished()) || left.is_zero() {
+                return Ok(record);
+            }
+            tokio::time::sleep(pause.min(left)).await;
+            pause = (pause * 2).min(Duration::from_millis(250));
+        }
+    }
+
+    /// Counts jobs per queue, kind and state.
+    ///
+    /// # Errors
+    /// Those of every [`Backend`] call.
+    pub async fn stats(&self) -> Result<Vec<QueueStats>, Error> {
+        self.backend.stats_boxed().await
+    }
+
+    /// Checks what the store must have so that the promises hold.
+    ///
+    /// # Errors
+    /// Those of every [`Backend`] call.
+    pub async fn check(&self) -> Result<Vec<CheckFinding>, Error> {
+        self.backend.check_boxed().await
+    }
+
+    /// Compares every index and counter of the store with its records and lists what disagrees.
+    /// Reads the whole store.
+    ///
+    /// # Errors
+    /// Those of every [`Backend`] call.
+    pub async fn audit(&self) -> Result<Vec<Violation>, Error> {
+        self.backend.audit_boxed().await
+    }
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("payload_max_bytes", &self.payload_max_bytes).finish()
+    }
+}

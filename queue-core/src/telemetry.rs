@@ -1,0 +1,162 @@
+//! Every metric of the library, described once. They go to the `metrics` facade: without a
+//! recorder they cost next to nothing.
+//!
+//! | metric | type | labels |
+//! |---|---|---|
+//! | `queue_enqueued_total` | counter | queue, kind, result: created, duplicate, conflict, refused |
+//! | `queue_wait_seconds` | histogram | queue, kind: from due to start |
+//! | `queue_run_seconds` | histogram | queue, kind, outcome |
+//! | `queue_finished_total` | counter | queue, kind, outcome: completed, retried, dead, cancelled, snoozed, released, lease_lost |
+//! | `queue_redeliveries_total` | counter | queue: jobs started again after an expired lease |
+//! | `queue_stale_settles_total` | counter | queue: outcomes that came too late to count |
+//! | `queue_leases_expired_total` | counter | – : jobs taken back from expired leases |
+//! | `queue_store_up` | gauge | – : whether the last call of the worker reached the store |
+//!
+//! Queues and kinds of label values are bounded: after [`LABEL_PAIRS_MAX`] different pairs of a
+//! process, further ones are counted as `other`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Once, PoisonError, RwLock};
+
+use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
+
+use crate::{EnqueueOutcome, JobSpec, Kind, QueueName};
+
+/// The most pairs of queue and kind that get label values of their own.
+pub const LABEL_PAIRS_MAX: usize = 1000;
+
+/// Describes every metric to the recorder; only the first call does anything.
+pub(crate) fn describe() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        use metrics::{describe_counter as counter, describe_gauge as gauge};
+        counter!("queue_enqueued_total", "Jobs enqueued, by result.");
+        counter!("queue_finished_total", "Attempts ended, by outcome.");
+        counter!("queue_redeliveries_total", "Attempts started after an expired lease.");
+        counter!("queue_stale_settles_total", "Outcomes that came too late to count.");
+        counter!("queue_leases_expired_total", "Jobs taken back from expired leases.");
+        gauge!("queue_store_up", "Whether the worker's last call reached the store.");
+        let seconds = Unit::Seconds;
+        metrics::describe_histogram!("queue_wait_seconds", seconds, "From due to start.");
+        metrics::describe_histogram!("queue_run_seconds", seconds, "From start to outcome.");
+    });
+}
+
+/// How an enqueue ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EnqueueResult {
+    Created,
+    Duplicate,
+    Conflict,
+    Refused,
+}
+
+impl EnqueueResult {
+    pub(crate) const fn of(outcome: &EnqueueOutcome) -> Self {
+        match outcome {
+            EnqueueOutcome::Done(enqueued) if enqueued.duplicate => Self::Duplicate,
+            EnqueueOutcome::Done(_) => Self::Created,
+            EnqueueOutcome::Conflict { .. } => Self::Conflict,
+        }
+    }
+
+    const NAMES: [&str; 4] = ["created", "duplicate", "conflict", "refused"];
+}
+
+/// How an attempt ended, for metrics and logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AttemptEnd {
+    Completed,
+    Retried,
+    Dead,
+    Cancelled,
+    Snoozed,
+    Released,
+    LeaseLost,
+}
+
+impl AttemptEnd {
+    const NAMES: [&str; 7] =
+        ["completed", "retried", "dead", "cancelled", "snoozed", "released", "lease_lost"];
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+}
+
+/// The handles of one queue and kind, resolved once.
+#[derive(Debug)]
+pub(crate) struct PairMetrics {
+    enqueued: [Counter; 4],
+    finished: [Counter; 7],
+    run_seconds: [Histogram; 7],
+    pub(crate) wait_seconds: Histogram,
+    pub(crate) redeliveries: Counter,
+    pub(crate) stale_settles: Counter,
+}
+
+impl PairMetrics {
+    fn new(queue: &str, kind: &str) -> Self {
+        let queue = queue.to_owned();
+        let kind = kind.to_owned();
+        Self {
+            enqueued: EnqueueResult::NAMES.map(|result| {
+                counter!("queue_enqueued_total",
+                    "queue" => queue.clone(), "kind" => kind.clone(), "result" => result)
+            }),
+            finished: AttemptEnd::NAMES.map(|outcome| {
+                counter!("queue_finished_total",
+                    "queue" => queue.clone(), "kind" => kind.clone(), "outcome" => outcome)
+            }),
+            run_seconds: AttemptEnd::NAMES.map(|outcome| {
+                histogram!("queue_run_seconds",
+                    "queue" => queue.clone(), "kind" => kind.clone(), "outcome" => outcome)
+            }),
+            wait_seconds: histogram!("queue_wait_seconds",
+                "queue" => queue.clone(), "kind" => kind),
+            redeliveries: counter!("queue_redeliveries_total", "queue" => queue.clone()),
+            stale_settles: counter!("queue_stale_settles_total", "queue" => queue),
+        }
+    }
+
+    pub(crate) fn ended(&self, end: AttemptEnd, elapsed_seconds: f64) {
+        self.finished[end as usize].increment(1);
+        self.run_seconds[end as usize].record(elapsed_seconds);
+    }
+}
+
+type Pairs = HashMap<QueueName, HashMap<Kind, Arc<PairMetrics>>>;
+
+/// The handles of a queue and kind.
+pub(crate) fn of_pair(queue: &QueueName, kind: &Kind) -> Arc<PairMetrics> {
+    static PAIRS: LazyLock<RwLock<Pairs>> = LazyLock::new(RwLock::default);
+    static OTHER: LazyLock<Arc<PairMetrics>> =
+        LazyLock::new(|| Arc::new(PairMetrics::new("other", "other")));
+    let known = PAIRS.read().unwrap_or_else(PoisonError::into_inner);
+    if let Some(metrics) = known.get(queue).and_then(|kinds| kinds.get(kind)) {
+        return Arc::clone(metrics);
+    }
+    let is_full = known.values().map(HashMap::len).sum::<usize>() >= LABEL_PAIRS_MAX;
+    drop(known);
+    if is_full {
+        return Arc::clone(&OTHER);
+    }
+    let mut pairs = PAIRS.write().unwrap_or_else(PoisonError::into_inner);
+    let metrics = pairs.entry(queue.clone()).or_default().entry(kind.clone());
+    Arc::clone(
+        metrics
+            .or_insert_with(|| Arc::new(PairMetrics::new(queue.as_str(), kind.as_str()))),
+    )
+}
+
+pub(crate) fn enqueued(spec: &JobSpec, result: EnqueueResult, jobs: u64) {
+    of_pair(&spec.queue, &spec.kind).enqueued[result as usize].increment(jobs);
+}
+
+pub(crate) fn leases_expired() -> Counter {
+    counter!("queue_leases_expired_total")
+}
+
+pub(crate) fn store_up() -> Gauge {
+    gauge!("queue_store_up")
+}

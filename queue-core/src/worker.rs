@@ -1,0 +1,253 @@
+//! The worker engine: takes jobs from a queue and runs them.
+//!
+//! One round trip at a time does everything: it reports the attempts that ended since the last one
+//! and claims jobs for the slots that are free now ([`cycle`]). Each job runs in a task of its own
+//! ([`run`]). Leases are renewed from a thread of their own, so that a handler that blocks the
+//! runtime does not lose its lease ([`renew`]). Every worker also does the store's housekeeping;
+//! there is no leader ([`maintain`]).
+
+mod attempts;
+mod cycle;
+mod leases;
+mod maintain;
+mod panics;
+mod renew;
+mod run;
+mod selection;
+mod slots;
+mod stop;
+mod waiting;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use selection::QueueSelection;
+pub use stop::{RunningWorker, StopReport, WorkerStatus};
+
+use crate::handler::{DynExecutor, FunctionExecutor, Handler, States};
+use crate::{Executor, Job, Kind, Queue, WorkerId};
+
+/// The most jobs that one worker may run at a time.
+pub const CONCURRENCY_MAX: usize = 100_000;
+/// The shortest lease a worker accepts: below, one slow round trip would lose jobs.
+pub const LEASE_MIN: Duration = Duration::from_millis(500);
+
+/// Runs jobs: say what it can run and start it.
+///
+/// ```
+/// use queue_core::{Fail, Job, NewJob, Queue, Worker};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Greet {
+///     name: String,
+/// }
+///
+/// impl Job for Greet {
+///     const KIND: &'static str = "greet";
+/// }
+///
+/// async fn greet(job: Greet) -> Result<String, Fail> {
+///     Ok(format!("hello, {}", job.name))
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let queue = Queue::memory();
+/// let worker = Worker::new(&queue).concurrency(8).handle::<Greet, _>(greet).start()?;
+///
+/// let id = queue.enqueue(NewJob::of(&Greet { name: "you".into() })?).await?.id;
+/// let record = queue.wait_finished(id, std::time::Duration::from_secs(5)).await?.unwrap();
+/// assert_eq!(record.result.unwrap().decode::<String>()?, "hello, you");
+///
+/// worker.drain(std::time::Duration::from_secs(5)).await;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a worker does nothing until it is started"]
+pub struct Worker {
+    queue: Queue,
+    id: WorkerId,
+    selection: QueueSelection,
+    concurrency: usize,
+    lease: Duration,
+    cancel_grace: Duration,
+    routes: HashMap<Kind, Route>,
+    states: States,
+    mistake: Option<StartError>,
+}
+
+/// How the jobs of one kind are run.
+struct Route {
+    executor: Arc<dyn DynExecutor>,
+    /// The most jobs of the kind at a time in this worker; `None` for no limit but the worker's.
+    concurrency: Option<usize>,
+}
+
+/// A worker cannot start as it was set up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// There is nothing it could run.
+    #[error("the worker has no handler: add one with Worker::handle or Worker::executor")]
+    NoHandlers,
+    /// Two handlers for one kind.
+    #[error("the kind {0} has two handlers; a kind has one")]
+    DuplicateKind(Kind),
+    /// A job type whose `KIND` is not a kind.
+    #[error("a handler cannot be added: {0}")]
+    InvalidKind(#[from] crate::InvalidName),
+    /// A number out of its range.
+    #[error("{what} is {value}: it must be {range}")]
+    OutOfRange {
+        /// What the number says.
+        what: &'static str,
+        /// The number.
+        value: String,
+        /// What it may be.
+        range: String,
+    },
+    /// No queue to take jobs from.
+    #[error("the worker has no queue to take jobs from")]
+    NoQueues,
+    /// Started outside of a tokio runtime.
+    #[error("a worker must be started inside a tokio runtime")]
+    NoRuntime,
+    /// The operating system refused a thread.
+    #[error("cannot start the thread that renews leases: {0}")]
+    Thread(String),
+}
+
+impl Worker {
+    /// A worker of `queue` that takes jobs from the queue `default`, at most 16 at a time, with
+    /// leases of 30 s.
+    pub fn new(queue: &Queue) -> Self {
+        Self {
+            queue: queue.clone(),
+            id: WorkerId::random(),
+            selection: QueueSelection::default(),
+            concurrency: 16,
+            lease: Duration::from_secs(30),
+            cancel_grace: Duration::from_secs(10),
+            routes: HashMap::new(),
+            states: States::default(),
+            mistake: None,
+        }
+    }
+
+    /// What people see this worker called. Default: a random label.
+    pub fn id(mut self, id: WorkerId) -> Self {
+        self.id = id;
+        self
+    }
+
+    /// Which queues it serves, and which first.
+    pub fn queues(mut self, selection: QueueSelection) -> Self {
+        self.selection = selection;
+        self
+    }
+
+    /// The most jobs it runs at a time.
+    pub fn concurrency(mut self, jobs: usize) -> Self {
+        self.concurrency = jobs;
+        self
+    }
+
+    /// How long the store waits for a sign of life before it gives a job to another worker. The
+    /// worker renews at a third of it. At least 500 ms.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// How long an attempt that was told to stop may take to do so before its future is dropped.
+    /// Default 10 s.
+    pub fn cancel_grace(mut self, grace: Duration) -> Self {
+        self.cancel_grace = grace;
+        self
+    }
+
+    /// Adds a value that handlers can ask for with [`State<T>`](crate::State).
+    pub fn state<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
+        self.states.insert(value);
+        self
+    }
+
+    /// Runs the jobs of type `J` with an async function; see [`Handler`].
+    pub fn handle<J: Job, Arguments: 'static>(self, function: impl Handler<J, Arguments>) -> Self {
+        let executor = FunctionExecutor::new(function);
+        match Kind::new(J::KIND) {
+            Ok(kind) => self.executor(kind, None, executor),
+            Err(invalid) => self.with_mistake(invalid.into()),
+        }
+    }
+
+    /// Runs the jobs of `kind` with `executor`, at most `concurrency` at a time if it is given.
+    pub fn executor(
+        mut self,
+        kind: Kind,
+        concurrency: Option<usize>,
+        executor: impl Executor,
+    ) -> Self {
+        let route = Route { executor: Arc::new(executor), concurrency };
+        if self.routes.insert(kind.clone(), route).is_some() {
+            return self.with_mistake(StartError::DuplicateKind(kind));
+        }
+        self
+    }
+
+    fn with_mistake(mut self, mistake: StartError) -> Self {
+        self.mistake.get_or_insert(mistake);
+        self
+    }
+
+    /// Starts to take and run jobs, in tasks of the current tokio runtime and one thread.
+    ///
+    /// # Errors
+    /// [`StartError`] says what is wrong with the set-up.
+    pub fn start(self) -> Result<RunningWorker, StartError> {
+        if let Some(mistake) = self.mistake {
+            return Err(mistake);
+        }
+        if self.routes.is_empty() {
+            return Err(StartError::NoHandlers);
+        }
+        if self.selection.is_empty() {
+            return Err(StartError::NoQueues);
+        }
+        in_range("concurrency", self.concurrency, 1, CONCURRENCY_MAX)?;
+        for route in self.routes.values() {
+            let slots = route.concurrency.unwrap_or(1);
+            in_range("concurrency of a kind", slots, 1, CONCURRENCY_MAX)?;
+        }
+        if self.lease < LEASE_MIN {
+            return Err(StartError::OutOfRange {
+                what: "lease",
+                value: format!("{:?}", self.lease),
+                range: format!("at least {LEASE_MIN:?}"),
+            });
+        }
+        tokio::runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;
+        stop::start(self)
+    }
+}
+
+fn in_range(what: &'static str, value: usize, min: usize, max: usize) -> Result<(), StartError> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    let range = format!("{min} to {max}");
+    Err(StartError::OutOfRange { what, value: value.to_string(), range })
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("id", &self.id)
+            .field("kinds", &self.routes.keys().collect::<Vec<_>>())
+            .field("concurrency", &self.concurrency)
+            .finish_non_exhaustive()
+    }
+}

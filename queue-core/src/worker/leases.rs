@@ -1,0 +1,113 @@
+//! The leases that this worker holds, as far as it knows.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::handler::CancelSignal;
+use crate::{CancelReason, ClaimToken, JobId, Renewal};
+
+/// Which jobs are running under which claim, and until when the store is sure to agree.
+#[derive(Debug)]
+pub(super) struct Leases {
+    lease: Duration,
+    claims: Mutex<HashMap<ClaimToken, HeldClaim>>,
+}
+
+#[derive(Debug)]
+struct HeldClaim {
+    /// When the last call was sent that the store answered with a fresh lease.
+    renewed_at: Instant,
+    /// The store has said that this claim holds nothing any more: no use in renewing it.
+    lost: bool,
+    jobs: HashMap<JobId, CancelSignal>,
+}
+
+impl Leases {
+    pub(super) fn new(lease: Duration) -> Self {
+        Self { lease, claims: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ClaimToken, HeldClaim>> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes jobs of a claim that was sent at `sent_at`.
+    pub(super) fn add(
+        &self,
+        token: ClaimToken,
+        sent_at: Instant,
+        jobs: impl IntoIterator<Item = (JobId, CancelSignal)>,
+    ) {
+        let held = HeldClaim { renewed_at: sent_at, lost: false, jobs: HashMap::new() };
+        self.lock().entry(token).or_insert(held).jobs.extend(jobs);
+    }
+
+    /// Forgets a job whose outcome the store has taken.
+    pub(super) fn remove(&self, token: ClaimToken, id: JobId) {
+        let mut claims = self.lock();
+        if let Some(claim) = claims.get_mut(&token) {
+            claim.jobs.remove(&id);
+            if claim.jobs.is_empty() {
+                claims.remove(&token);
+            }
+        }
+    }
+
+    /// When the next renewal should be sent; `None` while nothing is held.
+    pub(super) fn next_renewal(&self) -> Option<Instant> {
+        let claims = self.lock();
+        let live = claims.values().filter(|claim| !claim.lost);
+        live.map(|claim| claim.renewed_at + self.lease / 3).min()
+    }
+
+    /// The claims whose last renewal is at least `age` old.
+    pub(super) fn older_than(&self, age: Duration) -> Vec<ClaimToken> {
+        let now = Instant::now();
+        let is_old = |claim: &HeldClaim| now.duration_since(claim.renewed_at) >= age;
+        let claims = self.lock();
+        let old = claims.iter().filter(|(_, claim)| !claim.lost && is_old(claim));
+        old.map(|(token, _)| *token).collect()
+    }
+
+    /// Takes in the store's answer for a claim to a renewal that was sent at `sent_at`.
+    pub(super) fn renewed(&self, token: ClaimToken, sent_at: Instant, renewal: &Renewal) {
+        let mut claims = self.lock();
+        let Some(claim) = claims.get_mut(&token) else { return };
+        match renewal {
+            Renewal::Held { cancel_requested } => {
+                claim.renewed_at = claim.renewed_at.max(sent_at);
+                for signal in cancel_requested.iter().filter_map(|id| claim.jobs.get(id)) {
+                    signal.fire(CancelReason::Requested);
+                }
+            }
+            Renewal::Lost => {
+                claim.lost = true;
+                for signal in claim.jobs.values() {
+                    signal.fire(CancelReason::LeaseLost);
+                }
+            }
+        }
+    }
+
+    /// Stops the jobs of claims that may have ended at the store. The last tenth of the lease is
+    /// not used, so that a handler hears of it before another worker can have its job.
+    pub(super) fn stop_lapsed(&self) {
+        let now = Instant::now();
+        let usable = self.lease - self.lease / 10;
+        for claim in self.lock().values().filter(|claim| now >= claim.renewed_at + usable) {
+            for signal in claim.jobs.values() {
+                signal.fire(CancelReason::LeaseLost);
+            }
+        }
+    }
+
+    /// Stops every job.
+    pub(super) fn stop_all(&self, reason: CancelReason) {
+        for claim in self.lock().values() {
+            for signal in claim.jobs.values() {
+                signal.fire(reason);
+            }
+        }
+    }
+}

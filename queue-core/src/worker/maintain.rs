@@ -1,0 +1,48 @@
+//! The store's housekeeping, done by every worker that finds it due.
+
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::backend::PASS_MAX;
+use crate::{Queue, telemetry};
+
+/// How often a worker that makes no claims looks for itself: within this time plus a pass, the
+/// jobs of a dead worker are ready again once their lease is over.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Runs for ever. `due` is notified when a claim's answer says that there is something to do;
+/// `claimed` when a claim was made at all, which is as good as having looked.
+pub(super) async fn maintain(queue: Queue, due: &Notify, claimed: &Notify) {
+    loop {
+        tokio::select! {
+            biased;
+            () = due.notified() => pass(&queue).await,
+            () = claimed.notified() => {}
+            () = tokio::time::sleep(INTERVAL) => pass(&queue).await,
+        }
+    }
+}
+
+/// Works until nothing is due.
+async fn pass(queue: &Queue) {
+    loop {
+        match queue.backend().maintain_boxed(PASS_MAX).await {
+            Ok(done) => {
+                if done.reaped > 0 {
+                    telemetry::leases_expired().increment(done.reaped);
+                    let (reaped, crash_loops) = (done.reaped, done.crash_loops);
+                    tracing::warn!(event = "leases_expired", jobs = reaped, crash_loops);
+                }
+                if !done.more {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(event = "maintain_failed", %error);
+                tokio::time::sleep(INTERVAL).await;
+                return;
+            }
+        }
+    }
+}

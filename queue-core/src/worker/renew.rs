@@ -1,0 +1,143 @@
+//! Keeps the leases alive, from a thread of its own: handlers that block every thread of the
+//! runtime do not stop it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::StartError;
+use super::leases::Leases;
+use crate::backend::PASS_MAX;
+use crate::{ClaimToken, Error, Queue, RenewRequest};
+
+/// The thread that renews; it ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Renewer {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Wakes the thread: a claim was added, or everything is to be renewed now.
+    news: Notify,
+    all_now: AtomicBool,
+    end: CancellationToken,
+}
+
+impl Renewer {
+    pub(super) fn start(
+        queue: Queue,
+        leases: Arc<Leases>,
+        lease: Duration,
+    ) -> Result<Self, StartError> {
+        let refused = |error: std::io::Error| StartError::Thread(error.to_string());
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refused)?;
+        let shared = Arc::new(Shared::default());
+        let renewals = Renewals { queue, leases, lease, shared: Arc::clone(&shared) };
+        std::thread::Builder::new()
+            .name("queue-renew".to_owned())
+            .spawn(move || runtime.block_on(renewals.run()))
+            .map_err(refused)?;
+        Ok(Self { shared })
+    }
+
+    /// Says that a claim was added.
+    pub(super) fn claim_added(&self) {
+        self.shared.news.notify_one();
+    }
+
+    /// Renews everything at once: that is how a worker learns of cancel requests.
+    pub(super) fn renew_all_now(&self) {
+        self.shared.all_now.store(true, Ordering::SeqCst);
+        self.shared.news.notify_one();
+    }
+}
+
+impl Drop for Renewer {
+    fn drop(&mut self) {
+        // The thread ends after the call it is in; nobody has to wait for that.
+        self.shared.end.cancel();
+    }
+}
+
+struct Renewals {
+    queue: Queue,
+    leases: Arc<Leases>,
+    lease: Duration,
+    shared: Arc<Shared>,
+}
+
+impl Renewals {
+    async fn run(self) {
+        tokio::select! {
+            () = self.shared.end.cancelled() => {}
+            () = self.renew_for_ever() => {}
+            () = self.watch_for_ever() => {}
+        }
+    }
+
+    async fn renew_for_ever(&self) {
+        let mut failures = 0_u32;
+        loop {
+            if failures > 0 {
+                tokio::time::sleep(self.lease / 20).await;
+            } else {
+                self.until_due().await;
+            }
+            let all_now = self.shared.all_now.swap(false, Ordering::SeqCst);
+            let age = if all_now { Duration::ZERO } else { self.lease / 4 };
+            match self.renew(&self.leases.older_than(age)).await {
+                Ok(()) => failures = 0,
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(event = "renew_failed", failures, %error);
+                }
+            }
+        }
+    }
+
+    /// Sleeps until a renewal is due or everything is to be renewed.
+    async fn until_due(&self) {
+        loop {
+            let next = self.leases.next_renewal();
+            let due = async {
+                match next {
+                    Some(next) => tokio::time::sleep_until(next.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = due => return,
+                () = self.shared.news.notified() => {
+                    if self.shared.all_now.load(Ordering::SeqCst) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn renew(&self, tokens: &[ClaimToken]) -> Result<(), Error> {
+        for tokens in tokens.chunks(PASS_MAX as usize) {
+            let request = RenewRequest { tokens: tokens.to_vec(), lease: self.lease };
+            let sent_at = Instant::now();
+            let renewals = self.queue.backend().renew_boxed(&request).await?;
+            for (token, renewal) in tokens.iter().zip(&renewals) {
+                self.leases.renewed(*token, sent_at, renewal);
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops jobs whose lease may be over, even while a renewal hangs.
+    async fn watch_for_ever(&self) {
+        loop {
+            tokio::time::sleep(self.lease / 20).await;
+            self.leases.stop_lapsed();
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! One attempt: runs the executor, keeps its time, and says how it ended.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::attempts::Report;
+use super::panics::caught;
+use crate::handler::{CancelSignal, Context, DynExecutor, Fail, States, Then};
+use crate::payload::RESULT_MAX_BYTES;
+use crate::{CancelReason, ErrorKind, JobError, Lease, Outcome, Payload};
+
+/// What every attempt of a worker shares.
+#[derive(Debug, Clone)]
+pub(super) struct Conditions {
+    pub(super) states: Arc<States>,
+    /// How long an attempt may take to stop once it was told to.
+    pub(super) cancel_grace: Duration,
+    /// Fires when nothing may go on, not even for the grace.
+    pub(super) abort: CancellationToken,
+}
+
+/// How the future of an attempt came to its end.
+enum End {
+    /// It answered.
+    Answered(Result<Option<Payload>, Fail>),
+    /// It panicked.
+    Panicked(String),
+    /// It was told to stop, did not, and was dropped.
+    Dropped,
+}
+
+/// Runs one attempt and reports its outcome.
+pub(super) async fn attempt(
+    executor: Arc<dyn DynExecutor>,
+    lease: Arc<Lease>,
+    cancel: CancelSignal,
+    conditions: Conditions,
+    report: Report,
+) {
+    let timeout = lease.spec.options.timeout;
+    // A timeout that the clock cannot hold is no timeout within anybody's patience.
+    let deadline = Instant::now().checked_add(timeout).unwrap_or_else(far_future);
+    let context =
+        Context::new(Arc::clone(&lease), deadline, cancel.clone(), Arc::clone(&conditions.states));
+    let end = watched(executor.as_ref(), context, deadline, &cancel, &conditions).await;
+    report.send(outcome(&lease, end, cancel.reason()));
+}
+
+fn far_future() -> Instant {
+    Instant::now() + Duration::from_secs(30 * 365 * 24 * 3600)
+}
+
+/// Runs the executor until it answers, or until it had to stop and its grace is over.
+async fn watched(
+    executor: &dyn DynExecutor,
+    context: Context,
+    deadline: Instant,
+    cancel: &CancelSignal,
+    conditions: &Conditions,
+) -> End {
+    let run = caught(executor.run_boxed(context));
+    let mut run = std::pin::pin!(run);
+    let answered = |answer| match answer {
+        Ok(answer) => End::Answered(answer),
+        Err(message) => End::Panicked(message),
+    };
+    tokio::select! {
+        biased;
+        answer = &mut run => return answered(answer),
+        _ = cancel.fired() => {}
+        () = conditions.abort.cancelled() => cancel.fire(CancelReason::Shutdown),
+        () = tokio::time::sleep_until(deadline.into()) => cancel.fire(CancelReason::TimedOut),
+    }
+    tokio::select! {
+        biased;
+        answer = &mut run => answered(answer),
+        () = conditions.abort.cancelled() => End::Dropped,
+        () = tokio::time::sleep(conditions.cancel_grace) => End::Dropped,
+    }
+}
+
+/// What becomes of the job. An attempt that completes although it was told to stop has completed.
+fn outcome(lease: &Lease, end: End, stopped: Option<CancelReason>) -> Outcome {
+    let fail = match end {
+        End::Answered(Ok(result)) => return completed(result),
+        End::Answered(Err(fail)) => Some(fail),
+        End::Panicked(message) => Some(Fail::retry(message).kind(ErrorKind::Panicked)),
+        End::Dropped => None,
+    };
+    match stopped {
+        Some(CancelReason::Requested) => Outcome::Cancelled,
+        Some(CancelReason::LeaseLost | CancelReason::Shutdown) => Outcome::Released,
+        Some(CancelReason::TimedOut) => timed_out(lease, fail),
+        None => fail.map_or(Outcome::Released, |fail| failed(lease, fail)),
+    }
+}
+
+fn completed(result: Option<Payload>) -> Outcome {
+    match &result {
+        Some(result) if result.bytes().len() > RESULT_MAX_BYTES => {
+            let bytes = result.bytes().len();
+            let message =
+                format!("the result has {bytes} bytes; at most {RESULT_MAX_BYTES} are kept");
+            // Running again would make the same result.
+            Outcome::Dead { error: JobError::new(ErrorKind::Failed, message) }
+        }
+        _ => Outcome::Completed { result },
+    }
+}
+
+fn failed(lease: &Lease, fail: Fail) -> Outcome {
+    let error = fail.error;
+    match fail.then {
+        Then::Dead => Outcome::Dead { error },
+        Then::Snooze(delay) => Outcome::Snoozed { delay },
+        Then::RetryIn(delay) => Outcome::Retry { delay, error },
+        Then::Retry => {
+            let delay = lease.spec.options.backoff.wait(lease.attempt(), fastrand::f64());
+            Outcome::Retry { delay, error }
+        }
+    }
+}
+
+fn timed_out(lease: &Lease, fail: Option<Fail>) -> Outcome {
+    let mut message = format!("timed out after {:?}", lease.spec.options.timeout);
+    if let Some(fail) = fail.filter(|fail| !fail.error.message.is_empty()) {
+        message = format!("{message}: {}", fail.error.message);
+    }
+    failed(lease, Fail::retry(message).kind(ErrorKind::TimedOut))
+}

@@ -1,0 +1,237 @@
+//! From start to stop: what a running worker is to its owner.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::cycle::Cycle;
+use super::leases::Leases;
+use super::maintain::maintain;
+use super::renew::Renewer;
+use super::run::Conditions;
+use super::slots::Slots;
+use super::{StartError, Worker};
+use crate::WorkerId;
+
+/// How long a stopping worker goes on trying to tell the store once everything has ended.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(5);
+
+/// How far a worker is on its way to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It claims and runs.
+    Running,
+    /// It claims no more; what runs may finish.
+    Draining,
+    /// What runs is told to stop; what did not is given back.
+    Stopping {
+        /// When the worker ends even if not everything is reported.
+        give_up_at: Instant,
+    },
+}
+
+/// A worker at work. Dropping it stops it at once, as [`RunningWorker::stop_now`] does, without
+/// waiting for the end.
+#[derive(Debug)]
+pub struct RunningWorker {
+    id: WorkerId,
+    phase: watch::Sender<Phase>,
+    over: watch::Receiver<Option<StopReport>>,
+    abort: CancellationToken,
+    cancel_grace: Duration,
+    slots: usize,
+    status: Arc<Status>,
+}
+
+/// What became of the jobs that ran when a worker was asked to stop, and of those before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StopReport {
+    /// Attempts whose outcome the store has taken, over the worker's life.
+    pub finished: usize,
+    /// Jobs given back with their attempt refunded.
+    pub released: usize,
+    /// Attempts whose outcome did not count: the lease was over, or the store could not be told.
+    /// These jobs run again when their lease expires, or have done so.
+    pub lost: usize,
+}
+
+/// How a worker is doing.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct WorkerStatus {
+    /// Jobs that run now.
+    pub running: usize,
+    /// The most jobs that may run at a time.
+    pub slots: usize,
+    /// Whether it was asked to stop.
+    pub draining: bool,
+    /// When it last went through its cycle: at least every few seconds unless it is stuck.
+    pub last_progress: Instant,
+    /// Whether its last call reached the store.
+    pub store_up: bool,
+}
+
+/// The part of the status that the cycle keeps.
+#[derive(Debug)]
+pub(super) struct Status {
+    running: AtomicUsize,
+    store_up: AtomicBool,
+    last_progress: Mutex<Instant>,
+}
+
+impl Status {
+    fn new() -> Self {
+        Self {
+            running: AtomicUsize::new(0),
+            store_up: AtomicBool::new(false),
+            last_progress: Mutex::new(Instant::now()),
+        }
+    }
+
+    pub(super) fn progress(&self, running: usize) {
+        self.running.store(running, Ordering::Relaxed);
+        *self.last_progress.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Notes whether the store answers; tells what was noted before.
+    pub(super) fn set_store_up(&self, up: bool) -> bool {
+        self.store_up.swap(up, Ordering::Relaxed)
+    }
+}
+
+pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
+    let leases = Arc::new(Leases::new(worker.lease));
+    let renewer = Renewer::start(worker.queue.clone(), Arc::clone(&leases), worker.lease)?;
+    let abort = CancellationToken::new();
+    let status = Arc::new(Status::new());
+    let (phase, phase_seen) = watch::channel(Phase::Running);
+    let (over_sender, over) = watch::channel(None);
+    let (maintain_due, claimed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let kinds = worker.routes.iter().map(|(kind, route)| (kind.clone(), route.concurrency));
+    let cycle = Cycle {
+        slots: Slots::new(worker.concurrency, kinds),
+        queue: worker.queue.clone(),
+        id: worker.id.clone(),
+        selection: worker.selection,
+        lease: worker.lease,
+        routes: worker.routes,
+        leases,
+        renewer,
+        conditions: Conditions {
+            states: Arc::new(worker.states),
+            cancel_grace: worker.cancel_grace,
+            abort: abort.clone(),
+        },
+        phase: phase_seen,
+        status: Arc::clone(&status),
+        maintain_due: Arc::clone(&maintain_due),
+        claimed: Arc::clone(&claimed),
+    };
+    let queue = worker.queue;
+    tokio::spawn(async move {
+        let report = tokio::select! {
+            report = cycle.run() => report,
+            () = maintain(queue, &maintain_due, &claimed) => StopReport::default(),
+        };
+        over_sender.send_replace(Some(report));
+    });
+    tracing::info!(event = "worker_started", worker = %worker.id, slots = worker.concurrency);
+    Ok(RunningWorker {
+        id: worker.id,
+        phase,
+        over,
+        abort,
+        cancel_grace: worker.cancel_grace,
+        slots: worker.concurrency,
+        status,
+    })
+}
+
+impl RunningWorker {
+    /// What people see this worker called.
+    #[must_use]
+    pub fn id(&self) -> &WorkerId {
+        &self.id
+    }
+
+    /// Takes no more jobs and lets the running ones finish, for at most `grace`; then tells them
+    /// to stop, drops those that do not within the worker's cancel grace, and gives back what did
+    /// not finish, with its attempt refunded.
+    ///
+    /// # Cancel safety
+    /// Safe to drop; the worker goes on draining, without the limit of `grace`.
+    pub async fn drain(&self, grace: Duration) -> StopReport {
+        self.advance(Phase::Draining);
+        if let Ok(report) = tokio::time::timeout(grace, self.ended()).await {
+            return report;
+        }
+        let give_up_at = Instant::now() + self.cancel_grace + LAST_WORDS_MAX;
+        self.advance(Phase::Stopping { give_up_at });
+        self.ended().await
+    }
+
+    /// Stops at once: drops what runs and gives it back, with its attempt refunded. May be called
+    /// while [`drain`](Self::drain) is waiting.
+    ///
+    /// # Cancel safety
+    /// Safe to drop; the worker goes on stopping.
+    pub async fn stop_now(&self) -> StopReport {
+        self.abort();
+        self.ended().await
+    }
+
+    fn abort(&self) {
+        self.abort.cancel();
+        self.advance(Phase::Stopping { give_up_at: Instant::now() + LAST_WORDS_MAX });
+    }
+
+    /// Moves on to `next`, never back; a sooner end replaces a later one.
+    fn advance(&self, next: Phase) {
+        self.phase.send_if_modified(|phase| {
+            let moves = match (*phase, next) {
+                (Phase::Running, next) => next != Phase::Running,
+                (Phase::Draining, next) => matches!(next, Phase::Stopping { .. }),
+                (Phase::Stopping { give_up_at }, Phase::Stopping { give_up_at: sooner }) => {
+                    sooner < give_up_at
+                }
+                (Phase::Stopping { .. }, _) => false,
+            };
+            if moves {
+                *phase = next;
+            }
+            moves
+        });
+    }
+
+    async fn ended(&self) -> StopReport {
+        let mut over = self.over.clone();
+        match over.wait_for(Option::is_some).await {
+            Ok(report) => report.unwrap_or_default(),
+            // The task is gone without a report, as when its runtime was shut down.
+            Err(_) => StopReport::default(),
+        }
+    }
+
+    /// How the worker is doing.
+    #[must_use]
+    pub fn status(&self) -> WorkerStatus {
+        let last_progress = &self.status.last_progress;
+        WorkerStatus {
+            running: self.status.running.load(Ordering::Relaxed),
+            slots: self.slots,
+            draining: *self.phase.borrow() != Phase::Running,
+            last_progress: *last_progress.lock().unwrap_or_else(PoisonError::into_inner),
+            store_up: self.status.store_up.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Drop for RunningWorker {
+    fn drop(&mut self) {
+        self.abort();
+    }
+}

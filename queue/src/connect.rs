@@ -1,0 +1,160 @@
+//! From a URL to a [`Queue`].
+
+use queue_core::payload::PAYLOAD_DEFAULT_MAX_BYTES;
+use queue_core::{Error, Namespace, Queue};
+
+/// What an acknowledged enqueue survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Durability {
+    /// A crash of the process that holds the store; not necessarily power loss.
+    Memory,
+    /// Power loss, as far as the disk keeps what it has flushed. On Redis this needs
+    /// `appendfsync always`, and connecting fails without it.
+    Fsync,
+    /// What the store does by itself: a SQLite file is flushed at each commit, a Redis server
+    /// does as it is configured.
+    #[default]
+    Store,
+}
+
+/// How to connect, besides the URL.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ConnectOptions {
+    /// Keeps the queues of different applications apart in one store. Default: `default`.
+    pub namespace: Namespace,
+    /// What an acknowledged enqueue must survive.
+    pub durability: Durability,
+    /// The most bytes that a payload may have. Default 256 KiB.
+    pub payload_max_bytes: usize,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self {
+            namespace: Namespace::default(),
+            durability: Durability::default(),
+            payload_max_bytes: PAYLOAD_DEFAULT_MAX_BYTES,
+        }
+    }
+}
+
+impl ConnectOptions {
+    /// Sets the namespace.
+    #[must_use]
+    pub fn namespace(mut self, namespace: Namespace) -> Self {
+        self.namespace = namespace;
+        self
+    }
+
+    /// Sets what an acknowledged enqueue must survive.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Sets the most bytes that a payload may have.
+    #[must_use]
+    pub fn payload_max_bytes(mut self, bytes: usize) -> Self {
+        self.payload_max_bytes = bytes;
+        self
+    }
+}
+
+/// Adds `connect` to [`Queue`].
+///
+/// | URL | store |
+/// |---|---|
+/// | `memory://` | this process's memory, a new store each time |
+/// | `sqlite:queue.db`, `sqlite://queue.db` | a file beside the working directory |
+/// | `sqlite:///var/lib/app/queue.db` | a file by its absolute path |
+/// | `redis://[user:password@]host[:port][/db]` | a Redis or Valkey server |
+/// | `rediss://…` | the same over TLS |
+/// | `redis+unix:///run/redis.sock` | the same over a Unix socket |
+pub trait Connect: Sized {
+    /// Connects with the default options.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a URL that is none of the above or whose backend is not compiled
+    /// in, [`Error::Unavailable`] if the store does not answer, [`Error::Refused`] if it must not
+    /// be used as it is.
+    fn connect(url: &str) -> impl Future<Output = Result<Self, Error>> + Send {
+        Self::connect_with(url, ConnectOptions::default())
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// As [`Connect::connect`].
+    fn connect_with(
+        url: &str,
+        options: ConnectOptions,
+    ) -> impl Future<Output = Result<Self, Error>> + Send;
+}
+
+impl Connect for Queue {
+    async fn connect_with(url: &str, options: ConnectOptions) -> Result<Self, Error> {
+        let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+        let queue = match scheme {
+            "memory" if options.durability == Durability::Fsync => {
+                let why = "memory:// cannot keep jobs over a power loss; use sqlite: or redis:";
+                return Err(Error::Unsupported(why.to_owned()));
+            }
+            "memory" => Self::memory(),
+            "sqlite" => sqlite(url, &options)?,
+            "redis" | "rediss" | "redis+unix" | "unix" => redis(url, &options).await?,
+            _ => return Err(unknown(scheme)),
+        };
+        Ok(queue.payload_max_bytes(options.payload_max_bytes))
+    }
+}
+
+/// Names the scheme at most: the rest of the URL may hold a password.
+fn unknown(scheme: &str) -> Error {
+    let scheme: String = scheme.chars().take(40).collect();
+    Error::Unsupported(format!(
+        "store URL with scheme {scheme:?}: expected memory://, sqlite:PATH, redis://HOST, \
+         rediss://HOST or redis+unix://PATH"
+    ))
+}
+
+#[cfg(feature = "sqlite")]
+fn sqlite(url: &str, options: &ConnectOptions) -> Result<Queue, Error> {
+    use queue_sqlite::{SqliteBackend, SqliteOptions};
+    let rest = url.strip_prefix("sqlite:").unwrap_or(url);
+    let path = rest.strip_prefix("//").unwrap_or(rest);
+    if path.is_empty() {
+        let why = "sqlite URL without a path: write sqlite:queue.db or sqlite:///path/queue.db";
+        return Err(Error::Unsupported(why.to_owned()));
+    }
+    let durability = match options.durability {
+        Durability::Memory => queue_sqlite::Durability::Memory,
+        Durability::Fsync | Durability::Store => queue_sqlite::Durability::Fsync,
+    };
+    let sqlite_options = SqliteOptions::default()
+        .namespace(options.namespace.clone())
+        .durability(durability);
+    Ok(Queue::new(SqliteBackend::open(path, sqlite_options)?))
+}
+
+#[cfg(not(feature = "sqlite"))]
+fn sqlite(_: &str, _: &ConnectOptions) -> Result<Queue, Error> {
+    Err(Error::Unsupported("sqlite: the crate feature \"sqlite\" is not enabled".to_owned()))
+}
+
+#[cfg(feature = "redis")]
+async fn redis(url: &str, options: &ConnectOptions) -> Result<Queue, Error> {
+    use queue_redis::RedisBackend;
+    let backend = RedisBackend::connect(url, options.namespace.clone()).await?;
+    if options.durability == Durability::Fsync {
+        backend.require_fsync().await?;
+    }
+    Ok(Queue::new(backend))
+}
+
+#[cfg(not(feature = "redis"))]
+async fn redis(_: &str, _: &ConnectOptions) -> Result<Queue, Error> {
+    Err(Error::Unsupported("redis: the crate feature \"redis\" is not enabled".to_owned()))
+}
