@@ -8,6 +8,8 @@
 //! queue_core::model_test!(MyHarness::new());    // random sequences, compared with the model
 //! ```
 
+pub mod model;
+
 use crate::{Backend, Timestamp};
 
 /// How the suite gets a store and moves its clock.
@@ -33,4 +35,15 @@ pub trait Harness: Send + Sync {
         backend: &Self::Backend,
         now: Timestamp,
     ) -> impl Future<Output = ()> + Send;
+}
+
+/// Makes a test of the model test for a harness.
+#[macro_export]
+macro_rules! model_test {
+    ($harness:expr) => {
+        #[test]
+        fn agrees_with_the_model() {
+            $crate::conformance::model::check(&$harness);
+        }
+    };
 }

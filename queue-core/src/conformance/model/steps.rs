@@ -1,0 +1,285 @@
+//! What a random sequence is made of. A step names jobs and claims by number, so that a sequence
+//! stays meaningful when proptest makes it shorter.
+
+use std::collections::HashMap;
+use std::time::{Duration, UNIX_EPOCH};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use crate::{
+    Claim, ClaimRequest, ClaimToken, ErrorKind, JobError, JobId, Kind, KindSlots, NewJob,
+    OnConflict, Outcome, Payload, QueueName, Retention, SettleRequest, Settlement, Timestamp,
+    WorkerId,
+};
+
+/// The ids that jobs are made with; few, so that they meet.
+const IDS: u8 = 24;
+const KEYS: u8 = 3;
+const KINDS: [&str; 3] = ["a", "b", "c"];
+const QUEUES: [&str; 2] = ["default", "other"];
+
+#[derive(Debug, Clone)]
+pub(super) enum Step {
+    Enqueue { jobs: Vec<JobPlan>, twice: bool },
+    Claim { claim: ClaimPlan, twice: bool },
+    RepeatClaim { claim: Index },
+    Settle { ends: Vec<End>, claim: Option<ClaimPlan>, twice: bool },
+    Renew { claims: Vec<Index>, lease: Duration },
+    Cancel { jobs: Vec<u8> },
+    Maintain { budget: u32 },
+    Advance { by: Duration },
+    Reconnect,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct JobPlan {
+    id: u8,
+    payload: u8,
+    kind: usize,
+    queue: usize,
+    priority: u8,
+    delay_ms: u64,
+    key: Option<u8>,
+    reject: bool,
+    max_attempts: u16,
+    max_stalls: u8,
+    expires_in: Option<Duration>,
+    retention_sec: u64,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct ClaimPlan {
+    queues: Vec<usize>,
+    slots: [u32; 3],
+    max: u32,
+    lease: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct End {
+    lease: Index,
+    outcome: Outcome,
+}
+
+pub(super) fn sequences() -> impl Strategy<Value = Vec<Step>> {
+    vec(step(), 1..60)
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let twice = || prop::bool::weighted(0.2);
+    prop_oneof![
+        8 => (vec(job_plan(), 1..8), twice())
+            .prop_map(|(jobs, twice)| Step::Enqueue { jobs, twice }),
+        8 => (claim_plan(), twice()).prop_map(|(claim, twice)| Step::Claim { claim, twice }),
+        1 => any::<Index>().prop_map(|claim| Step::RepeatClaim { claim }),
+        8 => (vec(end(), 0..6), prop::option::of(claim_plan()), twice())
+            .prop_map(|(ends, claim, twice)| Step::Settle { ends, claim, twice }),
+        3 => (vec(any::<Index>(), 1..4), lease())
+            .prop_map(|(claims, lease)| Step::Renew { claims, lease }),
+        3 => vec(0..IDS + 2, 1..4).prop_map(|jobs| Step::Cancel { jobs }),
+        3 => prop_oneof![1_u32..4, Just(500)].prop_map(|budget| Step::Maintain { budget }),
+        4 => duration().prop_map(|by| Step::Advance { by }),
+        1 => Just(Step::Reconnect),
+    ]
+}
+
+fn duration() -> impl Strategy<Value = Duration> {
+    prop_oneof![1_u64..50, 900..1100_u64, Just(5_000), Just(60_000)].prop_map(Duration::from_millis)
+}
+
+fn lease() -> impl Strategy<Value = Duration> {
+    prop_oneof![Just(1_000_u64), Just(10_000)].prop_map(Duration::from_millis)
+}
+
+fn job_plan() -> impl Strategy<Value = JobPlan> {
+    let identity = (0..IDS, 0_u8..3, 0..KINDS.len(), 0..QUEUES.len());
+    let order = (prop_oneof![Just(0_u8), Just(5), Just(9)], prop_oneof![
+        6 => Just(0_u64),
+        2 => 1..1500_u64,
+        1 => Just(10_000),
+    ]);
+    let conflict = (prop::option::weighted(0.3, 0..KEYS), prop::bool::weighted(0.1));
+    let limits = (
+        1_u16..4,
+        1_u8..3,
+        prop::option::weighted(0.15, duration()),
+        prop_oneof![3 => Just(86_400_u64), 1 => Just(0), 1 => Just(5)],
+    );
+    (identity, order, conflict, limits).prop_map(|(identity, order, conflict, limits)| JobPlan {
+        id: identity.0,
+        payload: identity.1,
+        kind: identity.2,
+        queue: identity.3,
+        priority: order.0,
+        delay_ms: order.1,
+        key: conflict.0,
+        reject: conflict.1,
+        max_attempts: limits.0,
+        max_stalls: limits.1,
+        expires_in: limits.2,
+        retention_sec: limits.3,
+    })
+}
+
+fn claim_plan() -> impl Strategy<Value = ClaimPlan> {
+    let queues = prop_oneof![Just(vec![0]), Just(vec![0, 1]), Just(vec![1, 0])];
+    (queues, prop::array::uniform3(0_u32..4), 1_u32..7, lease())
+        .prop_map(|(queues, slots, max, lease)| ClaimPlan { queues, slots, max, lease })
+}
+
+fn end() -> impl Strategy<Value = End> {
+    let delay = || prop_oneof![Just(Duration::ZERO), duration()];
+    let error = || "[a-z]{0,8}".prop_map(|text| JobError::new(ErrorKind::Failed, text));
+    let outcome = prop_oneof![
+        4 => prop::option::of("[a-z]{0,8}")
+            .prop_map(|result| Outcome::Completed { result: result.map(Payload::raw) }),
+        4 => (delay(), error()).prop_map(|(delay, error)| Outcome::Retry { delay, error }),
+        1 => error().prop_map(|error| Outcome::Dead { error }),
+        2 => Just(Outcome::Released),
+        2 => delay().prop_map(|delay| Outcome::Snoozed { delay }),
+        1 => Just(Outcome::Cancelled),
+    ];
+    (any::<Index>(), outcome).prop_map(|(lease, outcome)| End { lease, outcome })
+}
+
+/// Turns the numbers of steps into ids and tokens, and remembers what was handed out.
+pub(super) struct World {
+    pub(super) now: Timestamp,
+    pub(super) ids: Vec<JobId>,
+    tokens_made: u64,
+    /// The token and job of every lease that was ever given.
+    leases: Vec<(ClaimToken, JobId)>,
+    claims: Vec<ClaimRequest>,
+}
+
+/// Ids whose order is not the order of their numbers.
+fn id(number: u8) -> JobId {
+    let mut bytes = [number; 16];
+    bytes[0] = number.wrapping_mul(37);
+    JobId::from_bytes(bytes)
+}
+
+#[expect(clippy::unwrap_used, reason = "the names are constants of this file")]
+impl World {
+    pub(super) fn new(now: Timestamp) -> Self {
+        let ids = (0..IDS).map(id).collect();
+        Self { now, ids, tokens_made: 0, leases: Vec::new(), claims: Vec::new() }
+    }
+
+    pub(super) fn jobs(&self, plans: &[JobPlan]) -> Vec<NewJob> {
+        plans.iter().map(|plan| self.job(plan)).collect()
+    }
+
+    fn job(&self, plan: &JobPlan) -> NewJob {
+        let payload = Payload::raw(vec![plan.payload; usize::from(plan.payload)]);
+        let kept = Duration::from_secs(plan.retention_sec);
+        let mut job = NewJob::new(Kind::new(KINDS[plan.kind]).unwrap(), payload)
+            .id(id(plan.id))
+            .queue(QUEUES[plan.queue])
+            .priority(plan.priority)
+            .delay(Duration::from_millis(plan.delay_ms))
+            .max_attempts(plan.max_attempts)
+            .max_stalls(plan.max_stalls)
+            .retention(Retention { completed: kept, dead: kept });
+        if let Some(key) = plan.key {
+            job = job.idempotency_key(format!("key-{key}"));
+        }
+        if plan.reject {
+            job = job.on_conflict(OnConflict::Reject);
+        }
+        if let Some(expires_in) = plan.expires_in {
+            let expires_at = self.now.after(expires_in).as_ms();
+            job = job.expires_at(UNIX_EPOCH + Duration::from_millis(expires_at));
+        }
+        job
+    }
+
+    pub(super) fn claim(&mut self, plan: &ClaimPlan) -> ClaimRequest {
+        self.tokens_made += 1;
+        let token = u128::from(self.tokens_made).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced);
+        let slots = KINDS.iter().zip(plan.slots);
+        ClaimRequest {
+            token: ClaimToken::from_bytes(token.to_be_bytes()),
+            worker: WorkerId::new(format!("worker-{}", self.tokens_made % 3)).unwrap(),
+            queues: plan.queues.iter().map(|q| QueueName::new(QUEUES[*q]).unwrap()).collect(),
+            kinds: slots
+                .map(|(kind, slots)| KindSlots { kind: Kind::new(kind).unwrap(), slots })
+                .collect(),
+            max: plan.max,
+            lease: plan.lease,
+        }
+    }
+
+    pub(super) fn old_claim(&self, claim: Index) -> Option<ClaimRequest> {
+        (!self.claims.is_empty()).then(|| claim.get(&self.claims).clone())
+    }
+
+    pub(super) fn note(&mut self, request: &ClaimRequest) {
+        if self.claims.iter().all(|known| known.token != request.token) {
+            self.claims.push(request.clone());
+        }
+    }
+
+    pub(super) fn holds(&self, token: ClaimToken) -> bool {
+        self.claims.iter().any(|known| known.token == token)
+    }
+
+    pub(super) fn claimed(&mut self, claim: &Claim) {
+        for lease in &claim.leases {
+            let given = (lease.token, lease.spec.id);
+            if !self.leases.contains(&given) {
+                self.leases.push(given);
+            }
+        }
+    }
+
+    pub(super) fn settle(&mut self, ends: &[End], claim: Option<&ClaimPlan>) -> SettleRequest {
+        let mut settlements: HashMap<JobId, Settlement> = HashMap::new();
+        let mut order = Vec::new();
+        for (place, end) in ends.iter().enumerate().filter(|_| !self.leases.is_empty()) {
+            let (token, id) = *end.lease.get(&self.leases);
+            let elapsed = Duration::from_millis(10 * place as u64);
+            let outcome = end.outcome.clone();
+            order.push(id);
+            settlements.entry(id).or_insert(Settlement { id, token, outcome, elapsed });
+        }
+        let settlements = order.iter().filter_map(|id| settlements.remove(id)).collect();
+        SettleRequest { settlements, claim: claim.map(|plan| self.claim(plan)) }
+    }
+
+    pub(super) fn tokens(&self, claims: &[Index]) -> Vec<ClaimToken> {
+        let mut tokens = vec![ClaimToken::from_bytes([0xee; 16])];
+        for claim in claims.iter().filter(|_| !self.claims.is_empty()) {
+            let token = claim.get(&self.claims).token;
+            if !tokens.contains(&token) {
+                tokens.push(token);
+            }
+        }
+        tokens
+    }
+
+    /// Ids by number; those beyond the pool are of jobs that never existed.
+    pub(super) fn some_ids(&self, numbers: &[u8]) -> Vec<JobId> {
+        let mut ids: Vec<JobId> = numbers.iter().copied().map(id).collect();
+        ids.sort();
+        ids.dedup();
+        ids
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ids_differ_and_are_not_in_the_order_of_their_numbers() {
+        let ids: Vec<JobId> = (0..IDS + 2).map(id).collect();
+        let mut sorted = ids.clone();
+        sorted.sort();
+        assert_ne!(ids, sorted);
+        sorted.dedup();
+        assert_eq!(sorted.len(), ids.len());
+    }
+}
