@@ -23,9 +23,9 @@ use std::time::Duration;
 
 pub use erased::DynBackend;
 pub use types::{
-    CancelOutcome, CheckFinding, Claim, ClaimRequest, Enqueued, EnqueueOutcome, Interest,
-    KindSlots, Lease, Maintained, Outcome, QueueStats, Renewal, RenewRequest, Settled, Settlement,
-    SettleReply, SettleRequest, StateCounts, Verdict, Violation, Wake,
+    CancelOutcome, CheckFinding, Claim, ClaimRequest, EnqueueOutcome, Enqueued, Interest,
+    KindSlots, Lease, Maintained, Outcome, QueueStats, RenewRequest, Renewal, SettleReply,
+    SettleRequest, Settled, Settlement, StateCounts, Verdict, Violation, Wake,
 };
 
 use crate::{Error, JobId, JobRecord, NewJob};

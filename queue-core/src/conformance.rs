@@ -8,7 +8,20 @@
 //! queue_core::model_test!(MyHarness::new());    // random sequences, compared with the model
 //! ```
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "this module is test code")]
+#![expect(missing_docs, reason = "the cases are named after what they prove")]
+
+pub mod cancel;
+pub mod claim;
+pub mod delay;
+pub mod enqueue;
+pub mod keys;
+pub mod lease;
 pub mod model;
+pub mod retention;
+pub mod settle;
+mod store;
+pub mod wait;
 
 use crate::{Backend, Timestamp};
 
@@ -30,11 +43,8 @@ pub trait Harness: Send + Sync {
     ) -> impl Future<Output = Option<Self::Backend>> + Send;
 
     /// Sets the store's clock to `now`, which is later than before.
-    fn set_clock(
-        &self,
-        backend: &Self::Backend,
-        now: Timestamp,
-    ) -> impl Future<Output = ()> + Send;
+    fn set_clock(&self, backend: &Self::Backend, now: Timestamp)
+    -> impl Future<Output = ()> + Send;
 }
 
 /// Makes a test of the model test for a harness.
@@ -45,5 +55,52 @@ macro_rules! model_test {
         fn agrees_with_the_model() {
             $crate::conformance::model::check(&$harness);
         }
+    };
+}
+
+/// Makes a test of every case for a harness.
+#[macro_export]
+macro_rules! conformance {
+    ($harness:expr) => {
+        $crate::conformance! { @cases $harness;
+            enqueue: stores_what_was_submitted, keeps_every_field, same_id_is_one_job,
+                same_id_other_payload_conflicts, racing_producers_make_one_job,
+                duplicates_inside_a_batch_meet, a_large_batch_keeps_its_order;
+            keys: a_key_finds_the_first_job, another_payload_conflicts, a_retry_keeps_its_key,
+                dead_and_cancelled_jobs_free_their_key, racing_keys_make_one_job,
+                a_dropped_record_frees_its_key;
+            claim: first_in_first_out, priorities_are_strict, queues_are_asked_in_order,
+                only_kinds_with_slots_are_given, lanes_take_turns, a_repeat_gives_the_same_jobs,
+                racing_claims_share_nothing, an_expired_job_is_dead_not_run,
+                fences_increase;
+            lease: renewal_keeps_a_job, an_expired_lease_gives_the_job_to_another,
+                a_crash_loop_ends_dead, a_stale_settle_changes_nothing,
+                a_reaped_claim_cannot_be_renewed, racing_reapers_requeue_once,
+                a_renewal_never_shortens;
+            settle: a_result_is_kept, a_repeat_is_already_done, a_failure_waits_and_counts,
+                the_last_failure_is_dead, released_jobs_go_first_and_keep_their_attempt,
+                a_snooze_keeps_its_attempt, mixed_outcomes_of_many_claims_settle_together,
+                an_unknown_job_is_gone;
+            delay: nothing_runs_before_its_time, due_jobs_run_in_the_order_of_their_times,
+                the_next_due_time_is_told, many_due_at_once_are_all_run;
+            cancel: a_waiting_job_is_cancelled_at_once, a_running_job_is_asked,
+                a_cancelled_job_whose_worker_died_is_not_retried, cancels_are_noops_when_late,
+                a_cancelled_ready_job_does_not_disturb_its_lane;
+            retention: records_are_dropped_after_their_time, only_so_many_records_are_kept,
+                zero_retention_keeps_nothing;
+            wait: a_new_job_wakes_a_waiter, a_job_that_is_there_is_not_waited_for,
+                an_earlier_job_wakes_a_sleeper, a_cancel_request_wakes_its_worker,
+                a_dropped_wait_loses_no_job;
+        }
+    };
+    (@cases $harness:expr; $($group:ident: $($case:ident),*;)*) => {
+        $(mod $group {
+            #[allow(unused_imports, reason = "the harness is named in the caller's scope")]
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                $crate::conformance::$group::$case(&$harness).await;
+            })*
+        })*
     };
 }

@@ -7,8 +7,8 @@ mod function;
 pub use context::{CancelReason, Context};
 pub(crate) use context::{CancelSignal, States};
 pub(crate) use fail::Then;
-pub(crate) use function::FunctionExecutor;
 pub use fail::{Fail, IntoFail};
+pub(crate) use function::FunctionExecutor;
 pub use function::{FromContext, Handler, State};
 
 use futures_util::future::BoxFuture;
@@ -27,10 +27,7 @@ pub trait Executor: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Fail`] says what becomes of the job.
-    fn run(
-        &self,
-        context: Context,
-    ) -> impl Future<Output = Result<Option<Payload>, Fail>> + Send;
+    fn run(&self, context: Context) -> impl Future<Output = Result<Option<Payload>, Fail>> + Send;
 }
 
 /// The boxed twin of [`Executor`].

@@ -8,7 +8,7 @@ mod spec;
 
 pub use invalid::{Field, InvalidJob};
 pub use new::{Due, Job, NewJob, OnConflict};
-pub use record::{ErrorKind, JobError, JobRecord, ERROR_MAX_BYTES};
+pub use record::{ERROR_MAX_BYTES, ErrorKind, JobError, JobRecord};
 pub use spec::{
     HEADERS_MAX_BYTES, Headers, JobOptions, JobSpec, Priority, RETENTION_MAX, Retention,
 };

@@ -40,6 +40,4 @@ pub use payload::{Codec, CodecError, Payload};
 pub use queue::Queue;
 pub use retry::Backoff;
 pub use state::{DeadReason, JobState};
-pub use worker::{
-    QueueSelection, RunningWorker, StartError, StopReport, Worker, WorkerStatus,
-};
+pub use worker::{QueueSelection, RunningWorker, StartError, StopReport, Worker, WorkerStatus};

@@ -118,8 +118,9 @@ impl Payload {
     /// structure, take them with [`Payload::bytes`].
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, CodecError> {
         match self.codec {
-            Codec::Json => serde_json::from_slice(&self.bytes)
-                .map_err(|e| CodecError::decode(Codec::Json, &e)),
+            Codec::Json => {
+                serde_json::from_slice(&self.bytes).map_err(|e| CodecError::decode(Codec::Json, &e))
+            }
             Codec::Msgpack => rmp_serde::from_slice(&self.bytes)
                 .map_err(|e| CodecError::decode(Codec::Msgpack, &e)),
             Codec::Raw => Err(CodecError {

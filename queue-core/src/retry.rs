@@ -60,8 +60,8 @@ impl Backoff {
             }
             Self::Exponential { first, factor, cap, jitter } => {
                 let exponent = i32::from(failures.max(1)) - 1;
-                let plain = (first.as_secs_f64() * factor.max(1.0).powi(exponent))
-                    .min(cap.as_secs_f64());
+                let plain =
+                    (first.as_secs_f64() * factor.max(1.0).powi(exponent)).min(cap.as_secs_f64());
                 let spread = 1.0 + jitter.clamp(0.0, 1.0) * (2.0 * random.clamp(0.0, 1.0) - 1.0);
                 // Not finite only for parameters that are not: then wait as long as allowed.
                 Duration::try_from_secs_f64(plain * spread).unwrap_or(WAIT_MAX)

@@ -92,7 +92,8 @@ pub enum DeadReason {
 
 impl DeadReason {
     /// Every reason.
-    pub const ALL: [Self; 4] = [Self::AttemptsExhausted, Self::Failed, Self::CrashLoop, Self::Expired];
+    pub const ALL: [Self; 4] =
+        [Self::AttemptsExhausted, Self::Failed, Self::CrashLoop, Self::Expired];
 
     /// The reason's name: `attempts_exhausted`, `failed`, `crash_loop` or `expired`.
     #[must_use]

@@ -143,10 +143,7 @@ pub(crate) fn of_pair(queue: &QueueName, kind: &Kind) -> Arc<PairMetrics> {
     }
     let mut pairs = PAIRS.write().unwrap_or_else(PoisonError::into_inner);
     let metrics = pairs.entry(queue.clone()).or_default().entry(kind.clone());
-    Arc::clone(
-        metrics
-            .or_insert_with(|| Arc::new(PairMetrics::new(queue.as_str(), kind.as_str()))),
-    )
+    Arc::clone(metrics.or_insert_with(|| Arc::new(PairMetrics::new(queue.as_str(), kind.as_str()))))
 }
 
 pub(crate) fn enqueued(spec: &JobSpec, result: EnqueueResult, jobs: u64) {

@@ -29,4 +29,5 @@ impl Harness for MemoryHarness {
     }
 }
 
+queue_core::conformance!(MemoryHarness::default());
 queue_core::model_test!(MemoryHarness::default());

@@ -279,10 +279,7 @@ mod tests {
         assert_eq!(bad.field(), Field::Queue);
         assert_eq!(job().priority(10).validate(10).unwrap_err().field(), Field::Priority);
         assert_eq!(job().max_attempts(0).validate(10).unwrap_err().field(), Field::MaxAttempts);
-        assert_eq!(
-            job().timeout(Duration::ZERO).validate(10).unwrap_err().field(),
-            Field::Timeout
-        );
+        assert_eq!(job().timeout(Duration::ZERO).validate(10).unwrap_err().field(), Field::Timeout);
         let key = "k".repeat(257);
         assert_eq!(
             job().idempotency_key(key).validate(10).unwrap_err().field(),

@@ -34,11 +34,14 @@ impl Model {
         for (due_at, id) in &self.due {
             let waiting = self.jobs.get(id).filter(|entry| entry.record.due_at == *due_at);
             let retried = waiting.map(|entry| entry.record.failures > 0);
-            place(id, match retried {
-                Some(true) => JobState::Retrying,
-                Some(false) => JobState::Scheduled,
-                None => JobState::Quarantined,
-            });
+            place(
+                id,
+                match retried {
+                    Some(true) => JobState::Retrying,
+                    Some(false) => JobState::Scheduled,
+                    None => JobState::Quarantined,
+                },
+            );
         }
         for (token, held) in &self.claims {
             for id in &held.jobs {

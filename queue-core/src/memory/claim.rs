@@ -148,8 +148,7 @@ impl Model {
         let lease = |id: &JobId| {
             let entry = self.jobs.get(id)?;
             let fence = held.fence + entry.fence_offset;
-            let mut lease =
-                Lease::new(entry.record.spec.clone(), token, fence, held.claimed_at);
+            let mut lease = Lease::new(entry.record.spec.clone(), token, fence, held.claimed_at);
             lease.failures = entry.record.failures;
             lease.stalls = entry.record.stalls;
             lease.enqueued_at = entry.record.enqueued_at;
@@ -166,9 +165,8 @@ impl Model {
         let until = self.now.after(lease);
         let Some(held) = self.claims.get_mut(&token) else { return Renewal::Lost };
         held.until = held.until.max(until);
-        let asked = |id: &&JobId| {
-            self.jobs.get(*id).is_some_and(|entry| entry.record.cancel_requested)
-        };
+        let asked =
+            |id: &&JobId| self.jobs.get(*id).is_some_and(|entry| entry.record.cancel_requested);
         Renewal::Held { cancel_requested: held.jobs.iter().filter(asked).copied().collect() }
     }
 }

@@ -156,8 +156,7 @@ impl Model {
         if self.cancel_notices.remove(&interest.worker) {
             return Some(Wake::Cancel);
         }
-        let serves =
-            |queue, kind| interest.queues.contains(queue) && interest.kinds.contains(kind);
+        let serves = |queue, kind| interest.queues.contains(queue) && interest.kinds.contains(kind);
         let hint = self.hints.iter().find(|(queue, kind)| serves(queue, kind)).cloned();
         let ready = self.lanes.keys().any(|(queue, kind, _)| serves(queue, kind));
         let hinted = hint.is_some_and(|hint| self.hints.remove(&hint));
@@ -336,10 +335,9 @@ impl Model {
             JobState::Dead => (Shelf::Dead, record.spec.retention.dead),
             _ => (Shelf::Done, record.spec.retention.completed),
         };
-        if state != JobState::Completed {
-            if let Some(key) = &record.spec.idempotency_key {
-                self.keys.remove(key);
-            }
+        let keeps_key = state == JobState::Completed;
+        if let Some(key) = record.spec.idempotency_key.as_ref().filter(|_| !keeps_key) {
+            self.keys.remove(key);
         }
         let kept = Duration::from_secs(kept.as_secs());
         let shelf = self.shelves.entry((record.spec.queue.clone(), shelf)).or_default();
@@ -358,7 +356,8 @@ impl Model {
         let Some(entry) = self.jobs.remove(&id) else { return };
         debug_assert!(transition(Cause::Retain, Some(entry.record.state), None).is_some());
         let spec = &entry.record.spec;
-        if let Some(key) = spec.idempotency_key.as_ref().filter(|key| self.keys.get(*key) == Some(&id))
+        if let Some(key) =
+            spec.idempotency_key.as_ref().filter(|key| self.keys.get(*key) == Some(&id))
         {
             self.keys.remove(key);
         }

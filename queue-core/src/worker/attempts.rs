@@ -17,8 +17,7 @@ pub(super) struct Ended {
 
 impl Ended {
     pub(super) fn new(lease: Arc<Lease>, outcome: Outcome, elapsed: Duration) -> Self {
-        let settlement =
-            Settlement { id: lease.spec.id, token: lease.token, outcome, elapsed };
+        let settlement = Settlement { id: lease.spec.id, token: lease.token, outcome, elapsed };
         Self { lease, settlement }
     }
 

@@ -32,9 +32,7 @@ impl QueueSelection {
     ///
     /// # Errors
     /// The first text that is not a queue name.
-    pub fn strict<N: AsRef<str>>(
-        queues: impl IntoIterator<Item = N>,
-    ) -> Result<Self, InvalidName> {
+    pub fn strict<N: AsRef<str>>(queues: impl IntoIterator<Item = N>) -> Result<Self, InvalidName> {
         Self::build(true, queues.into_iter().map(|queue| (queue, 1)))
     }
 

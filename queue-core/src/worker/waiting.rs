@@ -28,8 +28,7 @@ impl Waiting {
         }
         let queue = self.queue.clone();
         let wanted = interest.clone();
-        let wait =
-            Box::pin(async move { queue.backend().wait_boxed(&wanted, WAIT_MAX).await });
+        let wait = Box::pin(async move { queue.backend().wait_boxed(&wanted, WAIT_MAX).await });
         self.outstanding = Some((interest, wait));
     }
 

@@ -95,11 +95,14 @@ fn lease() -> impl Strategy<Value = Duration> {
 
 fn job_plan() -> impl Strategy<Value = JobPlan> {
     let identity = (0..IDS, 0_u8..3, 0..KINDS.len(), 0..QUEUES.len());
-    let order = (prop_oneof![Just(0_u8), Just(5), Just(9)], prop_oneof![
-        6 => Just(0_u64),
-        2 => 1..1500_u64,
-        1 => Just(10_000),
-    ]);
+    let order = (
+        prop_oneof![Just(0_u8), Just(5), Just(9)],
+        prop_oneof![
+            6 => Just(0_u64),
+            2 => 1..1500_u64,
+            1 => Just(10_000),
+        ],
+    );
     let conflict = (prop::option::weighted(0.3, 0..KEYS), prop::bool::weighted(0.1));
     let limits = (
         1_u16..4,

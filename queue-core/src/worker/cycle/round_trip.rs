@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::Turning;
 use crate::worker::attempts::Ended;
 use crate::worker::stop::Phase;
-use crate::{Error, Outcome, Queue, Settled, SettleReply, SettleRequest, telemetry};
+use crate::{Error, Outcome, Queue, SettleReply, SettleRequest, Settled, telemetry};
 
 /// The pauses between two tries grow from the first to the second.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);

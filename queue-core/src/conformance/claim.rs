@@ -1,0 +1,140 @@
+//! T4: who gets which jobs.
+
+use std::collections::HashSet;
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::Harness;
+use super::store::{Store, claim_request, ids, job};
+use crate::{Backend, DeadReason, JobId, JobState, NewJob, QueueName};
+
+async fn enqueue_all<H: Harness>(store: &Store<'_, H>, jobs: &[NewJob]) -> Vec<JobId> {
+    store.backend.enqueue(jobs).await.unwrap();
+    jobs.iter().map(NewJob::job_id).collect()
+}
+
+pub async fn first_in_first_out<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let mut sent = Vec::new();
+    for _ in 0..10 {
+        sent.push(store.enqueue(&job("a")).await.id);
+    }
+    let mut taken = ids(&store.claim(4).await);
+    taken.extend(ids(&store.claim(99).await));
+    assert_eq!(taken, sent);
+    store.audit().await;
+}
+
+pub async fn priorities_are_strict<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let sent = enqueue_all(&store, &[9, 5, 0, 5, 9, 0].map(|level| job("a").priority(level))).await;
+    let order = [2, 5, 1, 3, 0, 4].map(|index| sent[index]);
+    assert_eq!(ids(&store.claim(3).await), order[..3]);
+    assert_eq!(ids(&store.claim(9).await), order[3..]);
+}
+
+pub async fn queues_are_asked_in_order<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let sent = enqueue_all(
+        &store,
+        &[
+            job("a").queue("low").priority(0),
+            job("a").queue("high").priority(9),
+            job("a").queue("unserved"),
+        ],
+    )
+    .await;
+    let mut request = claim_request(9);
+    request.queues = ["high", "low"].map(|queue| QueueName::new(queue).unwrap()).to_vec();
+    let claim = store.backend.claim(&request).await.unwrap();
+    assert_eq!(ids(&claim), [sent[1], sent[0]]);
+    assert_eq!(store.state(sent[2]).await, JobState::Ready);
+}
+
+pub async fn only_kinds_with_slots_are_given<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let sent = enqueue_all(&store, &[job("a"), job("c"), job("a"), job("b"), job("b")]).await;
+    let mut request = claim_request(9);
+    request.kinds[0].slots = 1;
+    request.kinds[1].slots = 0;
+    assert_eq!(ids(&store.backend.claim(&request).await.unwrap()), [sent[0]]);
+    let rest: HashSet<JobId> = ids(&store.claim(9).await).into_iter().collect();
+    assert_eq!(rest, HashSet::from([sent[2], sent[3], sent[4]]));
+    store.audit().await;
+}
+
+pub async fn lanes_take_turns<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let flood: Vec<NewJob> = (0..100).map(|_| job("a")).collect();
+    enqueue_all(&store, &flood).await;
+    let late = store.enqueue(&job("b")).await.id;
+    let first_claims = [ids(&store.claim(1).await), ids(&store.claim(1).await)].concat();
+    assert!(first_claims.contains(&late), "a kind with many jobs must not delay another");
+    let shared = store.claim(10).await;
+    assert_eq!(shared.leases.len(), 10);
+    store.audit().await;
+}
+
+pub async fn a_repeat_gives_the_same_jobs<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    enqueue_all(&store, &[job("a"), job("b"), job("a"), job("a")]).await;
+    let request = claim_request(3);
+    let first = store.backend.claim(&request).await.unwrap();
+    let repeat = store.backend.claim(&request).await.unwrap();
+    let set = |claim| ids(claim).into_iter().collect::<HashSet<JobId>>();
+    assert_eq!(set(&first), set(&repeat));
+    store.complete(&first.leases[0]).await;
+    let left = store.backend.claim(&request).await.unwrap();
+    assert_eq!(set(&left), ids(&first)[1..].iter().copied().collect());
+    assert_eq!(store.count(JobState::Ready).await, 1);
+    store.audit().await;
+}
+
+pub async fn racing_claims_share_nothing<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let mut sent = HashSet::new();
+    for _ in 0..4 {
+        let jobs: Vec<NewJob> = (0..250).map(|_| job("a")).collect();
+        sent.extend(enqueue_all(&store, &jobs).await);
+    }
+    let other = store.other().await;
+    let other = other.as_ref().unwrap_or(&store.backend);
+    let drain = async |backend: &H::Backend| {
+        let mut taken = Vec::new();
+        loop {
+            let claim = backend.claim(&claim_request(7)).await.unwrap();
+            if claim.leases.is_empty() {
+                return taken;
+            }
+            taken.extend(ids(&claim));
+        }
+    };
+    let (one, two, three) = tokio::join!(drain(&store.backend), drain(other), drain(other));
+    let taken = [one, two, three].concat();
+    assert_eq!(taken.len(), 1000);
+    assert_eq!(taken.into_iter().collect::<HashSet<_>>(), sent);
+    assert_eq!(store.count(JobState::Running).await, 1000);
+    store.audit().await;
+}
+
+pub async fn an_expired_job_is_dead_not_run<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let expires_at = UNIX_EPOCH + Duration::from_millis(store.now().as_ms() + 1000);
+    let expiring = store.enqueue(&job("a").expires_at(expires_at)).await.id;
+    let lasting = store.enqueue(&job("a")).await.id;
+    store.advance(Duration::from_secs(1)).await;
+    assert_eq!(ids(&store.claim(9).await), [lasting]);
+    let record = store.record(expiring).await;
+    assert_eq!((record.state, record.dead_reason), (JobState::Dead, Some(DeadReason::Expired)));
+    assert_eq!(record.attempt(), 0);
+    store.audit().await;
+}
+
+pub async fn fences_increase<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    enqueue_all(&store, &[job("a"), job("a"), job("a")]).await;
+    let mut last = 0;
+    for lease in [store.claim(2).await, store.claim(2).await].into_iter().flat_map(|c| c.leases) {
+        assert!(lease.fence > last);
+        last = lease.fence;
+    }
+}

@@ -1,0 +1,91 @@
+//! Idempotency keys: they live and die with their job.
+
+use std::time::Duration;
+
+use super::Harness;
+use super::store::{Store, failure, job};
+use crate::{
+    Backend, ConflictReason, EnqueueOutcome, Enqueued, JobState, Kind, NewJob, Outcome, Payload,
+    Retention,
+};
+
+fn keyed() -> NewJob {
+    job("a").idempotency_key("once")
+}
+
+pub async fn a_key_finds_the_first_job<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let first = store.enqueue(&keyed()).await.id;
+    assert_eq!(store.enqueue(&keyed()).await, Enqueued::duplicate(first, JobState::Ready));
+    let lease = store.claim_one().await;
+    assert_eq!(store.enqueue(&keyed()).await, Enqueued::duplicate(first, JobState::Running));
+    store.complete(&lease).await;
+    assert_eq!(store.enqueue(&keyed()).await, Enqueued::duplicate(first, JobState::Completed));
+    store.audit().await;
+}
+
+pub async fn another_payload_conflicts<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let first = store.enqueue(&keyed()).await.id;
+    let other = NewJob::new(Kind::new("a").unwrap(), Payload::raw("x")).idempotency_key("once");
+    let outcome = store.try_enqueue(&other).await;
+    let reason = ConflictReason::IdempotencyKey;
+    assert_eq!(outcome, EnqueueOutcome::Conflict { existing: first, reason });
+    assert!(store.get(other.job_id()).await.is_none());
+    store.audit().await;
+}
+
+pub async fn a_retry_keeps_its_key<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let first = store.enqueue(&keyed()).await.id;
+    let lease = store.claim_one().await;
+    let delay = Duration::from_secs(5);
+    store.settle(&lease, Outcome::Retry { delay, error: failure() }).await;
+    assert_eq!(store.enqueue(&keyed()).await, Enqueued::duplicate(first, JobState::Retrying));
+    store.audit().await;
+}
+
+pub async fn dead_and_cancelled_jobs_free_their_key<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let first = store.enqueue(&keyed()).await.id;
+    let lease = store.claim_one().await;
+    store.settle(&lease, Outcome::Dead { error: failure() }).await;
+    let second = store.enqueue(&keyed()).await;
+    assert!(!second.duplicate);
+    store.cancel(second.id).await;
+    let third = store.enqueue(&keyed()).await;
+    assert!(!third.duplicate);
+    let states = [store.state(first).await, store.state(second.id).await];
+    assert_eq!(states, [JobState::Dead, JobState::Cancelled]);
+    store.audit().await;
+}
+
+pub async fn racing_keys_make_one_job<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let Some(other) = store.other().await else { return };
+    for round in 0..100 {
+        let job = || job("a").idempotency_key(format!("round-{round}"));
+        let (left, right) = ([job()], [job()]);
+        let (left, right) = tokio::join!(store.backend.enqueue(&left), other.enqueue(&right));
+        let ids = [left, right].map(|outcomes| match outcomes.unwrap().remove(0) {
+            EnqueueOutcome::Done(enqueued) => enqueued.id,
+            conflict => panic!("{conflict:?}"),
+        });
+        assert_eq!(ids[0], ids[1]);
+    }
+    assert_eq!(store.count(JobState::Ready).await, 100);
+    store.audit().await;
+}
+
+pub async fn a_dropped_record_frees_its_key<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let kept = Duration::from_secs(60);
+    let first = keyed().retention(Retention { completed: kept, dead: kept });
+    store.enqueue(&first).await;
+    let lease = store.claim_one().await;
+    store.complete(&lease).await;
+    store.advance(kept).await;
+    assert_eq!(store.maintain().await.dropped, 1);
+    assert!(!store.enqueue(&keyed()).await.duplicate);
+    store.audit().await;
+}

@@ -1,0 +1,78 @@
+//! T16: finished records stay for a while and then are gone without a trace.
+
+use std::time::Duration;
+
+use super::Harness;
+use super::store::{Store, claim_request, failure, job};
+use crate::backend::FINISHED_MAX;
+use crate::{Backend, JobState, NewJob, Outcome, Retention, SettleRequest, Settlement};
+
+pub async fn records_are_dropped_after_their_time<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let minute = Duration::from_secs(60);
+    let retention = Retention { completed: minute, dead: minute * 2 };
+    let [completed, dead, cancelled] =
+        [job("a"), job("a"), job("a")].map(|j| j.retention(retention));
+    store.enqueue(&completed).await;
+    store.complete(&store.claim_one().await).await;
+    store.enqueue(&dead).await;
+    store.settle(&store.claim_one().await, Outcome::Dead { error: failure() }).await;
+    store.enqueue(&cancelled).await;
+    store.cancel(cancelled.job_id()).await;
+
+    store.advance(minute - Duration::from_millis(1)).await;
+    assert_eq!(store.maintain().await.dropped, 0);
+    store.advance(Duration::from_millis(1)).await;
+    assert!(store.claim(1).await.maintain);
+    assert_eq!(store.maintain().await.dropped, 2);
+    assert!(store.get(completed.job_id()).await.is_none());
+    assert!(store.get(cancelled.job_id()).await.is_none());
+    assert_eq!(store.state(dead.job_id()).await, JobState::Dead);
+    store.advance(minute).await;
+    assert_eq!(store.maintain().await.dropped, 1);
+    assert_eq!(store.backend.stats().await.unwrap(), []);
+    store.audit().await;
+}
+
+pub async fn only_so_many_records_are_kept<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let jobs_to_run = FINISHED_MAX + 1200;
+    let mut done = 0;
+    let mut first = None;
+    while done < jobs_to_run {
+        let jobs: Vec<NewJob> = (0..400).map(|_| job("a")).collect();
+        first.get_or_insert(jobs[0].job_id());
+        store.backend.enqueue(&jobs).await.unwrap();
+        let leases = store.backend.claim(&claim_request(400)).await.unwrap().leases;
+        done += leases.len() as u64;
+        let settlements = leases.iter().map(|lease| Settlement {
+            id: lease.spec.id,
+            token: lease.token,
+            outcome: Outcome::Completed { result: None },
+            elapsed: Duration::ZERO,
+        });
+        let request = SettleRequest { settlements: settlements.collect(), claim: None };
+        store.backend.settle(&request).await.unwrap();
+        // Later records expire later, so the first ones are the first to go.
+        store.advance(Duration::from_millis(1)).await;
+    }
+    while store.maintain().await.more {}
+    assert_eq!(store.count(JobState::Completed).await, FINISHED_MAX);
+    assert!(store.get(first.unwrap()).await.is_none());
+    store.audit().await;
+}
+
+pub async fn zero_retention_keeps_nothing<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let nothing = Retention { completed: Duration::ZERO, dead: Duration::ZERO };
+    let transient = || job("a").retention(nothing).idempotency_key("k");
+    store.enqueue(&transient()).await;
+    store.complete(&store.claim_one().await).await;
+    store.enqueue(&transient()).await;
+    store.settle(&store.claim_one().await, Outcome::Dead { error: failure() }).await;
+    let cancelled = store.enqueue(&transient()).await;
+    assert!(!cancelled.duplicate);
+    store.cancel(cancelled.id).await;
+    assert_eq!(store.backend.stats().await.unwrap(), []);
+    store.audit().await;
+}

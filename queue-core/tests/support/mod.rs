@@ -1,0 +1,131 @@
+//! What the engine's tests need: a backend that loses calls and replies, and a gate.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use queue_core::backend::{CheckFinding, Violation};
+use queue_core::{
+    Backend, CancelOutcome, Claim, ClaimRequest, EnqueueOutcome, Error, Interest, JobId, JobRecord,
+    Maintained, MemoryBackend, NewJob, QueueStats, RenewRequest, Renewal, SettleReply,
+    SettleRequest, Wake,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Once open, open for all.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(CancellationToken);
+
+impl Gate {
+    pub fn open(&self) {
+        self.0.cancel();
+    }
+
+    pub async fn passed(&self) {
+        self.0.cancelled().await;
+    }
+}
+
+/// A memory backend behind a bad network.
+#[derive(Debug, Clone)]
+pub struct Faulty(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    backend: MemoryBackend,
+    cut_off: AtomicBool,
+    lose_every: AtomicU64,
+    calls: AtomicU64,
+}
+
+impl Faulty {
+    pub fn new(backend: MemoryBackend) -> Self {
+        let inner = Inner {
+            backend,
+            cut_off: AtomicBool::new(false),
+            lose_every: AtomicU64::new(0),
+            calls: AtomicU64::new(0),
+        };
+        Self(Arc::new(inner))
+    }
+
+    /// No call arrives while this is set.
+    pub fn cut_off(&self, cut_off: bool) {
+        self.0.cut_off.store(cut_off, Ordering::SeqCst);
+    }
+
+    /// Of `n` calls one is lost, in turns before and after it took effect; none for 0.
+    pub fn lose_every(&self, n: u64) {
+        self.0.lose_every.store(n, Ordering::SeqCst);
+    }
+
+    /// Looks past the network.
+    pub async fn record(&self, id: JobId) -> JobRecord {
+        self.0.backend.get(&[id]).await.unwrap().remove(0).unwrap()
+    }
+
+    async fn over_network<T>(
+        &self,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let lost = |what: &str| Err(Error::Unavailable(format!("{what} was lost")));
+        let n = self.0.lose_every.load(Ordering::SeqCst);
+        let count = self.0.calls.fetch_add(1, Ordering::SeqCst);
+        let loses = n > 0 && count % n == 0;
+        if self.0.cut_off.load(Ordering::SeqCst) || (loses && count % (2 * n) == 0) {
+            return lost("the call");
+        }
+        let answer = call.await?;
+        if loses || self.0.cut_off.load(Ordering::SeqCst) {
+            return lost("the reply");
+        }
+        Ok(answer)
+    }
+}
+
+impl Backend for Faulty {
+    async fn enqueue(&self, jobs: &[NewJob]) -> Result<Vec<EnqueueOutcome>, Error> {
+        self.over_network(self.0.backend.enqueue(jobs)).await
+    }
+
+    async fn claim(&self, request: &ClaimRequest) -> Result<Claim, Error> {
+        self.over_network(self.0.backend.claim(request)).await
+    }
+
+    async fn renew(&self, request: &RenewRequest) -> Result<Vec<Renewal>, Error> {
+        self.over_network(self.0.backend.renew(request)).await
+    }
+
+    async fn settle(&self, request: &SettleRequest) -> Result<SettleReply, Error> {
+        self.over_network(self.0.backend.settle(request)).await
+    }
+
+    async fn wait(&self, interest: &Interest, timeout: Duration) -> Result<Wake, Error> {
+        self.over_network(self.0.backend.wait(interest, timeout)).await
+    }
+
+    async fn cancel(&self, ids: &[JobId]) -> Result<Vec<CancelOutcome>, Error> {
+        self.over_network(self.0.backend.cancel(ids)).await
+    }
+
+    async fn get(&self, ids: &[JobId]) -> Result<Vec<Option<JobRecord>>, Error> {
+        // Never lost: this is how the tests look.
+        self.0.backend.get(ids).await
+    }
+
+    async fn stats(&self) -> Result<Vec<QueueStats>, Error> {
+        self.0.backend.stats().await
+    }
+
+    async fn maintain(&self, budget: u32) -> Result<Maintained, Error> {
+        self.over_network(self.0.backend.maintain(budget)).await
+    }
+
+    async fn audit(&self) -> Result<Vec<Violation>, Error> {
+        self.0.backend.audit().await
+    }
+
+    async fn check(&self) -> Result<Vec<CheckFinding>, Error> {
+        self.0.backend.check().await
+    }
+}
