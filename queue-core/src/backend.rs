@@ -2,7 +2,7 @@
 //!
 //! A [`Backend`] is a store that can make the moves of the state machine
 //! ([`TRANSITIONS`](crate::state::TRANSITIONS)), each in one atomic step. Whoever writes one runs
-//! [`conformance`](crate::conformance) against it.
+//! [`conformance`](mod@crate::conformance) against it.
 //!
 //! # What every implementation must keep
 //!

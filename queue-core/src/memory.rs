@@ -1,6 +1,6 @@
 //! The memory backend: the reference model behind a lock.
 //!
-//! [`model`] is the state machine with every rule written out once, plainly, without I/O; the real
+//! `memory/model.rs` is the state machine with every rule written out once, plainly, without I/O; the real
 //! stores are compared with it step by step. It loses everything when the process ends, so it is
 //! for tests and for work that may be lost.
 

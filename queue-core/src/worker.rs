@@ -1,10 +1,10 @@
 //! The worker engine: takes jobs from a queue and runs them.
 //!
 //! One round trip at a time does everything: it reports the attempts that ended since the last one
-//! and claims jobs for the slots that are free now ([`cycle`]). Each job runs in a task of its own
-//! ([`run`]). Leases are renewed from a thread of their own, so that a handler that blocks the
-//! runtime does not lose its lease ([`renew`]). Every worker also does the store's housekeeping;
-//! there is no leader ([`maintain`]).
+//! and claims jobs for the slots that are free now (`worker/cycle.rs`). Each job runs in a task of its own
+//! (`worker/run.rs`). Leases are renewed from a thread of their own, so that a handler that blocks the
+//! runtime does not lose its lease (`worker/renew.rs`). Every worker also does the store's housekeeping;
+//! there is no leader (`worker/maintain.rs`).
 
 mod attempts;
 mod cycle;

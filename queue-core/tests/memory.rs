@@ -1,6 +1,8 @@
 //! The memory backend under the conformance suite. The model test compares it with itself: that
 //! finds nothing but steps that fail and audits that complain, and it keeps the test itself honest.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::sync::Arc;
 
 use queue_core::conformance::Harness;

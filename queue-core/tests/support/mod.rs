@@ -14,21 +14,21 @@ use tokio_util::sync::CancellationToken;
 
 /// Once open, open for all.
 #[derive(Debug, Clone, Default)]
-pub struct Gate(CancellationToken);
+pub(crate) struct Gate(CancellationToken);
 
 impl Gate {
-    pub fn open(&self) {
+    pub(crate) fn open(&self) {
         self.0.cancel();
     }
 
-    pub async fn passed(&self) {
+    pub(crate) async fn passed(&self) {
         self.0.cancelled().await;
     }
 }
 
 /// A memory backend behind a bad network.
 #[derive(Debug, Clone)]
-pub struct Faulty(Arc<Inner>);
+pub(crate) struct Faulty(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -39,7 +39,7 @@ struct Inner {
 }
 
 impl Faulty {
-    pub fn new(backend: MemoryBackend) -> Self {
+    pub(crate) fn new(backend: MemoryBackend) -> Self {
         let inner = Inner {
             backend,
             cut_off: AtomicBool::new(false),
@@ -50,17 +50,17 @@ impl Faulty {
     }
 
     /// No call arrives while this is set.
-    pub fn cut_off(&self, cut_off: bool) {
+    pub(crate) fn cut_off(&self, cut_off: bool) {
         self.0.cut_off.store(cut_off, Ordering::SeqCst);
     }
 
     /// Of `n` calls one is lost, in turns before and after it took effect; none for 0.
-    pub fn lose_every(&self, n: u64) {
+    pub(crate) fn lose_every(&self, n: u64) {
         self.0.lose_every.store(n, Ordering::SeqCst);
     }
 
     /// Looks past the network.
-    pub async fn record(&self, id: JobId) -> JobRecord {
+    pub(crate) async fn record(&self, id: JobId) -> JobRecord {
         self.0.backend.get(&[id]).await.unwrap().remove(0).unwrap()
     }
 
@@ -71,8 +71,8 @@ impl Faulty {
         let lost = |what: &str| Err(Error::Unavailable(format!("{what} was lost")));
         let n = self.0.lose_every.load(Ordering::SeqCst);
         let count = self.0.calls.fetch_add(1, Ordering::SeqCst);
-        let loses = n > 0 && count % n == 0;
-        if self.0.cut_off.load(Ordering::SeqCst) || (loses && count % (2 * n) == 0) {
+        let loses = n > 0 && count.is_multiple_of(n);
+        if self.0.cut_off.load(Ordering::SeqCst) || (loses && count.is_multiple_of(2 * n)) {
             return lost("the call");
         }
         let answer = call.await?;
