@@ -64,6 +64,8 @@ pub(super) struct Turning {
     ask: bool,
     /// Ask at the latest then.
     ask_at: Instant,
+    /// The store has refused to be asked: try again no sooner.
+    no_claim_before: Instant,
     report: StopReport,
 }
 
@@ -80,6 +82,7 @@ impl Cycle {
             batch_max: PASS_MAX as usize,
             ask: true,
             ask_at: Instant::now(),
+            no_claim_before: Instant::now(),
             report: StopReport::default(),
         };
         turning.turn().await
@@ -134,8 +137,10 @@ impl Turning {
         let mut carried: Vec<Ended> = self.pending.drain(..carried).collect();
         // Each job that is given back goes to the head of its lane: the first one goes last.
         carried.sort_by_key(|ended| std::cmp::Reverse(ended.lease.fence));
-        let asks = self.ask || !carried.is_empty() || Instant::now() >= self.ask_at;
-        let may_claim = phase == Phase::Running && self.set.slots.free() > 0;
+        let now = Instant::now();
+        let asks = self.ask || !carried.is_empty() || now >= self.ask_at;
+        let has_room = phase == Phase::Running && self.set.slots.free() > 0;
+        let may_claim = has_room && now >= self.no_claim_before;
         let claim = (asks && may_claim).then(|| self.next_claim());
         if carried.is_empty() && claim.is_none() {
             return None;
@@ -167,7 +172,8 @@ impl Turning {
             self.waiting.detach();
         }
         let tick = Instant::now() + ASK_INTERVAL;
-        let tick = if has_room { tick.min(self.ask_at) } else { tick };
+        let next_claim = self.ask_at.max(self.no_claim_before);
+        let tick = if has_room { tick.min(next_claim) } else { tick };
         tokio::select! {
             Some(ended) = self.ended.recv() => self.take_in_ended(ended),
             wake = self.waiting.woken() => self.woken(wake),

@@ -28,7 +28,8 @@ impl Turning {
             };
             self.store_is_up(false);
             if !error.is_retryable() {
-                return self.refused(&error, carried).await;
+                let claims = request.claim.is_some();
+                return self.refused(&error, carried, claims).await;
             }
             tracing::warn!(event = "store_unavailable", %error, settlements = carried.len());
             if !self.pause(pause).await {
@@ -82,22 +83,25 @@ impl Turning {
         }
     }
 
-    /// The store will not take this request however often it is sent. One bad settlement must not
-    /// hold up the others: they are sent one by one, and the bad one is left to its lease.
-    async fn refused(&mut self, error: &Error, carried: Vec<Ended>) {
+    /// The store will not take this request however often it is sent. What is at fault is
+    /// singled out: first the claim is left away, then the settlements are sent one by one. One
+    /// bad settlement must not hold up the others; it is left to its lease.
+    async fn refused(&mut self, error: &Error, carried: Vec<Ended>, claims: bool) {
+        if claims {
+            tracing::error!(event = "claim_refused", %error);
+            self.no_claim_before = Instant::now() + PAUSE_MAX;
+        }
         match carried.as_slice() {
-            [] => {
-                tracing::error!(event = "claim_refused", %error);
-                self.pause(PAUSE_MAX).await;
-            }
-            [ended] => {
+            [ended] if !claims => {
                 let job_id = ended.settlement.id;
                 tracing::error!(event = "settle_refused", %error, %job_id);
                 self.set.leases.remove(ended.settlement.token, job_id);
                 self.report.lost += 1;
             }
             _ => {
-                self.batch_max = 1;
+                if !claims {
+                    self.batch_max = 1;
+                }
                 for ended in carried.into_iter().rev() {
                     self.pending.push_front(ended);
                 }
