@@ -8,8 +8,9 @@ use crate::backend::PASS_MAX;
 use crate::{Queue, telemetry};
 
 /// How often a worker that makes no claims looks for itself: within this time plus a pass, the
-/// jobs of a dead worker are ready again once their lease is over.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// jobs of a dead worker are ready again once their lease is over. Longer than the second after
+/// which an idle worker claims anyway, so that it does not look twice.
+const INTERVAL: Duration = Duration::from_millis(1250);
 
 /// Runs for ever. `due` is notified when a claim's answer says that there is something to do;
 /// `claimed` when a claim was made at all, which is as good as having looked.

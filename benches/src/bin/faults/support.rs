@@ -1,0 +1,119 @@
+//! The processes of a scene: redis-server and replicas of the daemon. All of them end with their
+//! handle, by their id.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+/// A temporary folder that is removed at the end.
+pub(crate) fn temporary_folder() -> anyhow::Result<tempfile::TempDir> {
+    tempfile::tempdir().context("cannot make a temporary folder")
+}
+
+/// A redis-server of its own.
+pub(crate) struct Redis {
+    child: Child,
+    port: u16,
+}
+
+impl Redis {
+    pub(crate) fn start(folder: &Path) -> anyhow::Result<Self> {
+        // The port is free now; whoever takes it in between makes the server fail, and us with it.
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let child = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--appendonly", "yes"])
+            .args(["--save", "", "--maxmemory-policy", "noeviction", "--dir"])
+            .arg(folder)
+            .stdout(Stdio::null())
+            .spawn()
+            .context("cannot start redis-server; ./scripts/test installs it")?;
+        let redis = Self { child, port };
+        for _ in 0..500 {
+            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                return Ok(redis);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        anyhow::bail!("redis-server does not listen")
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A replica of the daemon.
+pub(crate) struct Replica(Child);
+
+impl Replica {
+    pub(crate) fn start(program: &Path, config: &Path) -> anyhow::Result<Self> {
+        let child = Command::new(program).arg("run").arg("-c").arg(config).spawn()?;
+        Ok(Self(child))
+    }
+
+    pub(crate) fn signal(&self, signal: &str) -> anyhow::Result<()> {
+        let name = signal.trim_start_matches("SIG");
+        let status = Command::new("kill").args(["-s", name, &self.0.id().to_string()]).status()?;
+        anyhow::ensure!(status.success(), "cannot send {signal}");
+        Ok(())
+    }
+
+    pub(crate) fn wait(&mut self) -> anyhow::Result<()> {
+        self.0.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The configuration of every replica.
+pub(crate) fn write_config(folder: &Path, url: &str, lease: Duration) -> anyhow::Result<PathBuf> {
+    let log = folder.join("runs.log");
+    std::fs::write(&log, "")?;
+    let text = format!(
+        r#"
+[store]
+url = "{url}"
+
+[worker]
+concurrency = 16
+lease = "{}ms"
+shutdown_grace = "10s"
+
+[executors."fault.touch"]
+type = "command"
+# Appends the job's number, in one write, to the list of runs.
+argv = ["sh", "-c", "echo $0 >> '{}'", "{{payload.n}}"]
+
+[executors."fault.sleep"]
+type = "command"
+argv = ["sleep", "{{payload.seconds}}"]
+
+[http]
+listen = "127.0.0.1:0"
+
+[log]
+level = "error"
+"#,
+        lease.as_millis(),
+        log.display(),
+    );
+    let path = folder.join("workerd.toml");
+    std::fs::write(&path, text)?;
+    Ok(path)
+}
