@@ -103,7 +103,7 @@ impl Connect for Queue {
                 return Err(Error::Unsupported(why.to_owned()));
             }
             "memory" => Self::memory(),
-            "sqlite" => sqlite(url, &options)?,
+            "sqlite" => sqlite(url, &options).await?,
             "redis" | "rediss" | "redis+unix" | "unix" => redis(url, &options).await?,
             _ => return Err(unknown(scheme)),
         };
@@ -121,7 +121,7 @@ fn unknown(scheme: &str) -> Error {
 }
 
 #[cfg(feature = "sqlite")]
-fn sqlite(url: &str, options: &ConnectOptions) -> Result<Queue, Error> {
+async fn sqlite(url: &str, options: &ConnectOptions) -> Result<Queue, Error> {
     use queue_sqlite::{SqliteBackend, SqliteOptions};
     let rest = url.strip_prefix("sqlite:").unwrap_or(url);
     let path = rest.strip_prefix("//").unwrap_or(rest);
@@ -136,11 +136,15 @@ fn sqlite(url: &str, options: &ConnectOptions) -> Result<Queue, Error> {
     let sqlite_options = SqliteOptions::default()
         .namespace(options.namespace.clone())
         .durability(durability);
-    Ok(Queue::new(SqliteBackend::open(path, sqlite_options)?))
+    let path = path.to_owned();
+    // Opening reads files and may wait for another process that is just making them.
+    let open = tokio::task::spawn_blocking(move || SqliteBackend::open(path, sqlite_options));
+    let backend = open.await.map_err(|error| Error::Unavailable(error.to_string()))??;
+    Ok(Queue::new(backend))
 }
 
 #[cfg(not(feature = "sqlite"))]
-fn sqlite(_: &str, _: &ConnectOptions) -> Result<Queue, Error> {
+async fn sqlite(_: &str, _: &ConnectOptions) -> Result<Queue, Error> {
     Err(Error::Unsupported("sqlite: the crate feature \"sqlite\" is not enabled".to_owned()))
 }
 

@@ -1,0 +1,26 @@
+-- Rows that lead nowhere.
+SELECT job.id, 'its lane is missing'
+  FROM job LEFT JOIN lane ON lane.lane = job.lane WHERE lane.lane IS NULL
+UNION ALL
+SELECT job.id, 'its body is missing'
+  FROM job LEFT JOIN body ON body.job = job.job WHERE body.job IS NULL
+UNION ALL
+SELECT NULL, 'body ' || body.job || ' has no job'
+  FROM body LEFT JOIN job ON job.job = body.job WHERE job.job IS NULL
+UNION ALL
+SELECT NULL, 'note ' || note.job || ' has no job'
+  FROM note LEFT JOIN job ON job.job = note.job WHERE job.job IS NULL
+UNION ALL
+SELECT job.id, 'it is running but its claim is missing'
+  FROM job LEFT JOIN claim ON claim.claim = job.claim
+ WHERE job.state = 4 AND claim.claim IS NULL
+UNION ALL
+SELECT job.id, 'it is finished but its shelf is missing or of another queue or kind of end'
+  FROM job
+  LEFT JOIN lane ON lane.lane = job.lane
+  LEFT JOIN shelf ON shelf.shelf = job.shelf
+ WHERE job.state BETWEEN 5 AND 7
+   AND (shelf.shelf IS NULL OR shelf.queue <> lane.queue OR shelf.dead <> (job.state = 6))
+UNION ALL
+SELECT NULL, 'the store has ' || count(*) || ' rows about itself'
+  FROM store HAVING count(*) <> 1;

@@ -1,0 +1,165 @@
+//! [`SqliteBackend`], and one file per operation.
+
+mod audit;
+mod cancel;
+mod check;
+mod claim;
+mod enqueue;
+mod get;
+mod held;
+mod maintain;
+#[cfg(test)]
+mod plans;
+mod promote;
+mod renew;
+mod settle;
+mod stats;
+mod taken;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use queue_core::backend::{CheckFinding, Violation};
+use queue_core::{
+    Backend, CancelOutcome, Claim, ClaimRequest, EnqueueOutcome, Error, Interest, JobId, JobRecord,
+    Maintained, NewJob, QueueStats, RenewRequest, Renewal, SettleReply, SettleRequest, Wake,
+    WorkerId,
+};
+use tokio::sync::mpsc;
+
+use crate::SqliteOptions;
+use crate::open::{Role, Room, connect, prepare};
+use crate::reader::Reader;
+use crate::session::Session;
+use crate::watch::{Watch, WatchThread};
+use crate::writer::Writer;
+pub(crate) use claim::SELECT_FIRST_DUE;
+#[cfg(test)]
+pub(crate) use enqueue::enqueue as enqueue_for_tests;
+
+/// A store in one SQLite file, for any number of processes of one host.
+///
+/// Opening it starts four threads: one that writes, two that read, and one that wakes waiting
+/// workers. They end when it is dropped, after what was asked of them is done;
+/// [`SqliteBackend::close`] also waits for that.
+#[derive(Debug)]
+pub struct SqliteBackend {
+    path: PathBuf,
+    options: SqliteOptions,
+    room: Room,
+    writer: Writer,
+    reader: Reader,
+    watch: WatchThread,
+    /// Closed when all threads have ended.
+    ended: mpsc::Receiver<()>,
+}
+
+impl SqliteBackend {
+    /// Opens the file at `path`, which is created if it is not there; its directory must exist.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], with what to do about it, for a file that is not a queue database or
+    /// belongs to a newer version or another namespace, a file system that does not keep the
+    /// promises (a network file system), missing permissions, and a SQLite library that is too
+    /// old. [`Error::Unavailable`] if another process keeps the file locked.
+    pub fn open(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self, Error> {
+        let (path, conn) = prepare(path.as_ref(), &options)?;
+        let (reading, readers_ended) = mpsc::channel(1);
+        let reader = Reader::start(&path, &reading)?;
+        let watch = Watch::start(connect(&path, Role::Reader)?, reading)?;
+        let (ending, ended) = mpsc::channel(1);
+        let writer = Writer::start(conn, Arc::clone(watch.watch()), readers_ended, ending)?;
+        let room = Room::new(&path, options.max_bytes);
+        Ok(Self { path, options, room, writer, reader, watch, ended })
+    }
+
+    /// The file that holds the jobs: absolute, without symbolic links, and with the namespace's
+    /// suffix.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Finishes what was asked for, empties the write-ahead log, closes the file, and returns when
+    /// all of that is done. Dropping the backend does the same without waiting.
+    pub async fn close(self) {
+        let Self { writer, reader, watch, mut ended, .. } = self;
+        drop((writer, reader, watch));
+        while ended.recv().await.is_some() {}
+    }
+}
+
+impl Backend for SqliteBackend {
+    async fn enqueue(&self, jobs: &[NewJob]) -> Result<Vec<EnqueueOutcome>, Error> {
+        let (jobs, room) = (jobs.to_vec(), self.room.clone());
+        self.writer.run(jobs.len(), move |session| enqueue::enqueue(session, &jobs, &room)).await
+    }
+
+    async fn claim(&self, request: &ClaimRequest) -> Result<Claim, Error> {
+        let (jobs, worker) = (request.max as usize, request.worker.clone());
+        let request = request.clone();
+        let answer = self.writer.run(jobs, move |session| claim::claim(session, &request)).await;
+        answer.map(|answer| self.note(&worker, answer))
+    }
+
+    async fn renew(&self, request: &RenewRequest) -> Result<Vec<Renewal>, Error> {
+        let request = request.clone();
+        let claims = request.tokens.len();
+        self.writer.run(claims, move |session| renew::renew(session, &request)).await
+    }
+
+    async fn settle(&self, request: &SettleRequest) -> Result<SettleReply, Error> {
+        let jobs = request.settlements.len();
+        let settlements = request.settlements.clone();
+        let settle = move |session: &mut Session<'_>| settle::settle(session, &settlements);
+        let Some(request) = request.claim.clone() else {
+            return Ok(SettleReply::new(self.writer.run(jobs, settle).await?, None));
+        };
+        let worker = request.worker.clone();
+        let claim = move |session: &mut Session<'_>| claim::claim(session, &request);
+        let (settled, answer) = self.writer.run_both(jobs, settle, claim).await?;
+        Ok(SettleReply::new(settled, Some(self.note(&worker, answer))))
+    }
+
+    async fn wait(&self, interest: &Interest, timeout: Duration) -> Result<Wake, Error> {
+        self.watch.watch().wait(interest, timeout).await
+    }
+
+    async fn cancel(&self, ids: &[JobId]) -> Result<Vec<CancelOutcome>, Error> {
+        let ids = ids.to_vec();
+        self.writer.run(ids.len(), move |session| cancel::cancel(session, &ids)).await
+    }
+
+    async fn get(&self, ids: &[JobId]) -> Result<Vec<Option<JobRecord>>, Error> {
+        let ids = ids.to_vec();
+        self.reader.run(move |conn| get::get(conn, &ids)).await
+    }
+
+    async fn stats(&self) -> Result<Vec<QueueStats>, Error> {
+        self.reader.run(stats::stats).await
+    }
+
+    async fn maintain(&self, budget: u32) -> Result<Maintained, Error> {
+        self.writer.run(budget as usize, move |session| maintain::maintain(session, budget)).await
+    }
+
+    async fn audit(&self) -> Result<Vec<Violation>, Error> {
+        self.reader.run(audit::audit).await
+    }
+
+    async fn check(&self) -> Result<Vec<CheckFinding>, Error> {
+        let (path, room, durability) =
+            (self.path.clone(), self.room.clone(), self.options.durability);
+        let synchronous = self.writer.run(0, |session| check::synchronous(session.conn)).await?;
+        self.reader.run(move |conn| check::check(conn, &path, &room, durability, synchronous)).await
+    }
+}
+
+impl SqliteBackend {
+    /// Remembers what a worker knows after a claim, for its next wait.
+    fn note(&self, worker: &WorkerId, (claim, first_due): claim::Answer) -> Claim {
+        self.watch.watch().learned(worker, first_due);
+        claim
+    }
+}

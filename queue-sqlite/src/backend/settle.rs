@@ -1,0 +1,132 @@
+//! T6–T10 and T14: how attempts end.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use queue_core::{
+    ClaimToken, DeadReason, JobError, JobState, Outcome, Payload, Settled, Settlement,
+};
+use rusqlite::OptionalExtension;
+
+use super::held::Claims;
+use crate::errors::Fault;
+use crate::rows::{duration_ms, ms};
+use crate::session::{End, Finish, Head, Session};
+
+const SELECT_CLAIM_ID: &str = "SELECT claim FROM claim WHERE token = ?1";
+const UPSERT_ERROR: &str = "INSERT INTO note (job, error) VALUES (?1, ?2) \
+     ON CONFLICT (job) DO UPDATE SET error = excluded.error";
+const UPSERT_RESULT: &str = "INSERT INTO note (job, result_codec, result) VALUES (?1, ?2, ?3) \
+     ON CONFLICT (job) DO UPDATE SET result_codec = excluded.result_codec, \
+     result = excluded.result";
+
+/// Ends attempts, in order.
+pub(super) fn settle(
+    session: &mut Session<'_>,
+    settlements: &[Settlement],
+) -> Result<Vec<Settled>, Fault> {
+    let mut tokens = HashMap::new();
+    let mut claims = Claims::default();
+    let mut answers = Vec::with_capacity(settlements.len());
+    for settlement in settlements {
+        let holder = match tokens.get(&settlement.token) {
+            Some(known) => *known,
+            None => {
+                let claim = claim_of(session, settlement.token)?;
+                tokens.insert(settlement.token, claim);
+                claim
+            }
+        };
+        answers.push(settle_one(session, settlement, holder, &mut claims)?);
+    }
+    claims.save(session)?;
+    Ok(answers)
+}
+
+fn claim_of(session: &Session<'_>, token: ClaimToken) -> Result<Option<i64>, Fault> {
+    let mut select = session.conn.prepare_cached(SELECT_CLAIM_ID)?;
+    Ok(select.query_row([token.as_bytes()], |row| row.get(0)).optional()?)
+}
+
+fn settle_one(
+    session: &mut Session<'_>,
+    settlement: &Settlement,
+    holder: Option<i64>,
+    claims: &mut Claims,
+) -> Result<Settled, Fault> {
+    let Some(mut head) = session.head(settlement.id)? else { return Ok(Settled::Gone) };
+    let token = Some(settlement.token);
+    let Some(claim) = head.claim.filter(|claim| Some(*claim) == holder) else {
+        let repeated = head.settled_by == token;
+        return Ok(match head.state {
+            state if repeated => Settled::AlreadyDone(state),
+            state => Settled::Stale(state),
+        });
+    };
+    head.settled_by = token;
+    claims.let_go(claim);
+    conclude(session, head, settlement).map(Settled::Applied)
+}
+
+/// Moves a job that its claim lets go to where the outcome takes it.
+fn conclude(
+    session: &mut Session<'_>,
+    mut head: Head,
+    settlement: &Settlement,
+) -> Result<JobState, Fault> {
+    let outcome = &settlement.outcome;
+    if let Outcome::Retry { error, .. } | Outcome::Dead { error } = outcome {
+        head.failures = head.failures.saturating_add(1);
+        note_error(session, &head, error)?;
+    }
+    let exhausted = head.failures >= head.max_attempts;
+    let (state, reason) = match outcome {
+        Outcome::Completed { result } => {
+            if let Some(result) = result {
+                note_result(session, &head, result)?;
+            }
+            (JobState::Completed, None)
+        }
+        Outcome::Dead { .. } => (JobState::Dead, Some(DeadReason::Failed)),
+        _ if head.cancel_requested => (JobState::Cancelled, None),
+        Outcome::Retry { .. } if exhausted => (JobState::Dead, Some(DeadReason::AttemptsExhausted)),
+        Outcome::Retry { delay, .. } => return again(session, head, *delay),
+        Outcome::Snoozed { delay } => {
+            head.snoozes = head.snoozes.saturating_add(1);
+            return again(session, head, *delay);
+        }
+        Outcome::Released | Outcome::Cancelled => {
+            session.make_ready(&head, End::Head)?;
+            return Ok(JobState::Ready);
+        }
+        _ => {
+            let reason = "this outcome is not known to the SQLite store".to_owned();
+            return Err(queue_core::Error::Unsupported(reason).into());
+        }
+    };
+    let elapsed_ms = Some(duration_ms(settlement.elapsed));
+    session.finish(&head, Finish { state, reason, elapsed_ms })?;
+    Ok(state)
+}
+
+/// Runs again after `delay`; at once means the tail of its lane.
+fn again(session: &mut Session<'_>, mut head: Head, delay: Duration) -> Result<JobState, Fault> {
+    let due_at = session.now.after(delay);
+    head.due_ms = ms(due_at);
+    if due_at > session.now {
+        return session.make_wait(&head);
+    }
+    session.make_ready(&head, End::Tail)?;
+    Ok(JobState::Ready)
+}
+
+fn note_error(session: &Session<'_>, head: &Head, error: &JobError) -> Result<(), Fault> {
+    session.conn.prepare_cached(UPSERT_ERROR)?.execute((head.job, error.encode()))?;
+    Ok(())
+}
+
+fn note_result(session: &Session<'_>, head: &Head, result: &Payload) -> Result<(), Fault> {
+    let (codec, bytes) = (result.codec().number(), result.bytes().as_ref());
+    session.conn.prepare_cached(UPSERT_RESULT)?.execute((head.job, codec, bytes))?;
+    Ok(())
+}

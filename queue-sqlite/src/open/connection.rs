@@ -1,0 +1,126 @@
+//! Connections and their settings, each read back.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use queue_core::Error;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+
+use crate::Durability;
+use crate::errors::Fault;
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The one that writes.
+    Writer(Durability),
+    /// One that only reads.
+    Reader,
+}
+
+/// How long a connection waits for another process's lock before it says that it is busy: so many
+/// times one to three milliseconds, about five seconds.
+const BUSY_WAITS: i32 = 2500;
+/// How long opening waits for others who open the same file.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// The write-ahead log is cut to this size when it is reset (64 MiB).
+const JOURNAL_SIZE_LIMIT: i64 = 64 * 1024 * 1024;
+pub(crate) const PAGE_SIZE: i64 = 4096;
+const AUTO_VACUUM_INCREMENTAL: i64 = 2;
+/// Prepared statements that a connection keeps: more than there are queries.
+const STATEMENTS_KEPT: usize = 96;
+
+/// Opens a file that exists.
+pub(crate) fn connect(path: &Path, role: Role) -> Result<Connection, Error> {
+    // Each connection stays on the thread that it is given to, so SQLite need not lock it.
+    // Readers are kept from writing by `query_only`: a connection that is opened read-only does
+    // not load the CHECKs, and an audit would not see that one is broken.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let opened = Connection::open_with_flags(path, flags);
+    let mut conn = opened.map_err(|error| Error::from(Fault::from(error)))?;
+    conn.busy_handler(Some(wait_for_lock as fn(i32) -> bool))
+        .map_err(|error| Error::from(Fault::from(error)))?;
+    configure(&conn, role).map_err(|fault| explain(fault, path))?;
+    if matches!(role, Role::Writer(_)) && conn.is_readonly("main").unwrap_or(true) {
+        let path = path.display();
+        return Err(Error::Refused(format!("{path} cannot be written by this user")));
+    }
+    Ok(conn)
+}
+
+/// Before the first use, "not a database" is the user's mistake, not damage.
+fn explain(fault: Fault, path: &Path) -> Error {
+    if let Fault::Sqlite(error) = &fault
+        && error.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase)
+    {
+        return Error::Refused(format!(
+            "{} is not a queue database; name another file, or move this one away",
+            path.display()
+        ));
+    }
+    fault.into()
+}
+
+/// Waits a moment for a lock; says whether to try again.
+///
+/// SQLite's own waits grow to a tenth of a second. A process that commits without a pause leaves
+/// the lock free for microseconds only, and whoever asks so rarely would hardly ever find it free.
+fn wait_for_lock(waits: i32) -> bool {
+    std::thread::sleep(Duration::from_millis(1 + u64::from(waits.unsigned_abs() % 3)));
+    waits < BUSY_WAITS
+}
+
+fn configure(conn: &Connection, role: Role) -> Result<(), Fault> {
+    conn.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    // Plans must not change with the values that are bound, nor be made again for them.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    set(conn, "mmap_size", 0)?;
+    set(conn, "foreign_keys", 1)?;
+    // Savepoints of a group commit are kept in memory, not in a file.
+    set(conn, "temp_store", 2)?;
+    let Role::Writer(durability) = role else {
+        return set(conn, "query_only", 1);
+    };
+    let pages: i64 = conn.pragma_query_value(None, "page_count", |row| row.get(0))?;
+    if pages == 0 {
+        // These can be chosen for an empty file only.
+        set(conn, "page_size", PAGE_SIZE)?;
+        set(conn, "auto_vacuum", AUTO_VACUUM_INCREMENTAL)?;
+    }
+    use_wal(conn)?;
+    set(conn, "synchronous", durability.synchronous())?;
+    set(conn, "journal_size_limit", JOURNAL_SIZE_LIMIT)
+}
+
+/// Sets a pragma and reads it back: SQLite ignores what it does not like.
+fn set(conn: &Connection, name: &str, value: i64) -> Result<(), Fault> {
+    conn.pragma_update(None, name, value)?;
+    let found: i64 = conn.pragma_query_value(None, name, |row| row.get(0))?;
+    if found == value {
+        return Ok(());
+    }
+    let what = format!("SQLite keeps {name} at {found} instead of {value}");
+    Err(Error::Refused(what).into())
+}
+
+/// Switches the file to a write-ahead log. That takes the whole file for a moment, for which
+/// SQLite does not wait by itself.
+fn use_wal(conn: &Connection) -> Result<(), Fault> {
+    let give_up = Instant::now() + OPEN_TIMEOUT;
+    loop {
+        let mode = conn
+            .pragma_update_and_check(None, "journal_mode", "wal", |row| row.get::<_, String>(0));
+        match mode.map_err(Fault::from) {
+            Ok(mode) if mode == "wal" => return Ok(()),
+            Err(fault) if fault.is_busy() && Instant::now() < give_up => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(fault) => return Err(fault),
+            Ok(mode) => {
+                let what = format!("the file cannot use a write-ahead log (it uses {mode})");
+                return Err(Error::Refused(what).into());
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Brings the tables of a file to this version.
+
+use std::path::Path;
+
+use queue_core::{Error, Namespace};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use crate::errors::Fault;
+
+/// Marks a file as a queue database: "jobq".
+const APPLICATION_ID: i64 = 0x6a6f_6271;
+
+/// Every change of the tables, in order; number n takes a file from version n − 1 to n.
+const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_jobs.sql")];
+
+const INSERT_STORE: &str = "INSERT INTO store (one, namespace, clock_ms, turn, fence, duplicates) \
+     VALUES (1, ?1, 0, 0, 0, 0)";
+
+/// Makes the tables of an empty file, or brings an older queue database up to date, in one
+/// transaction. Several processes may do it at once.
+pub(super) fn migrate(
+    conn: &mut Connection,
+    path: &Path,
+    namespace: &Namespace,
+) -> Result<(), Error> {
+    migrate_in_transaction(conn, path, namespace).map_err(Error::from)
+}
+
+fn migrate_in_transaction(
+    conn: &mut Connection,
+    path: &Path,
+    namespace: &Namespace,
+) -> Result<(), Fault> {
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let version = version(&tx, path)?;
+    for (number, migration) in (1..).zip(MIGRATIONS).skip(version) {
+        tx.execute_batch(migration)?;
+        tx.pragma_update(None, "user_version", number)?;
+    }
+    if version == 0 {
+        tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+        tx.execute(INSERT_STORE, [namespace.as_str()])?;
+    }
+    check_namespace(&tx, path, namespace)?;
+    Ok(tx.commit()?)
+}
+
+/// The version of a queue database, 0 for an empty file.
+fn version(tx: &Transaction<'_>, path: &Path) -> Result<usize, Fault> {
+    let pragma = |name: &str| tx.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
+    let path = path.display();
+    if application != APPLICATION_ID {
+        let tables: i64 =
+            tx.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        if application == 0 && version == 0 && tables == 0 {
+            return Ok(0);
+        }
+        return Err(Error::Refused(format!(
+            "{path} is not a queue database but that of another application; name another file"
+        ))
+        .into());
+    }
+    match usize::try_from(version) {
+        Ok(known) if (1..=MIGRATIONS.len()).contains(&known) => Ok(known),
+        _ => Err(Error::Refused(format!(
+            "{path} has version {version} and this program knows versions up to {}; update this \
+             program",
+            MIGRATIONS.len()
+        ))
+        .into()),
+    }
+}
+
+fn check_namespace(tx: &Transaction<'_>, path: &Path, namespace: &Namespace) -> Result<(), Fault> {
+    let found: String =
+        tx.query_row("SELECT namespace FROM store WHERE one = 1", [], |row| row.get(0))?;
+    if found == namespace.as_str() {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "{} holds the namespace {found:?}, not {namespace:?}; name another file",
+        path.display()
+    ))
+    .into())
+}

@@ -1,0 +1,84 @@
+//! Threads with read-only connections, for calls that change nothing.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use queue_core::Error;
+use rusqlite::{Connection, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::errors::Fault;
+use crate::open::{Role, connect};
+use crate::threads::spawn;
+
+/// Two, so that one long read, such as an audit, does not hold up the short ones.
+const READERS: usize = 2;
+/// Reads that wait before further callers have to wait for a place.
+const READS_WAITING_MAX: usize = 64;
+
+type Read = Box<dyn FnOnce(&Connection) + Send>;
+
+/// Callers' end of the reader threads. They end when all of these are dropped.
+#[derive(Debug, Clone)]
+pub(crate) struct Reader {
+    reads: mpsc::Sender<Read>,
+}
+
+impl Reader {
+    /// Starts the threads. They close their connections and drop `ended` when they end.
+    pub(crate) fn start(path: &Path, ended: &mpsc::Sender<()>) -> Result<Self, Error> {
+        let (reads, waiting) = mpsc::channel::<Read>(READS_WAITING_MAX);
+        let waiting = Arc::new(Mutex::new(waiting));
+        for _ in 0..READERS {
+            let conn = connect(path, Role::Reader)?;
+            let waiting = Arc::clone(&waiting);
+            let ended = ended.clone();
+            spawn("queue-sqlite-reader", move || {
+                while let Some(read) = next(&waiting) {
+                    read(&conn);
+                }
+                drop(conn);
+                drop(ended);
+            })?;
+        }
+        Ok(Self { reads })
+    }
+
+    /// Runs `read` in one read transaction, so that all it sees belongs together.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (answer, receiver) = oneshot::channel();
+        let read: Read = Box::new(move |conn| {
+            let result = catch_unwind(AssertUnwindSafe(|| in_transaction(conn, read)));
+            let panicked = |_| {
+                let what = "the SQLite backend panicked during this call, which is a bug";
+                Err(Error::Unavailable(what.to_owned()))
+            };
+            let result = result.map_or_else(panicked, |result| result.map_err(Error::from));
+            // A caller that is gone does not want to know.
+            let _ = answer.send(result);
+        });
+        self.reads.send(read).await.map_err(|_| ended())?;
+        receiver.await.map_err(|_| ended())?
+    }
+}
+
+fn in_transaction<T>(
+    conn: &Connection,
+    read: impl FnOnce(&Connection) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    // Rolled back when it is dropped, which is all that a read needs.
+    let tx = rusqlite::Transaction::new_unchecked(conn, TransactionBehavior::Deferred)?;
+    read(&tx)
+}
+
+fn next(waiting: &Mutex<mpsc::Receiver<Read>>) -> Option<Read> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv()
+}
+
+fn ended() -> Error {
+    Error::Unavailable("the reader threads have ended; open the store again".to_owned())
+}

@@ -1,0 +1,128 @@
+//! One write transaction: the connection, the store's time, and the rows that many jobs share.
+
+mod job;
+mod lanes;
+mod shelves;
+
+use queue_core::{Clock, SystemClock, Timestamp};
+use rusqlite::Connection;
+
+use crate::errors::Fault;
+use crate::rows;
+#[cfg(test)]
+pub(crate) use job::{DELETE_JOB, SELECT_HEAD_BY_ID, SELECT_OLDEST};
+pub(crate) use job::{Finish, Head, SELECT_DUE_HEADS, SELECT_HEADS_OF_CLAIM};
+#[cfg(test)]
+pub(crate) use lanes::SELECT_READY_LANES;
+pub(crate) use lanes::{End, Lane, Lanes};
+#[cfg(test)]
+pub(crate) use shelves::SELECT_NEXT_EXPIRY;
+pub(crate) use shelves::Shelves;
+
+/// A write transaction and what it has read so far.
+///
+/// Operations run in it one after the other, each as one *step*: between
+/// [`Session::start_step`] and [`Session::end_step`] a step changes lanes, shelves and the store's
+/// own row in memory, however many jobs it moves, and writes each of them once at its end.
+#[derive(Debug)]
+pub(crate) struct Session<'c> {
+    pub(crate) conn: &'c Connection,
+    /// The time of this step.
+    pub(crate) now: Timestamp,
+    pub(crate) store: Store,
+    pub(crate) lanes: Lanes<'c>,
+    pub(crate) shelves: Shelves<'c>,
+    saved: Store,
+    changes_before: u64,
+    /// Something happened that a waiting worker may want to know.
+    news: bool,
+}
+
+/// The row of the table `store`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Store {
+    pub(crate) clock_ms: i64,
+    pub(crate) turn: i64,
+    pub(crate) fence: i64,
+    pub(crate) duplicates: i64,
+}
+
+const SELECT_STORE: &str = "SELECT clock_ms, turn, fence, duplicates FROM store WHERE one = 1";
+const UPDATE_STORE: &str =
+    "UPDATE store SET clock_ms = ?1, turn = ?2, fence = ?3, duplicates = ?4 WHERE one = 1";
+
+impl Store {
+    fn load(conn: &Connection) -> Result<Self, Fault> {
+        Ok(conn.prepare_cached(SELECT_STORE)?.query_row([], |row| {
+            Ok(Self {
+                clock_ms: row.get(0)?,
+                turn: row.get(1)?,
+                fence: row.get(2)?,
+                duplicates: row.get(3)?,
+            })
+        })?)
+    }
+}
+
+impl<'c> Session<'c> {
+    /// Reads the store's row; the transaction has begun.
+    pub(crate) fn new(conn: &'c Connection) -> Result<Self, Fault> {
+        let store = Store::load(conn)?;
+        Ok(Self {
+            conn,
+            now: rows::time(store.clock_ms),
+            store,
+            lanes: Lanes::new(conn),
+            shelves: Shelves::new(conn),
+            saved: store,
+            changes_before: conn.total_changes(),
+            news: false,
+        })
+    }
+
+    /// Begins a step at the later of the clock and the latest time used before.
+    pub(crate) fn start_step(&mut self) {
+        let clock = SystemClock.now().min(Timestamp::MAX);
+        self.now = clock.max(rows::time(self.store.clock_ms));
+        self.changes_before = self.conn.total_changes();
+    }
+
+    /// Writes what the step changed in memory.
+    pub(crate) fn end_step(&mut self) -> Result<(), Fault> {
+        self.lanes.save()?;
+        self.shelves.save()?;
+        let wrote = self.conn.total_changes() != self.changes_before || self.store != self.saved;
+        if !wrote {
+            // Nothing carries this time: it need not be remembered, and a step that changed
+            // nothing, such as an idle worker's claim, costs no sync.
+            return Ok(());
+        }
+        self.store.clock_ms = rows::ms(self.now);
+        if self.store != self.saved {
+            let Store { clock_ms, turn, fence, duplicates } = self.store;
+            let mut update = self.conn.prepare_cached(UPDATE_STORE)?;
+            update.execute((clock_ms, turn, fence, duplicates))?;
+            self.saved = self.store;
+        }
+        Ok(())
+    }
+
+    /// Forgets everything read so far: the step was rolled back.
+    pub(crate) fn reload(&mut self) -> Result<(), Fault> {
+        self.lanes.clear();
+        self.shelves.clear();
+        self.store = Store::load(self.conn)?;
+        self.saved = self.store;
+        Ok(())
+    }
+
+    /// Says that waiting workers may have something to do.
+    pub(crate) fn announce(&mut self) {
+        self.news = true;
+    }
+
+    /// Whether waiting workers may have something to do once this is committed.
+    pub(crate) fn has_news(&self) -> bool {
+        self.news
+    }
+}

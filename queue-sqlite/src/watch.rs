@@ -1,0 +1,280 @@
+//! Wakes waiting workers, whoever committed: one thread looks at the file.
+//!
+//! A wait says what it is interested in and the thread looks for that, at once and again after
+//! every commit: of this process, because the writer says so, and of others, because
+//! `PRAGMA data_version` of an idle connection changes with them. What it looks at is what *is*
+//! (ready jobs, the first due job, cancel requests), not what happened, so nothing that was
+//! committed between a claim and a wait can be missed.
+
+mod look;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use queue_core::{Error, Interest, Wake, WorkerId};
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::threads::spawn;
+use look::{Asked, FirstDue, Seen};
+#[cfg(test)]
+pub(crate) use look::{SELECT_ALL_ASKED, SELECT_HAS_READY};
+
+/// How often the thread asks whether another process has committed, while somebody waits.
+const POLL: Duration = Duration::from_millis(10);
+/// Workers whose last news are remembered. Forgetting costs a needless wake-up.
+const WORKERS_TOLD_MAX: usize = 1024;
+
+/// Who waits, and what they have been told.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    state: Mutex<State>,
+    /// Wakes the thread.
+    called: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// In the order in which they came.
+    waiters: BTreeMap<u64, Waiter>,
+    next_waiter: u64,
+    told: HashMap<WorkerId, Told>,
+    /// This process has committed something that a waiter may want to know.
+    look: bool,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    interest: Arc<Interest>,
+    /// The thread has not looked for it yet.
+    fresh: bool,
+    wake: oneshot::Sender<Wake>,
+}
+
+/// What a worker knows, so that it is not woken for it again.
+#[derive(Debug, Default)]
+struct Told {
+    /// The job that is due first of all.
+    first_due: Option<FirstDue>,
+    /// Cancel requests for its running jobs.
+    asked: HashSet<Asked>,
+}
+
+impl Watch {
+    /// Starts the thread. It closes the connection and drops `ended` when the answer is dropped.
+    pub(crate) fn start(conn: Connection, ended: mpsc::Sender<()>) -> Result<WatchThread, Error> {
+        let watch = Arc::new(Self::default());
+        let watched = Arc::clone(&watch);
+        spawn("queue-sqlite-watch", move || {
+            watched.run(&conn);
+            drop(conn);
+            drop(ended);
+        })?;
+        Ok(WatchThread(watch))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the thread, and all waits with it.
+    fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.waiters.clear();
+        self.called.notify_one();
+    }
+
+    /// Says that something was committed that a waiter may want to know.
+    pub(crate) fn look(&self) {
+        let mut state = self.lock();
+        if !state.waiters.is_empty() {
+            state.look = true;
+            self.called.notify_one();
+        }
+    }
+
+    /// Notes which job a worker knows to be due first.
+    pub(crate) fn learned(&self, worker: &WorkerId, first_due: Option<FirstDue>) {
+        self.lock().told(worker).first_due = first_due;
+    }
+
+    /// Waits until there may be something to do for `interest`.
+    pub(crate) async fn wait(&self, interest: &Interest, timeout: Duration) -> Result<Wake, Error> {
+        let mut waiting = self.enter(interest);
+        let woken = tokio::time::timeout(timeout, &mut waiting.woken).await;
+        // It may have come just when the time was over.
+        let woken = woken.unwrap_or_else(|_| Ok(waiting.woken.try_recv().unwrap_or(Wake::Timeout)));
+        waiting.heard = true;
+        woken.map_err(|_| Error::Unavailable("the store was closed".to_owned()))
+    }
+
+    fn enter(&self, interest: &Interest) -> Waiting<'_> {
+        let (wake, woken) = oneshot::channel();
+        let mut state = self.lock();
+        let waiter = state.next_waiter;
+        state.next_waiter += 1;
+        if !state.closed {
+            let interest = Arc::new(interest.clone());
+            state.waiters.insert(waiter, Waiter { interest, fresh: true, wake });
+            self.called.notify_one();
+        }
+        Waiting { watch: self, waiter, worker: interest.worker.clone(), woken, heard: false }
+    }
+
+    fn run(&self, conn: &Connection) {
+        let mut version = None;
+        while let Some(round) = self.next_round() {
+            let seen = look::look(conn, &round, version);
+            match seen {
+                Ok((now, seen)) => {
+                    version = Some(now);
+                    if let Some(seen) = seen {
+                        self.tell(&seen);
+                    }
+                }
+                Err(fault) => {
+                    // Nobody is woken, but everybody's wait ends in time.
+                    version = None;
+                    let error = Error::from(fault);
+                    tracing::warn!(%error, "cannot look for work to wake waiting workers");
+                }
+            }
+        }
+    }
+
+    /// Waits until it is time to look and answers for whom; `None` at the end.
+    fn next_round(&self) -> Option<Round> {
+        let mut state = self.lock();
+        let fresh = |state: &State| state.waiters.values().any(|waiter| waiter.fresh);
+        while state.waiters.is_empty() && !state.closed {
+            state = self.called.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if !state.closed && !state.look && !fresh(&state) {
+            let waited = self.called.wait_timeout(state, POLL);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if state.closed {
+            return None;
+        }
+        let everybody = std::mem::take(&mut state.look);
+        let waiters = state.waiters.iter_mut().map(|(number, waiter)| {
+            (*number, Arc::clone(&waiter.interest), std::mem::take(&mut waiter.fresh))
+        });
+        Some(Round { everybody, waiters: waiters.collect() })
+    }
+
+    /// Wakes those for whom there is something: of the waiters for one queue and kind the one that
+    /// waits longest, and whoever has just come.
+    fn tell(&self, seen: &Seen) {
+        let mut state = self.lock();
+        let mut given = HashSet::new();
+        for (number, interest, fresh) in &seen.waiters {
+            let ready = seen.ready.iter().filter(|pair| look::wants(interest, pair));
+            let work: Vec<_> = ready.filter(|pair| *fresh || !given.contains(*pair)).collect();
+            let told = state.told(&interest.worker);
+            let wake = if told.is_asked(seen.asked.get(&interest.worker)) {
+                Wake::Cancel
+            } else if let Some(pair) = work.first() {
+                given.insert((*pair).clone());
+                Wake::Work
+            } else if told.is_due(seen, interest) {
+                Wake::Work
+            } else {
+                continue;
+            };
+            if let Some(waiter) = state.waiters.remove(number) {
+                if waiter.wake.send(wake).is_err() {
+                    state.take_back(&interest.worker);
+                }
+            } else {
+                state.take_back(&interest.worker);
+            }
+        }
+    }
+}
+
+/// The thread's owner: it ends with this.
+#[derive(Debug)]
+pub(crate) struct WatchThread(Arc<Watch>);
+
+impl WatchThread {
+    pub(crate) fn watch(&self) -> &Arc<Watch> {
+        &self.0
+    }
+}
+
+impl Drop for WatchThread {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// For whom the thread looks.
+#[derive(Debug)]
+struct Round {
+    /// Look for all, not only for those who have just come.
+    everybody: bool,
+    /// Number, interest, and whether it has just come.
+    waiters: Vec<(u64, Arc<Interest>, bool)>,
+}
+
+impl State {
+    fn told(&mut self, worker: &WorkerId) -> &mut Told {
+        if self.told.len() >= WORKERS_TOLD_MAX && !self.told.contains_key(worker) {
+            self.told.clear();
+        }
+        self.told.entry(worker.clone()).or_default()
+    }
+
+    /// What a worker was told did not reach it: the next look tells it, or another, again.
+    fn take_back(&mut self, worker: &WorkerId) {
+        self.told.remove(worker);
+        self.look = true;
+    }
+}
+
+impl Told {
+    /// Whether there is a request that the worker has not been told of; then it counts as told.
+    fn is_asked(&mut self, asked: Option<&HashSet<Asked>>) -> bool {
+        let none = HashSet::new();
+        let asked = asked.unwrap_or(&none);
+        let new = asked.difference(&self.asked).next().is_some();
+        self.asked.clone_from(asked);
+        new
+    }
+
+    /// Whether an earlier job is due first than the worker knows of; then it knows.
+    fn is_due(&mut self, seen: &Seen, interest: &Interest) -> bool {
+        let Some((first_due, pair)) = &seen.first_due else { return false };
+        let known = self.first_due.is_some_and(|known| known <= *first_due);
+        if known || !look::wants(interest, pair) {
+            return false;
+        }
+        self.first_due = Some(*first_due);
+        true
+    }
+}
+
+/// A wait that has begun.
+struct Waiting<'w> {
+    watch: &'w Watch,
+    waiter: u64,
+    worker: WorkerId,
+    woken: oneshot::Receiver<Wake>,
+    /// The caller has what was sent.
+    heard: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut state = self.watch.lock();
+        let untold = state.waiters.remove(&self.waiter).is_some();
+        if !untold && !self.heard {
+            state.take_back(&self.worker);
+            self.watch.called.notify_one();
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What there is in the file for those who wait.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use queue_core::{ClaimToken, Interest, JobId, Kind, QueueName, WorkerId};
+use rusqlite::{Connection, OptionalExtension};
+
+use super::Round;
+use crate::backend::SELECT_FIRST_DUE;
+use crate::errors::Fault;
+
+/// A due time and the job that has it.
+pub(super) type FirstDue = (i64, [u8; 16]);
+/// A job with a cancel request, and the claim that holds it.
+pub(super) type Asked = (JobId, ClaimToken);
+/// A queue and a kind.
+pub(super) type Pair = (QueueName, Kind);
+
+const DATA_VERSION: &str = "PRAGMA data_version";
+pub(crate) const SELECT_HAS_READY: &str =
+    "SELECT 1 FROM lane WHERE queue = ?1 AND kind = ?2 AND ready > 0 LIMIT 1";
+const SELECT_LANE_NAMES: &str = "SELECT queue, kind FROM lane WHERE lane = ?1";
+/// All cancel requests that are open, few at any time.
+pub(crate) const SELECT_ALL_ASKED: &str = "SELECT claim.worker, job.id, claim.token FROM job \
+     CROSS JOIN claim ON claim.claim = job.claim WHERE job.cancel_requested = 1";
+
+/// What was found.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// Those for whom was looked, in the order in which they came.
+    pub(super) waiters: Vec<(u64, Arc<Interest>, bool)>,
+    /// Of the queues and kinds they want, those that have ready jobs.
+    pub(super) ready: BTreeSet<Pair>,
+    pub(super) first_due: Option<(FirstDue, Pair)>,
+    pub(super) asked: HashMap<WorkerId, HashSet<Asked>>,
+}
+
+pub(super) fn wants(interest: &Interest, (queue, kind): &Pair) -> bool {
+    interest.queues.contains(queue) && interest.kinds.contains(kind)
+}
+
+/// Looks for those who have just come and, if anybody has committed since `version`, for all.
+/// Answers the version that the file had before, and what was found.
+pub(super) fn look(
+    conn: &Connection,
+    round: &Round,
+    version: Option<i64>,
+) -> Result<(i64, Option<Seen>), Fault> {
+    // Asked first, so that what is committed meanwhile is looked at the next time.
+    let now: i64 = conn.prepare_cached(DATA_VERSION)?.query_row([], |row| row.get(0))?;
+    let everybody = round.everybody || version != Some(now);
+    let waiters: Vec<_> =
+        round.waiters.iter().filter(|(.., fresh)| everybody || *fresh).cloned().collect();
+    if waiters.is_empty() {
+        return Ok((now, None));
+    }
+    let mut pairs = BTreeSet::new();
+    for (_, interest, _) in &waiters {
+        for queue in &interest.queues {
+            pairs.extend(interest.kinds.iter().map(|kind| (queue.clone(), kind.clone())));
+        }
+    }
+    let mut ready = BTreeSet::new();
+    let mut has_ready = conn.prepare_cached(SELECT_HAS_READY)?;
+    for pair in pairs {
+        if has_ready.exists((pair.0.as_str(), pair.1.as_str()))? {
+            ready.insert(pair);
+        }
+    }
+    let (first_due, asked) = (first_due(conn)?, asked(conn)?);
+    Ok((now, Some(Seen { waiters, ready, first_due, asked })))
+}
+
+fn first_due(conn: &Connection) -> Result<Option<(FirstDue, Pair)>, Fault> {
+    let mut select = conn.prepare_cached(SELECT_FIRST_DUE)?;
+    let first = select.query_row([], |row| Ok(((row.get(0)?, row.get(1)?), row.get::<_, i64>(2)?)));
+    let Some((first_due, lane)) = first.optional()? else { return Ok(None) };
+    let mut names = conn.prepare_cached(SELECT_LANE_NAMES)?;
+    let names = names.query_row([lane], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let named = |(queue, kind): (String, String)| {
+        Some((QueueName::new(queue).ok()?, Kind::new(kind).ok()?))
+    };
+    Ok(names.and_then(named).map(|pair| (first_due, pair)))
+}
+
+fn asked(conn: &Connection) -> Result<HashMap<WorkerId, HashSet<Asked>>, Fault> {
+    let mut select = conn.prepare_cached(SELECT_ALL_ASKED)?;
+    let mut rows = select.query([])?;
+    let mut asked: HashMap<WorkerId, HashSet<Asked>> = HashMap::new();
+    while let Some(row) = rows.next()? {
+        let Ok(worker) = WorkerId::new(row.get_ref(0)?.as_str().unwrap_or_default()) else {
+            continue;
+        };
+        let request = (JobId::from_bytes(row.get(1)?), ClaimToken::from_bytes(row.get(2)?));
+        asked.entry(worker).or_default().insert(request);
+    }
+    Ok(asked)
+}

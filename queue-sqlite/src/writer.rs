@@ -1,0 +1,91 @@
+//! The thread that owns the only writing connection, and commits in groups.
+//!
+//! SQLite has one writer at a time, and with `synchronous = FULL` a commit waits for the disk.
+//! So everything that is waiting is done in one transaction, each call in a savepoint of its own,
+//! and answered after its one commit: many callers share one sync, and nobody waits for company.
+
+mod call;
+mod group;
+
+use std::sync::Arc;
+
+use queue_core::Error;
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::errors::Fault;
+use crate::session::Session;
+use crate::threads::spawn;
+use crate::watch::Watch;
+use call::{Call, Pending};
+
+/// Calls that wait for the writer before further callers have to wait for a place.
+const CALLS_WAITING_MAX: usize = 1024;
+
+/// Callers' end of the writer thread. The thread ends when all of these are dropped, after it has
+/// done what was waiting.
+#[derive(Debug, Clone)]
+pub(crate) struct Writer {
+    calls: mpsc::Sender<Box<dyn Pending>>,
+}
+
+/// An answer that will be there after a commit.
+pub(crate) type Answer<T> = oneshot::Receiver<Result<T, Error>>;
+
+impl Writer {
+    /// Starts the thread. At its end it waits until nobody can send to `others`, so that its
+    /// connection is the last and can tidy up the file, closes that, and drops `ended`.
+    pub(crate) fn start(
+        mut conn: Connection,
+        watch: Arc<Watch>,
+        mut others: mpsc::Receiver<()>,
+        ended: mpsc::Sender<()>,
+    ) -> Result<Self, Error> {
+        let (calls, waiting) = mpsc::channel(CALLS_WAITING_MAX);
+        spawn("queue-sqlite-writer", move || {
+            group::run(&mut conn, waiting, &watch);
+            while others.blocking_recv().is_some() {}
+            group::close(conn);
+            drop(ended);
+        })?;
+        Ok(Self { calls })
+    }
+
+    /// Runs `work` in a transaction and answers once that is committed.
+    ///
+    /// `jobs` says how many jobs it touches, so that a group does not grow too large. `work` may
+    /// run more than once if a transaction has to be repeated, but takes effect once.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        jobs: usize,
+        work: impl FnMut(&mut Session<'_>) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Error> {
+        let place = self.calls.reserve().await.map_err(|_| ended())?;
+        let (call, answer) = Call::new(jobs, work);
+        place.send(call);
+        answer.await.map_err(|_| ended())?
+    }
+
+    /// Like [`Writer::run`] for two calls of which the second follows the first.
+    pub(crate) async fn run_both<A: Send + 'static, B: Send + 'static>(
+        &self,
+        jobs: usize,
+        first: impl FnMut(&mut Session<'_>) -> Result<A, Fault> + Send + 'static,
+        second: impl FnMut(&mut Session<'_>) -> Result<B, Fault> + Send + 'static,
+    ) -> Result<(A, B), Error> {
+        let mut places = self.calls.reserve_many(2).await.map_err(|_| ended())?;
+        let (first, first_answer) = Call::new(jobs, first);
+        let (second, second_answer) = Call::new(jobs, second);
+        let calls: [Box<dyn Pending>; 2] = [first, second];
+        for (place, call) in places.by_ref().zip(calls) {
+            place.send(call);
+        }
+        let first = first_answer.await.map_err(|_| ended())?;
+        let second = second_answer.await.map_err(|_| ended())?;
+        Ok((first?, second?))
+    }
+}
+
+fn ended() -> Error {
+    Error::Unavailable("the writer thread has ended; open the store again".to_owned())
+}

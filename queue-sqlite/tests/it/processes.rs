@@ -1,0 +1,216 @@
+//! Several processes on one file, which may be killed at any moment.
+//!
+//! A helper process is this test binary again, told by an environment variable to run one of the
+//! `helper` tests below; without the variable those do nothing.
+
+use std::collections::HashSet;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use queue_core::{Backend, JobId, JobState, NewJob, Wake};
+
+use crate::support::{
+    assert_sound, completion, count, interest, job, kind, open, request, set_clock,
+};
+
+/// Names the file that a helper works on.
+const FILE: &str = "QUEUE_SQLITE_TEST_FILE";
+
+/// A helper process, which is killed when this is dropped.
+struct Helper {
+    child: Child,
+    said: BufReader<ChildStdout>,
+}
+
+impl Helper {
+    /// Runs the test `name` in another process.
+    fn start(name: &str, file: &Path) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &format!("processes::{name}"), "--nocapture", "--test-threads=1"])
+            .env(FILE, file)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(child.stdout.take().unwrap());
+        Self { child, said }
+    }
+
+    /// The next line that starts with `word`, without it; `None` if the process has ended.
+    fn hear(&mut self, word: &str) -> Option<String> {
+        let mut line = String::new();
+        while self.said.read_line(&mut line).unwrap() > 0 {
+            // Only whole lines count: a killed process may have written half of one.
+            if let Some(rest) = line.strip_prefix(word).and_then(|rest| rest.strip_suffix('\n')) {
+                return Some(rest.trim().to_owned());
+            }
+            line.clear();
+        }
+        None
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The file of a helper process; `None` in the usual run of the tests.
+fn file() -> Option<PathBuf> {
+    std::env::var_os(FILE).map(PathBuf::from)
+}
+
+fn say(word: &str, what: impl std::fmt::Display) {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "\n{word} {what}").unwrap();
+    stdout.flush().unwrap();
+}
+
+/// Enqueues, claims and settles until it is killed, and says what was acknowledged.
+#[tokio::test]
+async fn helper_works_until_it_is_killed() {
+    let Some(file) = file() else { return };
+    let backend = open(&file);
+    for round in 0.. {
+        let jobs: Vec<NewJob> = (0..20)
+            .map(|n| job("x").idempotency_key(format!("{}-{round}-{n}", std::process::id())))
+            .collect();
+        backend.enqueue(&jobs).await.unwrap();
+        jobs.iter().for_each(|job| say("enqueued", job.job_id()));
+        let claim = backend.claim(&request(7)).await.unwrap();
+        backend.settle(&completion(&claim.leases[..claim.leases.len() / 2])).await.unwrap();
+        claim.leases[..claim.leases.len() / 2].iter().for_each(|l| say("completed", l.spec.id));
+    }
+}
+
+#[tokio::test]
+async fn killed_processes_lose_nothing_that_was_acknowledged() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("queue.db");
+    let backend = open(&path);
+    for round in 0..8 {
+        let mut helpers = [(); 2].map(|()| Helper::start("helper_works_until_it_is_killed", &path));
+        let mut enqueued = HashSet::new();
+        let mut completed = HashSet::new();
+        // Killed after so many lines, wherever it is then: in the middle of a commit as likely as
+        // not, since that is what it does most of its time.
+        for helper in &mut helpers {
+            for _ in 0..=round * 5 {
+                enqueued.insert(helper.hear("enqueued").unwrap().parse::<JobId>().unwrap());
+            }
+        }
+        for helper in &mut helpers {
+            helper.child.kill().unwrap();
+        }
+        for helper in &mut helpers {
+            while let Some(line) = helper.hear("") {
+                let Some((word, id)) = line.split_once(' ') else { continue };
+                let Ok(id) = id.parse::<JobId>() else { continue };
+                match word {
+                    "enqueued" => enqueued.insert(id),
+                    _ => completed.insert(id),
+                };
+            }
+            helper.kill();
+        }
+        assert_sound(&backend).await;
+        let enqueued: Vec<JobId> = enqueued.into_iter().collect();
+        for ids in enqueued.chunks(500) {
+            for record in backend.get(ids).await.unwrap() {
+                let record = record.expect("an acknowledged job is there");
+                let done = completed.contains(&record.spec.id);
+                assert!(!done || record.state == JobState::Completed, "{}", record.state);
+            }
+        }
+    }
+    recover(&backend, &path).await;
+}
+
+/// What the killed processes left running is taken back and done.
+async fn recover(backend: &queue_sqlite::SqliteBackend, path: &Path) {
+    let running = count(backend, JobState::Running).await;
+    assert!(running > 0, "they were killed with jobs in their hands");
+    set_clock(path, queue_core::Timestamp::from_ms(4_102_444_800_000));
+    let mut reaped = 0;
+    loop {
+        let done = backend.maintain(100).await.unwrap();
+        reaped += done.reaped;
+        if !done.more {
+            break;
+        }
+    }
+    assert_eq!(reaped, running);
+    loop {
+        let claim = backend.claim(&request(500)).await.unwrap();
+        if claim.leases.is_empty() {
+            break;
+        }
+        backend.settle(&completion(&claim.leases)).await.unwrap();
+    }
+    assert_eq!(count(backend, JobState::Ready).await, 0);
+    assert_eq!(count(backend, JobState::Running).await, 0);
+    assert_sound(backend).await;
+}
+
+/// Enqueues one job for each line that it is told.
+#[tokio::test]
+async fn helper_enqueues_on_command() {
+    let Some(file) = file() else { return };
+    let backend = open(&file);
+    say("open", "");
+    for line in std::io::stdin().lines() {
+        let new = match line.unwrap().as_str() {
+            "later" => job("x").delay(Duration::from_secs(3600)),
+            _ => job("x"),
+        };
+        backend.enqueue(&[new]).await.unwrap();
+    }
+}
+
+#[test]
+fn processes_may_create_a_file_together() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("queue.db");
+    let mut helpers = [(); 4].map(|()| Helper::start("helper_enqueues_on_command", &path));
+    for helper in &mut helpers {
+        helper.hear("open").expect("it could open the file");
+    }
+}
+
+#[tokio::test]
+async fn a_job_of_another_process_wakes_a_waiter() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("queue.db");
+    let backend = open(&path);
+    let mut helper = Helper::start("helper_enqueues_on_command", &path);
+    helper.hear("open").unwrap();
+    let mut tell = helper.child.stdin.take().unwrap();
+    for command in ["now", "later"] {
+        // Wakes because of the other process, long before its time is over.
+        let started = Instant::now();
+        let interest = interest();
+        let wait = backend.wait(&interest, Duration::from_secs(20));
+        let command = async {
+            writeln!(tell, "{command}").unwrap();
+        };
+        let (woken, ()) = tokio::join!(wait, command);
+        assert_eq!(woken.unwrap(), Wake::Work);
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+        let claim = backend.claim(&request(10)).await.unwrap();
+        backend.settle(&completion(&claim.leases)).await.unwrap();
+    }
+    // The claim has told when the scheduled job is due: there is nothing else to wake up for.
+    let woken = backend.wait(&interest(), Duration::from_millis(100)).await.unwrap();
+    assert_eq!(woken, Wake::Timeout);
+    let none = queue_core::Interest { kinds: vec![kind()], queues: Vec::new(), ..interest() };
+    assert_eq!(backend.wait(&none, Duration::from_millis(1)).await.unwrap(), Wake::Timeout);
+}
