@@ -133,9 +133,8 @@ async fn sqlite(url: &str, options: &ConnectOptions) -> Result<Queue, Error> {
         Durability::Memory => queue_sqlite::Durability::Memory,
         Durability::Fsync | Durability::Store => queue_sqlite::Durability::Fsync,
     };
-    let sqlite_options = SqliteOptions::default()
-        .namespace(options.namespace.clone())
-        .durability(durability);
+    let sqlite_options =
+        SqliteOptions::default().namespace(options.namespace.clone()).durability(durability);
     let path = path.to_owned();
     // Opening reads files and may wait for another process that is just making them.
     let open = tokio::task::spawn_blocking(move || SqliteBackend::open(path, sqlite_options));
