@@ -1,0 +1,165 @@
+//! The command line: what can be asked, one file per group of commands.
+
+mod batch;
+mod check;
+mod config;
+mod enqueue;
+mod job;
+mod job_view;
+mod queue_ls;
+mod run;
+mod store;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use queue::Worker;
+use serde::Serialize;
+
+use crate::config::{Layers, Setting};
+use crate::demo;
+use crate::display::print;
+use crate::exit::{EXIT_CODES, Exit, Failure, Outcome};
+
+/// Runs the jobs of a queue with the programs that its configuration names, and speaks to the
+/// queue from the command line.
+#[derive(Debug, Parser)]
+#[command(name = "workerd", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Common {
+    /// The configuration file
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// The store: sqlite:FILE, redis://HOST:PORT or rediss://HOST:PORT; the environment variable
+    /// WORKERD_URL keeps a password out of the process list
+    #[arg(long, global = true)]
+    url: Option<String>,
+
+    /// Keeps the queues of different applications apart in one store [env: WORKERD_NAMESPACE]
+    #[arg(long, global = true, value_name = "NAME")]
+    namespace: Option<String>,
+
+    /// What an acknowledged job survives: memory or fsync [env: WORKERD_DURABILITY]
+    #[arg(long, global = true, value_name = "WHAT")]
+    durability: Option<String>,
+
+    /// Answers with one JSON document, also for errors (on standard error)
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run jobs until a signal ends it: the first lets running jobs finish, the second does not
+    Run(run::Args),
+    /// Show it all at work on the files of a folder, in a queue of its own
+    Demo(demo::Args),
+    /// Put a job, or many from a file, into the queue
+    Enqueue(enqueue::Args),
+    /// Look at, wait for or cancel a job
+    #[command(subcommand)]
+    Job(job::Command),
+    /// Look at queues
+    #[command(subcommand)]
+    Queue(queue_ls::Command),
+    /// Check the configuration, and that the store keeps what the queue promises
+    Check,
+    /// Compare every index of the store with its jobs; reads the whole store
+    Audit,
+    /// Show the effective configuration, secrets hidden
+    Config,
+    /// Print a script that completes commands in a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+impl Cli {
+    /// Does what was asked and tells why if it could not. `customize` adds handlers to the worker
+    /// of `run`.
+    pub(crate) async fn execute(self, customize: impl FnOnce(Worker) -> Worker) -> Exit {
+        match self.command.execute(&self.common, customize).await {
+            Ok(exit) => exit,
+            Err(failure) => {
+                self.common.report(&failure);
+                failure.exit
+            }
+        }
+    }
+}
+
+impl Command {
+    async fn execute(self, common: &Common, customize: impl FnOnce(Worker) -> Worker) -> Outcome {
+        match self {
+            Self::Run(args) => run::execute(common, &args, customize).await,
+            Self::Demo(args) => demo::execute(common, args).await,
+            Self::Enqueue(args) => enqueue::execute(common, args).await,
+            Self::Job(command) => job::execute(common, command).await,
+            Self::Queue(queue_ls::Command::Ls) => queue_ls::execute(common).await,
+            Self::Check => check::check(common).await,
+            Self::Audit => check::audit(common).await,
+            Self::Config => config::execute(common),
+            Self::Completions { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "workerd", &mut script);
+                print(&String::from_utf8_lossy(&script));
+                Ok(Exit::Done)
+            }
+        }
+    }
+}
+
+impl Common {
+    /// The environment and the flags.
+    pub(crate) fn layers(&self) -> Layers {
+        Layers::of_environment(|name| std::env::var_os(name))
+            .flag(Setting::Url, self.url.as_deref())
+            .flag(Setting::Namespace, self.namespace.as_deref())
+            .flag(Setting::Durability, self.durability.as_deref())
+    }
+
+    /// The store that was named on the command line itself.
+    pub(crate) fn url(&self) -> Option<&str> {
+        self.url.as_deref()
+    }
+
+    /// Shows an answer: `document` to programs, `text` to people.
+    ///
+    /// # Errors
+    /// If the document has no JSON form.
+    pub(crate) fn answer(
+        &self,
+        document: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        if self.json {
+            let json = serde_json::to_string(document);
+            print(&(json.map_err(|e| Failure::new(Exit::Failed, e))? + "\n"));
+        } else {
+            print(&text());
+        }
+        Ok(())
+    }
+
+    /// Tells on standard error why a command failed.
+    pub(crate) fn report(&self, failure: &Failure) {
+        let text = if self.json {
+            failure.to_json().to_string()
+        } else {
+            format!("workerd: {}", crate::display::escape_lines(&failure.to_string(), "  "))
+        };
+        // Nobody may be there to read it.
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
+}

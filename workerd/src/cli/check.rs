@@ -1,0 +1,98 @@
+//! `workerd check` and `workerd audit`: is everything as it should be?
+
+use queue::Queue;
+use queue::backend::{CheckFinding, Verdict, Violation};
+use serde::Serialize;
+
+use super::Common;
+use crate::config::{Config, View};
+use crate::display::{escape, table};
+use crate::exit::{Exit, Outcome};
+
+#[derive(Serialize)]
+struct Checked {
+    /// The effective configuration; null if no file was named.
+    config: Option<View>,
+    findings: Vec<Finding>,
+}
+
+#[derive(Serialize)]
+struct Finding {
+    name: &'static str,
+    verdict: &'static str,
+    found: String,
+    remedy: String,
+}
+
+/// # Errors
+/// What is wrong with the configuration, or why the store could not be looked at.
+pub(super) async fn check(common: &Common) -> Outcome {
+    let config = match &common.config {
+        Some(path) => Some(Config::load(Some(path), &common.layers())?),
+        None => None,
+    };
+    let queue: Queue = common.connect().await?;
+    let found = queue.check().await?;
+    let has_bad = found.iter().any(|finding| finding.verdict == Verdict::Bad);
+    let checked = Checked {
+        config: config.as_ref().map(View::of),
+        findings: found.into_iter().map(finding).collect(),
+    };
+    common.answer(&checked, || report(common, config.as_ref(), &checked.findings))?;
+    Ok(if has_bad { Exit::Failed } else { Exit::Done })
+}
+
+fn finding(finding: CheckFinding) -> Finding {
+    let verdict = match finding.verdict {
+        Verdict::Good => "good",
+        Verdict::Warning => "warning",
+        Verdict::Bad => "bad",
+    };
+    Finding { name: finding.name, verdict, found: finding.found, remedy: finding.remedy }
+}
+
+fn report(common: &Common, config: Option<&Config>, findings: &[Finding]) -> String {
+    let mut text = String::new();
+    if let (Some(path), Some(config)) = (&common.config, config) {
+        let kinds: Vec<&str> = config.executors.keys().map(|kind| kind.as_str()).collect();
+        let path = path.display().to_string();
+        text += &format!("{}: good; runs {}\n\n", escape(&path), kinds.join(", "));
+    }
+    let rows: Vec<Vec<String>> = findings
+        .iter()
+        .map(|f| vec![f.verdict.to_owned(), f.name.to_owned(), f.found.clone(), f.remedy.clone()])
+        .collect();
+    text + &table(&["verdict", "what", "found", "what to do"], &rows)
+}
+
+#[derive(Serialize)]
+struct Audited {
+    violations: Vec<Disagreement>,
+}
+
+#[derive(Serialize)]
+struct Disagreement {
+    job: Option<String>,
+    what: String,
+}
+
+/// # Errors
+/// Why the store could not be looked at.
+pub(super) async fn audit(common: &Common) -> Outcome {
+    let violations = common.connect().await?.audit().await?;
+    let is_clean = violations.is_empty();
+    let disagreement = |violation: Violation| Disagreement {
+        job: violation.job.map(|id| id.to_string()),
+        what: violation.what,
+    };
+    let audited = Audited { violations: violations.into_iter().map(disagreement).collect() };
+    common.answer(&audited, || {
+        if is_clean {
+            return "every index agrees with the jobs\n".to_owned();
+        }
+        let row = |v: &Disagreement| vec![v.job.clone().unwrap_or_default(), v.what.clone()];
+        let rows: Vec<Vec<String>> = audited.violations.iter().map(row).collect();
+        table(&["job", "what disagrees"], &rows)
+    })?;
+    Ok(if is_clean { Exit::Done } else { Exit::Failed })
+}

@@ -1,0 +1,129 @@
+//! `workerd run`: wires the store, the worker, HTTP and logs together, and takes them apart again.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use queue::{Connect, Error, Queue, QueueSelection, RunningWorker, StopReport, Worker};
+
+use crate::config::{Config, Queues, longest_kill_grace};
+use crate::executor::command::CommandExecutor;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::http::{Running, Server, Shared};
+use crate::signals::Signals;
+use crate::telemetry;
+
+/// Runs until a signal ends it. `customize` adds handlers of the program's own.
+///
+/// # Errors
+/// Why it could not start, or what ended it.
+pub(crate) async fn run(config: &Config, customize: impl FnOnce(Worker) -> Worker) -> Outcome {
+    telemetry::start_logs(&config.log);
+    config.store.url()?;
+    let mut signals = Signals::new().map_err(|e| Failure::new(Exit::Failed, e))?;
+    let shared = Shared::new(telemetry::start_metrics()?, config.worker.queues.names());
+    let _server = serve(config, &shared).await?;
+
+    let queue = tokio::select! {
+        queue = connect(config) => queue?,
+        signal = signals.next() => {
+            tracing::info!(event = "stopped", signal, "nothing was running");
+            return Ok(Exit::Done);
+        }
+    };
+    let worker = customize(worker(config, &queue)?);
+    let worker = Arc::new(worker.start().map_err(Failure::usage)?);
+    shared.set_running(Running { queue, worker: Arc::clone(&worker) });
+
+    let signal = signals.next().await;
+    let grace = config.worker.shutdown_grace;
+    tracing::info!(event = "draining", signal, grace_sec = grace.as_secs());
+    Ok(stop(&worker, grace, &mut signals).await)
+}
+
+/// Metrics and health are there before the store is, and until the last job has ended.
+async fn serve(config: &Config, shared: &Arc<Shared>) -> Result<Option<Server>, Failure> {
+    let Some(address) = config.listen else { return Ok(None) };
+    let server = Server::start(address, Arc::clone(shared)).await.map_err(|error| {
+        let failure = Failure::new(Exit::Failed, format!("cannot listen on {address}: {error}"));
+        match error.kind() {
+            io::ErrorKind::AddrInUse => failure.advice(
+                "another replica may have it: set http.listen to another port, to port 0 for \
+                 any, or to \"off\"",
+            ),
+            _ => failure,
+        }
+    })?;
+    tracing::info!(event = "http_listening", address = %server.address);
+    crate::display::print(&format!("metrics and health: http://{}\n", server.address));
+    Ok(Some(server))
+}
+
+/// The waits between attempts to connect: from the first to the last, doubling.
+const CONNECT_WAIT_FIRST: Duration = Duration::from_millis(100);
+const CONNECT_WAIT_LAST: Duration = Duration::from_secs(5);
+
+/// Connects, and goes on trying while that can help: a store that starts later than its workers
+/// is usual.
+async fn connect(config: &Config) -> Result<Queue, Failure> {
+    let url = config.store.url()?;
+    let mut wait = CONNECT_WAIT_FIRST;
+    loop {
+        let error = match Queue::connect_with(url.reveal(), config.store.options()).await {
+            Ok(queue) => {
+                tracing::info!(event = "connected", store = %url);
+                return Ok(queue);
+            }
+            Err(error @ (Error::Unavailable(_) | Error::StoreFull(_))) => error,
+            Err(error) => return Err(Failure::from(error).context(url)),
+        };
+        tracing::warn!(event = "connect_failed", store = %url, %error);
+        // Replicas that lost their store together do not come back together.
+        tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
+        wait = (wait * 2).min(CONNECT_WAIT_LAST);
+    }
+}
+
+/// How long the worker waits for an attempt beyond the longest grace that a program has.
+const CANCEL_GRACE_MARGIN: Duration = Duration::from_secs(2);
+
+/// A worker as the configuration wants it.
+///
+/// # Errors
+/// If the queues are not queues, which the configuration has made sure of.
+pub(crate) fn worker(config: &Config, queue: &Queue) -> Result<Worker, Failure> {
+    let selection = match &config.worker.queues {
+        Queues::Strict(names) => QueueSelection::strict(names),
+        Queues::Weighted(queues) => {
+            QueueSelection::weighted(queues.iter().map(|(name, weight)| (name, *weight)))
+        }
+    };
+    let mut worker = Worker::new(queue)
+        .queues(selection.map_err(Failure::usage)?)
+        .concurrency(config.worker.concurrency)
+        .lease(config.worker.lease)
+        .cancel_grace(longest_kill_grace(&config.executors) + CANCEL_GRACE_MARGIN);
+    for (kind, command) in &config.executors {
+        let executor = CommandExecutor::new(command.clone());
+        worker = worker.executor(kind.clone(), command.concurrency, executor);
+    }
+    Ok(worker)
+}
+
+/// Lets what runs finish within the grace; a second signal stops it at once.
+async fn stop(worker: &RunningWorker, grace: Duration, signals: &mut Signals) -> Exit {
+    let drain = worker.drain(grace);
+    let mut drain = std::pin::pin!(drain);
+    let (report, forced) = tokio::select! {
+        report = &mut drain => (report, false),
+        signal = signals.next() => {
+            tracing::warn!(event = "stopping_now", signal);
+            // The drain goes on beside it: both end with the worker.
+            let (report, _) = tokio::join!(worker.stop_now(), drain);
+            (report, true)
+        }
+    };
+    let StopReport { finished, released, lost, .. } = report;
+    tracing::info!(event = "stopped", finished, released, lost);
+    if forced { Exit::Forced } else { Exit::Done }
+}

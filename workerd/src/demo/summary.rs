@@ -1,0 +1,139 @@
+//! What happened, for people and for programs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use queue::{JobId, JobRecord, JobState};
+use serde::Serialize;
+
+use super::plan::Role;
+use crate::config::Config;
+use crate::display::{escape, short};
+
+#[derive(Debug, Serialize)]
+pub(super) struct Summary {
+    store: String,
+    namespace: String,
+    jobs: usize,
+    duplicates: usize,
+    states: BTreeMap<&'static str, usize>,
+    elapsed_sec: f64,
+    wait_sec: Option<Spread>,
+    run_sec: Option<Spread>,
+    /// Jobs that failed and completed later.
+    retried: Vec<Told>,
+    dead: Vec<Told>,
+    /// All that is not as it was meant to be.
+    problems: Vec<String>,
+}
+
+/// A distribution.
+#[derive(Debug, Serialize)]
+struct Spread {
+    median: f64,
+    p95: f64,
+    max: f64,
+}
+
+/// A job with a story.
+#[derive(Debug, Serialize)]
+struct Told {
+    id: JobId,
+    kind: String,
+    failures: u16,
+    reason: Option<&'static str>,
+    error: String,
+}
+
+impl Summary {
+    pub(super) fn of(
+        config: &Config,
+        records: &[(Role, JobId, Option<JobRecord>)],
+        problems: &[String],
+        elapsed: Duration,
+    ) -> Self {
+        let records: Vec<&JobRecord> = records.iter().filter_map(|(.., r)| r.as_ref()).collect();
+        let mut states = BTreeMap::new();
+        for record in &records {
+            *states.entry(record.state.as_str()).or_default() += 1;
+        }
+        let is_retried = |r: &&&JobRecord| r.failures > 0 && r.state == JobState::Completed;
+        let is_dead = |r: &&&JobRecord| r.state == JobState::Dead;
+        Self {
+            store: config.store.url.as_ref().map(ToString::to_string).unwrap_or_default(),
+            namespace: config.store.namespace.to_string(),
+            jobs: records.len(),
+            duplicates: 1,
+            states,
+            elapsed_sec: elapsed.as_secs_f64(),
+            wait_sec: Spread::of(records.iter().filter_map(|r| wait(r)).collect()),
+            run_sec: Spread::of(records.iter().filter_map(|r| r.elapsed).collect()),
+            retried: records.iter().filter(is_retried).map(|r| Told::of(r)).collect(),
+            dead: records.iter().filter(is_dead).map(|r| Told::of(r)).collect(),
+            problems: problems.to_vec(),
+        }
+    }
+
+    pub(super) fn to_text(&self) -> String {
+        let count = |state: &str| self.states.get(state).copied().unwrap_or(0);
+        let seconds = Duration::from_secs_f64;
+        let mut text = format!(
+            "{} jobs in {}, in the queue {}\n\n",
+            self.jobs,
+            short(seconds(self.elapsed_sec)),
+            escape(&self.store)
+        );
+        text += &format!("  completed  {:>5}\n", count("completed"));
+        text += &format!("  dead       {:>5}  on purpose: see below\n", count("dead"));
+        text += &format!("  enqueued twice  {}  and run once\n\n", self.duplicates);
+        for (name, spread) in [("waited", &self.wait_sec), ("ran", &self.run_sec)] {
+            if let Some(Spread { median, p95, max }) = spread {
+                let [median, p95, max] = [median, p95, max].map(|s| short(seconds(*s)));
+                text += &format!("  {name:<8} median {median}, 95 % within {p95}, longest {max}\n");
+            }
+        }
+        text += "\n  failed, ran again and completed:\n";
+        text += &self.retried.iter().map(Told::to_text).collect::<String>();
+        text += "  dead:\n";
+        text += &self.dead.iter().map(Told::to_text).collect::<String>();
+        if self.problems.is_empty() {
+            return text + "\nEvery job ended as intended, and the store's audit found nothing.\n";
+        }
+        text += "\nNot everything is as it was meant to be:\n";
+        text + &self.problems.iter().map(|p| format!("  {}\n", escape(p))).collect::<String>()
+    }
+}
+
+/// From due to start, of the last attempt.
+fn wait(record: &JobRecord) -> Option<Duration> {
+    let until_end = record.finished_at?.since(record.due_at);
+    Some(until_end.saturating_sub(record.elapsed?))
+}
+
+impl Spread {
+    fn of(mut values: Vec<Duration>) -> Option<Self> {
+        values.sort_unstable();
+        let at = |percent: usize| values.get((values.len().checked_sub(1)? * percent) / 100);
+        let seconds = |percent| Some(at(percent)?.as_secs_f64());
+        Some(Self { median: seconds(50)?, p95: seconds(95)?, max: seconds(100)? })
+    }
+}
+
+impl Told {
+    fn of(record: &JobRecord) -> Self {
+        Self {
+            id: record.spec.id,
+            kind: record.spec.kind.to_string(),
+            failures: record.failures,
+            reason: record.dead_reason.map(queue::DeadReason::as_str),
+            error: record.last_error.as_ref().map(ToString::to_string).unwrap_or_default(),
+        }
+    }
+
+    fn to_text(&self) -> String {
+        let Self { id, kind, failures, reason, error } = self;
+        let times = if *failures == 1 { "once".to_owned() } else { format!("{failures} times") };
+        let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+        format!("    {kind} {id} failed {times}{reason}: {}\n", escape(error))
+    }
+}

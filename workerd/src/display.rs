@@ -1,0 +1,116 @@
+//! Texts for a terminal. What jobs say about themselves may come from anybody: nothing of it may
+//! move the cursor, change colours or reorder what is shown.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::time::{Duration, SystemTime};
+
+use queue::Timestamp;
+
+/// The text with everything that does not simply show replaced by its escape; newlines too.
+pub(crate) fn escape(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_unsafe) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_unsafe(c) {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// The text with its lines kept and everything else as in [`escape`].
+pub(crate) fn escape_lines(text: &str, indent: &str) -> String {
+    let lines: Vec<_> = text.lines().map(escape).collect();
+    lines.join(&format!("\n{indent}"))
+}
+
+/// Control characters, and those that reorder or hide text.
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+        || matches!(c, '\u{061c}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
+        || matches!(c, '\u{e0000}'..='\u{e007f}')
+}
+
+/// Rows under a header, in columns as wide as they need to be.
+pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let header: Vec<String> = header.iter().map(|&text| text.to_owned()).collect();
+    let all = || std::iter::once(&header).chain(rows);
+    let width = |column: usize| all().map(|row| escape(&row[column]).chars().count()).max();
+    let widths: Vec<usize> = (0..header.len()).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in all() {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(line, "{:width$}  ", escape(cell));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A duration in two units at most, as people say it.
+pub(crate) fn short(duration: Duration) -> String {
+    let rounded = match duration.as_secs() {
+        0 => Duration::from_millis(duration.as_micros().div_ceil(1000).try_into().unwrap_or(0)),
+        1..60 => Duration::from_millis(duration.as_millis().try_into().unwrap_or(0) / 10 * 10),
+        seconds => Duration::from_secs(seconds),
+    };
+    if rounded.as_secs() < 60 && rounded.as_millis() >= 1000 {
+        return format!("{:.2}s", rounded.as_secs_f64());
+    }
+    humantime::format_duration(rounded).to_string()
+}
+
+/// A point in time in UTC.
+pub(crate) fn time(timestamp: Timestamp) -> String {
+    humantime::format_rfc3339_millis(SystemTime::from(timestamp)).to_string()
+}
+
+/// Writes to standard output. A reader that has gone, as with `| head`, is no failure.
+pub(crate) fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes());
+    let _ = out.flush();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_gets_through() {
+        let hostile = "a\x1b[31mred\x07\r\n\u{9b}2J\u{202e}txt\u{200b}\u{feff}\u{7f}";
+        let shown = escape(hostile);
+        assert_eq!(
+            shown,
+            "a\\u{1b}[31mred\\u{7}\\r\\n\\u{9b}2J\\u{202e}txt\\u{200b}\\u{feff}\\u{7f}"
+        );
+        assert_eq!(escape("plain äöü 字"), "plain äöü 字");
+        assert_eq!(escape_lines("a\nb\x1b", "  "), "a\n  b\\u{1b}");
+    }
+
+    #[test]
+    fn columns_line_up_and_cells_stay_on_their_line() {
+        let rows =
+            [vec!["ä\n".to_owned(), "1".to_owned()], vec!["long".to_owned(), "22".to_owned()]];
+        assert_eq!(table(&["name", "n"], &rows), "name  n\nä\\n   1\nlong  22\n");
+    }
+
+    #[test]
+    fn durations_are_short() {
+        for (ms, text) in
+            [(0, "0s"), (1, "1ms"), (999, "999ms"), (1500, "1.50s"), (61_900, "1m 1s")]
+        {
+            assert_eq!(short(Duration::from_millis(ms)), text);
+        }
+        assert_eq!(short(Duration::from_micros(10)), "1ms");
+    }
+}

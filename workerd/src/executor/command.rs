@@ -1,0 +1,89 @@
+//! Runs a program for each job.
+//!
+//! The contract with the program (arguments, standard input, environment, result, exit codes,
+//! how it is stopped) is written down for its authors in this crate's README.
+
+mod attempt;
+mod folder;
+mod group;
+mod input;
+mod output;
+mod result;
+mod template;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use queue::{Context, Executor, Fail, Payload};
+
+use attempt::Attempt;
+pub(crate) use template::Template;
+
+/// The program of a kind and the bounds it runs in.
+#[derive(Debug, Clone)]
+pub(crate) struct Command {
+    /// Absolute, so that no search path decides at run time what is executed.
+    pub(crate) program: PathBuf,
+    /// The arguments after the program's own name.
+    pub(crate) arguments: Vec<Template>,
+    /// How many run at once in this replica; bounded by the worker's concurrency alone if `None`.
+    pub(crate) concurrency: Option<usize>,
+    /// The wall time of one attempt; the job's own timeout applies as well.
+    pub(crate) timeout: Option<Duration>,
+    /// Variables of workerd's own environment that the program sees, beyond [`ALWAYS_PASSED`].
+    pub(crate) environment: Vec<String>,
+    /// How long the program may go on after TERM before it is killed.
+    pub(crate) kill_grace: Duration,
+    /// Where the program runs; in a fresh folder per attempt if `None`.
+    pub(crate) working_dir: Option<PathBuf>,
+    /// The most bytes of a result.
+    pub(crate) output_max_bytes: usize,
+    /// What standard output is for.
+    pub(crate) stdout: Stdout,
+}
+
+/// What the program's standard output is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stdout {
+    /// The result, unless the program writes a result file.
+    Result,
+    /// Nothing: for programs that chat.
+    Discard,
+}
+
+/// How long a program may go on after TERM unless the configuration says otherwise.
+pub(crate) const KILL_GRACE_DEFAULT: Duration = Duration::from_secs(5);
+
+/// Variables that every program sees: without them few programs work at all.
+pub(crate) const ALWAYS_PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
+
+/// The executor of one kind.
+#[derive(Debug)]
+pub(crate) struct CommandExecutor {
+    command: Arc<Command>,
+}
+
+impl CommandExecutor {
+    pub(crate) fn new(command: Command) -> Self {
+        Self { command: Arc::new(command) }
+    }
+}
+
+impl Executor for CommandExecutor {
+    async fn run(&self, context: Context) -> Result<Option<Payload>, Fail> {
+        let spec = context.spec();
+        let attempt = Attempt {
+            job: spec.id,
+            kind: &spec.kind,
+            queue: &spec.queue,
+            payload: &spec.payload,
+            number: context.attempt(),
+            fence: context.fence(),
+            remaining: context.remaining(),
+        };
+        attempt::run(&self.command, &attempt, context.cancelled()).await
+    }
+}

@@ -1,0 +1,164 @@
+//! One attempt: start the program, see it to its end, and tell what came of it.
+
+use std::io;
+use std::process::Stdio;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use queue::{CancelReason, ERROR_MAX_BYTES, ErrorKind, Fail, JobId, Kind, Payload, QueueName};
+use tokio::time::sleep;
+
+use super::folder::Folder;
+use super::group::Group;
+use super::input::Input;
+use super::output::Pipes;
+use super::{ALWAYS_PASSED, Command, result};
+
+/// What the program is told about its job.
+#[derive(Debug)]
+pub(crate) struct Attempt<'a> {
+    pub(crate) job: JobId,
+    pub(crate) kind: &'a Kind,
+    pub(crate) queue: &'a QueueName,
+    pub(crate) payload: &'a Payload,
+    /// From 1.
+    pub(crate) number: u16,
+    pub(crate) fence: u64,
+    /// How much of the job's own time limit is left; the worker watches it.
+    pub(crate) remaining: Duration,
+}
+
+/// How long the streams are read on after the program's end, in case that processes it left
+/// behind hold them open.
+const STREAMS_GRACE: Duration = Duration::from_millis(250);
+
+/// Why a program was stopped.
+#[derive(Debug, Clone, Copy)]
+enum Stop {
+    TimedOut,
+    Cancelled(CancelReason),
+}
+
+/// Runs the program for one attempt; `cancelled` ends when the attempt should stop.
+///
+/// # Errors
+/// What the program's end, or its failure to start, means for the job.
+///
+/// # Cancel safety
+/// Dropping the future kills the program with everything it started.
+pub(super) async fn run(
+    command: &Command,
+    attempt: &Attempt<'_>,
+    cancelled: impl Future<Output = CancelReason>,
+) -> Result<Option<Payload>, Fail> {
+    let input = Input::of(command, attempt)?;
+    let folder = Folder::create()
+        .await
+        .map_err(|e| Fail::retry(format!("cannot make a folder for the attempt: {e}")))?;
+    let mut process = process(command, attempt, &input, &folder);
+    let (mut group, streams) = Group::start(&mut process).map_err(|e| not_started(command, &e))?;
+    let mut pipes = Pipes::new(streams, input.stdin, command.output_max_bytes);
+
+    let stop = tokio::select! {
+        biased;
+        () = group.leader_ended() => None,
+        reason = cancelled => Some(Stop::Cancelled(reason)),
+        () = time_limit(command.timeout) => Some(Stop::TimedOut),
+        never = pipes.serve() => match never {},
+    };
+    if stop.is_some() {
+        group.terminate();
+        tokio::select! {
+            biased;
+            () = group.leader_ended() => {},
+            () = sleep(command.kill_grace) => {},
+            never = pipes.serve() => match never {},
+        }
+    } else {
+        let _ = tokio::time::timeout(STREAMS_GRACE, pipes.run()).await;
+    }
+    let status = group.finish().await;
+    let _ = tokio::time::timeout(STREAMS_GRACE, pipes.run()).await;
+
+    // Whatever a program says after it was told to stop, it may not have done its work: many end
+    // with code 0 on TERM.
+    if let Some(stop) = stop {
+        return Err(stopped(stop, command, &pipes));
+    }
+    let status = status.map_err(|e| Fail::retry(format!("cannot learn the exit status: {e}")))?;
+    match result::failure(status, &pipes.errors) {
+        Some(fail) => Err(fail),
+        None => result::result(command, &folder.result, pipes).await,
+    }
+}
+
+fn process(
+    command: &Command,
+    attempt: &Attempt<'_>,
+    input: &Input,
+    folder: &Folder,
+) -> tokio::process::Command {
+    let time = command.timeout.map_or(attempt.remaining, |t| t.min(attempt.remaining));
+    let deadline = SystemTime::now().checked_add(time).unwrap_or(SystemTime::now());
+    let deadline_ms = deadline.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let mut process = tokio::process::Command::new(&command.program);
+    process
+        .args(&input.arguments)
+        .current_dir(command.working_dir.as_ref().unwrap_or(&folder.work))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .env_clear();
+    let passed = ALWAYS_PASSED.iter().copied();
+    for name in passed.chain(command.environment.iter().map(String::as_str)) {
+        if let Some(value) = std::env::var_os(name) {
+            process.env(name, value);
+        }
+    }
+    process
+        .env("WORKERD_JOB_ID", attempt.job.to_string())
+        .env("WORKERD_KIND", attempt.kind.as_str())
+        .env("WORKERD_QUEUE", attempt.queue.as_str())
+        .env("WORKERD_ATTEMPT", attempt.number.to_string())
+        .env("WORKERD_FENCE", attempt.fence.to_string())
+        .env("WORKERD_DEADLINE", deadline_ms.to_string())
+        .env("WORKERD_RESULT", &folder.result);
+    process
+}
+
+/// A machine that cannot start the program now may be able to later, or another machine may: only
+/// arguments that are too long stay so.
+fn not_started(command: &Command, error: &io::Error) -> Fail {
+    let message = format!("cannot start {}: {error}", command.program.display());
+    match error.kind() {
+        io::ErrorKind::ArgumentListTooLong => Fail::dead(message),
+        _ => Fail::retry(message),
+    }
+}
+
+/// Ends when the kind's own time limit is over.
+async fn time_limit(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => sleep(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn stopped(stop: Stop, command: &Command, pipes: &Pipes) -> Fail {
+    let what = match stop {
+        Stop::TimedOut => {
+            let limit = humantime::format_duration(command.timeout.unwrap_or_default());
+            let what = format!("timed out after {limit}");
+            return Fail::retry(result::with_errors(&what, &pipes.errors))
+                .kind(ErrorKind::TimedOut);
+        }
+        // The worker, whose limit it was, says so itself.
+        Stop::Cancelled(CancelReason::TimedOut) => {
+            return Fail::retry(pipes.errors.last_lines(ERROR_MAX_BYTES / 2));
+        }
+        Stop::Cancelled(CancelReason::Requested) => "stopped because the job was cancelled",
+        Stop::Cancelled(CancelReason::LeaseLost) => "stopped because the lease was lost",
+        Stop::Cancelled(CancelReason::Shutdown) => "stopped because the worker shuts down",
+        Stop::Cancelled(_) => "stopped",
+    };
+    Fail::retry(result::with_errors(what, &pipes.errors))
+}

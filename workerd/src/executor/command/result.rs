@@ -1,0 +1,102 @@
+//! What a program's end means for its job.
+
+use std::io::{self, Read};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+
+use queue::{Codec, ERROR_MAX_BYTES, Fail, Payload};
+
+use super::output::{Head, Pipes, Tail};
+use super::{Command, Stdout, folder};
+
+/// The exit code for "not now": the job is retried (`EX_TEMPFAIL` of sysexits).
+const EXIT_RETRY: i32 = 75;
+/// The exit code for "never": the job is dead at once.
+const EXIT_DEAD: i32 = 100;
+
+/// The failure that an exit status other than 0 stands for.
+pub(super) fn failure(status: ExitStatus, errors: &Tail) -> Option<Fail> {
+    let what = match (status.code(), status.signal()) {
+        (Some(0), _) => return None,
+        (Some(EXIT_RETRY), _) => "exit code 75 (retry later)".to_owned(),
+        (Some(EXIT_DEAD), _) => "exit code 100 (do not retry)".to_owned(),
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("ended by signal {signal}"),
+        (None, None) => "ended without an exit code".to_owned(),
+    };
+    let message = with_errors(&what, errors);
+    Some(match status.code() {
+        Some(EXIT_DEAD) => Fail::dead(message),
+        _ => Fail::retry(message),
+    })
+}
+
+/// `what` happened, and the last lines of what the program wrote to standard error.
+pub(super) fn with_errors(what: &str, errors: &Tail) -> String {
+    let lines = errors.last_lines(ERROR_MAX_BYTES - what.len() - ": ".len());
+    if lines.is_empty() { what.to_owned() } else { format!("{what}: {lines}") }
+}
+
+/// The result of a program that succeeded: the content of the result file if there is any, else
+/// standard output. JSON if it is JSON, else raw bytes; nothing if it is blank.
+///
+/// # Errors
+/// A failure for good if the result is too long: the work is done, and doing it again would not
+/// make its result shorter.
+pub(super) async fn result(
+    command: &Command,
+    file: &Path,
+    pipes: Pipes,
+) -> Result<Option<Payload>, Fail> {
+    let max_bytes = command.output_max_bytes;
+    let (path, limit) = (PathBuf::from(file), max_bytes as u64 + 1);
+    let bytes = folder::blocking(move || read(&path, limit))
+        .await
+        .map_err(|e| Fail::retry(format!("cannot read the result file: {e}")))?;
+    if bytes.len() > max_bytes {
+        return Err(Fail::dead(format!(
+            "the result file has more than {max_bytes} bytes; store large results elsewhere and \
+             answer with their place"
+        )));
+    }
+    if !bytes.is_empty() {
+        return Ok(payload(bytes));
+    }
+    match (command.stdout, pipes.output) {
+        (Stdout::Discard, _) => Ok(None),
+        (Stdout::Result, Head { overflowed: true, .. }) => Err(Fail::dead(format!(
+            "standard output has more than {max_bytes} bytes, too many for a result; write the \
+             result to the file $WORKERD_RESULT, or set stdout = \"discard\" if it is none"
+        ))),
+        (Stdout::Result, Head { bytes, .. }) => Ok(payload(bytes)),
+    }
+}
+
+/// At most `limit` bytes of a regular file; nothing if there is none.
+fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    match std::fs::symlink_metadata(path) {
+        // Opening anything else, such as a named pipe, could take for ever.
+        Ok(metadata) if metadata.is_file() => {
+            std::fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        }
+        Ok(_) => Err(io::Error::other("it is not a regular file")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(bytes),
+        Err(error) => Err(error),
+    }
+}
+
+fn payload(bytes: Vec<u8>) -> Option<Payload> {
+    let text = bytes.trim_ascii();
+    if text.is_empty() {
+        return None;
+    }
+    let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok();
+    Some(if is_json {
+        Payload::from_parts(Codec::Json, text.to_vec())
+    } else {
+        Payload::raw(bytes)
+    })
+}

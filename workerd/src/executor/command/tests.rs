@@ -1,0 +1,300 @@
+//! Real programs: their results, their failures, and that nothing of them is left.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use queue::{CancelReason, Codec, ErrorKind, Fail, JobId, Kind, Payload, QueueName};
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use super::attempt::{self, Attempt};
+use super::*;
+
+fn literal(text: &str) -> Template {
+    Template::parse(&text.replace('{', "{{").replace('}', "}}")).unwrap()
+}
+
+fn program(path: &str) -> Command {
+    Command {
+        program: PathBuf::from(path),
+        arguments: Vec::new(),
+        concurrency: None,
+        timeout: None,
+        environment: Vec::new(),
+        kill_grace: Duration::from_secs(30),
+        working_dir: None,
+        output_max_bytes: queue::payload::RESULT_MAX_BYTES,
+        stdout: Stdout::Result,
+    }
+}
+
+fn shell(script: &str) -> Command {
+    Command { arguments: vec![literal("-c"), literal(script)], ..program("/bin/sh") }
+}
+
+/// Adds arguments with slots, which the script sees as `$1` and so on.
+fn with_arguments(mut command: Command, arguments: &[&str]) -> Command {
+    command.arguments.push(literal("sh"));
+    command.arguments.extend(arguments.iter().map(|text| Template::parse(text).unwrap()));
+    command
+}
+
+async fn run_until(
+    command: &Command,
+    payload: &Payload,
+    cancelled: impl Future<Output = CancelReason>,
+) -> Result<Option<Payload>, Fail> {
+    let attempt = Attempt {
+        job: JobId::from_bytes([7; 16]),
+        kind: &Kind::new("test.kind").unwrap(),
+        queue: &QueueName::default(),
+        payload,
+        number: 2,
+        fence: 41,
+        remaining: Duration::from_secs(60),
+    };
+    attempt::run(command, &attempt, cancelled).await
+}
+
+async fn run(command: &Command, payload: &Payload) -> Result<Option<Payload>, Fail> {
+    run_until(command, payload, std::future::pending()).await
+}
+
+async fn text(command: &Command) -> String {
+    let result = run(command, &Payload::default()).await.unwrap().unwrap();
+    String::from_utf8(result.bytes().to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn exit_codes_decide_what_becomes_of_the_job() {
+    let fail = |script: &'static str| async move {
+        run(&shell(script), &Payload::default()).await.unwrap_err()
+    };
+    assert_eq!(run(&shell("exit 0"), &Payload::default()).await, Ok(None));
+    assert_eq!(fail("echo broken >&2; exit 3").await, Fail::retry("exit code 3: broken"));
+    assert_eq!(fail("exit 75").await, Fail::retry("exit code 75 (retry later)"));
+    assert_eq!(
+        fail("echo never >&2; exit 100").await,
+        Fail::dead("exit code 100 (do not retry): never")
+    );
+    assert_eq!(fail("kill -9 $$").await, Fail::retry("ended by signal 9"));
+}
+
+#[tokio::test]
+async fn the_payload_is_standard_input_and_standard_output_the_result() {
+    let cat = program("/bin/cat");
+    let json = Payload::from_parts(Codec::Json, "{ \"n\": 1.50 }");
+    assert_eq!(run(&cat, &json).await, Ok(Some(json.clone())));
+    let raw = Payload::raw(vec![0, 255, 10]);
+    assert_eq!(run(&cat, &raw).await, Ok(Some(raw.clone())));
+    let msgpack = Payload::msgpack(&json!({"a": [1, "x"]})).unwrap();
+    let expected = Payload::from_parts(Codec::Json, r#"{"a":[1,"x"]}"#);
+    assert_eq!(run(&cat, &msgpack).await, Ok(Some(expected)));
+    assert_eq!(run(&shell("echo; echo"), &json).await, Ok(None));
+}
+
+#[tokio::test]
+async fn the_result_file_wins_over_standard_output() {
+    let script = "echo noise; printf '{\"ok\": true}\\n' > \"$WORKERD_RESULT\"";
+    let expected = Payload::from_parts(Codec::Json, "{\"ok\": true}");
+    assert_eq!(run(&shell(script), &Payload::default()).await, Ok(Some(expected)));
+    let fail = run(&shell("mkfifo \"$WORKERD_RESULT\""), &Payload::default()).await.unwrap_err();
+    assert_eq!(fail, Fail::retry("cannot read the result file: it is not a regular file"));
+}
+
+#[tokio::test]
+async fn slots_become_single_arguments() {
+    let command = with_arguments(
+        shell("printf '%s|' \"$#\" \"$@\""),
+        &["{payload.text}", "--n={payload.n}", "{job.attempt}"],
+    );
+    let payload = Payload::json(&json!({"text": "-x 'y' $(id) *", "n": 7})).unwrap();
+    let result = run(&command, &payload).await.unwrap().unwrap();
+    assert_eq!(result.bytes().as_ref(), b"3|-x 'y' $(id) *|--n=7|2|");
+
+    let dead = |message: &str| Fail::dead(message).kind(ErrorKind::Undecodable);
+    assert_eq!(
+        run(&command, &Payload::raw("x")).await.unwrap_err(),
+        dead("the payload is raw bytes, which have no fields")
+    );
+    assert_eq!(
+        run(&command, &Payload::json(&json!({"text": "a\0b"})).unwrap()).await.unwrap_err(),
+        dead("the argument {payload.text} would hold a NUL character")
+    );
+}
+
+#[tokio::test]
+async fn a_program_that_does_not_read_its_input_can_succeed() {
+    let payload = Payload::raw(vec![b'x'; 4 * 1024 * 1024]);
+    assert_eq!(run(&shell("exec 0<&-; echo 1"), &payload).await, {
+        Ok(Some(Payload::from_parts(Codec::Json, "1")))
+    });
+}
+
+#[tokio::test]
+async fn chatter_is_drained_in_bounded_memory_and_never_blocks_the_program() {
+    let chat = "i=0; while [ $i -lt 300 ]; do printf '%04000d\\n' $i; i=$((i+1)); done";
+    let quiet = Command { stdout: Stdout::Discard, ..shell(&format!("({chat}); ({chat}) >&2")) };
+    assert_eq!(run(&quiet, &Payload::default()).await, Ok(None));
+
+    let loud = Command { stdout: Stdout::Result, ..quiet };
+    let fail = run(&loud, &Payload::default()).await.unwrap_err();
+    let text = format!("{fail:?}");
+    assert!(text.contains("Dead") && text.contains("WORKERD_RESULT"), "{text}");
+
+    let fail = run(&shell(&format!("({chat}) >&2; exit 1")), &Payload::default()).await;
+    let last = format!("{:04000}", 299);
+    let text = format!("{:?}", fail.unwrap_err());
+    assert!(text.contains(&last) && text.len() < 9000, "{text}");
+}
+
+#[tokio::test]
+async fn a_result_file_that_is_too_long_is_a_failure_for_good() {
+    let script = "head -c 65537 /dev/zero > \"$WORKERD_RESULT\"";
+    let fail = format!("{:?}", run(&shell(script), &Payload::default()).await.unwrap_err());
+    assert!(fail.contains("Dead") && fail.contains("65536"), "{fail}");
+}
+
+#[tokio::test]
+async fn the_environment_is_cleared_but_for_what_is_listed() {
+    let is_plain = |name: &str| !ALWAYS_PASSED.contains(&name) && !name.starts_with("WORKERD_");
+    let mut own = std::env::vars().filter(|(name, text)| is_plain(name) && !text.contains('\n'));
+    let (listed, value) = own.next().expect("the test's own environment has a variable");
+    let command = Command { environment: vec![listed.clone()], ..program("/usr/bin/env") };
+    let environment = text(&command).await;
+    let names: Vec<&str> = environment.lines().filter_map(|l| Some(l.split_once('=')?.0)).collect();
+    assert!(names.iter().all(|name| !is_plain(name) || *name == listed), "{names:?}");
+    for line in [
+        format!("{listed}={value}").as_str(),
+        "WORKERD_JOB_ID=07070707-0707-0707-0707-070707070707",
+        "WORKERD_KIND=test.kind",
+        "WORKERD_QUEUE=default",
+        "WORKERD_ATTEMPT=2",
+        "WORKERD_FENCE=41",
+    ] {
+        assert!(environment.lines().any(|l| l == line), "{line} is not in\n{environment}");
+    }
+    assert!(names.contains(&"WORKERD_DEADLINE") && names.contains(&"WORKERD_RESULT"));
+}
+
+#[tokio::test]
+async fn every_attempt_has_a_folder_of_its_own_that_is_removed() {
+    let command = shell("echo rest > file; pwd");
+    let (first, second) = (text(&command).await, text(&command).await);
+    assert_ne!(first, second);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Path::new(first.trim()).exists() || Path::new(second.trim()).exists() {
+        assert!(Instant::now() < deadline, "{first} is still there");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_cannot_be_started_is_retried_unless_its_arguments_are_too_long() {
+    let missing = run(&program("/nonexistent/program"), &Payload::default()).await.unwrap_err();
+    assert!(format!("{missing:?}").contains("Retry"), "{missing:?}");
+    let long = with_arguments(shell("exit 0"), &["{payload.x}"]);
+    let payload = Payload::json(&json!({"x": "y".repeat(4 * 1024 * 1024)})).unwrap();
+    let fail = format!("{:?}", run(&long, &payload).await.unwrap_err());
+    assert!(fail.contains("Dead") && !fail.contains("yyyy"), "{fail}");
+}
+
+/// A named pipe that tells when a program started and when all that it started is gone.
+struct Lifeline {
+    folder: tempfile::TempDir,
+}
+
+impl Lifeline {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let made = std::process::Command::new("mkfifo").arg(folder.path().join("pipe")).status();
+        assert!(made.unwrap().success());
+        Self { folder }
+    }
+
+    /// A script that handles TERM as `on_term`, holds the pipe, says so, and goes on as `then`.
+    fn script(&self, on_term: &str, then: &str) -> Command {
+        let pipe = self.folder.path().join("pipe");
+        let pipe = pipe.display();
+        shell(&format!("trap '{on_term}' TERM; exec 9> '{pipe}'; echo started >&9; {then}"))
+    }
+
+    /// The first message is sent when the program has started, the second when no process holds
+    /// the pipe any more.
+    fn watch(&self) -> (oneshot::Receiver<()>, oneshot::Receiver<()>) {
+        let ((started, on_started), (gone, on_gone)) = (oneshot::channel(), oneshot::channel());
+        let pipe = self.folder.path().join("pipe");
+        std::thread::spawn(move || {
+            let mut reader = BufReader::new(std::fs::File::open(pipe).unwrap());
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            let _ = started.send(());
+            std::io::copy(&mut reader, &mut std::io::sink()).unwrap();
+            let _ = gone.send(());
+        });
+        (on_started, on_gone)
+    }
+}
+
+async fn soon<T>(event: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), event).await.expect("it does not happen")
+}
+
+#[tokio::test]
+async fn a_stopped_program_may_finish_within_its_grace_but_has_not_completed() {
+    let lifeline = Lifeline::new();
+    let command = lifeline.script("echo bye >&2; exit 0", "sleep 1000 & wait");
+    let (started, gone) = lifeline.watch();
+    let cancelled = async {
+        started.await.unwrap();
+        CancelReason::Requested
+    };
+    let fail = soon(run_until(&command, &Payload::default(), cancelled)).await.unwrap_err();
+    assert_eq!(fail, Fail::retry("stopped because the job was cancelled: bye"));
+    soon(gone).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_whole_tree_is_killed_when_the_grace_is_over() {
+    let lifeline = Lifeline::new();
+    let script = lifeline.script("", "(sleep 1000 & sleep 1000) & sleep 1000; sleep 1000");
+    let command = Command { kill_grace: Duration::from_millis(100), ..script };
+    let (started, gone) = lifeline.watch();
+    let cancelled = async {
+        started.await.unwrap();
+        CancelReason::Shutdown
+    };
+    let fail = soon(run_until(&command, &Payload::default(), cancelled)).await.unwrap_err();
+    assert_eq!(fail, Fail::retry("stopped because the worker shuts down"));
+    soon(gone).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_time_limit_ends_the_program() {
+    let command = Command { timeout: Some(Duration::from_millis(50)), ..shell("sleep 1000") };
+    let fail = soon(run(&command, &Payload::default())).await.unwrap_err();
+    assert_eq!(fail, Fail::retry("timed out after 50ms").kind(ErrorKind::TimedOut));
+}
+
+#[tokio::test]
+async fn what_a_program_leaves_behind_ends_with_it_and_holds_nothing_up() {
+    let lifeline = Lifeline::new();
+    let command = lifeline.script("", "sleep 1000 & echo 1");
+    let (started, gone) = lifeline.watch();
+    let result = soon(run(&command, &Payload::default())).await;
+    assert_eq!(result, Ok(Some(Payload::from_parts(Codec::Json, "1"))));
+    soon(started).await.unwrap();
+    soon(gone).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dropped_attempt_kills_the_whole_tree() {
+    let lifeline = Lifeline::new();
+    let command = lifeline.script("", "sleep 1000 & sleep 1000; sleep 1000");
+    let (started, gone) = lifeline.watch();
+    let attempt = tokio::spawn(async move { run(&command, &Payload::default()).await });
+    soon(started).await.unwrap();
+    attempt.abort();
+    soon(gone).await.unwrap();
+}

@@ -1,0 +1,170 @@
+//! How a command ends: the exit codes that scripts can use, and failures that carry one.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use queue::{Error, JobId};
+use serde_json::{Map, Value};
+
+use crate::config::Problems;
+
+/// The exit codes, the same for every command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    /// Done; the answer is yes.
+    Done = 0,
+    /// Not done, or the answer is no.
+    Failed = 1,
+    /// The command line, the configuration or the data given is wrong.
+    Usage = 2,
+    /// The store cannot be reached, has no room or refuses this client.
+    Unavailable = 3,
+    /// There is no such job.
+    NotFound = 4,
+    /// The job's id or idempotency key belongs to another job.
+    Conflict = 5,
+    /// It did not happen in time.
+    TimedOut = 6,
+    /// A second signal ended `workerd run`: what ran was stopped and given back.
+    Forced = 7,
+}
+
+/// The table of the exit codes, for the help.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; the answer is yes
+  1  not done, or the answer is no
+  2  the command line, the configuration or the data given is wrong
+  3  the store cannot be reached, has no room or refuses this client
+  4  there is no such job
+  5  the job's id or idempotency key belongs to another job
+  6  it did not happen in time
+  7  a second signal ended `workerd run`: what ran was stopped and given back";
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    message: String,
+    /// What programs may want to know besides; only shown as JSON.
+    details: Map<String, Value>,
+}
+
+/// What a command answers.
+pub(crate) type Outcome = Result<Exit, Failure>;
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl fmt::Display) -> Self {
+        Self { exit, message: message.to_string(), details: Map::new() }
+    }
+
+    pub(crate) fn usage(message: impl fmt::Display) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    /// Adds what programs may want to know.
+    pub(crate) fn detail(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.details.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Says what was being done.
+    pub(crate) fn context(mut self, doing: impl fmt::Display) -> Self {
+        self.message = format!("{doing}: {}", self.message);
+        self
+    }
+
+    /// Says what to do about it.
+    pub(crate) fn advice(mut self, advice: impl fmt::Display) -> Self {
+        self.message = format!("{}; {advice}", self.message);
+        self
+    }
+
+    pub(crate) fn no_such_job(id: JobId) -> Self {
+        Self::new(Exit::NotFound, format!("there is no job {id}")).detail("id", id.to_string())
+    }
+
+    /// The failure as a document for programs.
+    pub(crate) fn to_json(&self) -> Value {
+        let code = match self.exit {
+            Exit::Done | Exit::Failed | Exit::Forced => "failed",
+            Exit::Usage => "usage",
+            Exit::Unavailable => "unavailable",
+            Exit::NotFound => "not_found",
+            Exit::Conflict => "conflict",
+            Exit::TimedOut => "timed_out",
+        };
+        let mut error = self.details.clone();
+        error.insert("code".to_owned(), code.into());
+        error.insert("message".to_owned(), self.message.clone().into());
+        serde_json::json!({ "error": error })
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let exit = match &error {
+            Error::Invalid(_) | Error::Unsupported(_) => Exit::Usage,
+            Error::Conflict { .. } => Exit::Conflict,
+            Error::QueueFull { .. }
+            | Error::StoreFull(_)
+            | Error::Unavailable(_)
+            | Error::Refused(_) => Exit::Unavailable,
+            _ => Exit::Failed,
+        };
+        let failure = Self::new(exit, &error);
+        match error {
+            Error::Conflict { existing, .. } => failure.detail("existing", existing.to_string()),
+            _ => failure,
+        }
+    }
+}
+
+impl From<Problems> for Failure {
+    fn from(problems: Problems) -> Self {
+        Self::usage(problems)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_lists_every_code() {
+        for exit in [
+            Exit::Done,
+            Exit::Failed,
+            Exit::Usage,
+            Exit::Unavailable,
+            Exit::NotFound,
+            Exit::Conflict,
+            Exit::TimedOut,
+            Exit::Forced,
+        ] {
+            assert!(EXIT_CODES.contains(&format!("\n  {}  ", exit as u8)), "{exit:?}");
+        }
+    }
+
+    #[test]
+    fn a_conflict_tells_programs_the_existing_job() {
+        let existing = JobId::from_bytes([1; 16]);
+        let reason = queue::ConflictReason::Id;
+        let json = Failure::from(Error::Conflict { existing, reason }).to_json();
+        assert_eq!(json["error"]["code"], "conflict");
+        assert_eq!(json["error"]["existing"], existing.to_string());
+    }
+}

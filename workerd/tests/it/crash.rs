@@ -1,0 +1,65 @@
+//! One of two replicas is killed in the middle of its work.
+
+use std::time::{Duration, Instant};
+
+use queue::{JobId, JobRecord, JobState, Queue};
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::support::{Daemon, Gate, Store, job, on_every_store, until, until_finished};
+
+on_every_store!(the_jobs_of_a_killed_replica_run_elsewhere);
+
+const LEASE: Duration = Duration::from_secs(1);
+
+async fn the_jobs_of_a_killed_replica_run_elsewhere(store: Store) {
+    let (gate, queue) = (Gate::new(), store.connect().await);
+    let config = |concurrency: usize| {
+        let lease = humantime::format_duration(LEASE);
+        format!("[worker]\nconcurrency = {concurrency}\nlease = \"{lease}\"\n") + &gate.executor()
+    };
+    let mut killed = Daemon::start(&store.url(), &config(3));
+    let killed_worker = killed.wait_for_event("worker_started")["worker"].clone();
+    let jobs = (0..6).map(|number| job("gate", &json!({ "number": number })));
+    let mut ids = Vec::new();
+    for outcome in queue.enqueue_all(jobs).await.unwrap() {
+        let queue::EnqueueOutcome::Done(enqueued) = outcome else { panic!("{outcome:?}") };
+        ids.push(enqueued.id);
+    }
+    let of_killed = until("three jobs running", async || {
+        let running = running(&queue, &ids).await;
+        (running.len() == 3).then_some(running)
+    })
+    .await;
+    assert!(of_killed.iter().all(|r| r.worker.as_ref().unwrap().as_str() == killed_worker));
+    // Room for all: what the killed one ran need not wait for what the other one runs.
+    let _other = Daemon::start(&store.url(), &config(6));
+    until("all running", async || (running(&queue, &ids).await.len() == 6).then_some(())).await;
+
+    killed.signal(Signal::KILL);
+    let killed_at = Instant::now();
+    assert_eq!(killed.exit_code(), None);
+    until("all running elsewhere", async || {
+        let running = running(&queue, &ids).await;
+        let elsewhere = |r: &JobRecord| r.worker.as_ref().unwrap().as_str() != killed_worker;
+        (running.len() == 6 && running.iter().all(elsewhere)).then_some(())
+    })
+    .await;
+    // P8. The margin on top is for a busy machine.
+    let took = killed_at.elapsed();
+    assert!(took <= LEASE + Duration::from_millis(1500) + Duration::from_secs(3), "{took:?}");
+    gate.open();
+
+    for id in &ids {
+        let record = until_finished(&queue, *id).await;
+        let was_of_killed = of_killed.iter().any(|r| r.spec.id == *id);
+        assert_eq!(record.state, JobState::Completed);
+        assert_eq!((record.failures, record.stalls), (0, u8::from(was_of_killed)));
+    }
+    assert!(queue.audit().await.unwrap().is_empty());
+}
+
+async fn running(queue: &Queue, ids: &[JobId]) -> Vec<JobRecord> {
+    let records = queue.get_all(ids).await.unwrap().into_iter().flatten();
+    records.filter(|record| record.state == JobState::Running).collect()
+}

@@ -1,0 +1,124 @@
+//! A daemon from its start to its end by signals.
+
+use queue::JobState;
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::support::{
+    Daemon, Gate, Store, job, on_every_store, soon, until, until_finished, until_state,
+};
+
+on_every_store!(
+    the_first_signal_lets_running_jobs_finish,
+    the_second_signal_gives_running_jobs_back_at_once,
+    a_job_that_outlasts_the_grace_is_given_back,
+    a_running_job_can_be_cancelled,
+    metrics_tell_what_happened,
+);
+
+/// No renewal by chance: the tests that use it do not wait for leases.
+const LONG_LEASE: &str = "[worker]\nlease = \"60s\"\nshutdown_grace = \"60s\"\nconcurrency = 2\n";
+
+async fn the_first_signal_lets_running_jobs_finish(store: Store) {
+    let (gate, queue) = (Gate::new(), store.connect().await);
+    let mut daemon = Daemon::start(&store.url(), &(LONG_LEASE.to_owned() + &gate.executor()));
+    let running = queue.enqueue(job("gate", &json!({}))).await.unwrap().id;
+    until_state(&queue, running, JobState::Running).await;
+    assert_eq!(daemon.get("/readyz"), (200, "ready\n".to_owned()));
+
+    daemon.signal(Signal::TERM);
+    daemon.wait_for_event("draining");
+    until("not ready", async || (daemon.get("/readyz").0 == 503).then_some(())).await;
+    assert_eq!(daemon.get("/livez").0, 200);
+    let waiting = queue.enqueue(job("gate", &json!({}))).await.unwrap().id;
+    gate.open();
+
+    assert_eq!(daemon.exit_code(), Some(0));
+    assert_eq!(until_finished(&queue, running).await.state, JobState::Completed);
+    assert_eq!(queue.get(waiting).await.unwrap().unwrap().state, JobState::Ready);
+    assert!(queue.audit().await.unwrap().is_empty());
+}
+
+async fn the_second_signal_gives_running_jobs_back_at_once(store: Store) {
+    let (gate, queue) = (Gate::new(), store.connect().await);
+    let config = LONG_LEASE.to_owned() + &gate.holding_executor();
+    let mut daemon = Daemon::start(&store.url(), &config);
+    let (started, gone) = gate.watch();
+    let id = queue.enqueue(job("held", &json!({}))).await.unwrap().id;
+    soon(started).await;
+
+    daemon.signal(Signal::TERM);
+    daemon.wait_for_event("draining");
+    daemon.signal(Signal::INT);
+
+    assert_eq!(daemon.exit_code(), Some(7));
+    assert!(daemon.left_nothing());
+    let record = queue.get(id).await.unwrap().unwrap();
+    assert_eq!((record.state, record.failures, record.stalls), (JobState::Ready, 0, 0));
+    soon(gone).await;
+    assert!(queue.audit().await.unwrap().is_empty());
+}
+
+async fn a_job_that_outlasts_the_grace_is_given_back(store: Store) {
+    let (gate, queue) = (Gate::new(), store.connect().await);
+    let config = "[worker]\nshutdown_grace = \"50ms\"\n".to_owned() + &gate.holding_executor();
+    let mut daemon = Daemon::start(&store.url(), &config);
+    let (started, gone) = gate.watch();
+    let id = queue.enqueue(job("held", &json!({}))).await.unwrap().id;
+    soon(started).await;
+
+    daemon.signal(Signal::TERM);
+
+    assert_eq!(daemon.exit_code(), Some(0));
+    assert!(daemon.left_nothing());
+    let record = queue.get(id).await.unwrap().unwrap();
+    assert_eq!((record.state, record.failures, record.stalls), (JobState::Ready, 0, 0));
+    soon(gone).await;
+}
+
+async fn a_running_job_can_be_cancelled(store: Store) {
+    let (gate, queue) = (Gate::new(), store.connect().await);
+    let config = LONG_LEASE.to_owned() + &gate.holding_executor();
+    let _daemon = Daemon::start(&store.url(), &config);
+    let (started, gone) = gate.watch();
+    let id = queue.enqueue(job("held", &json!({}))).await.unwrap().id;
+    soon(started).await;
+
+    assert_eq!(queue.cancel(id).await.unwrap(), queue::CancelOutcome::Requested);
+
+    assert_eq!(until_finished(&queue, id).await.state, JobState::Cancelled);
+    soon(gone).await;
+}
+
+async fn metrics_tell_what_happened(store: Store) {
+    let (gate, queue) = (Gate::new(), store.connect().await);
+    gate.open();
+    let daemon = Daemon::start(&store.url(), &(LONG_LEASE.to_owned() + &gate.executor()));
+    let id = queue.enqueue(job("gate", &json!({}))).await.unwrap().id;
+    until_finished(&queue, id).await;
+
+    // Counted once the store has answered, which may be a moment after the job is seen finished.
+    let finished = "queue_finished_total{queue=\"default\",kind=\"gate\",outcome=\"completed\"} 1";
+    let metrics = until("the job counted", async || {
+        let (_, metrics) = daemon.get("/metrics");
+        let counted = metrics.lines().any(|line| line == finished);
+        (counted && metrics.contains("queue_jobs{queue=\"default\",state=\"completed\"} 1"))
+            .then_some(metrics)
+    })
+    .await;
+    for line in [
+        "queue_wait_seconds_bucket{queue=\"default\",kind=\"gate\",le=\"3600\"} 1",
+        concat!(
+            "queue_run_seconds_bucket{queue=\"default\",kind=\"gate\",outcome=\"completed\",",
+            "le=\"14400\"} 1"
+        ),
+        "queue_jobs{queue=\"default\",state=\"dead\"} 0",
+        "queue_store_up 1",
+        "workerd_slots{state=\"free\"} 2",
+        "workerd_draining 0",
+        concat!("workerd_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+    ] {
+        assert!(metrics.lines().any(|l| l == line), "{line} is not in\n{metrics}");
+    }
+    assert!(metrics.contains("workerd_fetch_last_progress_timestamp_seconds "));
+}

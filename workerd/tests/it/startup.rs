@@ -1,0 +1,72 @@
+//! Stores that are not there yet, and configurations that are wrong.
+
+use std::time::Instant;
+
+use queue::{Connect, JobState, Queue};
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::support::{
+    Daemon, Gate, PATIENCE, Redis, Store, job, said, until, until_finished, workerd,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_waits_for_a_store_that_starts_later() {
+    let (gate, mut redis) = (Gate::new(), Redis::not_started());
+    gate.open();
+    let daemon = Daemon::start(&redis.url(), &gate.executor());
+    daemon.wait_for_event("connect_failed");
+    assert_eq!(daemon.get("/livez").0, 200);
+    assert_eq!(daemon.get("/readyz"), (503, "not connected to the store\n".to_owned()));
+    assert!(daemon.get("/metrics").1.contains("queue_store_up 0"));
+
+    redis.start_now();
+
+    until("ready", async || (daemon.get("/readyz").0 == 200).then_some(())).await;
+    let queue = Queue::connect(&redis.url()).await.unwrap();
+    let id = queue.enqueue(job("gate", &json!({}))).await.unwrap().id;
+    assert_eq!(until_finished(&queue, id).await.state, JobState::Completed);
+}
+
+#[tokio::test]
+async fn a_daemon_without_a_store_ends_at_the_first_signal() {
+    let (gate, redis) = (Gate::new(), Redis::not_started());
+    let mut daemon = Daemon::start(&redis.url(), &gate.executor());
+    daemon.wait_for_event("connect_failed");
+    let before = Instant::now();
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.exit_code(), Some(0));
+    assert!(before.elapsed() < PATIENCE / 2);
+}
+
+#[test]
+fn a_wrong_configuration_is_reported_whole_and_nothing_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let text =
+        "[store]\nurl = \"sqlite:x.db\"\n[worker]\nslots = 1\n[http]\nlisten = \"0.0.0.0:1\"\n";
+    let path = crate::support::write_config(folder.path(), text);
+    for command in ["run", "check", "config"] {
+        let said = said(workerd().arg(command).arg("-c").arg(&path).current_dir(folder.path()));
+        assert_eq!(said.code, 2, "{said:?}");
+        assert!(said.err.contains("workerd.toml:4: worker.slots: unknown key"), "{said:?}");
+        assert!(said.err.contains("workerd.toml:6: http.listen: "), "{said:?}");
+    }
+    assert!(!folder.path().join("x.db").exists());
+}
+
+#[test]
+fn a_daemon_with_nothing_to_run_says_so() {
+    let store = Store::sqlite();
+    let said = said(workerd().args(["run", "--listen", "off", "--url", &store.url()]));
+    assert_eq!(said.code, 2, "{said:?}");
+    assert!(said.err.contains("no handler"), "{said:?}");
+}
+
+#[tokio::test]
+async fn two_daemons_cannot_listen_at_one_place_and_the_second_says_what_to_do() {
+    let (gate, store) = (Gate::new(), Store::sqlite());
+    let first = Daemon::start(&store.url(), &gate.executor());
+    let second = said(workerd().args(["run", "--listen", &first.address, "--url", &store.url()]));
+    assert_eq!(second.code, 1, "{second:?}");
+    assert!(second.err.contains("http.listen"), "{second:?}");
+}

@@ -1,0 +1,73 @@
+//! A Redis server of a test's own, on a Unix socket in a temporary folder.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::PATIENCE;
+
+/// Ends with this value.
+pub(crate) struct Redis {
+    server: Option<Child>,
+    folder: tempfile::TempDir,
+}
+
+impl Redis {
+    pub(crate) fn start() -> Self {
+        let mut redis = Self::not_started();
+        redis.start_now();
+        redis
+    }
+
+    /// A place for a server that is not there yet.
+    pub(crate) fn not_started() -> Self {
+        Self { server: None, folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn start_now(&mut self) {
+        let server = Command::new("redis-server")
+            .args(["--port", "0", "--appendonly", "yes", "--save", "", "--dir"])
+            .arg(self.folder.path())
+            .arg("--unixsocket")
+            .arg(self.socket())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn();
+        let server = server.unwrap_or_else(|error| {
+            panic!("redis-server cannot be started ({error}); ./scripts/test installs it")
+        });
+        self.server = Some(server);
+        let deadline = Instant::now() + PATIENCE;
+        while !self.answers() {
+            assert!(Instant::now() < deadline, "redis-server does not answer");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("redis.sock")
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis+unix://{}", self.socket().display())
+    }
+
+    fn answers(&self) -> bool {
+        let Ok(mut stream) = UnixStream::connect(self.socket()) else { return false };
+        let mut answer = [0; 7];
+        stream.write_all(b"PING\r\n").is_ok()
+            && stream.read_exact(&mut answer).is_ok()
+            && &answer == b"+PONG\r\n"
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        if let Some(server) = &mut self.server {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+    }
+}
