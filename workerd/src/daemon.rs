@@ -35,7 +35,14 @@ pub(crate) async fn run(config: &Config, customize: impl FnOnce(Worker) -> Worke
     let worker = Arc::new(worker.start().map_err(Failure::usage)?);
     shared.set_running(Running { queue, worker: Arc::clone(&worker) });
 
-    let signal = signals.next().await;
+    let signal = tokio::select! {
+        signal = signals.next() => signal,
+        _ = worker.ended() => {
+            // A service manager that sees the process end can start it again.
+            let bug = "the worker ended by itself, which is a bug; please report the log above";
+            return Err(Failure::new(Exit::Failed, bug));
+        }
+    };
     let grace = config.worker.shutdown_grace;
     tracing::info!(event = "draining", signal, grace_sec = grace.as_secs());
     Ok(stop(&worker, grace, &mut signals).await)

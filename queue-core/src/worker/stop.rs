@@ -207,7 +207,12 @@ impl RunningWorker {
         });
     }
 
-    async fn ended(&self) -> StopReport {
+    /// Waits until the worker has ended: stopped by one of the above, or by itself, which only a
+    /// bug can make it do.
+    ///
+    /// # Cancel safety
+    /// Safe to drop and call again.
+    pub async fn ended(&self) -> StopReport {
         let mut over = self.over.clone();
         match over.wait_for(Option::is_some).await {
             Ok(report) => report.unwrap_or_default(),
