@@ -67,7 +67,13 @@ pub trait Backend: Send + Sync + 'static {
     /// Leases jobs that the worker can run (T4), after making due ones ready (T3).
     ///
     /// The rule by which jobs are chosen is in [`ClaimRequest`]. A request whose token already
-    /// holds jobs is a repeat: it answers with just these jobs and takes no others.
+    /// holds jobs is a repeat: it answers with just these jobs, takes no others, and extends their
+    /// lease as a renewal would, because nobody was there to renew it. A job that cannot be read
+    /// is left out of the answer; an error other than [`Error::Unavailable`] means that nothing
+    /// was leased.
+    ///
+    /// A repeat that arrives after the claim's jobs were settled is a new claim to the store. The
+    /// engine sends none: it repeats only what was not answered.
     fn claim(&self, request: &ClaimRequest) -> impl Future<Output = Result<Claim, Error>> + Send;
 
     /// Extends leases (T5) and learns of cancel requests; one answer per token, in order.

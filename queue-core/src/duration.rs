@@ -1,4 +1,13 @@
-//! Durations in serialised data: whole milliseconds.
+//! Durations: far ones, and those in serialised data, which are whole milliseconds.
+
+use std::time::{Duration, Instant};
+
+/// The instant `after` from now; one that the clock cannot hold is decades away instead.
+pub(crate) fn deadline(after: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+    let now = Instant::now();
+    now.checked_add(after).unwrap_or(now + FAR)
+}
 
 /// For `#[serde(with = "millis")]`.
 pub(crate) mod millis {

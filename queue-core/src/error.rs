@@ -81,4 +81,10 @@ impl Error {
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::QueueFull { .. } | Self::StoreFull(_) | Self::Unavailable(_))
     }
+
+    /// Whether it is about the items of the call and not about the store: without the offending
+    /// item the same call works.
+    pub(crate) const fn is_about_items(&self) -> bool {
+        matches!(self, Self::Invalid(_) | Self::Corrupt(_) | Self::Conflict { .. })
+    }
 }

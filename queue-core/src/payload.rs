@@ -164,20 +164,33 @@ pub struct CodecError {
 
 impl CodecError {
     fn encode(codec: Codec, error: &dyn fmt::Display) -> Self {
-        Self { doing: "encode", codec, reason: without_quotes(&error.to_string()) }
+        Self { doing: "encode", codec, reason: without_values(&error.to_string()) }
     }
 
     fn decode(codec: Codec, error: &dyn fmt::Display) -> Self {
-        Self { doing: "decode", codec, reason: without_quotes(&error.to_string()) }
+        Self { doing: "decode", codec, reason: without_values(&error.to_string()) }
     }
 }
 
-/// Serde quotes the offending value (`invalid type: string "hunter2", expected u32`), and this
-/// text ends in logs and error records: names of fields may stay, values may not (promise P12).
-fn without_quotes(message: &str) -> String {
-    let Some(first) = message.find('"') else { return message.to_owned() };
-    let last = message.rfind('"').unwrap_or(first);
-    format!("{}\"…\"{}", &message[..first], &message[last + 1..])
+/// Keeps of serde's message what the schema says and drops what the payload says, because this
+/// text ends in logs and error records (promise P12): ``invalid type: integer `4111…`, expected a
+/// string at line 1 column 9`` becomes `invalid type, expected a string at line 1 column 9`.
+fn without_values(message: &str) -> String {
+    const NAMES_A_FIELD: [&str; 2] = ["missing field `", "duplicate field `"];
+    const NAMES_A_VALUE: [&str; 5] =
+        ["invalid type", "invalid value", "invalid length", "unknown variant", "unknown field"];
+    if NAMES_A_FIELD.iter().any(|start| message.starts_with(start)) {
+        return message.to_owned();
+    }
+    let place = message.rfind(" at line ").map_or("", |at| &message[at..]);
+    let what = NAMES_A_VALUE.iter().find(|start| message.starts_with(**start));
+    // The last one: a value may hold the same words.
+    let expected = what.and_then(|_| message.rfind(", expected ")).map(|at| &message[at..]);
+    match (what, expected) {
+        (Some(what), Some(expected)) => format!("{what}{expected}"),
+        (Some(what), None) => format!("{what}{place}"),
+        (None, _) => format!("the data does not fit{place}"),
+    }
 }
 
 #[cfg(test)]
@@ -225,9 +238,26 @@ mod tests {
     fn an_error_names_the_field_but_never_the_value() {
         let missing = Payload::json(&serde_json::json!({})).unwrap();
         assert!(missing.decode::<Old>().unwrap_err().to_string().contains("`to`"));
-        let wrong = Payload::json(&serde_json::json!("hunter2")).unwrap();
-        let text = wrong.decode::<u32>().unwrap_err().to_string();
-        assert!(text.contains("u32") && !text.contains("hunter2"), "{text}");
+        let text = |value: serde_json::Value| {
+            let wrong = Payload::json(&value).unwrap();
+            let as_number = wrong.decode::<u8>().unwrap_err().to_string();
+            let as_codec = wrong.decode::<Codec>().unwrap_err().to_string();
+            let packed = Payload::msgpack(&value).unwrap();
+            let as_packed = packed.decode::<Old>().unwrap_err().to_string();
+            format!("{as_number}\n{as_codec}\n{as_packed}")
+        };
+        for value in [
+            serde_json::json!("hunter2"),
+            serde_json::json!("a, expected hunter2 at line 1"),
+            serde_json::json!(4_111_111_111_111_111_u64),
+            serde_json::json!({"hunter2": 1}),
+            serde_json::json!(["hunter2", 4_111_111]),
+        ] {
+            let text = text(value);
+            assert!(!text.contains("hunter2") && !text.contains("4111"), "{text}");
+        }
+        let number = Payload::json("x").unwrap().decode::<u8>().unwrap_err().to_string();
+        assert!(number.contains("invalid type, expected u8 at line 1"), "{number}");
     }
 
     #[test]

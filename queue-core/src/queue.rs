@@ -2,17 +2,19 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::backend::{CheckFinding, DynBackend, PASS_MAX, Violation};
+use crate::duration::deadline;
 use crate::payload::PAYLOAD_DEFAULT_MAX_BYTES;
 use crate::telemetry::{self, EnqueueResult};
 use crate::{
     Backend, CancelOutcome, EnqueueOutcome, Enqueued, Error, JobId, JobRecord, MemoryBackend,
     NewJob, QueueStats,
 };
+
+/// A chunk of a large enqueue is closed once its payloads have this many bytes.
+const CHUNK_MAX_BYTES: usize = 8 * 1024 * 1024;
 
 /// A cheap, cloneable handle to a store of jobs. Clones share the connections.
 ///
@@ -36,6 +38,9 @@ pub struct Queue {
 
 impl Queue {
     /// A handle to `backend`.
+    ///
+    /// Install the recorder of the `metrics` facade before the first queue is made: the handles of
+    /// metrics are resolved once.
     #[must_use]
     pub fn new(backend: impl Backend) -> Self {
         telemetry::describe();
@@ -87,8 +92,8 @@ impl Queue {
 
     /// Puts many jobs into the store, in order, and answers for each of them.
     ///
-    /// The iterator is read in chunks of 500, so it may be long; each chunk is checked whole
-    /// before any of it is written, and a chunk is one atomic step. An empty iterator is an empty
+    /// The iterator is read in chunks of 500 jobs or 8 MiB, so it may be long; each chunk is checked
+    /// whole before any of it is written, and a chunk is one atomic step. An empty iterator is an empty
     /// answer.
     ///
     /// # Errors
@@ -104,7 +109,7 @@ impl Queue {
         let mut jobs = jobs.into_iter();
         let mut outcomes = Vec::new();
         loop {
-            let chunk: Vec<NewJob> = jobs.by_ref().take(PASS_MAX as usize).collect();
+            let chunk = next_chunk(&mut jobs);
             if chunk.is_empty() {
                 return Ok(outcomes);
             }
@@ -175,7 +180,7 @@ impl Queue {
         id: JobId,
         timeout: Duration,
     ) -> Result<Option<JobRecord>, Error> {
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline(timeout);
         let mut pause = Duration::from_millis(2);
         loop {
             let record = self.get(id).await?;
@@ -212,6 +217,18 @@ impl Queue {
     pub async fn audit(&self) -> Result<Vec<Violation>, Error> {
         self.backend.audit_boxed().await
     }
+}
+
+/// The next jobs that travel together: bounded in number and in bytes.
+fn next_chunk(jobs: &mut impl Iterator<Item = NewJob>) -> Vec<NewJob> {
+    let mut bytes = 0;
+    let mut chunk = Vec::new();
+    while chunk.len() < PASS_MAX as usize && bytes < CHUNK_MAX_BYTES {
+        let Some(job) = jobs.next() else { break };
+        bytes += job.spec.payload.bytes().len();
+        chunk.push(job);
+    }
+    chunk
 }
 
 impl fmt::Debug for Queue {

@@ -33,6 +33,8 @@ use crate::{Executor, Job, Kind, Queue, WorkerId};
 pub const CONCURRENCY_MAX: usize = 100_000;
 /// The shortest lease a worker accepts: below, one slow round trip would lose jobs.
 pub const LEASE_MIN: Duration = Duration::from_millis(500);
+/// The longest lease a worker accepts: above, the jobs of a dead worker would be gone for days.
+pub const LEASE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Runs jobs: say what it can run and start it.
 ///
@@ -156,7 +158,7 @@ impl Worker {
     }
 
     /// How long the store waits for a sign of life before it gives a job to another worker. The
-    /// worker renews at a third of it. At least 500 ms.
+    /// worker renews at a third of it. 500 ms to 24 h.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
@@ -203,7 +205,11 @@ impl Worker {
         self
     }
 
-    /// Starts to take and run jobs, in tasks of the current tokio runtime and one thread.
+    /// Starts to take and run jobs, in tasks of the current tokio runtime (which needs its timers
+    /// enabled) and one thread. The worker runs until the answer is stopped or dropped: keep it.
+    ///
+    /// Adds to the process's panic hook, so that a handler's panic is recorded with its place; the
+    /// hook that was there goes on doing what it did.
     ///
     /// # Errors
     /// [`StartError`] says what is wrong with the set-up.
@@ -222,11 +228,11 @@ impl Worker {
             let slots = route.concurrency.unwrap_or(1);
             in_range("concurrency of a kind", slots, 1, CONCURRENCY_MAX)?;
         }
-        if self.lease < LEASE_MIN {
+        if !(LEASE_MIN..=LEASE_MAX).contains(&self.lease) {
             return Err(StartError::OutOfRange {
                 what: "lease",
                 value: format!("{:?}", self.lease),
-                range: format!("at least {LEASE_MIN:?}"),
+                range: format!("{LEASE_MIN:?} to {LEASE_MAX:?}"),
             });
         }
         tokio::runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;

@@ -367,6 +367,155 @@ async fn a_stop_ends_in_time_although_the_store_is_away() {
 }
 
 #[tokio::test]
+async fn one_record_that_cannot_be_settled_holds_up_nobody() {
+    let faulty = Faulty::new(queue_core::MemoryBackend::new());
+    let queue = Queue::new(faulty.clone());
+    let jobs: Vec<NewJob> = (0..2000).map(number).collect();
+    let bad = jobs[700].job_id();
+    faulty.unreadable(bad);
+    queue.enqueue_all(jobs.clone()).await.unwrap();
+    let nothing = async |_: Number| Ok::<_, Fail>(());
+    let worker =
+        Worker::new(&queue).concurrency(400).handle::<Number, _>(nothing).start().unwrap();
+    let last = jobs.last().unwrap().job_id();
+    assert_eq!(finished(&queue, last).await.state, JobState::Completed);
+    let report = worker.drain(LONG).await;
+    assert_eq!((report.finished, report.released, report.lost), (1999, 0, 1));
+    assert_eq!(queue.get(bad).await.unwrap().unwrap().state, JobState::Running);
+}
+
+#[tokio::test]
+async fn a_store_that_refuses_for_a_while_gets_every_outcome_in_the_end() {
+    let faulty = Faulty::new(queue_core::MemoryBackend::new());
+    let queue = Queue::new(faulty.clone());
+    let runs = Arc::new(AtomicUsize::new(0));
+    let count = async |State(runs): State<Arc<AtomicUsize>>, _: Number| {
+        runs.fetch_add(1, Ordering::SeqCst);
+        Ok::<_, Fail>(())
+    };
+    faulty.refuses(true);
+    let state = Arc::clone(&runs);
+    let worker = Worker::new(&queue).state(state).handle::<Number, _>(count).start().unwrap();
+    queue.enqueue_all((0..10).map(number)).await.unwrap();
+    eventually("all have run", async || runs.load(Ordering::SeqCst) == 10).await;
+    eventually("the refusal is seen", async || !worker.status().store_up).await;
+    faulty.refuses(false);
+    let report = worker.drain(LONG).await;
+    assert_eq!((report.finished, report.released, report.lost), (10, 0, 0));
+    assert_eq!(runs.load(Ordering::SeqCst), 10);
+}
+
+#[tokio::test]
+async fn a_panic_before_the_first_await_or_on_drop_is_a_failure_that_counts() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("on drop");
+        }
+    }
+    struct Early;
+    impl queue_core::Executor for Early {
+        #[expect(clippy::manual_async_fn, reason = "the point is what happens before the future")]
+        fn run(
+            &self,
+            _: Context,
+        ) -> impl Future<Output = Result<Option<Payload>, Fail>> + Send {
+            panic!("early");
+            #[expect(unreachable_code, reason = "gives the future its type")]
+            async {
+                Ok(None)
+            }
+        }
+    }
+    let queue = Queue::memory();
+    let early = Kind::new("early").unwrap();
+    let drops = async |_: Number| {
+        let _bomb = Bomb;
+        std::future::pending::<Result<(), Fail>>().await
+    };
+    let worker = Worker::new(&queue)
+        .cancel_grace(Duration::ZERO)
+        .executor(early.clone(), None, Early)
+        .handle::<Number, _>(drops)
+        .start()
+        .unwrap();
+    let soon = Backoff::Fixed(Duration::ZERO);
+    let early = NewJob::new(early, Payload::default());
+    for job in [early, number(0).timeout(Duration::from_millis(1))] {
+        let job = job.max_attempts(2).backoff(soon.clone());
+        let record = finished(&queue, queue.enqueue(job).await.unwrap().id).await;
+        assert_eq!((record.state, record.failures), (JobState::Dead, 2));
+    }
+    worker.drain(LONG).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn renewals_that_hang_or_panic_cost_no_lease() {
+    let faulty = Faulty::new(queue_core::MemoryBackend::new());
+    let queue = Queue::new(faulty.clone());
+    let slow = async |_: Number| {
+        tokio::time::sleep(LEASE * 4).await;
+        Ok::<_, Fail>(())
+    };
+    faulty.renewals_fail(1, 1);
+    let worker = Worker::new(&queue).lease(LEASE).handle::<Number, _>(slow).start().unwrap();
+    let record = finished(&queue, queue.enqueue(number(0)).await.unwrap().id).await;
+    assert_eq!((record.state, record.stalls), (JobState::Completed, 0));
+    worker.drain(LONG).await;
+}
+
+#[tokio::test]
+async fn a_backend_that_panics_is_asked_again() {
+    let faulty = Faulty::new(queue_core::MemoryBackend::new());
+    let queue = Queue::new(faulty.clone());
+    faulty.claim_panics();
+    let nothing = async |_: Number| Ok::<_, Fail>(());
+    let worker = Worker::new(&queue).handle::<Number, _>(nothing).start().unwrap();
+    let id = queue.enqueue(number(0)).await.unwrap().id;
+    assert_eq!(finished(&queue, id).await.state, JobState::Completed);
+    worker.drain(LONG).await;
+}
+
+#[tokio::test]
+async fn a_stop_ends_in_time_although_a_call_never_returns() {
+    let faulty = Faulty::new(queue_core::MemoryBackend::new());
+    let queue = Queue::new(faulty.clone());
+    let started = Gate::default();
+    let note = async |State(started): State<Gate>, _: Number| {
+        started.open();
+        Ok::<_, Fail>(())
+    };
+    faulty.settle_hangs();
+    let state = started.clone();
+    let worker = Worker::new(&queue).state(state).handle::<Number, _>(note).start().unwrap();
+    queue.enqueue(number(0)).await.unwrap();
+    started.passed().await;
+    let report = tokio::time::timeout(LONG, worker.stop_now()).await.unwrap();
+    assert_eq!((report.finished, report.lost), (0, 1));
+}
+
+#[tokio::test]
+async fn no_duration_is_too_long() {
+    let queue = Queue::memory();
+    let polite = async |context: Context, _: Number| {
+        context.cancelled().await;
+        Err::<(), _>(Fail::retry("stopped"))
+    };
+    let worker = Worker::new(&queue)
+        .cancel_grace(Duration::MAX)
+        .handle::<Number, _>(polite)
+        .start()
+        .unwrap();
+    let far = number(0).delay(Duration::MAX);
+    assert_eq!(queue.enqueue(far).await.unwrap().state, JobState::Scheduled);
+    let id = queue.enqueue(number(1).timeout(Duration::MAX)).await.unwrap().id;
+    eventually("it runs", async || worker.status().running == 1).await;
+    let unfinished = queue.wait_finished(id, Duration::MAX);
+    assert!(tokio::time::timeout(Duration::from_millis(20), unfinished).await.is_err());
+    assert_eq!(worker.drain(Duration::ZERO).await.released, 1);
+}
+
+#[tokio::test]
 async fn a_full_kind_does_not_hold_up_another() {
     let queue = Queue::memory();
     let go = Gate::default();

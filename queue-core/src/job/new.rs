@@ -147,14 +147,17 @@ impl NewJob {
         self
     }
 
-    /// Is dead with reason `expired` if no worker has started it by `time` of the store's clock.
+    /// Starts no attempt after `time` of the store's clock; a claim that meets the job then makes
+    /// it dead with reason `expired`.
     pub fn expires_at(mut self, time: SystemTime) -> Self {
         self.spec.expires_at = Some(time.into());
         self
     }
 
-    /// Makes repeated enqueues of the same work one job. A text that is not a key is reported by
-    /// the enqueue.
+    /// Makes repeated enqueues of the same work one job. The key is one for the whole namespace,
+    /// over all queues and kinds, and the same work means the same kind and the same payload bytes
+    /// (a `HashMap` in a payload has no fixed order; use a `BTreeMap`). A text that is not a key is
+    /// reported by the enqueue.
     pub fn idempotency_key(mut self, key: impl AsRef<str>) -> Self {
         match IdempotencyKey::new(key) {
             Ok(key) => self.spec.idempotency_key = Some(key),

@@ -1,6 +1,7 @@
 //! What is fixed about a job once it is enqueued.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -83,7 +84,7 @@ pub const HEADERS_MAX_BYTES: usize = 8 * 1024;
 ///
 /// Stored as MessagePack with named fields. A field that has its default is left out, so the
 /// usual job costs one byte here, and a field that this version does not know is ignored.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct JobOptions {
@@ -123,6 +124,18 @@ impl Default for JobOptions {
     }
 }
 
+impl fmt::Debug for JobOptions {
+    /// Of the headers only the names: values may be credentials (promise P12).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobOptions")
+            .field("backoff", &self.backoff)
+            .field("timeout", &self.timeout)
+            .field("headers", &self.headers.keys())
+            .field("schema_version", &self.schema_version)
+            .finish()
+    }
+}
+
 impl JobOptions {
     /// The stored form.
     #[must_use]
@@ -158,7 +171,8 @@ pub struct JobSpec {
     pub max_attempts: u16,
     /// How many expired leases make it dead; at least 1. Default 3.
     pub max_stalls: u8,
-    /// Not started by then: dead with reason `expired`.
+    /// No attempt starts after this time: a claim that meets the job then makes it dead with
+    /// reason `expired`. Until a claim meets it, it stays in its place and holds its key.
     pub expires_at: Option<Timestamp>,
     /// See [`IdempotencyKey`].
     pub idempotency_key: Option<IdempotencyKey>,

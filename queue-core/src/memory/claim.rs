@@ -24,7 +24,8 @@ struct Wanted {
 
 impl Model {
     pub(super) fn claim(&mut self, request: &ClaimRequest) -> Claim {
-        if self.claims.contains_key(&request.token) {
+        if let Some(held) = self.claims.get_mut(&request.token) {
+            held.until = held.until.max(self.now.after(request.lease));
             return self.claimed(request.token, false);
         }
         let (_, more_due) = self.promote(PROMOTED_BY_CLAIM_MAX);

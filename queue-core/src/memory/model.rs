@@ -21,6 +21,8 @@ pub(super) struct Entry {
     pub(super) settled_by: Option<ClaimToken>,
     /// Its place in the claim that holds it: added to the claim's fence.
     pub(super) fence_offset: u64,
+    /// Where its record waits to be dropped, and for when; `Some` exactly when it is finished.
+    shelved: Option<(Shelf, Timestamp)>,
 }
 
 /// Ready jobs of one queue, kind and priority, first in first out; never empty.
@@ -100,7 +102,7 @@ impl Model {
         let state = if due_at > self.now { JobState::Scheduled } else { JobState::Ready };
         let mut record = JobRecord::new(job.spec.clone(), state, self.now);
         record.due_at = due_at;
-        self.jobs.insert(id, Entry { record, holder: None, settled_by: None, fence_offset: 0 });
+        self.jobs.insert(id, Entry { record, holder: None, settled_by: None, fence_offset: 0, shelved: None });
         if let Some(key) = key {
             self.keys.insert(key.clone(), id);
         }
@@ -340,6 +342,7 @@ impl Model {
             self.keys.remove(key);
         }
         let kept = Duration::from_secs(kept.as_secs());
+        entry.shelved = Some((shelf, now.after(kept)));
         let shelf = self.shelves.entry((record.spec.queue.clone(), shelf)).or_default();
         shelf.insert((now.after(kept), id));
         let over_cap = (shelf.len() as u64 > FINISHED_MAX).then(|| shelf.first()).flatten();
@@ -361,13 +364,12 @@ impl Model {
         {
             self.keys.remove(key);
         }
-        for shelf in [Shelf::Done, Shelf::Dead] {
-            let key = (spec.queue.clone(), shelf);
-            if let Some(set) = self.shelves.get_mut(&key) {
-                set.retain(|(_, other)| *other != id);
-                if set.is_empty() {
-                    self.shelves.remove(&key);
-                }
+        let Some((shelf, expiry)) = entry.shelved else { return };
+        let key = (spec.queue.clone(), shelf);
+        if let Some(set) = self.shelves.get_mut(&key) {
+            set.remove(&(expiry, id));
+            if set.is_empty() {
+                self.shelves.remove(&key);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::telemetry::{self, AttemptEnd};
-use crate::{JobState, Lease, Outcome, Settled, Settlement};
+use crate::{ErrorKind, JobError, JobState, Lease, Outcome, Settled, Settlement};
 
 /// An attempt that has ended and is not yet reported to the store.
 #[derive(Debug)]
@@ -105,6 +105,12 @@ impl Report {
 
 impl Drop for Report {
     fn drop(&mut self) {
-        self.send_once(Outcome::Released);
+        if !std::thread::panicking() {
+            return self.send_once(Outcome::Released);
+        }
+        // Our own bug, then; but a job that makes us panic must not come back for ever.
+        let error = JobError::new(ErrorKind::Panicked, "the worker panicked beside the handler");
+        let delay = self.lease.spec.options.backoff.wait(self.lease.attempt(), 0.5);
+        self.send_once(Outcome::Retry { delay, error });
     }
 }

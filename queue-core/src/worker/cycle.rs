@@ -33,6 +33,10 @@ const ASK_INTERVAL: Duration = Duration::from_secs(1);
 /// requests only. Short jobs thus cost no change of the wait.
 const BUSY_PATIENCE: Duration = Duration::from_millis(100);
 
+/// So many wake-ups in a row may lead to no job before the worker listens less.
+const FRUITLESS_FREE: u32 = 4;
+const FRUITLESS_PAUSE_MAX: Duration = Duration::from_millis(50);
+
 /// What a cycle is made of.
 pub(super) struct Cycle {
     pub(super) queue: Queue,
@@ -44,7 +48,9 @@ pub(super) struct Cycle {
     pub(super) leases: Arc<Leases>,
     pub(super) renewer: Renewer,
     pub(super) conditions: Conditions,
-    pub(super) phase: watch::Receiver<Phase>,
+    /// A sender too, so that the channel stays open when the worker's owner is gone.
+    pub(super) phase: watch::Sender<Phase>,
+    pub(super) phase_seen: watch::Receiver<Phase>,
     pub(super) status: Arc<Status>,
     pub(super) maintain_due: Arc<Notify>,
     pub(super) claimed: Arc<Notify>,
@@ -57,8 +63,9 @@ pub(super) struct Turning {
     ended_sender: mpsc::UnboundedSender<Ended>,
     /// Ended attempts that no request carries yet.
     pending: VecDeque<Ended>,
-    /// The most settlements of a request; 1 while a bad one is being singled out.
-    batch_max: usize,
+    /// Batches of ended attempts that hold one which the store refuses: sent by themselves, and
+    /// before anything is claimed.
+    suspects: Vec<Vec<Ended>>,
     waiting: Waiting,
     /// There may be jobs: ask in the next request.
     ask: bool,
@@ -66,6 +73,12 @@ pub(super) struct Turning {
     ask_at: Instant,
     /// The store has refused to be asked: try again no sooner.
     no_claim_before: Instant,
+    /// How many wake-ups in a row led to no job.
+    fruitless: u32,
+    /// Whether the next claim is because of a wake-up.
+    was_woken: bool,
+    /// Too many wake-ups were in vain: listen for the next one no sooner.
+    no_wait_before: Instant,
     report: StopReport,
 }
 
@@ -79,10 +92,13 @@ impl Cycle {
             ended,
             ended_sender,
             pending: VecDeque::new(),
-            batch_max: PASS_MAX as usize,
+            suspects: Vec::new(),
             ask: true,
             ask_at: Instant::now(),
             no_claim_before: Instant::now(),
+            fruitless: 0,
+            was_woken: false,
+            no_wait_before: Instant::now(),
             report: StopReport::default(),
         };
         turning.turn().await
@@ -96,7 +112,7 @@ impl Turning {
                 self.take_in_ended(ended);
             }
             self.set.status.progress(self.set.slots.busy());
-            let phase = *self.set.phase.borrow_and_update();
+            let phase = *self.set.phase_seen.borrow_and_update();
             if self.is_over(phase) {
                 return self.report;
             }
@@ -112,18 +128,25 @@ impl Turning {
         if phase == Phase::Running {
             return false;
         }
-        self.waiting.detach();
-        let Phase::Stopping { give_up_at } = phase else {
-            return self.set.slots.busy() == 0 && self.pending.is_empty();
-        };
-        // Again each time: a claim that came in meanwhile is also to stop.
-        self.set.leases.stop_all(CancelReason::Shutdown);
-        let unfinished = self.set.slots.busy() + self.pending.len();
-        if Instant::now() >= give_up_at {
+        self.waiting.listen_for_cancels_at_most();
+        self.stop_if_stopping();
+        let unreported = self.pending.len() + self.suspects.iter().map(Vec::len).sum::<usize>();
+        let unfinished = self.set.slots.busy() + unreported;
+        if let Phase::Stopping { give_up_at } = phase
+            && Instant::now() >= give_up_at
+        {
             self.report.lost += unfinished;
             return true;
         }
         unfinished == 0
+    }
+
+    /// Tells every job to stop if the worker is stopping. Again each time: a claim that came in
+    /// meanwhile is to stop as well.
+    fn stop_if_stopping(&self) {
+        if matches!(*self.set.phase_seen.borrow(), Phase::Stopping { .. }) {
+            self.set.leases.stop_all(CancelReason::Shutdown);
+        }
     }
 
     fn take_in_ended(&mut self, ended: Ended) {
@@ -133,20 +156,23 @@ impl Turning {
 
     /// What to send now, if anything, and the attempts that it reports.
     fn next_request(&mut self, phase: Phase) -> Option<(SettleRequest, Vec<Ended>)> {
-        let carried = self.pending.len().min(self.batch_max);
-        let mut carried: Vec<Ended> = self.pending.drain(..carried).collect();
+        if let Some(suspects) = self.suspects.pop() {
+            return Some((settle_request(&suspects, None), suspects));
+        }
         // Each job that is given back goes to the head of its lane: the first one goes last.
-        carried.sort_by_key(|ended| std::cmp::Reverse(ended.lease.fence));
+        self.pending.make_contiguous().sort_by_key(|ended| std::cmp::Reverse(ended.lease.fence));
+        let carried = self.pending.len().min(PASS_MAX as usize);
+        let carried: Vec<Ended> = self.pending.drain(..carried).collect();
         let now = Instant::now();
         let asks = self.ask || !carried.is_empty() || now >= self.ask_at;
         let has_room = phase == Phase::Running && self.set.slots.free() > 0;
-        let may_claim = has_room && now >= self.no_claim_before;
+        // Outcomes first: a store that takes them slowly must not be asked for yet more jobs.
+        let may_claim = has_room && self.pending.is_empty() && now >= self.no_claim_before;
         let claim = (asks && may_claim).then(|| self.next_claim());
         if carried.is_empty() && claim.is_none() {
             return None;
         }
-        let settlements = carried.iter().map(|ended| ended.settlement.clone()).collect();
-        Some((SettleRequest { settlements, claim }, carried))
+        Some((settle_request(&carried, claim), carried))
     }
 
     fn next_claim(&mut self) -> ClaimRequest {
@@ -163,55 +189,65 @@ impl Turning {
 
     /// Waits until there is something to do.
     async fn sleep(&mut self, phase: Phase) {
-        let running = phase == Phase::Running;
-        let has_room = running && self.set.slots.free() > 0;
-        if has_room {
-            self.wait_for(self.set.slots.free_kinds());
+        let now = Instant::now();
+        let has_room = phase == Phase::Running && self.set.slots.free() > 0;
+        let deaf_until = self.no_claim_before.max(self.no_wait_before);
+        if has_room && now >= deaf_until {
+            self.listen(self.set.slots.free_kinds());
         } else {
             // A wake-up for jobs that this worker cannot take must reach another one.
-            self.waiting.detach();
+            self.waiting.listen_for_cancels_at_most();
         }
-        let tick = Instant::now() + ASK_INTERVAL;
-        let next_claim = self.ask_at.max(self.no_claim_before);
-        let tick = if has_room { tick.min(next_claim) } else { tick };
+        let mut tick = now + ASK_INTERVAL;
+        if has_room {
+            tick = tick.min(self.ask_at.max(self.no_claim_before));
+            tick = if now < deaf_until { tick.min(deaf_until) } else { tick };
+        }
+        let is_deaf = !self.waiting.is_attached();
         tokio::select! {
             Some(ended) = self.ended.recv() => self.take_in_ended(ended),
             wake = self.waiting.woken() => self.woken(wake),
             () = tokio::time::sleep_until(tick.into()) => {}
-            () = tokio::time::sleep(BUSY_PATIENCE), if running && !has_room => {
-                self.wait_while_full().await;
-            }
-            _ = self.set.phase.changed() => {}
+            () = tokio::time::sleep(BUSY_PATIENCE), if is_deaf => self.listen(Vec::new()),
+            _ = self.set.phase_seen.changed() => {}
         }
     }
 
-    /// All slots are busy for a while: waits for one to end, and for cancel requests.
-    async fn wait_while_full(&mut self) {
-        self.wait_for(Vec::new());
-        tokio::select! {
-            Some(ended) = self.ended.recv() => self.take_in_ended(ended),
-            wake = self.waiting.woken() => self.woken(wake),
-            () = tokio::time::sleep(ASK_INTERVAL) => {}
-            _ = self.set.phase.changed() => {}
-        }
-    }
-
-    fn wait_for(&mut self, kinds: Vec<Kind>) {
+    fn listen(&mut self, kinds: Vec<Kind>) {
         let worker = self.set.id.clone();
         self.waiting.attach(Interest { worker, queues: self.set.selection.names(), kinds });
     }
 
     fn woken(&mut self, wake: Wake) {
         match wake {
-            Wake::Work => self.ask = true,
+            Wake::Work => (self.ask, self.was_woken) = (true, true),
             Wake::Cancel => self.set.renewer.renew_all_now(),
             Wake::Timeout => {}
+        }
+    }
+
+    /// A few wake-ups in vain are usual: another worker was faster, or an earlier job was
+    /// scheduled. A store that goes on calling for nothing is listened to less and less.
+    fn note_wake_up(&mut self, jobs: usize) {
+        let was_woken = std::mem::take(&mut self.was_woken);
+        match (jobs, was_woken) {
+            (1.., _) => self.fruitless = 0,
+            (0, false) => {}
+            (0, true) => {
+                self.fruitless = self.fruitless.saturating_add(1);
+                let excess = self.fruitless.saturating_sub(FRUITLESS_FREE).min(16);
+                if excess > 0 {
+                    let pause = Duration::from_millis(1 << excess).min(FRUITLESS_PAUSE_MAX);
+                    self.no_wait_before = Instant::now() + pause;
+                }
+            }
         }
     }
 
     /// Takes in the answer to a claim that was sent at `sent_at`.
     fn claimed(&mut self, claim: Claim, sent_at: Instant) {
         self.ask = claim.more;
+        self.note_wake_up(claim.leases.len());
         let next_due = claim.next_due.unwrap_or(ASK_INTERVAL).min(ASK_INTERVAL);
         // Due times are whole milliseconds: ask when that millisecond has begun.
         self.ask_at = Instant::now() + next_due + Duration::from_millis(1);
@@ -256,4 +292,9 @@ impl Turning {
         let conditions = self.set.conditions.clone();
         tokio::spawn(attempt(executor, lease, cancel, conditions, report));
     }
+}
+
+fn settle_request(carried: &[Ended], claim: Option<ClaimRequest>) -> SettleRequest {
+    let settlements = carried.iter().map(|ended| ended.settlement.clone()).collect();
+    SettleRequest { settlements, claim }
 }

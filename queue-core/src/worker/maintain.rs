@@ -1,9 +1,11 @@
 //! The store's housekeeping, done by every worker that finds it due.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::panics::caught;
 use crate::backend::PASS_MAX;
 use crate::{Queue, telemetry};
 
@@ -14,13 +16,17 @@ const INTERVAL: Duration = Duration::from_millis(1250);
 
 /// Runs for ever. `due` is notified when a claim's answer says that there is something to do;
 /// `claimed` when a claim was made at all, which is as good as having looked.
-pub(super) async fn maintain(queue: Queue, due: &Notify, claimed: &Notify) {
+pub(super) async fn maintain(queue: Queue, due: &Notify, claimed: &Notify) -> Infallible {
     loop {
         tokio::select! {
             biased;
-            () = due.notified() => pass(&queue).await,
-            () = claimed.notified() => {}
-            () = tokio::time::sleep(INTERVAL) => pass(&queue).await,
+            () = due.notified() => {}
+            () = claimed.notified() => continue,
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+        if let Err(panic) = caught(pass(&queue)).await {
+            tracing::error!(event = "maintain_panicked", panic);
+            tokio::time::sleep(INTERVAL).await;
         }
     }
 }

@@ -20,6 +20,12 @@ pub(super) async fn caught<F: Future>(future: F) -> Result<F::Output, String> {
     AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| describe(panic.as_ref()))
 }
 
+/// The same for what does not wait.
+pub(super) fn caught_now<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+    remember_places();
+    std::panic::catch_unwind(AssertUnwindSafe(call)).map_err(|panic| describe(panic.as_ref()))
+}
+
 /// Adds to the process's panic hook, once; the hook that was there goes on doing what it did.
 fn remember_places() {
     static ONCE: Once = Once::new();

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::StartError;
 use super::leases::Leases;
+use super::panics::caught;
 use crate::backend::PASS_MAX;
 use crate::{ClaimToken, Error, Queue, RenewRequest};
 
@@ -90,10 +91,13 @@ impl Renewals {
             }
             let all_now = self.shared.all_now.swap(false, Ordering::SeqCst);
             let age = if all_now { Duration::ZERO } else { self.lease / 4 };
-            match self.renew(&self.leases.older_than(age)).await {
+            // Without this thread every lease lapses: not even a panic may end it.
+            let renewed = caught(self.renew(&self.leases.older_than(age))).await;
+            match renewed.unwrap_or_else(|panic| Err(Error::Corrupt(panic))) {
                 Ok(()) => failures = 0,
                 Err(error) => {
                     failures += 1;
+                    self.shared.all_now.fetch_or(all_now, Ordering::SeqCst);
                     tracing::warn!(event = "renew_failed", failures, %error);
                 }
             }
@@ -121,14 +125,35 @@ impl Renewals {
         }
     }
 
+    /// Renews every token that can be renewed; answers the last error, if any failed.
     async fn renew(&self, tokens: &[ClaimToken]) -> Result<(), Error> {
-        for tokens in tokens.chunks(PASS_MAX as usize) {
-            let request = RenewRequest { tokens: tokens.to_vec(), lease: self.lease };
-            let sent_at = Instant::now();
-            let renewals = self.queue.backend().renew_boxed(&request).await?;
-            for (token, renewal) in tokens.iter().zip(&renewals) {
-                self.leases.renewed(*token, sent_at, renewal);
+        let mut answer = Ok(());
+        let mut batches: Vec<&[ClaimToken]> = tokens.chunks(PASS_MAX as usize).collect();
+        while let Some(batch) = batches.pop() {
+            match self.renew_batch(batch).await {
+                Ok(()) => {}
+                // One bad token must not take the others with it.
+                Err(error) if error.is_about_items() && batch.len() > 1 => {
+                    let (left, right) = batch.split_at(batch.len() / 2);
+                    batches.extend([left, right]);
+                }
+                Err(error) => answer = Err(error),
             }
+        }
+        answer
+    }
+
+    async fn renew_batch(&self, tokens: &[ClaimToken]) -> Result<(), Error> {
+        let request = RenewRequest { tokens: tokens.to_vec(), lease: self.lease };
+        let sent_at = Instant::now();
+        // A store that hangs must not keep us from asking again while the lease lasts.
+        let renewals =
+            tokio::time::timeout(self.lease / 4, self.queue.backend().renew_boxed(&request));
+        let renewals = renewals.await.unwrap_or_else(|_| {
+            Err(Error::Unavailable("no answer within a quarter of the lease".to_owned()))
+        })?;
+        for (token, renewal) in tokens.iter().zip(&renewals) {
+            self.leases.renewed(*token, sent_at, renewal);
         }
         Ok(())
     }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::attempts::Report;
-use super::panics::caught;
+use super::panics::{caught, caught_now};
+use crate::duration::deadline;
 use crate::handler::{CancelSignal, Context, DynExecutor, Fail, States, Then};
 use crate::payload::RESULT_MAX_BYTES;
 use crate::{CancelReason, ErrorKind, JobError, Lease, Outcome, Payload};
@@ -17,6 +18,8 @@ pub(super) struct Conditions {
     pub(super) states: Arc<States>,
     /// How long an attempt may take to stop once it was told to.
     pub(super) cancel_grace: Duration,
+    /// The same once its lease is lost: from then on another worker may run the job.
+    pub(super) lost_grace: Duration,
     /// Fires when nothing may go on, not even for the grace.
     pub(super) abort: CancellationToken,
 }
@@ -39,17 +42,11 @@ pub(super) async fn attempt(
     conditions: Conditions,
     report: Report,
 ) {
-    let timeout = lease.spec.options.timeout;
-    // A timeout that the clock cannot hold is no timeout within anybody's patience.
-    let deadline = Instant::now().checked_add(timeout).unwrap_or_else(far_future);
+    let deadline = deadline(lease.spec.options.timeout);
     let context =
         Context::new(Arc::clone(&lease), deadline, cancel.clone(), Arc::clone(&conditions.states));
     let end = watched(executor.as_ref(), context, deadline, &cancel, &conditions).await;
     report.send(outcome(&lease, end, cancel.reason()));
-}
-
-fn far_future() -> Instant {
-    Instant::now() + Duration::from_secs(30 * 365 * 24 * 3600)
 }
 
 /// Runs the executor until it answers, or until it had to stop and its grace is over.
@@ -60,24 +57,42 @@ async fn watched(
     cancel: &CancelSignal,
     conditions: &Conditions,
 ) -> End {
-    let run = caught(executor.run_boxed(context));
-    let mut run = std::pin::pin!(run);
+    // The executor is called inside: the part before its first await may panic, too.
+    let mut run = Box::pin(caught(async move { executor.run_boxed(context).await }));
+    let end = raced(&mut run, deadline, cancel, conditions).await;
+    // So may whatever the attempt holds when it is dropped.
+    match caught_now(move || drop(run)) {
+        Ok(()) => end,
+        Err(message) => End::Panicked(message),
+    }
+}
+
+async fn raced(
+    run: &mut (impl Future<Output = Result<Result<Option<Payload>, Fail>, String>> + Unpin),
+    deadline: Instant,
+    cancel: &CancelSignal,
+    conditions: &Conditions,
+) -> End {
     let answered = |answer| match answer {
         Ok(answer) => End::Answered(answer),
         Err(message) => End::Panicked(message),
     };
     tokio::select! {
         biased;
-        answer = &mut run => return answered(answer),
+        answer = &mut *run => return answered(answer),
         _ = cancel.fired() => {}
         () = conditions.abort.cancelled() => cancel.fire(CancelReason::Shutdown),
         () = tokio::time::sleep_until(deadline.into()) => cancel.fire(CancelReason::TimedOut),
     }
+    let grace = match cancel.reason() {
+        Some(CancelReason::LeaseLost) => conditions.lost_grace.min(conditions.cancel_grace),
+        _ => conditions.cancel_grace,
+    };
     tokio::select! {
         biased;
-        answer = &mut run => answered(answer),
+        answer = run => answered(answer),
         () = conditions.abort.cancelled() => End::Dropped,
-        () = tokio::time::sleep(conditions.cancel_grace) => End::Dropped,
+        () = tokio::time::sleep(grace) => End::Dropped,
     }
 }
 

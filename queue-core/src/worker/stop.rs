@@ -14,7 +14,8 @@ use super::renew::Renewer;
 use super::run::Conditions;
 use super::slots::Slots;
 use super::{StartError, Worker};
-use crate::WorkerId;
+use crate::duration::deadline;
+use crate::{CancelReason, WorkerId, telemetry};
 
 /// How long a stopping worker goes on trying to tell the store once everything has ended.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(5);
@@ -36,6 +37,7 @@ pub(super) enum Phase {
 /// A worker at work. Dropping it stops it at once, as [`RunningWorker::stop_now`] does, without
 /// waiting for the end.
 #[derive(Debug)]
+#[must_use = "dropping a running worker stops it"]
 pub struct RunningWorker {
     id: WorkerId,
     phase: watch::Sender<Phase>,
@@ -119,24 +121,36 @@ pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
         selection: worker.selection,
         lease: worker.lease,
         routes: worker.routes,
-        leases,
+        leases: Arc::clone(&leases),
         renewer,
         conditions: Conditions {
             states: Arc::new(worker.states),
             cancel_grace: worker.cancel_grace,
+            lost_grace: worker.lease / 10,
             abort: abort.clone(),
         },
-        phase: phase_seen,
+        phase: phase.clone(),
+        phase_seen,
         status: Arc::clone(&status),
         maintain_due: Arc::clone(&maintain_due),
         claimed: Arc::clone(&claimed),
     };
+    telemetry::store_up().set(0.0);
     let queue = worker.queue;
+    let last_resort = abort.clone();
     tokio::spawn(async move {
+        let cycle = tokio::spawn(cycle.run());
         let report = tokio::select! {
-            report = cycle.run() => report,
-            () = maintain(queue, &maintain_due, &claimed) => StopReport::default(),
+            report = cycle => report,
+            never = maintain(queue, &maintain_due, &claimed) => match never {},
         };
+        let report = report.unwrap_or_else(|error| {
+            tracing::error!(event = "worker_panicked", %error);
+            StopReport::default()
+        });
+        // Whatever still runs has nobody left to report to or to renew its lease.
+        last_resort.cancel();
+        leases.stop_all(CancelReason::LeaseLost);
         over_sender.send_replace(Some(report));
     });
     tracing::info!(event = "worker_started", worker = %worker.id, slots = worker.concurrency);
@@ -169,7 +183,7 @@ impl RunningWorker {
         if let Ok(report) = tokio::time::timeout(grace, self.ended()).await {
             return report;
         }
-        let give_up_at = Instant::now() + self.cancel_grace + LAST_WORDS_MAX;
+        let give_up_at = deadline(self.cancel_grace.saturating_add(LAST_WORDS_MAX));
         self.advance(Phase::Stopping { give_up_at });
         self.ended().await
     }

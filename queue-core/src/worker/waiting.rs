@@ -32,9 +32,14 @@ impl Waiting {
         self.outstanding = Some((interest, wait));
     }
 
-    /// Stops waiting: a wake-up that comes now must go to another worker.
-    pub(super) fn detach(&mut self) {
-        self.outstanding = None;
+    pub(super) fn is_attached(&self) -> bool {
+        self.outstanding.is_some()
+    }
+
+    /// Stops waiting for jobs: a wake-up that comes now must go to another worker. A wait that is
+    /// for cancel requests alone stays.
+    pub(super) fn listen_for_cancels_at_most(&mut self) {
+        self.outstanding.take_if(|(interest, _)| !interest.kinds.is_empty());
     }
 
     /// The end of the outstanding wait; never, if there is none.

@@ -1,6 +1,6 @@
 //! What the engine's tests need: a backend that loses calls and replies, and a gate.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -36,6 +36,24 @@ struct Inner {
     cut_off: AtomicBool,
     lose_every: AtomicU64,
     calls: AtomicU64,
+    trouble: Mutex<Trouble>,
+}
+
+/// What goes wrong besides lost calls and replies.
+#[derive(Debug, Default)]
+struct Trouble {
+    /// No settle that carries this job is taken.
+    unreadable: Option<JobId>,
+    /// Every settle is refused, as by a server whose permissions were changed.
+    refuses: bool,
+    /// Settles never come back.
+    settle_hangs: bool,
+    /// So many renewals never come back.
+    renewals_hang: u32,
+    /// So many renewals panic.
+    renewals_panic: u32,
+    /// The next claim panics.
+    claim_panics: bool,
 }
 
 impl Faulty {
@@ -45,6 +63,7 @@ impl Faulty {
             cut_off: AtomicBool::new(false),
             lose_every: AtomicU64::new(0),
             calls: AtomicU64::new(0),
+            trouble: Mutex::default(),
         };
         Self(Arc::new(inner))
     }
@@ -57,6 +76,31 @@ impl Faulty {
     /// Of `n` calls one is lost, in turns before and after it took effect; none for 0.
     pub(crate) fn lose_every(&self, n: u64) {
         self.0.lose_every.store(n, Ordering::SeqCst);
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Trouble> {
+        self.0.trouble.lock().unwrap()
+    }
+
+    pub(crate) fn unreadable(&self, id: JobId) {
+        self.trouble().unreadable = Some(id);
+    }
+
+    pub(crate) fn refuses(&self, refuses: bool) {
+        self.trouble().refuses = refuses;
+    }
+
+    pub(crate) fn settle_hangs(&self) {
+        self.trouble().settle_hangs = true;
+    }
+
+    pub(crate) fn renewals_fail(&self, hang: u32, panic: u32) {
+        let mut trouble = self.trouble();
+        (trouble.renewals_hang, trouble.renewals_panic) = (hang, panic);
+    }
+
+    pub(crate) fn claim_panics(&self) {
+        self.trouble().claim_panics = true;
     }
 
     /// Looks past the network.
@@ -89,14 +133,37 @@ impl Backend for Faulty {
     }
 
     async fn claim(&self, request: &ClaimRequest) -> Result<Claim, Error> {
+        let panics = std::mem::take(&mut self.trouble().claim_panics);
+        assert!(!panics, "a bug in the backend");
         self.over_network(self.0.backend.claim(request)).await
     }
 
     async fn renew(&self, request: &RenewRequest) -> Result<Vec<Renewal>, Error> {
+        let take = |count: &mut u32| {
+            let some = *count > 0;
+            *count = count.saturating_sub(1);
+            some
+        };
+        let hangs = take(&mut self.trouble().renewals_hang);
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        assert!(!take(&mut self.trouble().renewals_panic), "a bug in the backend");
         self.over_network(self.0.backend.renew(request)).await
     }
 
     async fn settle(&self, request: &SettleRequest) -> Result<SettleReply, Error> {
+        let hangs = self.trouble().settle_hangs;
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        if self.trouble().refuses {
+            return Err(Error::Refused("no permission".to_owned()));
+        }
+        let unreadable = self.trouble().unreadable;
+        if request.settlements.iter().any(|settlement| Some(settlement.id) == unreadable) {
+            return Err(Error::Corrupt("a record cannot be read".to_owned()));
+        }
         self.over_network(self.0.backend.settle(request)).await
     }
 

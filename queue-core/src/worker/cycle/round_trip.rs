@@ -1,5 +1,6 @@
 //! One request to the store, repeated until it is answered.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Turning;
@@ -15,21 +16,21 @@ impl Turning {
     /// Sends `request` until the store answers. The very same request: its claim may have taken
     /// effect although the reply was lost, and only a repeat with its token finds the jobs.
     pub(super) async fn round_trip(&mut self, request: SettleRequest, carried: Vec<Ended>) {
-        let queue = self.set.queue.clone();
+        let request = Arc::new(request);
         let mut pause = PAUSE_FIRST;
         loop {
             let sent_at = Instant::now();
-            let error = match send(&queue, &request).await {
-                Ok(reply) => {
-                    self.store_is_up(true);
-                    return self.answered(reply, carried, sent_at);
-                }
+            let Some(answer) = self.sent(&request).await else {
+                self.report.lost += carried.len();
+                return;
+            };
+            self.store_is_up(answer.is_ok());
+            let error = match answer {
+                Ok(reply) => return self.answered(reply, carried, sent_at),
                 Err(error) => error,
             };
-            self.store_is_up(false);
-            if !error.is_retryable() {
-                let claims = request.claim.is_some();
-                return self.refused(&error, carried, claims).await;
+            if error.is_about_items() {
+                return self.refused(&error, carried, request.claim.is_some());
             }
             tracing::warn!(event = "store_unavailable", %error, settlements = carried.len());
             if !self.pause(pause).await {
@@ -40,11 +41,39 @@ impl Turning {
         }
     }
 
-    /// Sleeps with full jitter; `false` if the worker has to stop without an answer.
+    /// Makes the call in a task of its own: it is never dropped half-way, a panic in a backend is
+    /// an error like others, and a call that hangs does not keep the worker from stopping. `None`
+    /// if the worker has to end without an answer.
+    async fn sent(&mut self, request: &Arc<SettleRequest>) -> Option<Result<SettleReply, Error>> {
+        let mut call = tokio::spawn(send(self.set.queue.clone(), Arc::clone(request)));
+        loop {
+            let phase = *self.set.phase_seen.borrow_and_update();
+            let give_up = async {
+                match phase {
+                    Phase::Stopping { give_up_at } => {
+                        tokio::time::sleep_until(give_up_at.into()).await;
+                    }
+                    _ => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                answer = &mut call => {
+                    let panicked = |error| Err(Error::Unavailable(format!("{error}")));
+                    return Some(answer.unwrap_or_else(panicked));
+                }
+                () = give_up => return None,
+                // Jobs that run hear of the stop even while the store does not answer.
+                _ = self.set.phase_seen.changed() => self.stop_if_stopping(),
+            }
+        }
+    }
+
+    /// Sleeps with full jitter; `false` if the worker has to end without an answer.
     async fn pause(&mut self, at_most: Duration) -> bool {
         let pause = at_most.mul_f64(fastrand::f64());
         self.set.status.progress(self.set.slots.busy());
-        let phase = *self.set.phase.borrow_and_update();
+        self.stop_if_stopping();
+        let phase = *self.set.phase_seen.borrow_and_update();
         match phase {
             Phase::Stopping { give_up_at } => {
                 let left = give_up_at.saturating_duration_since(Instant::now());
@@ -54,7 +83,7 @@ impl Turning {
             _ => {
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
-                    _ = self.set.phase.changed() => {}
+                    _ = self.set.phase_seen.changed() => {}
                 }
                 true
             }
@@ -62,9 +91,6 @@ impl Turning {
     }
 
     fn answered(&mut self, reply: SettleReply, carried: Vec<Ended>, sent_at: Instant) {
-        if self.pending.is_empty() {
-            self.batch_max = crate::backend::PASS_MAX as usize;
-        }
         for (ended, settled) in carried.into_iter().zip(reply.settled) {
             ended.settled(settled);
             self.set.leases.remove(ended.settlement.token, ended.settlement.id);
@@ -83,28 +109,25 @@ impl Turning {
         }
     }
 
-    /// The store will not take this request however often it is sent. What is at fault is
-    /// singled out: first the claim is left away, then the settlements are sent one by one. One
-    /// bad settlement must not hold up the others; it is left to its lease.
-    async fn refused(&mut self, error: &Error, carried: Vec<Ended>, claims: bool) {
-        if claims {
-            tracing::error!(event = "claim_refused", %error);
-            self.no_claim_before = Instant::now() + PAUSE_MAX;
-        }
+    /// The store will not take this request however often it is sent. What is at fault is singled
+    /// out, first without the claim and then by halves; one bad settlement must not hold up the
+    /// others, and is left to its lease. A claim that is refused by itself is made again later.
+    fn refused(&mut self, error: &Error, mut carried: Vec<Ended>, claims: bool) {
         match carried.as_slice() {
+            [] => {
+                tracing::error!(event = "claim_refused", %error);
+                self.no_claim_before = Instant::now() + PAUSE_MAX;
+            }
             [ended] if !claims => {
                 let job_id = ended.settlement.id;
                 tracing::error!(event = "settle_refused", %error, %job_id);
                 self.set.leases.remove(ended.settlement.token, job_id);
                 self.report.lost += 1;
             }
+            _ if claims => self.suspects.push(carried),
             _ => {
-                if !claims {
-                    self.batch_max = 1;
-                }
-                for ended in carried.into_iter().rev() {
-                    self.pending.push_front(ended);
-                }
+                let rest = carried.split_off(carried.len() / 2);
+                self.suspects.extend([rest, carried]);
             }
         }
     }
@@ -116,12 +139,12 @@ impl Turning {
     }
 }
 
-async fn send(queue: &Queue, request: &SettleRequest) -> Result<SettleReply, Error> {
+async fn send(queue: Queue, request: Arc<SettleRequest>) -> Result<SettleReply, Error> {
     match &request.claim {
         Some(claim) if request.settlements.is_empty() => {
             let claim = queue.backend().claim_boxed(claim).await?;
             Ok(SettleReply::new(Vec::new(), Some(claim)))
         }
-        _ => queue.backend().settle_boxed(request).await,
+        _ => queue.backend().settle_boxed(&request).await,
     }
 }
