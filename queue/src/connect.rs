@@ -113,7 +113,8 @@ impl Connect for Queue {
 
 /// Names the scheme at most: the rest of the URL may hold a password.
 fn unknown(scheme: &str) -> Error {
-    let scheme: String = scheme.chars().take(40).collect();
+    let is_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+    let scheme = if scheme.len() <= 20 && scheme.chars().all(is_scheme) { scheme } else { "?" };
     Error::Unsupported(format!(
         "store URL with scheme {scheme:?}: expected memory://, sqlite:PATH, redis://HOST, \
          rediss://HOST or redis+unix://PATH"
@@ -125,8 +126,13 @@ async fn sqlite(url: &str, options: &ConnectOptions) -> Result<Queue, Error> {
     use queue_sqlite::{SqliteBackend, SqliteOptions};
     let rest = url.strip_prefix("sqlite:").unwrap_or(url);
     let path = rest.strip_prefix("//").unwrap_or(rest);
-    if path.is_empty() {
-        let why = "sqlite URL without a path: write sqlite:queue.db or sqlite:///path/queue.db";
+    let why = match path {
+        "" => "sqlite URL without a path: write sqlite:queue.db or sqlite:///path/queue.db",
+        ":memory:" => "sqlite::memory: is not a file; write memory:// for jobs that may be lost",
+        _ if path.contains('?') => "sqlite URL with parameters: there are none, write the path",
+        _ => "",
+    };
+    if !why.is_empty() {
         return Err(Error::Unsupported(why.to_owned()));
     }
     let durability = match options.durability {

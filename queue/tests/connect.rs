@@ -37,7 +37,16 @@ async fn namespaces_share_nothing() {
 
 #[tokio::test]
 async fn a_wrong_url_is_refused_and_not_repeated() {
-    for url in ["", "queue.db", "postgres://me:hunter2@host/db", "sqlite:", "redis://:hunter2@"] {
+    for url in [
+        "",
+        "queue.db",
+        "postgres://me:hunter2@host/db",
+        "hunter2@host:6379",
+        "sqlite:",
+        "sqlite::memory:",
+        "sqlite:queue.db?mode=rwc",
+        "redis://:hunter2@",
+    ] {
         let error = Queue::connect(url).await.unwrap_err();
         assert!(matches!(error, Error::Unsupported(_) | Error::Refused(_)), "{url}: {error:?}");
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");

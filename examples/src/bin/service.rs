@@ -16,7 +16,7 @@ use axum::Router;
 use axum::extract::{Json, Path, State as Extension};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use queue::{Connect, Fail, Job, JobId, NewJob, Queue, RunningWorker, Worker};
+use queue::{Connect, Error, Fail, Job, JobId, NewJob, Queue, RunningWorker, Worker};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -100,14 +100,18 @@ async fn order_report(
     let key = format!("report-of-{}", order.customer);
     let enqueued = match NewJob::of(&order) {
         Ok(job) => queue.enqueue(job.idempotency_key(key)).await,
-        Err(error) => return refused(&error),
+        Err(error) => return internal(&error),
     };
     match enqueued {
         Ok(job) => {
             let body = json!({ "id": job.id, "state": job.state, "duplicate": job.duplicate });
             (StatusCode::ACCEPTED, Json(body))
         }
-        Err(error) => refused(&error),
+        Err(Error::Conflict { existing, .. }) => {
+            let body = json!({ "error": "another report has this key", "id": existing });
+            (StatusCode::CONFLICT, Json(body))
+        }
+        Err(error) => internal(&error),
     }
 }
 
@@ -118,12 +122,14 @@ async fn show_report(Extension(queue): Extension<Queue>, Path(id): Path<JobId>) 
             (StatusCode::OK, Json(json!({ "state": record.state, "report": report })))
         }
         Ok(None) => (StatusCode::NOT_FOUND, Json(json!({ "error": "no such report" }))),
-        Err(error) => refused(&error),
+        Err(error) => internal(&error),
     }
 }
 
-fn refused(error: &dyn std::error::Error) -> Answer {
-    (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "error": error.to_string() })))
+/// What went wrong is for the log; the client learns that it may try again.
+fn internal(error: &dyn std::error::Error) -> Answer {
+    eprintln!("{error}");
+    (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "error": "try again later" })))
 }
 
 /// Ends on Ctrl-C and on SIGTERM, which is how service managers ask.
