@@ -68,11 +68,11 @@ macro_rules! conformance {
                 duplicates_inside_a_batch_meet, a_large_batch_keeps_its_order;
             keys: a_key_finds_the_first_job, another_payload_conflicts, a_retry_keeps_its_key,
                 dead_and_cancelled_jobs_free_their_key, racing_keys_make_one_job,
-                a_dropped_record_frees_its_key;
+                a_dropped_record_frees_its_key, any_text_is_a_key;
             claim: first_in_first_out, priorities_are_strict, queues_are_asked_in_order,
                 only_kinds_with_slots_are_given, lanes_take_turns, a_repeat_gives_the_same_jobs,
                 racing_claims_share_nothing, an_expired_job_is_dead_not_run,
-                fences_increase;
+                fences_increase, a_repeat_extends_the_lease, racing_repeats_get_the_same_jobs;
             lease: renewal_keeps_a_job, an_expired_lease_gives_the_job_to_another,
                 a_crash_loop_ends_dead, a_stale_settle_changes_nothing,
                 a_reaped_claim_cannot_be_renewed, racing_reapers_requeue_once,
@@ -80,9 +80,11 @@ macro_rules! conformance {
             settle: a_result_is_kept, a_repeat_is_already_done, a_failure_waits_and_counts,
                 the_last_failure_is_dead, released_jobs_go_first_and_keep_their_attempt,
                 a_snooze_keeps_its_attempt, mixed_outcomes_of_many_claims_settle_together,
-                an_unknown_job_is_gone;
+                an_unknown_job_is_gone, racing_settles_take_effect_once,
+                a_settle_and_a_reaper_do_not_both_win, the_largest_of_everything_fits;
             delay: nothing_runs_before_its_time, due_jobs_run_in_the_order_of_their_times,
-                the_next_due_time_is_told, many_due_at_once_are_all_run;
+                the_next_due_time_is_told, many_due_at_once_are_all_run,
+                no_time_is_too_far;
             cancel: a_waiting_job_is_cancelled_at_once, a_running_job_is_asked,
                 a_cancelled_job_whose_worker_died_is_not_retried, cancels_are_noops_when_late,
                 a_cancelled_ready_job_does_not_disturb_its_lane;
@@ -90,7 +92,10 @@ macro_rules! conformance {
                 zero_retention_keeps_nothing;
             wait: a_new_job_wakes_a_waiter, a_job_that_is_there_is_not_waited_for,
                 an_earlier_job_wakes_a_sleeper, a_cancel_request_wakes_its_worker,
-                a_dropped_wait_loses_no_job;
+                a_dropped_wait_loses_no_job, a_dropped_wait_passes_its_wake_up_on,
+                a_batch_wakes_as_many_waiters_as_it_needs,
+                a_claim_that_leaves_a_kind_wakes_another, whatever_becomes_ready_wakes_a_waiter,
+                jobs_of_another_kind_or_queue_are_no_work, a_cancel_before_the_wait_is_seen_by_it;
         }
     };
     (@cases $harness:expr; $($group:ident: $($case:ident),*;)*) => {

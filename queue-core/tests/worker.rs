@@ -375,8 +375,7 @@ async fn one_record_that_cannot_be_settled_holds_up_nobody() {
     faulty.unreadable(bad);
     queue.enqueue_all(jobs.clone()).await.unwrap();
     let nothing = async |_: Number| Ok::<_, Fail>(());
-    let worker =
-        Worker::new(&queue).concurrency(400).handle::<Number, _>(nothing).start().unwrap();
+    let worker = Worker::new(&queue).concurrency(400).handle::<Number, _>(nothing).start().unwrap();
     let last = jobs.last().unwrap().job_id();
     assert_eq!(finished(&queue, last).await.state, JobState::Completed);
     let report = worker.drain(LONG).await;
@@ -416,10 +415,7 @@ async fn a_panic_before_the_first_await_or_on_drop_is_a_failure_that_counts() {
     struct Early;
     impl queue_core::Executor for Early {
         #[expect(clippy::manual_async_fn, reason = "the point is what happens before the future")]
-        fn run(
-            &self,
-            _: Context,
-        ) -> impl Future<Output = Result<Option<Payload>, Fail>> + Send {
+        fn run(&self, _: Context) -> impl Future<Output = Result<Option<Payload>, Fail>> + Send {
             panic!("early");
             #[expect(unreachable_code, reason = "gives the future its type")]
             async {

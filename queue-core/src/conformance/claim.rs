@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::Harness;
-use super::store::{Store, claim_request, ids, job};
-use crate::{Backend, DeadReason, JobId, JobState, NewJob, QueueName};
+use super::store::{LEASE, Store, claim_request, ids, job};
+use crate::{Backend, Claim, DeadReason, JobId, JobState, NewJob, QueueName};
 
 async fn enqueue_all<H: Harness>(store: &Store<'_, H>, jobs: &[NewJob]) -> Vec<JobId> {
     store.backend.enqueue(jobs).await.unwrap();
@@ -132,9 +132,38 @@ pub async fn an_expired_job_is_dead_not_run<H: Harness>(harness: &H) {
 pub async fn fences_increase<H: Harness>(harness: &H) {
     let store = Store::new(harness).await;
     enqueue_all(&store, &[job("a"), job("a"), job("a")]).await;
-    let mut last = 0;
-    for lease in [store.claim(2).await, store.claim(2).await].into_iter().flat_map(|c| c.leases) {
-        assert!(lease.fence > last);
-        last = lease.fence;
+    let leases = [store.claim(2).await, store.claim(2).await].map(|claim| claim.leases).concat();
+    assert_eq!(leases.len(), 3);
+    assert!(leases.windows(2).all(|pair| pair[0].fence < pair[1].fence));
+}
+
+pub async fn a_repeat_extends_the_lease<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let id = store.enqueue(&job("a")).await.id;
+    let request = claim_request(1);
+    let first = store.backend.claim(&request).await.unwrap();
+    // The reply was lost; the worker gets it with its second try, and needs a whole lease.
+    store.advance(LEASE / 2).await;
+    let repeat = store.backend.claim(&request).await.unwrap();
+    assert_eq!(repeat.leases[0].claimed_at, first.leases[0].claimed_at);
+    assert_eq!(store.record(id).await.lease_until, Some(store.now().after(LEASE)));
+    store.advance(LEASE / 2).await;
+    assert_eq!(store.maintain().await.reaped, 0);
+    store.audit().await;
+}
+
+pub async fn racing_repeats_get_the_same_jobs<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let other = store.other().await;
+    let other = other.as_ref().unwrap_or(&store.backend);
+    for round in 1..=50 {
+        enqueue_all(&store, &[job("a"), job("a"), job("a")]).await;
+        let request = claim_request(2);
+        let (left, right) = tokio::join!(store.backend.claim(&request), other.claim(&request));
+        let set = |claim: &Claim| ids(claim).into_iter().collect::<HashSet<JobId>>();
+        let (left, right) = (left.unwrap(), right.unwrap());
+        assert_eq!((set(&left).len(), set(&left)), (2, set(&right)));
+        assert_eq!(store.count(JobState::Running).await, 2 * round);
     }
+    store.audit().await;
 }

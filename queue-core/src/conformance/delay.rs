@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Harness;
 use super::store::{Store, ids, job};
-use crate::{Backend, Enqueued, JobId, JobState, NewJob};
+use crate::{Backend, Enqueued, JobId, JobState, NewJob, Timestamp};
 
 pub async fn nothing_runs_before_its_time<H: Harness>(harness: &H) {
     let store = Store::new(harness).await;
@@ -18,7 +18,7 @@ pub async fn nothing_runs_before_its_time<H: Harness>(harness: &H) {
     let lease = store.claim_one().await;
     assert_eq!((lease.spec.id, lease.due_at), (delayed.id, store.now()));
     // A time that has passed is now.
-    let past = job("a").run_at(crate::Timestamp::from_ms(5));
+    let past = job("a").run_at(Timestamp::from_ms(5));
     assert_eq!(store.enqueue(&past).await.state, JobState::Ready);
     store.audit().await;
 }
@@ -61,5 +61,22 @@ pub async fn many_due_at_once_are_all_run<H: Harness>(harness: &H) {
         }
     }
     assert_eq!(taken, sent);
+    store.audit().await;
+}
+
+pub async fn no_time_is_too_far<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let never = [
+        job("a").delay(Duration::MAX),
+        job("a").run_at(Timestamp::from_ms(u64::MAX)),
+        job("a").run_at(Timestamp::MAX),
+    ];
+    for job in never {
+        let id = store.enqueue(&job).await.id;
+        let record = store.record(id).await;
+        assert_eq!((record.state, record.due_at), (JobState::Scheduled, Timestamp::MAX));
+    }
+    store.advance(Duration::from_secs(1_000_000)).await;
+    assert!(store.claim(9).await.leases.is_empty());
     store.audit().await;
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::Harness;
 use super::store::{Store, failure, job};
 use crate::{
-    Backend, ConflictReason, EnqueueOutcome, Enqueued, JobState, Kind, NewJob, Outcome, Payload,
-    Retention,
+    Backend, ConflictReason, EnqueueOutcome, Enqueued, IdempotencyKey, JobState, Kind, NewJob,
+    Outcome, Payload, Retention,
 };
 
 fn keyed() -> NewJob {
@@ -87,5 +87,19 @@ pub async fn a_dropped_record_frees_its_key<H: Harness>(harness: &H) {
     store.advance(kept).await;
     assert_eq!(store.maintain().await.dropped, 1);
     assert!(!store.enqueue(&keyed()).await.duplicate);
+    store.audit().await;
+}
+
+pub async fn any_text_is_a_key<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let longest = "ä".repeat(crate::IDEMPOTENCY_KEY_MAX_BYTES / 2);
+    for text in ["\0", "\0x", "x\0y", "x\0z", " ", "{}", "'\";--", "ä", longest.as_str()] {
+        let keyed = || job("a").idempotency_key(text);
+        let first = store.enqueue(&keyed()).await;
+        assert!(!first.duplicate, "{text:?}");
+        assert_eq!(store.enqueue(&keyed()).await, Enqueued::duplicate(first.id, JobState::Ready));
+        let key = store.record(first.id).await.spec.idempotency_key;
+        assert_eq!(key.as_ref().map(IdempotencyKey::as_str), Some(text));
+    }
     store.audit().await;
 }

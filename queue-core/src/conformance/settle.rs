@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use super::Harness;
-use super::store::{Store, claim_request, failure, ids, job};
+use super::store::{LEASE, Store, claim_request, failure, ids, job};
+use crate::payload::{PAYLOAD_HARD_MAX_BYTES, RESULT_MAX_BYTES};
 use crate::{
-    Backend, DeadReason, JobId, JobState, Outcome, Payload, SettleRequest, Settled, Settlement,
+    Backend, DeadReason, ERROR_MAX_BYTES, ErrorKind, JobError, JobId, JobState, Kind, NewJob,
+    Outcome, Payload, SettleRequest, Settled, Settlement, Timestamp,
 };
 
 const DELAY: Duration = Duration::from_secs(30);
@@ -160,5 +162,87 @@ pub async fn an_unknown_job_is_gone<H: Harness>(harness: &H) {
     lease.spec.id = JobId::new();
     assert_eq!(store.complete(&lease).await, Settled::Gone);
     assert_eq!(store.count(JobState::Running).await, 1);
+    store.audit().await;
+}
+
+pub async fn racing_settles_take_effect_once<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let other = store.other().await;
+    let other = other.as_ref().unwrap_or(&store.backend);
+    for _ in 0..50 {
+        store.enqueue(&job("a")).await;
+        let lease = store.claim_one().await;
+        let request = SettleRequest {
+            settlements: vec![Settlement {
+                id: lease.spec.id,
+                token: lease.token,
+                outcome: retry(),
+                elapsed: Duration::ZERO,
+            }],
+            claim: None,
+        };
+        let (left, right) = tokio::join!(store.backend.settle(&request), other.settle(&request));
+        let mut answers = [left, right].map(|reply| reply.unwrap().settled[0]);
+        answers.sort_by_key(|settled| matches!(settled, Settled::AlreadyDone(_)));
+        let state = JobState::Retrying;
+        assert_eq!(answers, [Settled::Applied(state), Settled::AlreadyDone(state)]);
+        assert_eq!(store.record(lease.spec.id).await.failures, 1);
+    }
+    store.audit().await;
+}
+
+pub async fn a_settle_and_a_reaper_do_not_both_win<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let other = store.other().await;
+    let other = other.as_ref().unwrap_or(&store.backend);
+    for _ in 0..50 {
+        let id = store.enqueue(&job("a")).await.id;
+        let lease = store.claim_one().await;
+        store.advance(LEASE).await;
+        let (settled, reaped) = tokio::join!(store.complete(&lease), other.maintain(500));
+        match (settled, reaped.unwrap().reaped) {
+            (Settled::Applied(JobState::Completed), 0) => {}
+            (Settled::Stale(JobState::Ready), 1) => {
+                store.cancel(id).await;
+            }
+            both => panic!("{both:?}"),
+        }
+    }
+    store.audit().await;
+}
+
+pub async fn the_largest_of_everything_fits<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let large = Payload::raw(vec![7; PAYLOAD_HARD_MAX_BYTES]);
+    let sent = NewJob::new(Kind::new("a").unwrap(), large);
+    store.enqueue(&sent).await;
+    let lease = store.claim_one().await;
+    assert_eq!(lease.spec, sent.spec);
+    let result = Some(Payload::raw(vec![9; RESULT_MAX_BYTES]));
+    store.settle(&lease, Outcome::Completed { result: result.clone() }).await;
+    assert_eq!(store.record(lease.spec.id).await.result, result);
+
+    let error = JobError::new(ErrorKind::Failed, "x".repeat(ERROR_MAX_BYTES));
+    let id = store.enqueue(&job("a").max_attempts(u16::MAX)).await.id;
+    let lease = store.claim_one().await;
+    let outcome = Outcome::Retry { delay: Duration::MAX, error: error.clone() };
+    store.settle(&lease, outcome).await;
+    let record = store.record(id).await;
+    assert_eq!((record.last_error, record.due_at), (Some(error), Timestamp::MAX));
+
+    let batch: Vec<NewJob> = (0..500).map(|_| job("b")).collect();
+    store.backend.enqueue(&batch).await.unwrap();
+    let mut request = claim_request(500);
+    request.lease = Duration::MAX;
+    let leases = store.backend.claim(&request).await.unwrap().leases;
+    let settlements = leases.iter().map(|lease| Settlement {
+        id: lease.spec.id,
+        token: lease.token,
+        outcome: Outcome::Snoozed { delay: Duration::MAX },
+        elapsed: Duration::MAX,
+    });
+    let request = SettleRequest { settlements: settlements.collect(), claim: None };
+    let settled = store.backend.settle(&request).await.unwrap().settled;
+    assert_eq!(settled, vec![Settled::Applied(JobState::Scheduled); 500]);
     store.audit().await;
 }

@@ -95,3 +95,106 @@ pub async fn a_dropped_wait_loses_no_job<H: Harness>(harness: &H) {
         store.complete(&store.claim_one().await).await;
     }
 }
+
+/// Waits as `worker` for kinds `a` and `b`, and claims one job when woken.
+async fn wait_and_claim<H: Harness>(
+    store: &Store<'_, H>,
+    backend: &H::Backend,
+    worker: &str,
+) -> usize {
+    let worker = WorkerId::new(worker).unwrap();
+    let waiter = Interest { worker, ..interest(&["a", "b"]) };
+    assert_eq!(backend.wait(&waiter, LONG).await.unwrap(), Wake::Work);
+    store.claim(1).await.leases.len()
+}
+
+pub async fn a_batch_wakes_as_many_waiters_as_it_needs<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let other = store.other().await;
+    let other = other.as_ref().unwrap_or(&store.backend);
+    for _ in 0..5 {
+        store.claim(1).await;
+        let jobs = [job("a"), job("a")];
+        let (first, second, enqueued) = tokio::join!(
+            wait_and_claim(&store, &store.backend, "first"),
+            wait_and_claim(&store, other, "second"),
+            store.backend.enqueue(&jobs),
+        );
+        enqueued.unwrap();
+        assert_eq!((first, second), (1, 1));
+    }
+}
+
+pub async fn a_claim_that_leaves_a_kind_wakes_another<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let other = store.other().await;
+    let other = other.as_ref().unwrap_or(&store.backend);
+    store.enqueue(&job("a")).await;
+    // Whoever hears of it first has no slot left for it.
+    assert_eq!(store.backend.wait(&interest(&["a"]), LONG).await.unwrap(), Wake::Work);
+    let mut request = super::store::claim_request(1);
+    request.kinds[0].slots = 0;
+    assert!(store.backend.claim(&request).await.unwrap().leases.is_empty());
+    assert_eq!(wait_and_claim(&store, other, "second").await, 1);
+}
+
+pub async fn whatever_becomes_ready_wakes_a_waiter<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let waiter = interest(&["a", "b"]);
+    store.enqueue(&job("a")).await;
+    let lease = store.claim_one().await;
+    store.claim(1).await;
+    let released = async { store.settle(&lease, crate::Outcome::Released).await };
+    let (woken, _) = tokio::join!(store.backend.wait(&waiter, LONG), released);
+    assert_eq!(woken.unwrap(), Wake::Work);
+
+    store.claim_one().await;
+    store.claim(1).await;
+    store.advance(LEASE).await;
+    let (woken, reaped) = tokio::join!(store.backend.wait(&waiter, LONG), store.maintain());
+    assert_eq!((woken.unwrap(), reaped.reaped), (Wake::Work, 1));
+
+    store.complete(&store.claim_one().await).await;
+    store.enqueue(&job("a").delay(Duration::from_secs(5))).await;
+    let short = Duration::from_millis(50);
+    while store.backend.wait(&waiter, short).await.unwrap() == Wake::Work {
+        store.claim(1).await;
+    }
+    store.advance(Duration::from_secs(5)).await;
+    let (woken, done) = tokio::join!(store.backend.wait(&waiter, LONG), store.maintain());
+    assert_eq!((woken.unwrap(), done.promoted), (Wake::Work, 1));
+}
+
+pub async fn jobs_of_another_kind_or_queue_are_no_work<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    store.enqueue(&job("c")).await;
+    store.enqueue(&job("a").queue("other")).await;
+    let woken = store.backend.wait(&interest(&["a", "b"]), Duration::from_millis(50)).await;
+    assert_eq!(woken.unwrap(), Wake::Timeout);
+}
+
+pub async fn a_cancel_before_the_wait_is_seen_by_it<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let id = store.enqueue(&job("a")).await.id;
+    store.claim_one().await;
+    store.cancel(id).await;
+    assert_eq!(store.backend.wait(&interest(&[]), LONG).await.unwrap(), Wake::Cancel);
+}
+
+pub async fn a_dropped_wait_passes_its_wake_up_on<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let other = store.other().await;
+    let other = other.as_ref().unwrap_or(&store.backend);
+    for _ in 0..5 {
+        store.claim(1).await;
+        let waiter = interest(&["a"]);
+        let mut wait = Box::pin(store.backend.wait(&waiter, LONG));
+        let pause = Duration::from_millis(20);
+        assert!(tokio::time::timeout(pause, &mut wait).await.is_err());
+        store.enqueue(&job("a")).await;
+        // Time for the wake-up to reach the wait; nobody looks at it any more.
+        tokio::time::sleep(pause).await;
+        drop(wait);
+        assert_eq!(wait_and_claim(&store, other, "second").await, 1);
+    }
+}

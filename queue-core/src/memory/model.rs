@@ -102,7 +102,10 @@ impl Model {
         let state = if due_at > self.now { JobState::Scheduled } else { JobState::Ready };
         let mut record = JobRecord::new(job.spec.clone(), state, self.now);
         record.due_at = due_at;
-        self.jobs.insert(id, Entry { record, holder: None, settled_by: None, fence_offset: 0, shelved: None });
+        self.jobs.insert(
+            id,
+            Entry { record, holder: None, settled_by: None, fence_offset: 0, shelved: None },
+        );
         if let Some(key) = key {
             self.keys.insert(key.clone(), id);
         }

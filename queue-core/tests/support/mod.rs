@@ -1,7 +1,7 @@
 //! What the engine's tests need: a backend that loses calls and replies, and a gate.
 
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use queue_core::backend::{CheckFinding, Violation};
