@@ -414,7 +414,6 @@ async fn a_panic_before_the_first_await_or_on_drop_is_a_failure_that_counts() {
     }
     struct Early;
     impl queue_core::Executor for Early {
-        #[expect(clippy::manual_async_fn, reason = "the point is what happens before the future")]
         fn run(&self, _: Context) -> impl Future<Output = Result<Option<Payload>, Fail>> + Send {
             panic!("early");
             #[expect(unreachable_code, reason = "gives the future its type")]
