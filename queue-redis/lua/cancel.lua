@@ -1,0 +1,102 @@
+-- T12 and T13: cancels jobs that wait, asks for running ones to be stopped.
+--
+-- KEYS   13 fixed keys
+-- ARGV   the ids
+-- Reply  per id two characters: c cancelled, r requested, f finished before, n not found; and
+--        the state
+--
+-- Invariant: a request is noted only for a running job. A ready job leaves its ticket behind,
+-- counted in `gone:<lane>`, so that cancelling costs the same however long the lane is.
+
+local records = read('HMGET', JOBS, ARGV)
+local atts = read('HMGET', ATT, ARGV)
+local runs = read('HMGET', RUN, ARGV)
+local states = states_of(ARGV)
+call('SCARD', CANCEL)
+
+local answers, requested, tokens, undue = {}, {}, {}, {}
+local now_states = {} -- id → state after this call
+local emptied = {}
+
+local function cancel_ready(id, class)
+  local lane = lane_of(class)
+  lane.by = lane.by - 1
+  emptied[class.pair] = true
+  if not lane.sound then return end
+  lane.live = lane.live - 1
+  lane.gone = lane.gone + 1
+  lane.changed = true
+  lane.cancelled = lane.cancelled or {}
+  lane.cancelled[#lane.cancelled + 1] = id
+  stale = stale + 1
+end
+
+for i, id in ipairs(ARGV) do
+  local record = records[i]
+  local class = record and class_of(record, 0)
+  local state = now_states[id] or states[i]
+  if not record or state == 'gone' then
+    answers[i] = 'n0'
+  elseif not class then
+    answers[i] = 'f7'
+  elseif state == RUNNING then
+    requested[#requested + 1] = id
+    tokens[sub(runs[i], 1, 16)] = true
+    answers[i] = 'r2'
+  elseif state >= COMPLETED then
+    answers[i] = 'f' .. state
+  else
+    if state == READY then
+      cancel_ready(id, class)
+    else
+      undue[#undue + 1] = id
+      tally(field_of(class, state), -1)
+      emptied[class.pair] = true
+    end
+    finish(id, record, 0, class, CANCELLED, 0)
+    now_states[id] = class.completed_s == 0 and 'gone' or CANCELLED
+    answers[i] = 'c6'
+  end
+end
+
+-- Who runs the jobs that are to be stopped.
+local token_list, workers = {}, {}
+for token in pairs(tokens) do token_list[#token_list + 1] = token end
+for _, packed in ipairs(read('HMGET', CLAIMS, token_list)) do
+  if is_claim(packed) then workers[worker_of(packed)] = true end
+end
+-- The lanes whose `gone` hash cannot be written are left to the claim, which finds no ready job.
+local gone_counts = {}
+for _, lane in pairs(lanes) do
+  if lane.cancelled and lane.live > 0 then
+    gone_counts[lane] = read('HMGET', PREFIX .. 'gone:' .. lane.name, lane.cancelled)
+  end
+end
+
+tally_lanes()
+check_finish()
+local counts = read_tallies()
+save_tallies(counts)
+each('ZREM', DUE, undue)
+each('SADD', CANCEL, requested)
+for lane, have in pairs(gone_counts) do
+  local pairs_ = { 'n', lane.gone }
+  for i, id in ipairs(lane.cancelled) do
+    pairs_[#pairs_ + 1], pairs_[#pairs_ + 2] = id, (tonumber(have[i] or nil) or 0) + 1
+  end
+  each('HSET', PREFIX .. 'gone:' .. lane.name, pairs_)
+end
+save_finished()
+save_lanes()
+trim_shelves(counts)
+for pair in pairs(emptied) do
+  local ready = counts[pair .. '/ready'] or tonumber(call('HGET', COUNT, pair .. '/ready') or nil)
+  if (ready or 0) <= 0 then try('DEL', PREFIX .. 'wake:' .. pair) end
+end
+for worker in pairs(workers) do
+  local key = PREFIX .. 'wake:w:' .. worker
+  if try('LLEN', key) == 0 then try('RPUSH', key, 'c') end
+  try('PEXPIRE', key, 60000)
+end
+save_meta()
+return concat(answers)

@@ -1,0 +1,138 @@
+-- Every script begins with this: the fixed keys, the store's clock, and small helpers.
+--
+-- The rule of all scripts: validate everything, read everything, then write; no call that can
+-- fail comes after the first write, because Redis does not roll back. Keys whose names are found
+-- at run time are read with pcall first: one of a wrong type is left alone, not an error.
+-- Ids, tokens and payloads are opaque strings; numbers stay below 2^53.
+
+local META, JOBS, ATT, FIN, RUN, CLAIMS, LEASES, CANCEL, DUE, IDEM, COUNT, AGES, BAD =
+  unpack(KEYS)
+local PREFIX = string.sub(META, 1, -5) -- the name of META ends in "meta"
+local call, try = redis.call, redis.pcall
+local byte, sub, floor, min, max = string.byte, string.sub, math.floor, math.min, math.max
+local concat, pack = table.concat, struct.pack
+
+local TIME_MAX = 2 ^ 48 - 1
+local CHUNK = 480 -- arguments per call: unpack has a limit; divisible by 2 and 16
+local NO_TOKEN = string.rep('\0', 16)
+
+-- The numbers of states and reasons in stored records and replies.
+local SCHEDULED, READY, RUNNING, RETRYING, COMPLETED, DEAD, CANCELLED, QUARANTINED =
+  0, 1, 2, 3, 4, 5, 6, 7
+local STATE_NAMES = {
+  [0] = 'scheduled', 'ready', 'running', 'retrying', 'completed', 'dead', 'cancelled',
+  'quarantined',
+}
+local EXHAUSTED, FAILED, CRASH_LOOP, EXPIRED = 1, 2, 3, 4
+
+local meta = call('HMGET', META, 'schema', 'clock_ms', 'turn', 'fence', 'stale', 'epoch')
+if meta[1] and meta[1] ~= '1' then
+  return redis.error_reply('SCHEMA the store has schema ' .. meta[1] .. ', this program knows 1')
+end
+local clock_ms = tonumber(meta[2]) or 0
+local turn = tonumber(meta[3]) or 0
+local fence = tonumber(meta[4]) or 0
+local stale = tonumber(meta[5]) or 0
+
+-- TIME is not frozen inside a script: it is read once. The store's clock never goes back.
+local time = call('TIME')
+local now = max(tonumber(time[1]) * 1000 + floor(tonumber(time[2]) / 1000), clock_ms)
+
+local old_turn, old_fence, old_stale = turn, fence, stale
+
+-- Writes what changed of the store's numbers, in one call.
+local function save_meta()
+  local pairs_ = {}
+  if now ~= clock_ms then
+    pairs_[#pairs_ + 1], pairs_[#pairs_ + 2] = 'clock_ms', now
+    clock_ms = now
+  end
+  if turn ~= old_turn then
+    pairs_[#pairs_ + 1], pairs_[#pairs_ + 2] = 'turn', turn
+    old_turn = turn
+  end
+  if fence ~= old_fence then
+    pairs_[#pairs_ + 1], pairs_[#pairs_ + 2] = 'fence', fence
+    old_fence = fence
+  end
+  if stale ~= old_stale then
+    pairs_[#pairs_ + 1], pairs_[#pairs_ + 2] = 'stale', stale
+    old_stale = stale
+  end
+  if #pairs_ > 0 then call('HSET', META, unpack(pairs_)) end
+end
+
+-- A variadic write in chunks.
+local function each(command, key, arguments)
+  local count = #arguments
+  for i = 1, count, CHUNK do
+    call(command, key, unpack(arguments, i, min(i + CHUNK - 1, count)))
+  end
+end
+
+-- A variadic read in chunks; one answer per field, `false` where there is none.
+local function read(command, key, fields)
+  local count = #fields
+  if count == 0 then return {} end
+  if count <= CHUNK then return call(command, key, unpack(fields)) end
+  local answers = {}
+  for i = 1, count, CHUNK do
+    local part = call(command, key, unpack(fields, i, min(i + CHUNK - 1, count)))
+    for j = 1, #part do answers[i + j - 1] = part[j] end
+  end
+  return answers
+end
+
+-- The ids in a string of ids.
+local function split_ids(text)
+  local ids = {}
+  for i = 1, #text, 16 do ids[#ids + 1] = sub(text, i, i + 15) end
+  return ids
+end
+
+-- Sorts ids by their bytes. Lua's own `<` follows the server's locale.
+local function sort_ids(ids)
+  local first, second, third = {}, {}, {}
+  for i = 1, #ids do
+    local id = ids[i]
+    first[id], second[id], third[id] = struct.unpack('>I6I6I4', id)
+  end
+  table.sort(ids, function(a, b)
+    if first[a] ~= first[b] then return first[a] < first[b] end
+    if second[a] ~= second[b] then return second[a] < second[b] end
+    return third[a] < third[b]
+  end)
+end
+
+-- Jobs per queue, kind and state (and finished records per queue), changed together.
+local tallies = {}
+
+local function tally(field, by) tallies[field] = (tallies[field] or 0) + by end
+
+-- Reads the counters that change and answers their new values.
+local function read_tallies()
+  local fields, values = {}, {}
+  for field, by in pairs(tallies) do
+    if by ~= 0 then fields[#fields + 1] = field end
+  end
+  local have = read('HMGET', COUNT, fields)
+  for i, field in ipairs(fields) do
+    values[field] = (tonumber(have[i]) or 0) + tallies[field]
+  end
+  tallies = {}
+  return values
+end
+
+-- Writes what `read_tallies` answered. A counter that reaches 0 is removed.
+local function save_tallies(values)
+  local zeros, pairs_ = {}, {}
+  for field, value in pairs(values) do
+    if value > 0 then
+      pairs_[#pairs_ + 1], pairs_[#pairs_ + 2] = field, value
+    else
+      zeros[#zeros + 1] = field
+    end
+  end
+  each('HSET', COUNT, pairs_)
+  each('HDEL', COUNT, zeros)
+end

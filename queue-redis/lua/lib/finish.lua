@@ -1,0 +1,142 @@
+-- The end of a job's life and the retention of its record (`fin`).
+--
+-- A finished record is: state, reason, finished_ms, elapsed_ms, the settling token, the result.
+-- It waits on the shelf `done:<queue>` (completed, cancelled) or `dead:<queue>`: a zset whose
+-- members are the ids that one call finished with one expiry, so that finishing costs one element
+-- per call and not one per job. AGES holds each shelf's soonest expiry.
+
+local FINISHED_MAX = 10000
+local NO_ELAPSED = pack('>I6', TIME_MAX)
+
+local finished = {} -- id, record, …
+local dropped_jobs, freed_keys = {}, {}
+local shelved = {} -- shelf → expiry → ids
+local added = {} -- shelf → how many
+
+local function put_on_shelf(class, state, kept_s, done)
+  tally(field_of(class, state), #done)
+  local shelf = (state == DEAD and 'dead:' or 'done:') .. class.queue
+  tally(shelf, #done)
+  added[shelf] = (added[shelf] or 0) + #done
+  local expiry = min(now + kept_s * 1000, TIME_MAX)
+  local expiries = shelved[shelf] or {}
+  shelved[shelf] = expiries
+  local ids = expiries[expiry] or {}
+  expiries[expiry] = ids
+  ids[#ids + 1] = concat(done)
+end
+
+-- Notes that a job is finished; `save_finished` writes it. `head` begins behind `base` bytes.
+-- `settled` is elapsed_ms and token as 22 bytes, or nil if no worker finished it.
+local function finish(id, head, base, class, state, reason, settled, result)
+  local key = key_of(head, base, class)
+  local kept_s = state == DEAD and class.dead_s or class.completed_s
+  if key and (state ~= COMPLETED or kept_s == 0) then freed_keys[#freed_keys + 1] = key end
+  if kept_s == 0 then
+    dropped_jobs[#dropped_jobs + 1] = id
+    return
+  end
+  settled = settled or NO_ELAPSED .. NO_TOKEN
+  finished[#finished + 1] = id
+  finished[#finished + 1] = pack('>BBI6', state, reason, now) .. settled .. (result or '')
+  put_on_shelf(class, state, kept_s, { id })
+end
+
+-- Raises now, before the first write, if a key that `save_finished` writes has a wrong type.
+local function check_finish()
+  if #finished > 0 then call('HLEN', FIN) end
+  if #freed_keys > 0 then call('HLEN', IDEM) end
+  if #dropped_jobs > 0 then
+    call('HLEN', JOBS)
+    call('HLEN', ATT)
+  end
+end
+
+local function save_finished()
+  each('HSET', FIN, finished)
+  each('HDEL', IDEM, freed_keys)
+  each('HDEL', JOBS, dropped_jobs)
+  each('HDEL', ATT, dropped_jobs)
+  for shelf, expiries in pairs(shelved) do
+    for expiry, ids in pairs(expiries) do
+      -- A shelf of a wrong type loses this index entry, not the job.
+      try('ZADD', PREFIX .. shelf, expiry, concat(ids))
+      try('ZADD', AGES, 'LT', expiry, shelf)
+    end
+  end
+  finished, dropped_jobs, freed_keys, shelved = {}, {}, {}, {}
+end
+
+-- T16: removes finished records and everything that belongs to them.
+local function forget(shelf, ids)
+  local records, fins = read('HMGET', JOBS, ids), read('HMGET', FIN, ids)
+  local keys, owners, bad, gone = {}, {}, {}, {}
+  for i, id in ipairs(ids) do
+    local record, fin = records[i], fins[i]
+    local class = record and class_of(record, 0)
+    if class and fin then
+      tally(field_of(class, byte(fin, 1)), -1)
+      local key = key_of(record, 0, class)
+      if key then keys[#keys + 1], owners[#owners + 1] = key, id end
+    end
+    if record and not class then
+      bad[#bad + 1] = id
+    else
+      gone[#gone + 1] = id
+    end
+  end
+  -- A dead or cancelled job has freed its key; another job may have it now.
+  local freed = {}
+  for i, owner in ipairs(read('HMGET', IDEM, keys)) do
+    if owner == owners[i] then freed[#freed + 1] = keys[i] end
+  end
+  each('HDEL', IDEM, freed)
+  each('HDEL', JOBS, gone)
+  each('HDEL', ATT, gone)
+  each('HDEL', FIN, ids)
+  each('SADD', BAD, bad)
+  tally(shelf, -#ids)
+end
+
+-- Drops up to `most` records of a shelf, soonest expiry first, ties by id; only those whose
+-- expiry is not after `horizon_ms`. Answers how many, and whether such records are left.
+local function drop_from(shelf, most, horizon_ms)
+  local key = PREFIX .. shelf
+  local dropped = 0
+  while true do
+    local first = try('ZRANGE', key, 0, 0, 'WITHSCORES')
+    local expiry = first[2]
+    if expiry then
+      call('ZADD', AGES, expiry, shelf)
+    else
+      call('ZREM', AGES, shelf)
+    end
+    if not expiry or tonumber(expiry) > horizon_ms then return dropped, false end
+    if dropped >= most then return dropped, true end
+    local batches = try('ZRANGE', key, expiry, expiry, 'BYSCORE', 'LIMIT', 0, CHUNK)
+    local ids = split_ids(concat(batches))
+    each('ZREM', key, batches)
+    if #ids > most - dropped then
+      sort_ids(ids)
+      local rest = concat(ids, '', most - dropped + 1)
+      for i = #ids, most - dropped + 1, -1 do ids[i] = nil end
+      call('ZADD', key, expiry, rest)
+    end
+    forget(shelf, ids)
+    dropped = dropped + #ids
+  end
+end
+
+-- Keeps the shelves that this call added to below their cap, as far as a few more records than
+-- it added go. `counts` is what `save_tallies` answered.
+local function trim_shelves(counts)
+  local trimmed = false
+  for shelf, by in pairs(added) do
+    local over = (counts[shelf] or 0) - FINISHED_MAX
+    if over > 0 then
+      drop_from(shelf, min(over, by + 5), TIME_MAX)
+      trimmed = true
+    end
+  end
+  if trimmed then save_tallies(read_tallies()) end
+end

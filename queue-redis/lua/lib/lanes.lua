@@ -1,0 +1,95 @@
+-- Lanes of ready jobs, planned in memory and written once by `save_lanes`.
+--
+-- A lane is a list of tickets (ids). A job that is cancelled while ready leaves its ticket behind:
+-- `gone:<lane>` counts those, per id and all together (field "n"), and `stale` in META counts them
+-- over all lanes, so that nothing is looked up while there are none. A stale ticket is always
+-- ahead of a live one of the same id. A lane without live jobs is removed with all it holds.
+
+local lanes = {}
+
+-- The lane of a class; `sound` is false if one of its keys has a wrong type.
+local function lane_of(class)
+  local name = class.lane
+  local lane = lanes[name]
+  if lane then return lane end
+  local key = PREFIX .. 'lane:' .. name
+  local length = try('LLEN', key)
+  -- A claim has read the index already.
+  local score = class.indexed or try('ZSCORE', PREFIX .. 'lanes:' .. class.pair, class.priority)
+  local gone = stale > 0 and try('HGET', PREFIX .. 'gone:' .. name, 'n') or '0'
+  local sound = type(length) == 'number' and type(score) ~= 'table' and type(gone) ~= 'table'
+  gone = sound and tonumber(gone) or 0
+  lane = {
+    name = name,
+    key = key,
+    pair = class.pair,
+    ready = class.pair .. '/ready',
+    priority = class.priority,
+    sound = sound,
+    live = sound and length - gone or 0,
+    gone = gone,
+    passed = 0, -- tickets at the head that are used up
+    by = 0, -- how many ready jobs more than before
+    head = {},
+    tail = {},
+  }
+  lanes[name] = lane
+  return lane
+end
+
+local function push(lane, ids, id)
+  if lane.live == 0 then
+    turn = turn + 1
+    lane.turn = turn
+  end
+  lane.live = lane.live + 1
+  lane.by = lane.by + 1
+  lane.changed = true
+  lane.pushed = true
+  ids[#ids + 1] = id
+end
+
+local function push_head(lane, id) push(lane, lane.head, id) end
+local function push_tail(lane, id) push(lane, lane.tail, id) end
+
+-- Leaves a wake-up for one worker that can run this queue and kind, if none is there. Only a
+-- hint, hence `try`.
+local function wake(pair)
+  local key = PREFIX .. 'wake:' .. pair
+  if try('LLEN', key) == 0 then try('RPUSH', key, 'w') end
+end
+
+local function tally_lanes()
+  for _, lane in pairs(lanes) do
+    if lane.by ~= 0 then tally(lane.ready, lane.by) end
+  end
+end
+
+local function save_lane(lane)
+  local index = PREFIX .. 'lanes:' .. lane.pair
+  if lane.live <= 0 then
+    call('UNLINK', lane.key, PREFIX .. 'gone:' .. lane.name)
+    call('ZREM', index, lane.priority)
+    stale = stale - lane.gone
+    return
+  end
+  if lane.passed > 0 then call('LTRIM', lane.key, lane.passed, -1) end
+  each('RPUSH', lane.key, lane.tail)
+  each('LPUSH', lane.key, lane.head)
+  if lane.turn then call('ZADD', index, lane.priority * 2 ^ 48 + lane.turn, lane.priority) end
+end
+
+-- Writes every lane that changed and wakes workers for those that got jobs.
+local function save_lanes()
+  local woken = {}
+  for _, lane in pairs(lanes) do
+    if lane.changed then
+      save_lane(lane)
+      if lane.pushed and lane.live > 0 and not woken[lane.pair] then
+        woken[lane.pair] = true
+        wake(lane.pair)
+      end
+    end
+  end
+  lanes = {}
+end

@@ -1,0 +1,107 @@
+-- What scripts read of a packed record (queue-redis/src/record.rs): everything but the payload
+-- and the options. Jobs of one queue, kind and settings share their *class*, parsed once a call.
+--
+--   1      version              2-7   enqueued_ms          8-13  due_ms
+--   14-17  payload bytes        18-19 key bytes            20    codec
+--   21     queue bytes          22    kind bytes           23    priority
+--   24-25  max_attempts         26    max_stalls           27-30 retention completed s
+--   31-34  retention dead s     35    flags (1: expires)   36-41 expires_ms
+--   42..   queue, kind, key, payload, options
+
+local VERSION = 1
+local CLASS_AT, NAMES_AT = 21, 42
+
+local classes = {}
+
+local function parse_class(text, queue_bytes, kind_bytes)
+  local skip = NAMES_AT - CLASS_AT
+  if #text ~= skip + queue_bytes + kind_bytes then return false end
+  local _, _, priority, max_attempts, max_stalls, completed_s, dead_s, flags, expires_ms =
+    struct.unpack('>BBBHBI4I4BI6', text)
+  local queue = sub(text, skip + 1, skip + queue_bytes)
+  local kind = sub(text, skip + queue_bytes + 1)
+  local legal = '^[a-z0-9_.-]+$'
+  if priority > 9 or not string.find(queue, legal) or not string.find(kind, legal) then
+    return false
+  end
+  local pair = queue .. '/' .. kind
+  return {
+    queue = queue,
+    pair = pair,
+    lane = pair .. '/' .. priority,
+    priority = priority,
+    max_attempts = max_attempts,
+    max_stalls = max_stalls,
+    completed_s = completed_s,
+    dead_s = dead_s,
+    expires_ms = flags % 2 == 1 and expires_ms or TIME_MAX + 1,
+    names = queue_bytes + kind_bytes,
+  }
+end
+
+-- The counter of a class's jobs in a state.
+local function field_of(class, state)
+  local field = class[state]
+  if not field then
+    field = class.pair .. '/' .. STATE_NAMES[state]
+    class[state] = field
+  end
+  return field
+end
+
+-- The class of a record that begins behind `base` bytes and how many bytes come before its
+-- payload, or nil if it cannot be decoded.
+local function class_of(bytes, base)
+  local key_high, key_low, _, queue_bytes, kind_bytes = byte(bytes, base + 18, base + 22)
+  if not kind_bytes or byte(bytes, base + 1) ~= VERSION then return nil end
+  local names_end = NAMES_AT - 1 + queue_bytes + kind_bytes
+  local text = sub(bytes, base + CLASS_AT, base + names_end)
+  local class = classes[text]
+  if class == nil then
+    class = parse_class(text, queue_bytes, kind_bytes)
+    classes[text] = class
+  end
+  if class then return class, names_end + key_high * 256 + key_low end
+end
+
+local function payload_bytes(bytes)
+  local a, b, c, d = byte(bytes, 14, 17)
+  return ((a * 256 + b) * 256 + c) * 256 + d
+end
+
+-- The idempotency key, or nil.
+local function key_of(bytes, base, class)
+  local high, low = byte(bytes, base + 18, base + 19)
+  local length = high * 256 + low
+  if length == 0 then return nil end
+  local from = base + NAMES_AT + class.names
+  return sub(bytes, from, from + length - 1)
+end
+
+-- Attempts (`att`): failures, stalls, snoozes, due_ms, the token of the last settlement, and the
+-- last error as opaque bytes.
+local ATT_BYTES = 29
+
+local function parse_att(bytes)
+  if not bytes or #bytes < ATT_BYTES then return nil end
+  local failures, stalls, snoozes, due_ms = struct.unpack('>HBI4I6', bytes)
+  return {
+    failures = failures,
+    stalls = stalls,
+    snoozes = snoozes,
+    due_ms = due_ms,
+    token = sub(bytes, 14, ATT_BYTES),
+    error = sub(bytes, ATT_BYTES + 1),
+  }
+end
+
+-- The attempts of a job that has no record of them yet.
+local function new_att(bytes, base)
+  local due_ms = struct.unpack('>I6', bytes, base + 8)
+  return { failures = 0, stalls = 0, snoozes = 0, due_ms = due_ms, token = NO_TOKEN, error = '' }
+end
+
+local function pack_att(att)
+  local counts = pack('>HBI4I6', att.failures, att.stalls, att.snoozes, att.due_ms)
+  return counts .. att.token .. att.error
+end

@@ -1,0 +1,43 @@
+-- Taking running jobs out of the claims that hold them.
+
+local let_go, let_go_of = {}, {} -- ids; token → how many
+local flagged = {} -- ids that had a cancel request
+
+-- Notes that a job is not running any more; `save_released` writes it.
+local function release(id, token, class, had_flag)
+  let_go[#let_go + 1] = id
+  let_go_of[token] = (let_go_of[token] or 0) + 1
+  if had_flag then flagged[#flagged + 1] = id end
+  class.let_go = (class.let_go or 0) + 1
+end
+
+local function tally_released()
+  for _, class in pairs(classes) do
+    if class and class.let_go then tally(field_of(class, RUNNING), -class.let_go) end
+  end
+end
+
+-- Reads the claims that jobs leave: those that go on with fewer jobs, and the tokens of those
+-- that end with their last one.
+local function read_released()
+  local tokens, kept, ended = {}, {}, {}
+  for token in pairs(let_go_of) do tokens[#tokens + 1] = token end
+  for i, packed in ipairs(read('HMGET', CLAIMS, tokens)) do
+    local token = tokens[i]
+    local left = is_claim(packed) and left_of(packed) - let_go_of[token] or 0
+    if left > 0 then
+      kept[#kept + 1], kept[#kept + 2] = token, with_left(packed, left)
+    else
+      ended[#ended + 1] = token
+    end
+  end
+  return kept, ended
+end
+
+local function save_released(kept, ended)
+  each('HDEL', RUN, let_go)
+  each('HSET', CLAIMS, kept)
+  each('HDEL', CLAIMS, ended)
+  if #ended > 0 then try('ZREM', LEASES, unpack(ended)) end
+  each('SREM', CANCEL, flagged)
+end

@@ -1,0 +1,127 @@
+//! T4: the request and its answer.
+
+use std::time::Duration;
+
+use queue_core::{
+    Claim, ClaimRequest, Error, JobError, JobId, Lease, Outcome, Settlement, Timestamp,
+};
+use redis::Value;
+
+use super::RedisBackend;
+use crate::record::{Attempts, millis, unpack_attempts, unpack_job};
+use crate::reply::{self, Items};
+use crate::scripts;
+use crate::store::{self, Call, Repeat};
+
+pub(super) async fn run(backend: &RedisBackend, request: &ClaimRequest) -> Result<Claim, Error> {
+    let reply = store::one(&backend.link, call(backend, request), Repeat::Freely).await?;
+    answer(backend, request, reply).await
+}
+
+pub(super) fn call(backend: &RedisBackend, request: &ClaimRequest) -> Call {
+    let arguments = 5 + request.queues.len() + 2 * request.kinds.len();
+    let mut cmd = scripts::claim.call(&backend.keys, arguments, arguments * 32);
+    cmd.arg(request.token.as_bytes().as_slice()).arg(request.worker.as_str());
+    cmd.arg(request.max).arg(millis(request.lease)).arg(request.queues.len());
+    for queue in &request.queues {
+        cmd.arg(queue.as_str());
+    }
+    for kind in &request.kinds {
+        cmd.arg(kind.kind.as_str()).arg(kind.slots);
+    }
+    Call::script(&scripts::claim, cmd)
+}
+
+/// Reads the answer, and gives up jobs that this program cannot decode: they would stay leased
+/// and stall.
+pub(super) async fn answer(
+    backend: &RedisBackend,
+    request: &ClaimRequest,
+    reply: Value,
+) -> Result<Claim, Error> {
+    let Answer { claim, epoch, undecodable } = read(request, reply)?;
+    backend.note_epoch(&epoch).await;
+    if !undecodable.is_empty() {
+        // The others are leased and must reach their worker; these wait for their lease to end.
+        if let Err(error) = give_up(backend, request, undecodable).await {
+            tracing::warn!(%error, "jobs that cannot be decoded were not settled");
+        }
+    }
+    Ok(claim)
+}
+
+struct Answer {
+    claim: Claim,
+    epoch: Vec<u8>,
+    undecodable: Vec<(JobId, String)>,
+}
+
+fn read(request: &ClaimRequest, reply: Value) -> Result<Answer, Error> {
+    let mut items = Items::of(reply)?;
+    let _now = items.count()?;
+    let claimed_at = Timestamp::from_ms(items.count()?);
+    let first_fence = items.count()?;
+    let mut claim = Claim::default();
+    claim.more = items.flag()?;
+    claim.next_due = items.number()?.map(Duration::from_millis);
+    claim.maintain = items.flag()?;
+    let epoch = items.bytes()?;
+    log_quarantined(&items.ids()?);
+    let offsets = offsets(&items.bytes()?)?;
+    let ids = items.ids()?;
+    let atts = reply::array(items.value()?)?;
+    let mut atts = atts.into_iter().map(reply::bytes);
+    let mut undecodable = Vec::new();
+    claim.leases.reserve(ids.len());
+    for (place, (id, record)) in (0..).zip(ids.into_iter().zip(items.rest())) {
+        let att = atts.next().transpose()?.unwrap_or_default();
+        match unpack_job(id, reply::bytes(record)?) {
+            Ok(stored) => {
+                let fence = first_fence + offsets.get(place).map_or(place as u64, |at| *at);
+                let mut lease = Lease::new(stored.spec, request.token, fence, claimed_at);
+                lease.enqueued_at = stored.enqueued_at;
+                lease.due_at = stored.due_at;
+                if let Some(Attempts { failures, stalls, due_at, .. }) = unpack_attempts(&att) {
+                    (lease.failures, lease.stalls, lease.due_at) = (failures, stalls, due_at);
+                }
+                claim.leases.push(lease);
+            }
+            Err(reason) => undecodable.push((id, reason)),
+        }
+    }
+    Ok(Answer { claim, epoch, undecodable })
+}
+
+/// The places of a repeated claim's jobs in it, as decimal numbers with commas.
+fn offsets(bytes: &[u8]) -> Result<Vec<u64>, Error> {
+    let text = String::from_utf8_lossy(bytes);
+    let numbers = text.split(',').filter(|number| !number.is_empty());
+    numbers.map(|number| number.parse().map_err(|_| reply::unexpected("not an offset"))).collect()
+}
+
+pub(super) fn log_quarantined(ids: &[JobId]) {
+    for id in ids {
+        tracing::error!(event = "job.quarantined", job_id = %id, "a record cannot be decoded");
+    }
+}
+
+/// The scripts could read these records and this program cannot, such as a codec of a newer
+/// version: they are dead with that reason, and their bytes are kept with the dead.
+async fn give_up(
+    backend: &RedisBackend,
+    request: &ClaimRequest,
+    undecodable: Vec<(JobId, String)>,
+) -> Result<(), Error> {
+    let settlements: Vec<Settlement> = undecodable
+        .into_iter()
+        .map(|(id, reason)| {
+            tracing::error!(event = "job.undecodable", job_id = %id, reason, "job is dead");
+            let error = JobError::new(queue_core::ErrorKind::Undecodable, reason);
+            let outcome = Outcome::Dead { error };
+            Settlement { id, token: request.token, outcome, elapsed: Duration::ZERO }
+        })
+        .collect();
+    let call = super::settle::call(backend, &settlements)?;
+    store::one(&backend.link, call, Repeat::Freely).await?;
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! T5 to T10 and T14: renewals and the ends of attempts.
+
+use std::time::Duration;
+
+use queue_core::{
+    ClaimRequest, ClaimToken, Error, JobState, Lease, Outcome, RenewRequest, Renewal, SettleReply,
+    SettleRequest, Settled, Settlement,
+};
+use redis::Value;
+
+use super::{RedisBackend, claim};
+use crate::record::{millis, ms6, pack_result, state_of};
+use crate::reply::{self, unexpected};
+use crate::scripts;
+use crate::store::{self, Call, Repeat};
+
+pub(super) async fn run(
+    backend: &RedisBackend,
+    request: &SettleRequest,
+) -> Result<SettleReply, Error> {
+    let mut calls = Vec::with_capacity(2);
+    if !request.settlements.is_empty() {
+        calls.push(call(backend, &request.settlements)?);
+    }
+    calls.extend(request.claim.as_ref().map(|claim| claim::call(backend, claim)));
+    if calls.is_empty() {
+        return Ok(SettleReply::new(Vec::new(), None));
+    }
+    let (mut values, error) = store::each(&backend.link, &calls, Repeat::Freely).await;
+    if let Some(error) = error {
+        // The settlements were refused and the claim behind them was not: its jobs have nobody.
+        if let (Some(claim), Some(Some(reply))) = (&request.claim, values.pop()) {
+            give_back(backend, claim, reply).await;
+        }
+        return Err(error);
+    }
+    let mut replies = values.into_iter().flatten();
+    let mut next = || replies.next().ok_or_else(|| unexpected("too short"));
+    let settled = if request.settlements.is_empty() { Vec::new() } else { read(request, next()?)? };
+    let claim = match &request.claim {
+        Some(claim) => Some(claim::answer(backend, claim, next()?).await?),
+        None => None,
+    };
+    Ok(SettleReply::new(settled, claim))
+}
+
+/// Releases the jobs of a claim whose answer nobody will see. If that fails too, their lease ends.
+async fn give_back(backend: &RedisBackend, request: &ClaimRequest, reply: Value) {
+    let Ok(claim) = claim::answer(backend, request, reply).await else { return };
+    let released = |lease: &Lease| Settlement {
+        id: lease.spec.id,
+        token: lease.token,
+        outcome: Outcome::Released,
+        elapsed: Duration::ZERO,
+    };
+    // From the last to the first, each to the head: the lanes end up in order.
+    let settlements: Vec<Settlement> = claim.leases.iter().rev().map(released).collect();
+    if settlements.is_empty() {
+        return;
+    }
+    let Ok(call) = call(backend, &settlements) else { return };
+    if let Err(error) = store::one(&backend.link, call, Repeat::Freely).await {
+        tracing::warn!(%error, "claimed jobs that nobody runs wait for their lease to end");
+    }
+}
+
+pub(super) fn call(backend: &RedisBackend, settlements: &[Settlement]) -> Result<Call, Error> {
+    let count = settlements.len();
+    let mut cmd = scripts::settle.call(&backend.keys, count * 3, count * 96);
+    for Settlement { id, token, outcome, elapsed } in settlements {
+        let (letter, delay_ms, blob) = match outcome {
+            Outcome::Completed { result } => (b'C', 0, pack_result(result.as_ref())),
+            Outcome::Retry { delay, error } => (b'R', millis(*delay), error.encode()),
+            Outcome::Dead { error } => (b'D', 0, error.encode()),
+            Outcome::Released => (b'L', 0, Vec::new()),
+            Outcome::Snoozed { delay } => (b'Z', millis(*delay), Vec::new()),
+            Outcome::Cancelled => (b'X', 0, Vec::new()),
+            other => return Err(Error::Unsupported(format!("the outcome {other:?}"))),
+        };
+        let head = head(letter, delay_ms, millis(*elapsed), token);
+        cmd.arg(id.as_bytes().as_slice()).arg(head.as_slice()).arg(blob);
+    }
+    Ok(Call::script(&scripts::settle, cmd))
+}
+
+/// The fixed part of a settlement; the script keeps its tail as it is.
+fn head(letter: u8, delay_ms: u64, elapsed_ms: u64, token: &ClaimToken) -> [u8; 29] {
+    let mut head = [0; 29];
+    head[0] = letter;
+    head[1..7].copy_from_slice(&ms6(delay_ms));
+    // The largest number stands for "no worker finished it".
+    head[7..13].copy_from_slice(&ms6(elapsed_ms.min(queue_core::Timestamp::MAX.as_ms() - 1)));
+    head[13..].copy_from_slice(token.as_bytes().as_slice());
+    head
+}
+
+fn read(request: &SettleRequest, reply: Value) -> Result<Vec<Settled>, Error> {
+    let letters = reply::bytes(reply)?;
+    if letters.len() != request.settlements.len() * 2 {
+        return Err(unexpected("not one answer per settlement"));
+    }
+    letters.chunks(2).map(|pair| settled(pair[0], pair[1])).collect()
+}
+
+fn settled(letter: u8, state: u8) -> Result<Settled, Error> {
+    let state: JobState =
+        state_of(state.wrapping_sub(b'0')).ok_or_else(|| unexpected("an unknown state"))?;
+    match letter {
+        b'a' => Ok(Settled::Applied(state)),
+        b'd' => Ok(Settled::AlreadyDone(state)),
+        b's' => Ok(Settled::Stale(state)),
+        b'g' => Ok(Settled::Gone),
+        _ => Err(unexpected("an unknown letter")),
+    }
+}
+
+pub(super) async fn renew(
+    backend: &RedisBackend,
+    request: &RenewRequest,
+) -> Result<Vec<Renewal>, Error> {
+    if request.tokens.is_empty() {
+        return Ok(Vec::new());
+    }
+    let count = request.tokens.len();
+    let mut cmd = scripts::renew.call(&backend.keys, count + 1, count * 24);
+    cmd.arg(millis(request.lease));
+    for token in &request.tokens {
+        cmd.arg(token.as_bytes().as_slice());
+    }
+    let call = Call::script(&scripts::renew, cmd);
+    let replies = reply::array(store::one(&backend.link, call, Repeat::Freely).await?)?;
+    replies
+        .into_iter()
+        .map(|reply| match reply {
+            Value::Nil => Ok(Renewal::Lost),
+            held => Ok(Renewal::Held { cancel_requested: reply::ids(&reply::bytes(held)?)? }),
+        })
+        .collect()
+}

@@ -1,0 +1,222 @@
+//! What the server's errors mean: one table from an error's prefix to what to do about it.
+
+use queue_core::Error;
+use redis::{ErrorKind, RedisError};
+
+/// What to do about an error before telling the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reaction {
+    /// Try again on the same connection after a pause.
+    BackOff,
+    /// Try again on a new connection after a pause.
+    Reconnect,
+    /// Trying again cannot help.
+    GiveUp,
+}
+
+/// What the caller is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    StoreFull,
+    Unavailable,
+    Refused,
+    Corrupt,
+}
+
+struct Row {
+    prefix: &'static str,
+    reaction: Reaction,
+    meaning: Meaning,
+    /// What a person should know or do, for the message.
+    hint: &'static str,
+}
+
+const fn row(
+    prefix: &'static str,
+    reaction: Reaction,
+    meaning: Meaning,
+    hint: &'static str,
+) -> Row {
+    Row { prefix, reaction, meaning, hint }
+}
+
+use Meaning::{Corrupt, Refused, StoreFull, Unavailable};
+use Reaction::{BackOff, GiveUp, Reconnect};
+
+/// The first row whose prefix the error begins with counts. An `ERR` that is not listed comes out
+/// of a script and means that the data is not what the script expects.
+#[rustfmt::skip]
+const TABLE: &[Row] = &[
+    row("OOM", GiveUp, StoreFull, "Redis has reached its maxmemory"),
+    row("READONLY", Reconnect, Unavailable, "the server is a replica now"),
+    row("MASTERDOWN", Reconnect, Unavailable, "the replica has lost its master"),
+    row("LOADING", Reconnect, Unavailable, "the server is loading its data"),
+    row("UNBLOCKED", Reconnect, Unavailable, "the server has changed its role"),
+    row("BUSY", BackOff, Unavailable, "another script blocks the server"),
+    row("TRYAGAIN", BackOff, Unavailable, "the keys are being moved"),
+    row("CLUSTERDOWN", BackOff, Unavailable, "the cluster does not serve this slot"),
+    row("MISCONF", BackOff, Unavailable, "Redis cannot write to its disk"),
+    row("NOREPLICAS", BackOff, Unavailable, "too few replicas are connected"),
+    row("ERR max number of clients", BackOff, Unavailable, "raise maxclients"),
+    row("ERR Script attempted to access a non local key", BackOff, Unavailable,
+        "the keys are being moved"),
+    row("MOVED", GiveUp, Refused, "this is a node of a cluster"),
+    row("ASK", GiveUp, Refused, "this is a node of a cluster"),
+    row("CROSSSLOT", GiveUp, Refused, "this is a node of a cluster"),
+    row("NOAUTH", GiveUp, Refused, "the URL needs a password"),
+    row("WRONGPASS", GiveUp, Refused, "user name or password is wrong"),
+    row("NOPERM", GiveUp, Refused, "the user lacks a permission (ACL)"),
+    row("DENIED", GiveUp, Refused, "the server is in protected mode"),
+    row("SCHEMA", GiveUp, Refused, "a newer program has written this namespace; upgrade this one"),
+    row("WRONGTYPE", GiveUp, Corrupt, "a key holds another type; something else writes to it"),
+    row("EXECABORT", GiveUp, Refused, "the server has discarded a transaction"),
+    row("ERR", GiveUp, Corrupt, "a script failed"),
+];
+
+/// An error, understood.
+#[derive(Debug)]
+pub(crate) struct Diagnosis {
+    pub(crate) reaction: Reaction,
+    pub(crate) error: Error,
+    /// Whether the call may have taken effect although it failed.
+    pub(crate) may_have_applied: bool,
+}
+
+fn tell(meaning: Meaning, message: String) -> Error {
+    match meaning {
+        StoreFull => Error::StoreFull(message),
+        Unavailable => Error::Unavailable(message),
+        Refused => Error::Refused(message),
+        Corrupt => Error::Corrupt(message),
+    }
+}
+
+/// Says what an error means. Messages name the server's error and never what was sent to it.
+pub(crate) fn diagnose(error: &RedisError) -> Diagnosis {
+    match error.kind() {
+        ErrorKind::AuthenticationFailed => Diagnosis {
+            reaction: GiveUp,
+            error: Error::Refused("user name or password is wrong or missing".to_owned()),
+            may_have_applied: false,
+        },
+        ErrorKind::Server(_) | ErrorKind::Extension => {
+            let code = error.code().unwrap_or("ERR");
+            of_server(code, error.detail().unwrap_or_default())
+        }
+        ErrorKind::InvalidClientConfig => Diagnosis {
+            reaction: GiveUp,
+            error: Error::Refused(error.to_string()),
+            may_have_applied: false,
+        },
+        // Broken connections, timeouts, and answers that are not Redis's protocol.
+        _ => Diagnosis {
+            reaction: Reconnect,
+            error: Error::Unavailable(error.to_string()),
+            may_have_applied: true,
+        },
+    }
+}
+
+fn of_server(code: &str, detail: &str) -> Diagnosis {
+    let whole = format!("{code} {detail}");
+    match TABLE.iter().find(|row| whole.starts_with(row.prefix)) {
+        Some(row) => Diagnosis {
+            reaction: row.reaction,
+            error: tell(row.meaning, format!("{} ({})", row.hint, whole.trim_end())),
+            may_have_applied: false,
+        },
+        // An error of a server that is newer than this table.
+        None => Diagnosis {
+            reaction: BackOff,
+            error: Error::Unavailable(whole.trim_end().to_owned()),
+            may_have_applied: true,
+        },
+    }
+}
+
+/// Whether the server does not know the script.
+pub(crate) fn is_noscript(error: &RedisError) -> bool {
+    error.code() == Some("NOSCRIPT")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> RedisError {
+        redis::parse_redis_value(format!("-{line}\r\n").as_bytes())
+            .and_then(redis::Value::extract_error)
+            .unwrap_err()
+    }
+
+    fn meaning(error: &Error) -> Option<Meaning> {
+        match error {
+            Error::StoreFull(_) => Some(StoreFull),
+            Error::Unavailable(_) => Some(Unavailable),
+            Error::Refused(_) => Some(Refused),
+            Error::Corrupt(_) => Some(Corrupt),
+            _ => None,
+        }
+    }
+
+    /// What servers really send, one line per row of the table.
+    const LINES: &[&str] = &[
+        "OOM command not allowed when used memory > 'maxmemory'.",
+        "READONLY You can't write against a read only replica.",
+        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        "LOADING Redis is loading the dataset in memory",
+        "UNBLOCKED force unblock from blocking operation, instance state changed",
+        "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+        "TRYAGAIN Multiple keys request during rehashing of slot",
+        "CLUSTERDOWN The cluster is down",
+        "MISCONF Redis is configured to save RDB snapshots, but unable to persist on disk.",
+        "NOREPLICAS Not enough good replicas to write.",
+        "ERR max number of clients reached",
+        "ERR Script attempted to access a non local key in a cluster node script: ab, on @user",
+        "MOVED 3999 127.0.0.1:6381",
+        "ASK 3999 127.0.0.1:6381",
+        "CROSSSLOT Keys in request don't hash to the same slot",
+        "NOAUTH Authentication required.",
+        "WRONGPASS invalid username-password pair or user is disabled.",
+        "NOPERM User w has no permissions to run the 'zadd' command",
+        "DENIED Redis is running in protected mode",
+        "SCHEMA the store has schema 2, this program knows 1",
+        "WRONGTYPE Operation against a key holding the wrong kind of value",
+        "EXECABORT Transaction discarded because of previous errors.",
+        "ERR user_script:12: attempt to index a nil value script: ab, on @user_script:12.",
+    ];
+
+    #[test]
+    fn each_row_is_met_by_what_servers_send() {
+        assert_eq!(LINES.len(), TABLE.len());
+        for (line, row) in LINES.iter().zip(TABLE) {
+            let found = diagnose(&parsed(line));
+            assert_eq!(found.reaction, row.reaction, "{line}");
+            assert_eq!(meaning(&found.error), Some(row.meaning), "{line}");
+            assert!(found.error.to_string().contains(row.hint), "{}", found.error);
+            assert!(!found.may_have_applied, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_error_is_retryable() {
+        let found = diagnose(&parsed("FUTURE something new"));
+        assert_eq!((found.reaction, meaning(&found.error)), (BackOff, Some(Unavailable)));
+        assert!(found.may_have_applied);
+    }
+
+    #[test]
+    fn a_broken_connection_is_replaced_and_its_outcome_unknown() {
+        for kind in [std::io::ErrorKind::BrokenPipe, std::io::ErrorKind::TimedOut] {
+            let found = diagnose(&RedisError::from(std::io::Error::from(kind)));
+            assert_eq!((found.reaction, meaning(&found.error)), (Reconnect, Some(Unavailable)));
+            assert!(found.may_have_applied);
+        }
+    }
+
+    #[test]
+    fn a_missing_script_is_recognised() {
+        assert!(is_noscript(&parsed("NOSCRIPT No matching script. Please use EVAL.")));
+        assert!(!is_noscript(&parsed("ERR NOSCRIPT")));
+    }
+}

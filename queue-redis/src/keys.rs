@@ -1,0 +1,62 @@
+//! Every key of a namespace. All share the hash tag `{<namespace>/0}`, so that a cluster keeps
+//! them in one slot and every script can reach them.
+
+use queue_core::Namespace;
+
+/// The keys with fixed names, in the order of the scripts' `KEYS`.
+pub(crate) const FIXED: [&str; 13] = [
+    "meta", "jobs", "att", "fin", "run", "claims", "leases", "cancel", "due", "idem", "count",
+    "ages", "bad",
+];
+
+/// The names of one namespace's keys.
+#[derive(Debug, Clone)]
+pub(crate) struct Keys {
+    prefix: String,
+    fixed: Vec<String>,
+}
+
+impl Keys {
+    pub(crate) fn new(namespace: &Namespace) -> Self {
+        let prefix = format!("{{{namespace}/0}}:");
+        let fixed = FIXED.iter().map(|name| format!("{prefix}{name}")).collect();
+        Self { prefix, fixed }
+    }
+
+    /// What all keys begin with.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The keys of [`FIXED`].
+    pub(crate) fn fixed(&self) -> &[String] {
+        &self.fixed
+    }
+
+    pub(crate) fn meta(&self) -> &str {
+        &self.fixed[0]
+    }
+
+    pub(crate) fn count(&self) -> String {
+        format!("{}count", self.prefix)
+    }
+
+    /// The list that wakes one worker: `c` for a cancel request, `i` to look at its interest anew.
+    pub(crate) fn wake_worker(&self, worker: &str) -> String {
+        format!("{}wake:w:{worker}", self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_keys_share_the_hash_tag() {
+        let keys = Keys::new(&Namespace::new("shop").unwrap());
+        assert_eq!(keys.meta(), "{shop/0}:meta");
+        assert_eq!(keys.count(), keys.fixed()[10]);
+        let dynamic = [keys.wake_worker("w")];
+        assert!(keys.fixed().iter().chain(&dynamic).all(|key| key.starts_with("{shop/0}:")));
+    }
+}

@@ -1,0 +1,78 @@
+//! Reading the scripts' replies.
+
+use queue_core::{Error, JobId};
+use redis::Value;
+
+/// A reply that is not what its script answers.
+pub(crate) fn unexpected(what: &str) -> Error {
+    Error::Corrupt(format!("unexpected reply: {what}"))
+}
+
+pub(crate) fn array(value: Value) -> Result<Vec<Value>, Error> {
+    match value {
+        Value::Array(items) => Ok(items),
+        _ => Err(unexpected("not a list")),
+    }
+}
+
+/// The next items of a reply, in order.
+#[derive(Debug)]
+pub(crate) struct Items(std::vec::IntoIter<Value>);
+
+impl Items {
+    pub(crate) fn of(value: Value) -> Result<Self, Error> {
+        Ok(Self(array(value)?.into_iter()))
+    }
+
+    pub(crate) fn value(&mut self) -> Result<Value, Error> {
+        self.0.next().ok_or_else(|| unexpected("too short"))
+    }
+
+    pub(crate) fn bytes(&mut self) -> Result<Vec<u8>, Error> {
+        bytes(self.value()?)
+    }
+
+    /// A number; negative ones are not answered but as "none".
+    pub(crate) fn number(&mut self) -> Result<Option<u64>, Error> {
+        match self.value()? {
+            Value::Int(number) => Ok(u64::try_from(number).ok()),
+            _ => Err(unexpected("not a number")),
+        }
+    }
+
+    pub(crate) fn count(&mut self) -> Result<u64, Error> {
+        self.number()?.ok_or_else(|| unexpected("a negative number"))
+    }
+
+    pub(crate) fn flag(&mut self) -> Result<bool, Error> {
+        Ok(self.count()? == 1)
+    }
+
+    /// Job ids, joined to one string.
+    pub(crate) fn ids(&mut self) -> Result<Vec<JobId>, Error> {
+        ids(&self.bytes()?)
+    }
+
+    /// What is left.
+    pub(crate) fn rest(self) -> impl Iterator<Item = Value> {
+        self.0
+    }
+}
+
+pub(crate) fn bytes(value: Value) -> Result<Vec<u8>, Error> {
+    match value {
+        Value::BulkString(bytes) => Ok(bytes),
+        Value::SimpleString(text) => Ok(text.into_bytes()),
+        Value::Nil => Ok(Vec::new()),
+        _ => Err(unexpected("not a string")),
+    }
+}
+
+pub(crate) fn id(bytes: &[u8]) -> Result<JobId, Error> {
+    let bytes: [u8; 16] = bytes.try_into().map_err(|_| unexpected("not a job id"))?;
+    Ok(JobId::from_bytes(bytes))
+}
+
+pub(crate) fn ids(bytes: &[u8]) -> Result<Vec<JobId>, Error> {
+    bytes.chunks(16).map(id).collect()
+}

@@ -1,0 +1,166 @@
+//! Waiting for work without polling.
+//!
+//! Whoever makes work leaves one token in the list `wake:<queue>/<kind>`, if none is there, and a
+//! claim that leaves work behind leaves the next: one worker is woken at a time, and it wakes the
+//! next. Each worker blocks on the lists of its interest and on one of its own, on a connection of
+//! its own. A token that was taken and is not wanted any more is passed on.
+
+mod task;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use queue_core::{Interest, Wake, WorkerId};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::connect::Link;
+use crate::keys::Keys;
+use crate::scripts;
+use crate::store::{self, Call, Repeat};
+
+/// The waiting workers of one backend: a task each, made when it waits first.
+#[derive(Debug)]
+pub(crate) struct Waiters {
+    home: Arc<Home>,
+    tasks: Arc<Tasks>,
+}
+
+type Tasks = Mutex<HashMap<WorkerId, mpsc::UnboundedSender<Ask>>>;
+
+/// Where tokens come from and go back to.
+#[derive(Debug)]
+struct Home {
+    link: Arc<Link>,
+    keys: Arc<Keys>,
+}
+
+/// One call of `wait`.
+#[derive(Debug)]
+struct Ask {
+    /// The `<queue>/<kind>` that it wants to hear of.
+    pairs: BTreeSet<String>,
+    until: Instant,
+    answer: oneshot::Sender<Token>,
+}
+
+impl Waiters {
+    pub(crate) fn new(link: Arc<Link>, keys: Arc<Keys>) -> Self {
+        Self { home: Arc::new(Home { link, keys }), tasks: Arc::default() }
+    }
+
+    /// Waits for work or a cancel request, at most `timeout`.
+    ///
+    /// # Cancel safety
+    /// A wake-up that was meant for a dropped call goes to the next one, or to another worker.
+    pub(crate) async fn wait(&self, interest: &Interest, timeout: Duration) -> Wake {
+        let until = Instant::now() + timeout;
+        let (answer, answered) = oneshot::channel();
+        let pairs = interest
+            .queues
+            .iter()
+            .flat_map(|queue| interest.kinds.iter().map(move |kind| format!("{queue}/{kind}")));
+        self.ask(&interest.worker, Ask { pairs: pairs.collect(), until, answer });
+        match timeout_at(until, answered).await {
+            Ok(Ok(token)) => token.take(),
+            Err(_) => Wake::Timeout,
+            // The task is gone, with its runtime: the next call makes another.
+            Ok(Err(_)) => {
+                sleep_until(until).await;
+                Wake::Timeout
+            }
+        }
+    }
+
+    fn ask(&self, worker: &WorkerId, ask: Ask) {
+        let mut tasks = lock(&self.tasks);
+        let ask = match tasks.get(worker) {
+            Some(task) => match task.send(ask) {
+                Ok(()) => return,
+                Err(refused) => refused.0,
+            },
+            None => ask,
+        };
+        let (sender, asks) = mpsc::unbounded_channel();
+        // Cannot fail: the receiver is here.
+        let _ = sender.send(ask);
+        tasks.insert(worker.clone(), sender);
+        let tasks = Arc::downgrade(&self.tasks);
+        tokio::spawn(task::run(self.home.clone(), worker.clone(), asks, tasks));
+    }
+}
+
+fn lock(tasks: &Tasks) -> MutexGuard<'_, HashMap<WorkerId, mpsc::UnboundedSender<Ask>>> {
+    // The map is whole between any two statements.
+    tasks.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A wake-up on its way to the worker. Dropped on the way, it is passed on.
+#[derive(Debug)]
+struct Token {
+    home: Arc<Home>,
+    /// `None` once it has arrived.
+    news: Option<News>,
+}
+
+#[derive(Debug)]
+enum News {
+    /// There may be jobs of this `<queue>/<kind>`.
+    Work(String),
+    /// One of this worker's jobs may have been asked to stop.
+    Cancel(WorkerId),
+}
+
+impl Token {
+    /// The wake-up has arrived.
+    fn take(mut self) -> Wake {
+        match self.news.take() {
+            Some(News::Work(_)) => Wake::Work,
+            Some(News::Cancel(_)) => Wake::Cancel,
+            None => Wake::Timeout,
+        }
+    }
+}
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        let (Some(news), Ok(runtime)) = (self.news.take(), Handle::try_current()) else { return };
+        let home = self.home.clone();
+        runtime.spawn(async move { home.pass_on(news).await });
+    }
+}
+
+impl Home {
+    async fn pass_on(&self, news: News) {
+        match news {
+            News::Work(pair) => {
+                let mut cmd = scripts::pass_on.call(&self.keys, 1, pair.len());
+                cmd.arg(pair);
+                self.try_call(Call::script(&scripts::pass_on, cmd)).await;
+            }
+            News::Cancel(worker) => self.tell(&worker, "c").await,
+        }
+    }
+
+    /// Leaves a word in a worker's own list. The list goes by itself if nobody reads it.
+    async fn tell(&self, worker: &WorkerId, word: &str) {
+        let list = self.keys.wake_worker(worker.as_str());
+        let mut push = redis::cmd("RPUSH");
+        push.arg(&list).arg(word);
+        let mut expire = redis::cmd("PEXPIRE");
+        expire.arg(&list).arg(60_000);
+        let calls = [Call::plain(push), Call::plain(expire)];
+        if let Err(error) = store::all(&self.link, &calls, Repeat::Freely).await {
+            tracing::debug!(%error, "a wake-up was lost");
+        }
+    }
+
+    async fn try_call(&self, call: Call) {
+        // Only a hint: who misses it asks again within a second.
+        if let Err(error) = store::one(&self.link, call, Repeat::Freely).await {
+            tracing::debug!(%error, "a wake-up was lost");
+        }
+    }
+}

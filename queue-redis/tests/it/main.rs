@@ -1,0 +1,21 @@
+//! Tests against a real `redis-server`.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code")]
+#![allow(unreachable_pub, missing_docs, reason = "one binary: nothing is reached from outside")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod connections;
+mod damage;
+mod engine;
+mod faults;
+mod measure;
+mod store;
+mod waiting;
+
+mod contract {
+    use crate::support::harness::RedisHarness;
+
+    queue_core::conformance!(RedisHarness::new());
+    queue_core::model_test!(RedisHarness::new());
+}

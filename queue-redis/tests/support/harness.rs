@@ -1,0 +1,73 @@
+//! The conformance suite's way to Redis.
+
+use queue_core::conformance::Harness;
+use queue_core::{Namespace, Timestamp};
+use queue_redis::RedisBackend;
+
+use super::server::TestRedis;
+
+/// A server, and a fresh namespace in it per store.
+#[derive(Debug)]
+pub struct RedisHarness {
+    pub redis: TestRedis,
+}
+
+impl RedisHarness {
+    pub fn new() -> Self {
+        Self { redis: TestRedis::start() }
+    }
+
+    pub async fn open(&self, namespace: &Namespace) -> RedisBackend {
+        RedisBackend::connect(&self.redis.url(), namespace.clone()).await.expect("a connection")
+    }
+
+    /// A namespace on the server's real clock.
+    pub async fn now(&self) -> RedisBackend {
+        self.open(&fresh_name()).await
+    }
+
+    /// The full name of one of the backend's keys.
+    pub fn key(&self, backend: &RedisBackend, name: &str) -> String {
+        format!("{{{}/0}}:{name}", backend.namespace())
+    }
+
+    /// Sends one command past the backend.
+    pub fn raw<T: redis::FromRedisValue>(&self, words: &[&[u8]]) -> T {
+        let mut cmd = redis::Cmd::new();
+        words.iter().for_each(|word| {
+            cmd.arg(*word);
+        });
+        cmd.query(&mut self.redis.client()).expect("the command works")
+    }
+
+    fn stop_clock(&self, namespace: &Namespace, now: Timestamp) {
+        let _: () = redis::cmd("HSET")
+            .arg(format!("{{{namespace}/0}}:meta"))
+            .arg("clock_ms")
+            .arg(now.as_ms())
+            .query(&mut self.redis.client())
+            .expect("the clock is set");
+    }
+}
+
+fn fresh_name() -> Namespace {
+    Namespace::new(format!("test-{:016x}", fastrand::u64(..))).expect("a name")
+}
+
+impl Harness for RedisHarness {
+    type Backend = RedisBackend;
+
+    async fn fresh(&self, now: Timestamp) -> RedisBackend {
+        let namespace = fresh_name();
+        self.stop_clock(&namespace, now);
+        self.open(&namespace).await
+    }
+
+    async fn reconnect(&self, backend: &RedisBackend) -> Option<RedisBackend> {
+        Some(self.open(backend.namespace()).await)
+    }
+
+    async fn set_clock(&self, backend: &RedisBackend, now: Timestamp) {
+        self.stop_clock(backend.namespace(), now);
+    }
+}

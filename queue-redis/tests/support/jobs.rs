@@ -1,0 +1,75 @@
+//! Jobs, claims and ends, as short as tests want them.
+
+use std::time::Duration;
+
+use queue_core::{
+    Backend, ClaimRequest, ClaimToken, EnqueueOutcome, Interest, JobId, Kind, KindSlots, Lease,
+    NewJob, Outcome, Payload, QueueName, Retention, SettleRequest, Settled, Settlement, WorkerId,
+};
+use queue_redis::RedisBackend;
+
+pub fn job(kind: &str) -> NewJob {
+    NewJob::new(Kind::new(kind).unwrap(), Payload::raw("payload"))
+}
+
+/// A job whose record is dropped in the step that finishes it.
+pub fn brief(kind: &str) -> NewJob {
+    job(kind).retention(Retention { completed: Duration::ZERO, dead: Duration::ZERO })
+}
+
+pub fn request(kinds: &[&str], max: u32) -> ClaimRequest {
+    let slots = |kind: &&str| KindSlots { kind: Kind::new(kind).unwrap(), slots: max };
+    ClaimRequest {
+        token: ClaimToken::random(),
+        worker: WorkerId::new("tester").unwrap(),
+        queues: vec![QueueName::default()],
+        kinds: kinds.iter().map(slots).collect(),
+        max,
+        lease: Duration::from_secs(30),
+    }
+}
+
+pub fn interest(worker: &str, kinds: &[&str]) -> Interest {
+    Interest {
+        worker: WorkerId::new(worker).unwrap(),
+        queues: vec![QueueName::default()],
+        kinds: kinds.iter().map(|kind| Kind::new(kind).unwrap()).collect(),
+    }
+}
+
+pub async fn enqueue(backend: &RedisBackend, jobs: &[NewJob]) -> Vec<JobId> {
+    let outcomes = backend.enqueue(jobs).await.unwrap();
+    let id = |outcome: EnqueueOutcome| match outcome {
+        EnqueueOutcome::Done(done) => done.id,
+        other => panic!("not enqueued: {other:?}"),
+    };
+    outcomes.into_iter().map(id).collect()
+}
+
+pub async fn claim(backend: &RedisBackend, kinds: &[&str], max: u32) -> Vec<Lease> {
+    backend.claim(&request(kinds, max)).await.unwrap().leases
+}
+
+pub fn ends(leases: &[Lease], outcome: &Outcome) -> SettleRequest {
+    let end = |lease: &Lease| Settlement {
+        id: lease.spec.id,
+        token: lease.token,
+        outcome: outcome.clone(),
+        elapsed: Duration::from_millis(5),
+    };
+    SettleRequest { settlements: leases.iter().map(end).collect(), claim: None }
+}
+
+pub fn completed() -> Outcome {
+    Outcome::Completed { result: None }
+}
+
+pub async fn settle(backend: &RedisBackend, leases: &[Lease], outcome: &Outcome) -> Vec<Settled> {
+    backend.settle(&ends(leases, outcome)).await.unwrap().settled
+}
+
+/// Fails with the list if any index disagrees with the records.
+pub async fn assert_sound(backend: &RedisBackend) {
+    let violations = backend.audit().await.unwrap();
+    assert!(violations.is_empty(), "{violations:#?}");
+}

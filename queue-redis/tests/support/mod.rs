@@ -1,0 +1,6 @@
+//! What the tests share.
+
+pub mod harness;
+pub mod jobs;
+pub mod proxy;
+pub mod server;
