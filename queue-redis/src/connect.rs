@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use redis::aio::MultiplexedConnection;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, RedisError};
 use tokio::runtime::{Handle, Id};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::scripts;
 
@@ -34,34 +33,38 @@ pub(crate) struct Link {
 
 /// The shared connection of one runtime.
 struct Slot {
-    current: Arc<Latest>,
+    current: Arc<Current>,
     /// Closed as soon as the runtime, and with it the connection's driver, is gone: ids of
     /// runtimes are used again.
     runtime: oneshot::Sender<()>,
 }
 
 #[derive(Default)]
-struct Latest {
-    current: tokio::sync::Mutex<Current>,
-    /// `Current::failures`, to be read without waiting.
-    failures: AtomicU64,
+struct Current {
+    phase: Mutex<Phase>,
 }
 
 #[derive(Default)]
-struct Current {
-    connection: Option<MultiplexedConnection>,
-    /// Counts the connections of this slot, so that a broken one is thrown away only once.
-    generation: u64,
-    /// Counts the attempts to connect that failed, and holds the last one's error.
-    failures: u64,
-    last_failure: Option<RedisError>,
+enum Phase {
+    #[default]
+    Idle,
+    /// A task of its own is connecting: it goes on even if no caller is polled, and all callers
+    /// share what comes of it.
+    Connecting(watch::Receiver<Option<Dialed>>),
+    Connected(MultiplexedConnection, Generation),
 }
+
+type Dialed = Result<(MultiplexedConnection, Generation), RedisError>;
+
+/// Tells a slot's connections apart, so that a broken one is thrown away only once.
+#[derive(Debug, Clone)]
+struct Generation(Arc<()>);
 
 /// A shared connection, and which one it is.
 pub(crate) struct Shared {
     pub(crate) connection: MultiplexedConnection,
-    latest: Arc<Latest>,
-    generation: u64,
+    current: Arc<Current>,
+    generation: Generation,
 }
 
 impl Link {
@@ -79,69 +82,39 @@ impl Link {
     /// The shared connection of the calling runtime, made now if there is none.
     ///
     /// # Cancel safety
-    /// Dropping it leaves things as they are.
+    /// Safe to drop; a connection that is being made goes to the next caller.
     pub(crate) async fn shared(&self) -> Result<Shared, RedisError> {
-        let latest = self.slot();
-        let failures_before = latest.failures.load(Ordering::Relaxed);
-        let mut current = latest.current.lock().await;
-        if current.connection.is_none() {
-            // Who waited while another caller tried in vain shares its error: to try one after
-            // the other would make the last one wait for all.
-            match current.last_failure.clone() {
-                Some(error) if current.failures > failures_before => return Err(error),
-                _ => {}
+        let current = self.slot();
+        let mut dialing = match &mut *current.lock() {
+            Phase::Connected(connection, generation) => {
+                let (connection, generation) = (connection.clone(), generation.clone());
+                return Ok(Shared { connection, current: current.clone(), generation });
             }
-            match self.dial_knowing_scripts().await {
-                Ok(connection) => {
-                    current.generation += 1;
-                    current.connection = Some(connection);
-                }
-                Err(error) => {
-                    current.failures += 1;
-                    latest.failures.store(current.failures, Ordering::Relaxed);
-                    current.last_failure = Some(error);
-                }
+            Phase::Connecting(dialing) => dialing.clone(),
+            idle @ Phase::Idle => {
+                let (dialed, dialing) = watch::channel(None);
+                *idle = Phase::Connecting(dialing.clone());
+                tokio::spawn(connect(self.client.clone(), current.clone(), dialed));
+                dialing
             }
-        }
-        let generation = current.generation;
-        let answer = match (&current.connection, &current.last_failure) {
-            (Some(connection), _) => Ok(connection.clone()),
-            (None, failure) => Err(failure.clone().unwrap_or_else(not_connected)),
         };
-        drop(current);
-        answer.map(|connection| Shared { connection, latest, generation })
+        let dialed = dialing.wait_for(Option::is_some).await.ok().and_then(|d| d.clone());
+        let Some(dialed) = dialed else {
+            current.forget_lost_attempt();
+            return Err(not_connected());
+        };
+        let (connection, generation) = dialed?;
+        Ok(Shared { connection, current, generation })
     }
 
     /// A connection for one owner, whose answers may take as long as they like: for blocking
     /// commands. Not pooled: its owner keeps it for as long as it waits, and a pool would ask the
     /// server for a sign of life each time it is handed out.
     pub(crate) async fn own(&self) -> Result<MultiplexedConnection, RedisError> {
-        self.dial(None).await
+        dial(&self.client, None).await
     }
 
-    /// A server that has just started knows no scripts. Telling it beforehand spares each first
-    /// call a round trip, and a settlement and the claim behind it stay in order. A user who may
-    /// not load scripts needs somebody else to do so.
-    async fn dial_knowing_scripts(&self) -> Result<MultiplexedConnection, RedisError> {
-        let mut connection = self.dial(Some(RESPONSE_TIMEOUT)).await?;
-        // A server that wants a password takes only small commands before it, and closes the
-        // connection without a word at others.
-        connection.send_packed_command(&redis::cmd("PING")).await?.extract_error()?;
-        let scripts = scripts::load_all();
-        // Only a broken connection is an error here; a refusal shows at the first call.
-        connection.send_packed_commands(&scripts, 0, scripts.len()).await?;
-        Ok(connection)
-    }
-
-    async fn dial(&self, response: Option<Duration>) -> Result<MultiplexedConnection, RedisError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(response)
-            .set_pipeline_buffer_size(PIPELINE_BUFFER);
-        self.client.get_multiplexed_async_connection_with_config(&config).await
-    }
-
-    fn slot(&self) -> Arc<Latest> {
+    fn slot(&self) -> Arc<Current> {
         let runtime = Handle::current();
         let mut slots = self.lock();
         if let Some(slot) = slots.get(&runtime.id()).filter(|slot| !slot.runtime.is_closed()) {
@@ -170,15 +143,68 @@ impl fmt::Debug for Link {
     }
 }
 
+impl Current {
+    fn lock(&self) -> MutexGuard<'_, Phase> {
+        // Each change is one assignment.
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The task that was connecting ended without an answer: the next call starts another.
+    fn forget_lost_attempt(&self) {
+        let mut phase = self.lock();
+        if matches!(&*phase, Phase::Connecting(dialing) if dialing.has_changed().is_err()) {
+            *phase = Phase::Idle;
+        }
+    }
+}
+
 impl Shared {
     /// Throws the connection away, so that the next call makes a new one, unless that has
     /// happened already.
-    pub(crate) async fn discard(self) {
-        let mut current = self.latest.current.lock().await;
-        if current.generation == self.generation {
-            current.connection = None;
+    pub(crate) fn discard(self) {
+        let mut phase = self.current.lock();
+        if matches!(&*phase, Phase::Connected(_, latest) if Arc::ptr_eq(&latest.0, &self.generation.0))
+        {
+            *phase = Phase::Idle;
         }
     }
+}
+
+/// Makes a slot's connection and tells everybody who waits for it.
+async fn connect(client: Client, current: Arc<Current>, dialed: watch::Sender<Option<Dialed>>) {
+    let answer = dial_knowing_scripts(&client)
+        .await
+        .map(|connection| (connection, Generation(Arc::new(()))));
+    *current.lock() = match answer.clone() {
+        Ok((connection, generation)) => Phase::Connected(connection, generation),
+        Err(_) => Phase::Idle,
+    };
+    dialed.send_replace(Some(answer));
+}
+
+/// A server that has just started knows no scripts. Telling it beforehand spares each first call
+/// a round trip, and a settlement and the claim behind it stay in order. A user who may not load
+/// scripts needs somebody else to do so.
+async fn dial_knowing_scripts(client: &Client) -> Result<MultiplexedConnection, RedisError> {
+    let mut connection = dial(client, Some(RESPONSE_TIMEOUT)).await?;
+    // A server that wants a password takes only small commands before it, and closes the
+    // connection without a word at others.
+    connection.send_packed_command(&redis::cmd("PING")).await?.extract_error()?;
+    let scripts = scripts::load_all();
+    // Only a broken connection is an error here; a refusal shows at the first call.
+    connection.send_packed_commands(&scripts, 0, scripts.len()).await?;
+    Ok(connection)
+}
+
+async fn dial(
+    client: &Client,
+    response: Option<Duration>,
+) -> Result<MultiplexedConnection, RedisError> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(response)
+        .set_pipeline_buffer_size(PIPELINE_BUFFER);
+    client.get_multiplexed_async_connection_with_config(&config).await
 }
 
 fn not_connected() -> RedisError {

@@ -104,7 +104,7 @@ async fn attempt_all(
     let Err(error) = sent else { return Ok(()) };
     let diagnosis = diagnose(&error);
     if diagnosis.reaction == Reaction::Reconnect {
-        shared.discard().await;
+        shared.discard();
     }
     Err(diagnosis)
 }
