@@ -23,9 +23,9 @@ CREATE TABLE store (
 CREATE TABLE lane (
     lane        INTEGER PRIMARY KEY,
     queue       TEXT    NOT NULL
-                CHECK (length(queue) BETWEEN 1 AND 64 AND queue NOT GLOB '*[^a-z0-9_.-]*'),
+                CHECK (octet_length(queue) BETWEEN 1 AND 64 AND queue NOT GLOB '*[^a-z0-9_.-]*'),
     kind        TEXT    NOT NULL
-                CHECK (length(kind) BETWEEN 1 AND 64 AND kind NOT GLOB '*[^a-z0-9_.-]*'),
+                CHECK (octet_length(kind) BETWEEN 1 AND 64 AND kind NOT GLOB '*[^a-z0-9_.-]*'),
     priority    INTEGER NOT NULL CHECK (priority BETWEEN 0 AND 9),
     turn        INTEGER NOT NULL,
     -- Ready jobs stand at positions head <= position < tail; the next job that joins at the
@@ -54,7 +54,8 @@ CREATE TABLE claim (
     fence      INTEGER NOT NULL CHECK (fence > 0),
     jobs       INTEGER NOT NULL CHECK (jobs > 0)
 ) STRICT;
-CREATE INDEX claim_until ON claim (until_ms, token);
+CREATE INDEX claim_until  ON claim (until_ms, token);
+CREATE INDEX claim_worker ON claim (worker);
 
 -- Finished records of one queue: the dead ones (dead = 1), and the completed and cancelled ones.
 -- Exists while it has records.
@@ -67,6 +68,9 @@ CREATE TABLE shelf (
     next_expiry_ms INTEGER NOT NULL,
     UNIQUE (queue, dead)
 ) STRICT;
+CREATE INDEX shelf_expiry ON shelf (next_expiry_ms);
+-- Shelves with more records than are kept (FINISHED_MAX).
+CREATE INDEX shelf_over   ON shelf (shelf) WHERE records > 10000;
 
 -- A job's head: what changes. Kept small, since every move rewrites it.
 --
@@ -90,7 +94,8 @@ CREATE TABLE job (
     expires_ms       INTEGER,
     keep_completed_s INTEGER NOT NULL CHECK (keep_completed_s >= 0),
     keep_dead_s      INTEGER NOT NULL CHECK (keep_dead_s >= 0),
-    key              TEXT    CHECK (length(key) >= 1),
+    -- In bytes: for a text, length() stops at a NUL, which a key may hold.
+    key              TEXT    CHECK (octet_length(key) BETWEEN 1 AND 256),
     claim            INTEGER,
     cancel_requested INTEGER NOT NULL DEFAULT 0 CHECK (cancel_requested IN (0, 1)),
     -- The token of the last settlement, so that a repeat can be told from a stale one.

@@ -14,6 +14,8 @@ mod promote;
 mod renew;
 mod settle;
 mod stats;
+#[cfg(test)]
+mod steps;
 mod taken;
 
 use std::path::{Path, PathBuf};
@@ -29,11 +31,11 @@ use queue_core::{
 use tokio::sync::mpsc;
 
 use crate::SqliteOptions;
-use crate::open::{Role, Room, connect, prepare};
+use crate::open::{Opened, Place, Role, Room, connect, prepare};
 use crate::reader::Reader;
 use crate::session::Session;
 use crate::watch::{Watch, WatchThread};
-use crate::writer::Writer;
+use crate::writer::{Outside, Writer};
 pub(crate) use claim::SELECT_FIRST_DUE;
 #[cfg(test)]
 pub(crate) use enqueue::enqueue as enqueue_for_tests;
@@ -47,9 +49,13 @@ pub(crate) use enqueue::enqueue as enqueue_for_tests;
 pub struct SqliteBackend {
     path: PathBuf,
     options: SqliteOptions,
+    place: Arc<Place>,
     room: Room,
     writer: Writer,
+    /// For short reads.
     reader: Reader,
+    /// For reads that may take long, which must not hold up the short ones.
+    long_reader: Reader,
     watch: WatchThread,
     /// Closed when all threads have ended.
     ended: mpsc::Receiver<()>,
@@ -64,14 +70,17 @@ impl SqliteBackend {
     /// promises (a network file system), missing permissions, and a SQLite library that is too
     /// old. [`Error::Unavailable`] if another process keeps the file locked.
     pub fn open(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self, Error> {
-        let (path, conn) = prepare(path.as_ref(), &options)?;
+        let Opened { path, place, room, conn } = prepare(path.as_ref(), &options)?;
         let (reading, readers_ended) = mpsc::channel(1);
-        let reader = Reader::start(&path, &reading)?;
-        let watch = Watch::start(connect(&path, Role::Reader)?, reading)?;
+        let reader = Reader::start(&path, reading.clone())?;
+        let long_reader = Reader::start(&path, reading.clone())?;
+        let watch = Watch::start(connect(&path, Role::Reader)?, &path, reading)?;
         let (ending, ended) = mpsc::channel(1);
-        let writer = Writer::start(conn, Arc::clone(watch.watch()), readers_ended, ending)?;
-        let room = Room::new(&path, options.max_bytes);
-        Ok(Self { path, options, room, writer, reader, watch, ended })
+        let outside = Outside::new(Arc::clone(&place), room.clone(), Arc::clone(watch.watch()));
+        let writer = Writer::start(conn, outside, readers_ended, ending)?;
+        // All connections are of one file.
+        place.check()?;
+        Ok(Self { path, options, place, room, writer, reader, long_reader, watch, ended })
     }
 
     /// The file that holds the jobs: absolute, without symbolic links, and with the namespace's
@@ -84,8 +93,8 @@ impl SqliteBackend {
     /// Finishes what was asked for, empties the write-ahead log, closes the file, and returns when
     /// all of that is done. Dropping the backend does the same without waiting.
     pub async fn close(self) {
-        let Self { writer, reader, watch, mut ended, .. } = self;
-        drop((writer, reader, watch));
+        let Self { writer, reader, long_reader, watch, mut ended, .. } = self;
+        drop((writer, reader, long_reader, watch));
         while ended.recv().await.is_some() {}
     }
 }
@@ -98,8 +107,9 @@ impl Backend for SqliteBackend {
 
     async fn claim(&self, request: &ClaimRequest) -> Result<Claim, Error> {
         let (jobs, worker) = (request.max as usize, request.worker.clone());
-        let request = request.clone();
-        let answer = self.writer.run(jobs, move |session| claim::claim(session, &request)).await;
+        let (request, room) = (request.clone(), self.room.clone());
+        let claim = move |session: &mut Session<'_>| claim::claim(session, &request, &room);
+        let answer = self.writer.run(jobs, claim).await;
         answer.map(|answer| self.note(&worker, answer))
     }
 
@@ -111,18 +121,27 @@ impl Backend for SqliteBackend {
 
     async fn settle(&self, request: &SettleRequest) -> Result<SettleReply, Error> {
         let jobs = request.settlements.len();
-        let settlements = request.settlements.clone();
-        let settle = move |session: &mut Session<'_>| settle::settle(session, &settlements);
+        let (settlements, room) = (request.settlements.clone(), self.room.clone());
+        let settle = move |session: &mut Session<'_>| settle::settle(session, &settlements, &room);
         let Some(request) = request.claim.clone() else {
             return Ok(SettleReply::new(self.writer.run(jobs, settle).await?, None));
         };
         let worker = request.worker.clone();
-        let claim = move |session: &mut Session<'_>| claim::claim(session, &request);
+        let room = self.room.clone();
+        let claim = move |session: &mut Session<'_>| claim::claim(session, &request, &room);
         let (settled, answer) = self.writer.run_both(jobs, settle, claim).await?;
-        Ok(SettleReply::new(settled, Some(self.note(&worker, answer))))
+        let claim = match answer {
+            Ok(answer) => self.note(&worker, answer),
+            // The settlements took effect, which the worker should learn now: it frees its slots.
+            // The next claim tells it that the store is full.
+            Err(Error::StoreFull(_)) => Claim::default(),
+            Err(error) => return Err(error),
+        };
+        Ok(SettleReply::new(settled, Some(claim)))
     }
 
     async fn wait(&self, interest: &Interest, timeout: Duration) -> Result<Wake, Error> {
+        self.place.check()?;
         self.watch.watch().wait(interest, timeout).await
     }
 
@@ -132,27 +151,40 @@ impl Backend for SqliteBackend {
     }
 
     async fn get(&self, ids: &[JobId]) -> Result<Vec<Option<JobRecord>>, Error> {
+        self.place.check()?;
         let ids = ids.to_vec();
         self.reader.run(move |conn| get::get(conn, &ids)).await
     }
 
     async fn stats(&self) -> Result<Vec<QueueStats>, Error> {
+        self.place.check()?;
         self.reader.run(stats::stats).await
     }
 
     async fn maintain(&self, budget: u32) -> Result<Maintained, Error> {
-        self.writer.run(budget as usize, move |session| maintain::maintain(session, budget)).await
+        let room = self.room.clone();
+        let work = move |session: &mut Session<'_>| maintain::maintain(session, budget, &room);
+        self.writer.run(budget as usize, work).await
     }
 
     async fn audit(&self) -> Result<Vec<Violation>, Error> {
-        self.reader.run(audit::audit).await
+        self.place.check()?;
+        self.long_reader.run(audit::audit).await
     }
 
     async fn check(&self) -> Result<Vec<CheckFinding>, Error> {
-        let (path, room, durability) =
-            (self.path.clone(), self.room.clone(), self.options.durability);
+        if let Err(error) = self.place.check() {
+            // Nothing that could be found out would be about the file that is there now.
+            return Ok(vec![check::moved(&error)]);
+        }
         let synchronous = self.writer.run(0, |session| check::synchronous(session.conn)).await?;
-        self.reader.run(move |conn| check::check(conn, &path, &room, durability, synchronous)).await
+        let checked = check::Checked {
+            path: self.path.clone(),
+            room: self.room.clone(),
+            durability: self.options.durability,
+            synchronous,
+        };
+        self.long_reader.run(move |conn| check::check(conn, &checked)).await
     }
 }
 
@@ -161,5 +193,31 @@ impl SqliteBackend {
     fn note(&self, worker: &WorkerId, (claim, first_due): claim::Answer) -> Claim {
         self.watch.watch().learned(worker, first_due);
         claim
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn long_reads_do_not_hold_up_short_ones() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("queue.db");
+        let backend = SqliteBackend::open(path, SqliteOptions::default()).unwrap();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let long = backend.long_reader.run(move |_| Ok(ended.recv().is_err()));
+        let audits = async {
+            let (first, second) = tokio::join!(backend.audit(), backend.audit());
+            assert!(first.unwrap().is_empty() && second.unwrap().is_empty());
+        };
+        let short = async {
+            // The long ones have been sent when this is polled, and do not end before it.
+            assert_eq!(backend.get(&[JobId::new()]).await.unwrap(), [None]);
+            assert_eq!(backend.stats().await.unwrap(), []);
+            drop(end);
+        };
+        let (long, (), ()) = tokio::join!(biased; long, audits, short);
+        assert!(long.unwrap());
     }
 }

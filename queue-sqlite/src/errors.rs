@@ -1,5 +1,7 @@
 //! What an error of SQLite means to the caller, in one table.
 
+use std::fs::File;
+
 use queue_core::Error;
 use rusqlite::ErrorCode;
 use rusqlite::ffi;
@@ -39,6 +41,12 @@ impl Fault {
         )
     }
 
+    /// A write found the disk full.
+    pub(crate) fn is_full(&self) -> bool {
+        let Self::Sqlite(rusqlite::Error::SqliteFailure(error, _)) = self else { return false };
+        error.code == ErrorCode::DiskFull || error.extended_code == ffi::SQLITE_IOERR_SHMSIZE
+    }
+
     fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Sqlite(error) => error.sqlite_error_code(),
@@ -64,27 +72,49 @@ fn translate(error: &rusqlite::Error) -> Error {
     {
         return Error::StoreFull(text);
     }
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => Error::StoreFull(text),
-        Some(
-            ErrorCode::DatabaseBusy
-            | ErrorCode::DatabaseLocked
-            | ErrorCode::FileLockingProtocolFailed,
-        ) => Error::Unavailable(format!("{text}; another process holds the file's lock")),
-        Some(
-            ErrorCode::SystemIoFailure | ErrorCode::OutOfMemory | ErrorCode::OperationInterrupted,
-        ) => Error::Unavailable(text),
-        Some(
-            ErrorCode::ReadOnly
-            | ErrorCode::PermissionDenied
-            | ErrorCode::AuthorizationForStatementDenied
-            | ErrorCode::CannotOpen,
-        ) => Error::Refused(format!(
-            "{text}; give this user read and write access to the file and to its directory"
-        )),
-        // A broken CHECK or a missing table: the file is not what this program wrote.
-        _ => Error::Corrupt(text),
+    let Some(failure) = error.sqlite_error() else {
+        // A value in a row that is not what this program writes.
+        return Error::Corrupt(text);
+    };
+    match failure.code {
+        ErrorCode::DiskFull => Error::StoreFull(text),
+        ErrorCode::DatabaseBusy
+        | ErrorCode::DatabaseLocked
+        | ErrorCode::FileLockingProtocolFailed => {
+            Error::Unavailable(format!("{text}; another process holds the file's lock"))
+        }
+        ErrorCode::CannotOpen => cannot_open(&text, File::open("/dev/null").err().as_ref()),
+        ErrorCode::ReadOnly
+        | ErrorCode::PermissionDenied
+        | ErrorCode::AuthorizationForStatementDenied => no_access(&text),
+        ErrorCode::DatabaseCorrupt
+        | ErrorCode::NotADatabase
+        | ErrorCode::ConstraintViolation
+        | ErrorCode::TypeMismatch => Error::Corrupt(text),
+        // A statement that does not fit the tables, such as for a missing one: the file is not
+        // what this program wrote.
+        ErrorCode::Unknown if failure.extended_code == ffi::SQLITE_ERROR => Error::Corrupt(text),
+        // Trouble of the system or of this program, which says nothing about the data.
+        _ => Error::Unavailable(text),
     }
+}
+
+/// SQLite does not say why it cannot open a file; `probe` is why another one cannot be opened.
+fn cannot_open(text: &str, probe: Option<&std::io::Error>) -> Error {
+    let Some(errno) = probe.and_then(rustix::io::Errno::from_io_error) else {
+        return no_access(text);
+    };
+    if matches!(errno, rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) {
+        let what = format!("{text}: too many open files; raise the limit (ulimit -n)");
+        return Error::Unavailable(what);
+    }
+    no_access(text)
+}
+
+fn no_access(text: &str) -> Error {
+    Error::Refused(format!(
+        "{text}; give this user read and write access to the file and to its directory"
+    ))
 }
 
 #[cfg(test)]
@@ -109,9 +139,30 @@ mod tests {
         {
             assert!(matches!(of(code), Error::Refused(_)));
         }
-        for code in [ffi::SQLITE_CORRUPT, ffi::SQLITE_NOTADB, ffi::SQLITE_CONSTRAINT_CHECK] {
+        for code in [
+            ffi::SQLITE_CORRUPT,
+            ffi::SQLITE_CORRUPT_INDEX,
+            ffi::SQLITE_NOTADB,
+            ffi::SQLITE_CONSTRAINT_CHECK,
+            ffi::SQLITE_ERROR,
+        ] {
             assert!(matches!(of(code), Error::Corrupt(_)));
         }
+        // Also codes that SQLite does not have yet.
+        for code in [ffi::SQLITE_SCHEMA, ffi::SQLITE_ABORT, ffi::SQLITE_MISUSE, 90] {
+            assert!(matches!(of(code), Error::Unavailable(_)), "{code}: {:?}", of(code));
+        }
+    }
+
+    #[test]
+    fn too_many_open_files_are_not_taken_for_missing_permissions() {
+        let of = |errno: rustix::io::Errno| cannot_open("x", Some(&std::io::Error::from(errno)));
+        for errno in [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE] {
+            let error = of(errno);
+            assert!(matches!(&error, Error::Unavailable(why) if why.contains("ulimit")), "{error}");
+        }
+        assert!(matches!(of(rustix::io::Errno::ACCESS), Error::Refused(_)));
+        assert!(matches!(cannot_open("x", None), Error::Refused(_)));
     }
 
     #[test]

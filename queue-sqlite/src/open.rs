@@ -3,15 +3,18 @@
 mod connection;
 mod file;
 mod migrate;
+mod place;
+mod reserve;
 mod room;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use queue_core::{Error, Namespace};
 
-pub(crate) use connection::{Role, connect};
+pub(crate) use connection::{Role, connect, impatiently};
 pub(crate) use file::{FileSystem, file_system};
+pub(crate) use place::Place;
 pub(crate) use room::Room;
 
 use crate::SqliteOptions;
@@ -27,18 +30,37 @@ static PREPARING: Mutex<()> = Mutex::new(());
 
 /// Creates or checks the file of a namespace, and brings its tables to this version.
 ///
-/// Answers the file's path and the connection that may write.
-pub(crate) fn prepare(
-    path: &Path,
-    options: &SqliteOptions,
-) -> Result<(PathBuf, rusqlite::Connection), Error> {
+/// Answers the file and the connection that may write.
+pub(crate) fn prepare(path: &Path, options: &SqliteOptions) -> Result<Opened, Error> {
     check_library(rusqlite::version_number())?;
     let path = path_of_namespace(path, &options.namespace)?;
     let _alone = PREPARING.lock().unwrap_or_else(PoisonError::into_inner);
-    let path = file::prepare(&path)?;
+    let path = file::prepare(&path, options.durability)?;
+    let place = Place::of(&path).map_err(|error| file::refused(&path, &error))?;
     let mut conn = connect(&path, Role::Writer(options.durability))?;
     migrate::migrate(&mut conn, &path, &options.namespace)?;
-    Ok((path, conn))
+    place.check()?;
+    let room = Room::new(&path, options.max_bytes);
+    room.keep_reserve();
+    Ok(Opened { path, place: Arc::new(place), room, conn })
+}
+
+/// A file that is ready for use.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// Absolute and without links.
+    pub(crate) path: PathBuf,
+    pub(crate) place: Arc<Place>,
+    pub(crate) room: Room,
+    /// The connection that may write.
+    pub(crate) conn: rusqlite::Connection,
+}
+
+/// The path of a file that stands beside a database.
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(suffix);
+    PathBuf::from(path)
 }
 
 /// Refuses a library that would break the file.

@@ -2,7 +2,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use queue_core::Error;
 use rusqlite::{Connection, TransactionBehavior};
@@ -12,36 +11,29 @@ use crate::errors::Fault;
 use crate::open::{Role, connect};
 use crate::threads::spawn;
 
-/// Two, so that one long read, such as an audit, does not hold up the short ones.
-const READERS: usize = 2;
 /// Reads that wait before further callers have to wait for a place.
 const READS_WAITING_MAX: usize = 64;
 
 type Read = Box<dyn FnOnce(&Connection) + Send>;
 
-/// Callers' end of the reader threads. They end when all of these are dropped.
+/// Callers' end of a thread that reads. It ends when all of these are dropped.
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
     reads: mpsc::Sender<Read>,
 }
 
 impl Reader {
-    /// Starts the threads. They close their connections and drop `ended` when they end.
-    pub(crate) fn start(path: &Path, ended: &mpsc::Sender<()>) -> Result<Self, Error> {
-        let (reads, waiting) = mpsc::channel::<Read>(READS_WAITING_MAX);
-        let waiting = Arc::new(Mutex::new(waiting));
-        for _ in 0..READERS {
-            let conn = connect(path, Role::Reader)?;
-            let waiting = Arc::clone(&waiting);
-            let ended = ended.clone();
-            spawn("queue-sqlite-reader", move || {
-                while let Some(read) = next(&waiting) {
-                    read(&conn);
-                }
-                drop(conn);
-                drop(ended);
-            })?;
-        }
+    /// Starts the thread. It closes its connection and drops `ended` when it ends.
+    pub(crate) fn start(path: &Path, ended: mpsc::Sender<()>) -> Result<Self, Error> {
+        let (reads, mut waiting) = mpsc::channel::<Read>(READS_WAITING_MAX);
+        let conn = connect(path, Role::Reader)?;
+        spawn("queue-sqlite-reader", move || {
+            while let Some(read) = waiting.blocking_recv() {
+                read(&conn);
+            }
+            drop(conn);
+            drop(ended);
+        })?;
         Ok(Self { reads })
     }
 
@@ -75,10 +67,6 @@ fn in_transaction<T>(
     read(&tx)
 }
 
-fn next(waiting: &Mutex<mpsc::Receiver<Read>>) -> Option<Read> {
-    waiting.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv()
-}
-
 fn ended() -> Error {
-    Error::Unavailable("the reader threads have ended; open the store again".to_owned())
+    Error::Unavailable("the reader thread has ended; open the store again".to_owned())
 }

@@ -87,6 +87,45 @@ pub(crate) fn duration_of_seconds(seconds: i64) -> Duration {
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
+/// An id of a column. The CHECK of the table allows no other length; a shorter one is filled up,
+/// so that there is a name for a broken record.
+pub(crate) fn id_of(row: &Row<'_>, column: usize) -> rusqlite::Result<JobId> {
+    let mut bytes = [0; 16];
+    let found = row.get_ref(column)?.as_bytes_or_null()?.unwrap_or_default();
+    for (to, from) in bytes.iter_mut().zip(found) {
+        *to = *from;
+    }
+    Ok(JobId::from_bytes(bytes))
+}
+
+/// A number of a column, or the nearest that the type can hold.
+pub(crate) fn number<T>(row: &Row<'_>, column: usize, max: T) -> rusqlite::Result<T>
+where
+    T: TryFrom<i64> + Default,
+{
+    let found: i64 = row.get(column)?;
+    Ok(T::try_from(found).unwrap_or(if found < 0 { T::default() } else { max }))
+}
+
+/// Tells a value that cannot be read, which is one record's trouble, from a failure of SQLite,
+/// which is everybody's.
+pub(crate) fn decoded<T>(
+    read: rusqlite::Result<Result<T, Unreadable>>,
+) -> rusqlite::Result<Result<T, Unreadable>> {
+    use rusqlite::Error::{
+        FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error,
+    };
+    match read {
+        Err(
+            FromSqlConversionFailure(column, ..)
+            | IntegralValueOutOfRange(column, _)
+            | InvalidColumnType(column, ..)
+            | Utf8Error(column, _),
+        ) => Ok(Err(format!("column {column} holds an illegal value"))),
+        other => other,
+    }
+}
+
 /// The columns that [`spec`] reads, from `job` and `body`; they come first in a SELECT.
 macro_rules! spec_columns {
     () => {
@@ -110,7 +149,7 @@ pub(crate) fn spec(
     kind: Kind,
     priority: Priority,
 ) -> rusqlite::Result<Result<JobSpec, Unreadable>> {
-    let id = JobId::from_bytes(row.get(0)?);
+    let id = id_of(row, 0)?;
     let Some(codec) = row.get::<_, Option<i64>>(7)? else {
         return Ok(Err("the body is missing".to_owned()));
     };
@@ -122,8 +161,10 @@ pub(crate) fn spec(
         Ok(options) => options,
         Err(reason) => return Ok(Err(reason)),
     };
-    let key = row.get_ref(6)?.as_str_or_null()?.map(IdempotencyKey::new).transpose();
-    let Ok(idempotency_key) = key else {
+    let Ok(key) = row.get_ref(6)?.as_str_or_null() else {
+        return Ok(Err("the idempotency key is not UTF-8".to_owned()));
+    };
+    let Ok(idempotency_key) = key.map(IdempotencyKey::new).transpose() else {
         return Ok(Err("the idempotency key is too long".to_owned()));
     };
     let mut spec = JobSpec::new(id, queue, kind, payload);

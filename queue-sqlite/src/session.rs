@@ -1,22 +1,17 @@
 //! One write transaction: the connection, the store's time, and the rows that many jobs share.
 
-mod job;
-mod lanes;
-mod shelves;
+pub(crate) mod job;
+pub(crate) mod lanes;
+pub(crate) mod shelves;
 
 use queue_core::{Clock, SystemClock, Timestamp};
 use rusqlite::Connection;
 
 use crate::errors::Fault;
 use crate::rows;
-#[cfg(test)]
-pub(crate) use job::{DELETE_JOB, SELECT_HEAD_BY_ID, SELECT_OLDEST};
+use job::Unread;
 pub(crate) use job::{Finish, Head, SELECT_DUE_HEADS, SELECT_HEADS_OF_CLAIM};
-#[cfg(test)]
-pub(crate) use lanes::SELECT_READY_LANES;
 pub(crate) use lanes::{End, Lane, Lanes};
-#[cfg(test)]
-pub(crate) use shelves::SELECT_NEXT_EXPIRY;
 pub(crate) use shelves::Shelves;
 
 /// A write transaction and what it has read so far.
@@ -36,6 +31,9 @@ pub(crate) struct Session<'c> {
     changes_before: u64,
     /// Something happened that a waiting worker may want to know.
     news: bool,
+    pub(crate) unreadable: Unread,
+    /// The transaction holds new jobs: the space that is kept for finishing others is not for it.
+    pub(crate) takes_in: bool,
 }
 
 /// The row of the table `store`.
@@ -47,8 +45,9 @@ pub(crate) struct Store {
     pub(crate) duplicates: i64,
 }
 
-const SELECT_STORE: &str = "SELECT clock_ms, turn, fence, duplicates FROM store WHERE one = 1";
-const UPDATE_STORE: &str =
+pub(crate) const SELECT_STORE: &str =
+    "SELECT clock_ms, turn, fence, duplicates FROM store WHERE one = 1";
+pub(crate) const UPDATE_STORE: &str =
     "UPDATE store SET clock_ms = ?1, turn = ?2, fence = ?3, duplicates = ?4 WHERE one = 1";
 
 impl Store {
@@ -77,6 +76,8 @@ impl<'c> Session<'c> {
             saved: store,
             changes_before: conn.total_changes(),
             news: false,
+            unreadable: Unread::default(),
+            takes_in: false,
         })
     }
 
@@ -89,6 +90,7 @@ impl<'c> Session<'c> {
 
     /// Writes what the step changed in memory.
     pub(crate) fn end_step(&mut self) -> Result<(), Fault> {
+        self.unreadable.log();
         self.lanes.save()?;
         self.shelves.save()?;
         let wrote = self.conn.total_changes() != self.changes_before || self.store != self.saved;
@@ -111,6 +113,7 @@ impl<'c> Session<'c> {
     pub(crate) fn reload(&mut self) -> Result<(), Fault> {
         self.lanes.clear();
         self.shelves.clear();
+        self.unreadable = Unread::default();
         self.store = Store::load(self.conn)?;
         self.saved = self.store;
         Ok(())

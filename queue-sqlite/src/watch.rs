@@ -1,28 +1,33 @@
 //! Wakes waiting workers, whoever committed: one thread looks at the file.
 //!
 //! A wait says what it is interested in and the thread looks for that, at once and again after
-//! every commit: of this process, because the writer says so, and of others, because
-//! `PRAGMA data_version` of an idle connection changes with them. What it looks at is what *is*
+//! every commit: of this process, because the writer says so, and of others, because the system
+//! tells of writes to the log, and `PRAGMA data_version` of an idle connection changes with them. What it looks at is what *is*
 //! (ready jobs, the first due job, cancel requests), not what happened, so nothing that was
 //! committed between a claim and a wait can be missed.
 
-mod look;
+mod bell;
+pub(crate) mod look;
+mod pace;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use queue_core::{Error, Interest, Wake, WorkerId};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::errors::Fault;
+use crate::open::beside;
 use crate::threads::spawn;
+use bell::Bell;
+pub(crate) use look::SELECT_HAS_READY;
 use look::{Asked, FirstDue, Seen};
-#[cfg(test)]
-pub(crate) use look::{SELECT_ALL_ASKED, SELECT_HAS_READY};
+use pace::Pace;
 
-/// How often the thread asks whether another process has committed, while somebody waits.
-const POLL: Duration = Duration::from_millis(10);
 /// Workers whose last news are remembered. Forgetting costs a needless wake-up.
 const WORKERS_TOLD_MAX: usize = 1024;
 
@@ -31,7 +36,7 @@ const WORKERS_TOLD_MAX: usize = 1024;
 pub(crate) struct Watch {
     state: Mutex<State>,
     /// Wakes the thread.
-    called: Condvar,
+    bell: Bell,
 }
 
 #[derive(Debug, Default)]
@@ -64,8 +69,13 @@ struct Told {
 
 impl Watch {
     /// Starts the thread. It closes the connection and drops `ended` when the answer is dropped.
-    pub(crate) fn start(conn: Connection, ended: mpsc::Sender<()>) -> Result<WatchThread, Error> {
-        let watch = Arc::new(Self::default());
+    pub(crate) fn start(
+        conn: Connection,
+        path: &Path,
+        ended: mpsc::Sender<()>,
+    ) -> Result<WatchThread, Error> {
+        let watch =
+            Arc::new(Self { state: Mutex::default(), bell: Bell::new(&beside(path, "-wal")) });
         let watched = Arc::clone(&watch);
         spawn("queue-sqlite-watch", move || {
             watched.run(&conn);
@@ -84,7 +94,7 @@ impl Watch {
         let mut state = self.lock();
         state.closed = true;
         state.waiters.clear();
-        self.called.notify_one();
+        self.bell.ring();
     }
 
     /// Says that something was committed that a waiter may want to know.
@@ -92,7 +102,7 @@ impl Watch {
         let mut state = self.lock();
         if !state.waiters.is_empty() {
             state.look = true;
-            self.called.notify_one();
+            self.bell.ring();
         }
     }
 
@@ -119,51 +129,79 @@ impl Watch {
         if !state.closed {
             let interest = Arc::new(interest.clone());
             state.waiters.insert(waiter, Waiter { interest, fresh: true, wake });
-            self.called.notify_one();
+            self.bell.ring();
         }
         Waiting { watch: self, waiter, worker: interest.worker.clone(), woken, heard: false }
     }
 
     fn run(&self, conn: &Connection) {
         let mut version = None;
-        while let Some(round) = self.next_round() {
-            let seen = look::look(conn, &round, version);
-            match seen {
-                Ok((now, seen)) => {
+        let mut pace = Pace::new(Instant::now());
+        while let Some(round) = self.next_round(&mut pace) {
+            let looked =
+                catch_unwind(AssertUnwindSafe(|| self.look_and_tell(conn, &round, version)));
+            let looked = looked.unwrap_or_else(|_| {
+                Err(Error::Unavailable("looking for it panicked, which is a bug".to_owned()).into())
+            });
+            match looked {
+                Ok(now) => {
+                    pace.looked(Instant::now(), version != Some(now));
                     version = Some(now);
-                    if let Some(seen) = seen {
-                        self.tell(&seen);
-                    }
                 }
                 Err(fault) => {
                     // Nobody is woken, but everybody's wait ends in time.
                     version = None;
-                    let error = Error::from(fault);
-                    tracing::warn!(%error, "cannot look for work to wake waiting workers");
+                    if pace.failed(Instant::now()) {
+                        let error = Error::from(fault);
+                        tracing::warn!(%error, "cannot look for work to wake waiting workers");
+                    }
                 }
             }
         }
     }
 
+    /// Answers the version that the file had before.
+    fn look_and_tell(
+        &self,
+        conn: &Connection,
+        round: &Round,
+        version: Option<i64>,
+    ) -> Result<i64, Fault> {
+        let (now, seen) = look::look(conn, round, version)?;
+        if let Some(seen) = seen {
+            self.tell(&seen);
+        }
+        Ok(now)
+    }
+
     /// Waits until it is time to look and answers for whom; `None` at the end.
-    fn next_round(&self) -> Option<Round> {
-        let mut state = self.lock();
-        let fresh = |state: &State| state.waiters.values().any(|waiter| waiter.fresh);
-        while state.waiters.is_empty() && !state.closed {
-            state = self.called.wait(state).unwrap_or_else(PoisonError::into_inner);
+    fn next_round(&self, pace: &mut Pace) -> Option<Round> {
+        loop {
+            let mut state = self.lock();
+            if state.closed {
+                return None;
+            }
+            if state.waiters.is_empty() {
+                drop(state);
+                self.bell.wait(None, false);
+                pace.quicken(Instant::now());
+                continue;
+            }
+            let now = Instant::now();
+            let (held_back, deaf) = (pace.held_back(now), pace.deaf(now));
+            let called = state.look || state.waiters.values().any(|waiter| waiter.fresh);
+            if held_back.is_zero() && (called || pace.pause(now).is_zero()) {
+                return Some(state.round());
+            }
+            drop(state);
+            if !held_back.is_zero() {
+                self.bell.wait(Some(held_back), false);
+            } else if !deaf.is_zero() {
+                self.bell.wait(Some(deaf), false);
+            } else if self.bell.wait(Some(pace.pause(now)), true) {
+                pace.quicken(Instant::now());
+            }
         }
-        if !state.closed && !state.look && !fresh(&state) {
-            let waited = self.called.wait_timeout(state, POLL);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        if state.closed {
-            return None;
-        }
-        let everybody = std::mem::take(&mut state.look);
-        let waiters = state.waiters.iter_mut().map(|(number, waiter)| {
-            (*number, Arc::clone(&waiter.interest), std::mem::take(&mut waiter.fresh))
-        });
-        Some(Round { everybody, waiters: waiters.collect() })
     }
 
     /// Wakes those for whom there is something: of the waiters for one queue and kind the one that
@@ -222,6 +260,14 @@ struct Round {
 }
 
 impl State {
+    fn round(&mut self) -> Round {
+        let everybody = std::mem::take(&mut self.look);
+        let waiters = self.waiters.iter_mut().map(|(number, waiter)| {
+            (*number, Arc::clone(&waiter.interest), std::mem::take(&mut waiter.fresh))
+        });
+        Round { everybody, waiters: waiters.collect() }
+    }
+
     fn told(&mut self, worker: &WorkerId) -> &mut Told {
         if self.told.len() >= WORKERS_TOLD_MAX && !self.told.contains_key(worker) {
             self.told.clear();
@@ -274,7 +320,7 @@ impl Drop for Waiting<'_> {
         let untold = state.waiters.remove(&self.waiter).is_some();
         if !untold && !self.heard {
             state.take_back(&self.worker);
-            self.watch.called.notify_one();
+            self.watch.bell.ring();
         }
     }
 }

@@ -7,8 +7,6 @@
 mod call;
 mod group;
 
-use std::sync::Arc;
-
 use queue_core::Error;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
@@ -16,8 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::errors::Fault;
 use crate::session::Session;
 use crate::threads::spawn;
-use crate::watch::Watch;
 use call::{Call, Pending};
+pub(crate) use group::Outside;
 
 /// Calls that wait for the writer before further callers have to wait for a place.
 const CALLS_WAITING_MAX: usize = 1024;
@@ -37,13 +35,13 @@ impl Writer {
     /// connection is the last and can tidy up the file, closes that, and drops `ended`.
     pub(crate) fn start(
         mut conn: Connection,
-        watch: Arc<Watch>,
+        outside: Outside,
         mut others: mpsc::Receiver<()>,
         ended: mpsc::Sender<()>,
     ) -> Result<Self, Error> {
         let (calls, waiting) = mpsc::channel(CALLS_WAITING_MAX);
         spawn("queue-sqlite-writer", move || {
-            group::run(&mut conn, waiting, &watch);
+            group::run(&mut conn, waiting, &outside);
             while others.blocking_recv().is_some() {}
             group::close(conn);
             drop(ended);
@@ -66,23 +64,25 @@ impl Writer {
         answer.await.map_err(|_| ended())?
     }
 
-    /// Like [`Writer::run`] for two calls of which the second follows the first.
+    /// Like [`Writer::run`] for two calls of which the second follows the first, and does nothing
+    /// if the first fails.
     pub(crate) async fn run_both<A: Send + 'static, B: Send + 'static>(
         &self,
         jobs: usize,
         first: impl FnMut(&mut Session<'_>) -> Result<A, Fault> + Send + 'static,
         second: impl FnMut(&mut Session<'_>) -> Result<B, Fault> + Send + 'static,
-    ) -> Result<(A, B), Error> {
+    ) -> Result<(A, Result<B, Error>), Error> {
         let mut places = self.calls.reserve_many(2).await.map_err(|_| ended())?;
         let (first, first_answer) = Call::new(jobs, first);
         let (second, second_answer) = Call::new(jobs, second);
+        let second = second.after(&first);
         let calls: [Box<dyn Pending>; 2] = [first, second];
         for (place, call) in places.by_ref().zip(calls) {
             place.send(call);
         }
-        let first = first_answer.await.map_err(|_| ended())?;
+        let first = first_answer.await.map_err(|_| ended())??;
         let second = second_answer.await.map_err(|_| ended())?;
-        Ok((first?, second?))
+        Ok((first, second))
     }
 }
 

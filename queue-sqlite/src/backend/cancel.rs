@@ -24,6 +24,10 @@ fn cancel_one(session: &mut Session<'_>, id: JobId) -> Result<CancelOutcome, Fau
             Ok(CancelOutcome::Requested)
         }
         JobState::Scheduled | JobState::Ready | JobState::Retrying | JobState::Quarantined => {
+            if !session.lanes.has(head.lane)? {
+                session.discard(&head)?;
+                return Ok(CancelOutcome::Cancelled);
+            }
             let end = Finish { state: JobState::Cancelled, reason: None, elapsed_ms: None };
             session.finish(&head, end)?;
             Ok(CancelOutcome::Cancelled)

@@ -1,13 +1,17 @@
 //! What the store must have so that the promises hold.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use queue_core::backend::CheckFinding;
+use queue_core::{Clock, Error, SystemClock, Timestamp};
 use rusqlite::Connection;
 
 use crate::Durability;
 use crate::errors::Fault;
-use crate::open::{FileSystem, Room, file_system};
+use crate::open::{FileSystem, Room, beside, file_system};
+use crate::rows::time;
 
 /// A file up to this size (64 MiB) is read through by a check.
 const QUICK_CHECK_MAX_BYTES: u64 = 64 * 1024 * 1024;
@@ -16,28 +20,78 @@ const WAL_MAX_BYTES: u64 = 256 * 1024 * 1024;
 /// Less free space than this (1 GiB) is worth a word.
 const FREE_MIN_BYTES: u64 = 1024 * 1024 * 1024;
 
+/// A store's clock that is ahead of the machine's by more than this will not be met soon.
+const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(60);
+
 /// The writing connection's `PRAGMA synchronous`.
 pub(super) fn synchronous(conn: &Connection) -> Result<i64, Fault> {
     Ok(conn.pragma_query_value(None, "synchronous", |row| row.get(0))?)
 }
 
-pub(super) fn check(
-    conn: &Connection,
-    path: &Path,
-    room: &Room,
-    durability: Durability,
-    synchronous: i64,
-) -> Result<Vec<CheckFinding>, Fault> {
+/// What is checked.
+#[derive(Debug)]
+pub(super) struct Checked {
+    pub(super) path: PathBuf,
+    pub(super) room: Room,
+    pub(super) durability: Durability,
+    /// The writing connection's setting.
+    pub(super) synchronous: i64,
+}
+
+/// The finding about a file that is not there any more.
+pub(super) fn moved(error: &Error) -> CheckFinding {
+    let remedy = "start this process again; what it has acknowledged is in the file that was moved";
+    CheckFinding::bad("file", error.to_string(), remedy)
+}
+
+pub(super) fn check(conn: &Connection, checked: &Checked) -> Result<Vec<CheckFinding>, Fault> {
+    let Checked { path, room, durability, synchronous } = checked;
     let directory = path.parent().unwrap_or(Path::new("."));
     Ok(vec![
         CheckFinding::good("sqlite version", rusqlite::version()),
+        CheckFinding::good("file", path.display().to_string()),
+        permissions(path),
         journal_mode(conn)?,
-        check_durability(durability, synchronous),
-        check_file_system(directory),
+        check_durability(*durability, *synchronous),
+        check_file_system(file_system(directory), *durability),
+        clock(conn, path, SystemClock.now())?,
         integrity(conn, path)?,
         wal_size(path),
         free_space(room),
+        reserve(room),
     ])
+}
+
+/// Jobs carry whatever the producers put into them.
+fn permissions(path: &Path) -> CheckFinding {
+    const NAME: &str = "permissions";
+    let files = ["", "-wal", "-shm"].map(|suffix| beside(path, suffix));
+    let modes = files.iter().filter_map(|file| Some(std::fs::metadata(file).ok()?.mode() & 0o777));
+    let mode = modes.fold(0, |all, mode| all | mode);
+    let found = format!("mode {mode:o}");
+    if mode & 0o077 == 0 {
+        return CheckFinding::good(NAME, found);
+    }
+    let remedy = format!("others can read the jobs or change them: chmod 600 {}*", path.display());
+    CheckFinding::warning(NAME, found, remedy)
+}
+
+/// The store's clock never goes back: after a wrong time in the future it stands still.
+fn clock(conn: &Connection, path: &Path, now: Timestamp) -> Result<CheckFinding, Fault> {
+    const NAME: &str = "clock";
+    let clock_ms =
+        conn.query_row("SELECT clock_ms FROM store WHERE one = 1", [], |row| row.get(0))?;
+    let ahead = time(clock_ms).since(now);
+    if ahead <= CLOCK_AHEAD_MAX {
+        return Ok(CheckFinding::good(NAME, "not ahead of the machine's"));
+    }
+    let found = format!("{} s ahead of the machine's", ahead.as_secs());
+    let remedy = format!(
+        "nothing gets due until the machine's clock is there; set that right, or stop all workers \
+         and set the store's back: sqlite3 {} 'UPDATE store SET clock_ms = unixepoch() * 1000'",
+        path.display()
+    );
+    Ok(CheckFinding::bad(NAME, found, remedy))
 }
 
 fn journal_mode(conn: &Connection) -> Result<CheckFinding, Fault> {
@@ -67,13 +121,20 @@ fn check_durability(durability: Durability, synchronous: i64) -> CheckFinding {
     }
 }
 
-fn check_file_system(directory: &Path) -> CheckFinding {
+fn check_file_system(found: std::io::Result<FileSystem>, durability: Durability) -> CheckFinding {
     const NAME: &str = "file system";
     let remedy = "put the file on a local disk";
-    match file_system(directory) {
+    match found {
         Ok(FileSystem::Local) => CheckFinding::good(NAME, "local"),
         Ok(FileSystem::Unsure(name)) => CheckFinding::warning(NAME, name, remedy),
         Ok(FileSystem::Unfit(name)) => CheckFinding::bad(NAME, name, remedy),
+        Ok(FileSystem::Volatile(name)) => {
+            let found = format!("{name}, in memory: a loss of power takes all jobs");
+            match durability {
+                Durability::Fsync => CheckFinding::bad(NAME, found, remedy),
+                Durability::Memory => CheckFinding::warning(NAME, found, remedy),
+            }
+        }
         Err(error) => CheckFinding::warning(NAME, error.to_string(), remedy),
     }
 }
@@ -93,9 +154,7 @@ fn integrity(conn: &Connection, path: &Path) -> Result<CheckFinding, Fault> {
 
 fn wal_size(path: &Path) -> CheckFinding {
     const NAME: &str = "write-ahead log";
-    let mut wal = path.as_os_str().to_owned();
-    wal.push("-wal");
-    let bytes = size_of(&PathBuf::from(wal));
+    let bytes = size_of(&beside(path, "-wal"));
     let found = format!("{bytes} bytes");
     if bytes <= WAL_MAX_BYTES {
         return CheckFinding::good(NAME, found);
@@ -116,6 +175,31 @@ fn free_space(room: &Room) -> CheckFinding {
     }
 }
 
+fn reserve(room: &Room) -> CheckFinding {
+    const NAME: &str = "reserve";
+    if room.is_short() {
+        let found = "no space is kept for finishing jobs when the disk is full";
+        return CheckFinding::warning(NAME, found, "make room on the disk; it is made by itself");
+    }
+    CheckFinding::good(NAME, "space is kept for finishing jobs")
+}
+
 fn size_of(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |file| file.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use queue_core::backend::Verdict;
+
+    use super::*;
+
+    #[test]
+    fn a_file_system_in_memory_does_not_count_as_durable() {
+        let verdict = |found, durability| check_file_system(Ok(found), durability).verdict;
+        let volatile = FileSystem::Volatile("tmpfs");
+        assert_eq!(verdict(volatile, Durability::Fsync), Verdict::Bad);
+        assert_eq!(verdict(volatile, Durability::Memory), Verdict::Warning);
+        assert_eq!(verdict(FileSystem::Local, Durability::Fsync), Verdict::Good);
+    }
 }

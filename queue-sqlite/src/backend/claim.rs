@@ -7,16 +7,19 @@ use queue_core::{Claim, ClaimRequest, DeadReason, JobState, Kind, Lease, QueueNa
 use rusqlite::{OptionalExtension, params};
 
 use super::promote::promote;
-use super::taken::{Claimed, Pick, Taken};
+use super::renew::extend;
+use super::taken::{Claimed, Pick, Taken, Unreadable};
 use crate::errors::Fault;
+use crate::open::Room;
 use crate::rows::{ms, time};
 use crate::session::{Finish, Session};
+use crate::watch::SELECT_HAS_READY;
 
 /// The most lanes of a queue that one round looks at.
 const LANES_PER_ROUND_MAX: usize = 32;
 
-const SELECT_CLAIM: &str = "SELECT claim, claimed_ms, fence FROM claim WHERE token = ?1";
-const INSERT_CLAIM: &str = "INSERT INTO claim (token, worker, claimed_ms, until_ms, fence, jobs) \
+pub(super) const SELECT_CLAIM: &str = "SELECT claim, claimed_ms, fence FROM claim WHERE token = ?1";
+pub(super) const INSERT_CLAIM: &str = "INSERT INTO claim (token, worker, claimed_ms, until_ms, fence, jobs) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
 pub(super) const UPDATE_HELD: &str =
     "UPDATE job SET state = 4, position = ?2, claim = ?3 WHERE job = ?1";
@@ -25,8 +28,9 @@ pub(crate) const SELECT_FIRST_DUE: &str = "SELECT due_ms, id, lane FROM job \
      WHERE state <= 2 ORDER BY due_ms, id LIMIT 1";
 pub(super) const SELECT_FIRST_LAPSED: &str =
     "SELECT 1 FROM claim WHERE until_ms <= ?1 ORDER BY until_ms LIMIT 1";
-pub(super) const SELECT_DROPPABLE_SHELF: &str =
-    "SELECT 1 FROM shelf WHERE next_expiry_ms <= ?1 OR records > ?2 LIMIT 1";
+pub(super) const SELECT_EXPIRED_SHELF: &str =
+    "SELECT 1 FROM shelf WHERE next_expiry_ms <= ?1 LIMIT 1";
+pub(super) const SELECT_OVERFULL_SHELF: &str = "SELECT 1 FROM shelf WHERE records > 10000 LIMIT 1";
 
 /// An answer to a claim, and the job whose time `next_due` is: its due time and id.
 pub(crate) type Answer = (Claim, Option<(i64, [u8; 16])>);
@@ -36,8 +40,9 @@ struct Wanted {
     missing: u32,
     slots: HashMap<Kind, u32>,
     taken: Vec<Taken>,
-    /// How many more expired jobs this call may bury.
-    burials_left: u32,
+    /// How many more jobs this call may meet that nobody gets: expired ones, which it buries, and
+    /// unreadable ones, which it puts aside.
+    misses_left: u32,
 }
 
 /// A lane while a claim serves it.
@@ -48,31 +53,55 @@ struct Served {
 }
 
 /// Serves a claim, or repeats the answer to it.
-pub(super) fn claim(session: &mut Session<'_>, request: &ClaimRequest) -> Result<Answer, Fault> {
+pub(super) fn claim(
+    session: &mut Session<'_>,
+    request: &ClaimRequest,
+    room: &Room,
+) -> Result<Answer, Fault> {
     let mut select = session.conn.prepare_cached(SELECT_CLAIM)?;
     let repeated = select.query_row([request.token.as_bytes()], |row| {
         Ok(Claimed { claim: row.get(0)?, claimed_at: time(row.get(1)?), fence: row.get(2)? })
     });
     if let Some(claimed) = repeated.optional()? {
+        // Nobody was there to renew it.
+        let until_ms = ms(session.now.after(request.lease));
+        extend(session, request.token, until_ms)?;
         let leases = claimed.leases(session, request.token)?;
         return answer(session, leases, false);
     }
+    room.check_claim(session.conn)?;
     let (_, more_due) = promote(session, PASS_MAX)?;
     let mut wanted = Wanted {
         missing: request.max,
         slots: request.kinds.iter().map(|k| (k.kind.clone(), k.slots)).collect(),
         taken: Vec::new(),
-        burials_left: PASS_MAX,
+        misses_left: PASS_MAX,
     };
     for queue in &request.queues {
-        if wanted.missing == 0 || wanted.burials_left == 0 {
+        if wanted.missing == 0 || wanted.misses_left == 0 {
             break;
         }
         serve_queue(session, queue, &mut wanted)?;
     }
-    let more = wanted.missing == 0 || wanted.burials_left == 0 || more_due;
+    let more = wanted.missing == 0 || wanted.misses_left == 0 || more_due;
     let leases = hold(session, request, wanted.taken)?;
+    leave_to_others(session, request)?;
     answer(session, leases, more)
+}
+
+/// Says so if there are jobs of kinds for which this worker has no slots: it may be the one that
+/// was woken for them.
+fn leave_to_others(session: &mut Session<'_>, request: &ClaimRequest) -> Result<(), Fault> {
+    let mut has_ready = session.conn.prepare_cached(SELECT_HAS_READY)?;
+    for kind in request.kinds.iter().filter(|kind| kind.slots == 0) {
+        for queue in &request.queues {
+            if has_ready.exists((queue.as_str(), kind.kind.as_str()))? {
+                session.announce();
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
 }
 
 fn answer(session: &Session<'_>, leases: Vec<Lease>, more: bool) -> Result<Answer, Fault> {
@@ -95,8 +124,9 @@ fn needs_maintenance(session: &Session<'_>, first_due: Option<Timestamp>) -> Res
     if lapsed.exists([now])? {
         return Ok(true);
     }
-    let mut droppable = session.conn.prepare_cached(SELECT_DROPPABLE_SHELF)?;
-    Ok(droppable.exists((now, super::maintain::RECORDS_MAX))?)
+    let mut expired = session.conn.prepare_cached(SELECT_EXPIRED_SHELF)?;
+    let mut overfull = session.conn.prepare_cached(SELECT_OVERFULL_SHELF)?;
+    Ok(expired.exists([now])? || overfull.exists([])?)
 }
 
 /// Rounds over the lanes of a queue, until nothing is missing or no lane can serve.
@@ -131,7 +161,7 @@ fn serve_round(
         let most = share.min(wanted.missing).min(slots);
         served_any |= serve_lane(session, served, most, wanted)?;
     }
-    Ok(served_any && wanted.burials_left > 0)
+    Ok(served_any && wanted.misses_left > 0)
 }
 
 /// The lanes that take turns now: the best priority among those looked at.
@@ -164,20 +194,17 @@ fn serve_lane(
 ) -> Result<bool, Fault> {
     let mut taken = 0;
     let mut changed = false;
-    while taken < most && wanted.burials_left > 0 {
+    while taken < most && wanted.misses_left > 0 {
         let Some(next) = served.pick.next(session, served.lane, most - taken)? else { break };
         changed = true;
         match next {
             Err(unreadable) => {
-                tracing::error!(
-                    job_id = %unreadable.id,
-                    reason = unreadable.reason,
-                    "stored job cannot be read; it is put aside as quarantined",
-                );
-                session.quarantine(unreadable.job, served.lane)?;
+                wanted.misses_left -= 1;
+                let Unreadable { job, id, reason, .. } = unreadable;
+                session.put_aside(job, id, (served.lane, JobState::Ready), &reason)?;
             }
             Ok(job) if job.spec.expires_at.is_some_and(|at| at <= session.now) => {
-                wanted.burials_left -= 1;
+                wanted.misses_left -= 1;
                 bury(session, &job)?;
             }
             Ok(job) => {

@@ -8,19 +8,20 @@ use rusqlite::{OptionalExtension, Row, params};
 
 use crate::errors::Fault;
 use crate::open::Room;
-use crate::rows::{ms, seconds, state_number, state_of};
+use crate::rows::{id_of, ms, seconds, state_number, state_of};
 use crate::session::{End, Session};
 
 /// Does nothing if the id or the key is taken: finding out is the rare case.
-const INSERT_JOB: &str = "INSERT INTO job (id, lane, state, position, due_ms, enqueued_ms, \
+pub(super) const INSERT_JOB: &str = "INSERT INTO job (id, lane, state, position, due_ms, enqueued_ms, \
      max_attempts, max_stalls, expires_ms, keep_completed_s, keep_dead_s, key) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT DO NOTHING";
-const INSERT_BODY: &str = "INSERT INTO body (job, codec, options, payload) VALUES (?1, ?2, ?3, ?4)";
+pub(super) const INSERT_BODY: &str =
+    "INSERT INTO body (job, codec, options, payload) VALUES (?1, ?2, ?3, ?4)";
 
 macro_rules! met_columns {
     () => {
         "SELECT job.id, job.state, lane.kind, body.codec, body.payload FROM job \
-         JOIN lane ON lane.lane = job.lane LEFT JOIN body ON body.job = job.job "
+         LEFT JOIN lane ON lane.lane = job.lane LEFT JOIN body ON body.job = job.job "
     };
 }
 pub(super) const SELECT_MET_BY_ID: &str = concat!(met_columns!(), "WHERE job.id = ?1");
@@ -40,9 +41,22 @@ pub(crate) fn enqueue(
     jobs: &[NewJob],
     room: &Room,
 ) -> Result<Vec<EnqueueOutcome>, Fault> {
-    let bytes = jobs.iter().map(|job| job.spec.payload.bytes().len() as u64).sum();
-    room.check(session.conn, jobs.len() as u64, bytes)?;
-    jobs.iter().map(|job| enqueue_one(session, job)).collect()
+    let (mut created, mut bytes) = (0, 0);
+    let mut outcomes = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let outcome = enqueue_one(session, job)?;
+        if matches!(&outcome, EnqueueOutcome::Done(done) if !done.duplicate) {
+            created += 1;
+            bytes += job.spec.payload.bytes().len() as u64;
+        }
+        outcomes.push(outcome);
+    }
+    // Asked afterwards, since only now it is known what is new: a repeat needs no room. The
+    // caller undoes the step if there is none.
+    if created > 0 {
+        room.check_new(session.conn, created, bytes)?;
+    }
+    Ok(outcomes)
 }
 
 fn enqueue_one(session: &mut Session<'_>, job: &NewJob) -> Result<EnqueueOutcome, Fault> {
@@ -75,6 +89,7 @@ fn enqueue_one(session: &mut Session<'_>, job: &NewJob) -> Result<EnqueueOutcome
     if inserted == 0 {
         return meet(session, job);
     }
+    session.takes_in = true;
     session.conn.prepare_cached(INSERT_BODY)?.execute(params![
         session.conn.last_insert_rowid(),
         spec.payload.codec().number(),
@@ -114,10 +129,11 @@ impl Met {
     fn read(row: &Row<'_>, job: &NewJob) -> rusqlite::Result<Self> {
         let codec: Option<i64> = row.get(3)?;
         let payload = row.get_ref(4)?.as_blob_or_null()?;
-        let same_work = row.get_ref(2)?.as_str()? == job.spec.kind.as_str()
+        let kind = row.get_ref(2)?.as_bytes_or_null()?;
+        let same_work = kind == Some(job.spec.kind.as_str().as_bytes())
             && codec == Some(i64::from(job.spec.payload.codec().number()))
             && payload == Some(job.spec.payload.bytes().as_ref());
-        Ok(Self { id: JobId::from_bytes(row.get(0)?), state: state_of(row.get(1)?), same_work })
+        Ok(Self { id: id_of(row, 0)?, state: state_of(row.get(1)?), same_work })
     }
 
     fn answer(self, job: &NewJob, reason: ConflictReason) -> EnqueueOutcome {

@@ -5,7 +5,8 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::errors::Fault;
 use crate::rows::{
-    AFTER_SPEC, Unreadable, duration_of_ms, payload, reason_of, spec, spec_columns, state_of, time,
+    AFTER_SPEC, Unreadable, decoded, duration_of_ms, payload, reason_of, spec, spec_columns,
+    state_of, time,
 };
 
 pub(super) const SELECT_RECORD: &str = concat!(
@@ -28,7 +29,7 @@ pub(super) fn get(conn: &Connection, ids: &[JobId]) -> Result<Vec<Option<JobReco
     let mut select = conn.prepare_cached(SELECT_RECORD)?;
     let mut records = Vec::with_capacity(ids.len());
     for id in ids {
-        match select.query_row([id.as_bytes()], read).optional()? {
+        match select.query_row([id.as_bytes()], |row| decoded(read(row))).optional()? {
             None => records.push(None),
             Some(Ok(record)) => records.push(Some(record)),
             Some(Err(reason)) if ids.len() == 1 => {

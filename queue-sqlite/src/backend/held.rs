@@ -7,7 +7,7 @@ use crate::session::Session;
 
 pub(super) const UPDATE_JOBS: &str =
     "UPDATE claim SET jobs = jobs - ?2 WHERE claim = ?1 AND jobs > ?2";
-const DELETE_CLAIM: &str = "DELETE FROM claim WHERE claim = ?1";
+pub(super) const DELETE_CLAIM: &str = "DELETE FROM claim WHERE claim = ?1";
 
 /// Jobs that left their claims in this step, by the claim's rowid.
 #[derive(Debug, Default)]

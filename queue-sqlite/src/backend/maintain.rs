@@ -8,12 +8,14 @@ use queue_core::{DeadReason, JobState, Maintained, QueueName};
 use super::held::Claims;
 use super::promote::promote;
 use crate::errors::Fault;
+use crate::open::Room;
 use crate::rows::ms;
 use crate::session::{End, Finish, Head, SELECT_HEADS_OF_CLAIM, Session};
 
-/// [`FINISHED_MAX`] as SQLite takes it.
-pub(super) const RECORDS_MAX: i64 = {
-    assert!(FINISHED_MAX < 1 << 32);
+/// [`FINISHED_MAX`] as SQLite takes it. Queries have it as a literal, so that the planner can prove
+/// that the partial index of fuller shelves fits.
+const RECORDS_MAX: i64 = {
+    assert!(FINISHED_MAX == 10_000);
     FINISHED_MAX as i64
 };
 
@@ -21,7 +23,8 @@ pub(super) const RECORDS_MAX: i64 = {
 pub(super) const SELECT_LAPSED: &str =
     "SELECT claim FROM claim WHERE until_ms <= ?1 ORDER BY until_ms, token LIMIT 1";
 pub(super) const SELECT_DROPPABLE_SHELVES: &str = "SELECT shelf, queue, dead, records FROM shelf \
-     WHERE next_expiry_ms <= ?1 OR records > ?2 ORDER BY queue, dead";
+     WHERE shelf IN (SELECT shelf FROM shelf WHERE next_expiry_ms <= ?1 \
+     UNION ALL SELECT shelf FROM shelf WHERE records > 10000) ORDER BY +queue, dead LIMIT ?2";
 pub(super) const COUNT_EXPIRED: &str = "SELECT count(*) FROM (SELECT 1 FROM job \
      WHERE shelf = ?1 AND expiry_ms <= ?2 LIMIT ?3)";
 
@@ -31,12 +34,16 @@ const VACUUM_PAGES: u32 = 200;
 const FREE_PAGES_KEPT: i64 = 4096;
 
 /// Does at most `budget` items of each.
-pub(super) fn maintain(session: &mut Session<'_>, budget: u32) -> Result<Maintained, Fault> {
+pub(super) fn maintain(
+    session: &mut Session<'_>,
+    budget: u32,
+    room: &Room,
+) -> Result<Maintained, Fault> {
     let mut done = Maintained::default();
     (done.promoted, done.more) = promote(session, budget)?;
     reap(session, budget, &mut done)?;
     drop_finished(session, budget, &mut done)?;
-    shrink(session)?;
+    shrink(session, room)?;
     Ok(done)
 }
 
@@ -69,6 +76,9 @@ fn reap_claim(session: &mut Session<'_>, claim: i64, done: &mut Maintained) -> R
     for head in heads {
         claims.let_go(claim);
         done.reaped += 1;
+        if !session.is_movable(&head)? {
+            continue;
+        }
         done.crash_loops += u64::from(reap_job(session, head)?);
     }
     claims.save(session)
@@ -100,8 +110,10 @@ fn drop_finished(
     // What this pass has put onto shelves counts too.
     session.shelves.save()?;
     let mut select = session.conn.prepare_cached(SELECT_DROPPABLE_SHELVES)?;
-    let shelves = select.query_map((now, RECORDS_MAX), |row| {
-        let queue: String = row.get(1)?;
+    // Each has at least one record that may go, so one more than may go tells whether more is left.
+    let shelves = select.query_map((now, i64::from(budget) + 1), |row| {
+        // A name that cannot be read is none, and skipped below.
+        let queue = row.get_ref(1)?.as_str().unwrap_or_default().to_owned();
         Ok((row.get::<_, i64>(0)?, queue, row.get::<_, bool>(2)?, row.get::<_, i64>(3)?))
     })?;
     let shelves: Vec<_> = shelves.collect::<Result<_, _>>()?;
@@ -122,12 +134,14 @@ fn drop_finished(
     Ok(())
 }
 
-/// Gives pages back to the file system, some at a time, once many more are free than are in use.
-fn shrink(session: &Session<'_>) -> Result<(), Fault> {
+/// Gives pages back to the file system, some at a time, once many more are free than are in use,
+/// or when the disk is short of space.
+fn shrink(session: &Session<'_>, room: &Room) -> Result<(), Fault> {
     let pragma = |name: &str| session.conn.pragma_query_value(None, name, |row| row.get(0));
     let free: i64 = pragma("freelist_count")?;
     let pages: i64 = pragma("page_count")?;
-    if free <= FREE_PAGES_KEPT || free <= pages / 2 {
+    let many = free > FREE_PAGES_KEPT && free > pages / 2;
+    if free == 0 || !(many || room.is_short()) {
         return Ok(());
     }
     let mut vacuum = session.conn.prepare(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;

@@ -13,7 +13,9 @@ pub(super) fn promote(session: &mut Session<'_>, budget: u32) -> Result<(u64, bo
     let more = due.len() > budget;
     due.truncate(budget);
     for head in &due {
-        session.make_ready(head, End::Tail)?;
+        if session.is_movable(head)? {
+            session.make_ready(head, End::Tail)?;
+        }
     }
     Ok((due.len() as u64, more))
 }

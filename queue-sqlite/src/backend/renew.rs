@@ -23,12 +23,19 @@ pub(super) fn renew(
 }
 
 fn renew_one(session: &Session<'_>, token: ClaimToken, until_ms: i64) -> Result<Renewal, Fault> {
-    let mut update = session.conn.prepare_cached(UPDATE_LEASE)?;
-    let mut rows = update.query((token.as_bytes(), until_ms))?;
-    let Some(claim) = rows.next()?.map(|row| row.get::<_, i64>(0)).transpose()? else {
-        return Ok(Renewal::Lost);
-    };
+    let Some(claim) = extend(session, token, until_ms)? else { return Ok(Renewal::Lost) };
     let mut asked = session.conn.prepare_cached(SELECT_ASKED)?;
     let asked = asked.query_map([claim], |row| row.get(0).map(JobId::from_bytes))?;
     Ok(Renewal::Held { cancel_requested: asked.collect::<Result<_, _>>()? })
+}
+
+/// Lets a claim last until `until_ms` at least; answers its rowid if it holds jobs.
+pub(super) fn extend(
+    session: &Session<'_>,
+    token: ClaimToken,
+    until_ms: i64,
+) -> Result<Option<i64>, Fault> {
+    let mut update = session.conn.prepare_cached(UPDATE_LEASE)?;
+    let mut rows = update.query((token.as_bytes(), until_ms))?;
+    Ok(rows.next()?.map(|row| row.get(0)).transpose()?)
 }

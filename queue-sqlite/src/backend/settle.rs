@@ -10,13 +10,14 @@ use rusqlite::OptionalExtension;
 
 use super::held::Claims;
 use crate::errors::Fault;
+use crate::open::Room;
 use crate::rows::{duration_ms, ms};
 use crate::session::{End, Finish, Head, Session};
 
-const SELECT_CLAIM_ID: &str = "SELECT claim FROM claim WHERE token = ?1";
-const UPSERT_ERROR: &str = "INSERT INTO note (job, error) VALUES (?1, ?2) \
+pub(super) const SELECT_CLAIM_ID: &str = "SELECT claim FROM claim WHERE token = ?1";
+pub(super) const UPSERT_ERROR: &str = "INSERT INTO note (job, error) VALUES (?1, ?2) \
      ON CONFLICT (job) DO UPDATE SET error = excluded.error";
-const UPSERT_RESULT: &str = "INSERT INTO note (job, result_codec, result) VALUES (?1, ?2, ?3) \
+pub(super) const UPSERT_RESULT: &str = "INSERT INTO note (job, result_codec, result) VALUES (?1, ?2, ?3) \
      ON CONFLICT (job) DO UPDATE SET result_codec = excluded.result_codec, \
      result = excluded.result";
 
@@ -24,7 +25,9 @@ const UPSERT_RESULT: &str = "INSERT INTO note (job, result_codec, result) VALUES
 pub(super) fn settle(
     session: &mut Session<'_>,
     settlements: &[Settlement],
+    room: &Room,
 ) -> Result<Vec<Settled>, Fault> {
+    room.check_results(settlements.iter().map(result_bytes).sum())?;
     let mut tokens = HashMap::new();
     let mut claims = Claims::default();
     let mut answers = Vec::with_capacity(settlements.len());
@@ -41,6 +44,13 @@ pub(super) fn settle(
     }
     claims.save(session)?;
     Ok(answers)
+}
+
+fn result_bytes(settlement: &Settlement) -> u64 {
+    match &settlement.outcome {
+        Outcome::Completed { result: Some(result) } => result.bytes().len() as u64,
+        _ => 0,
+    }
 }
 
 fn claim_of(session: &Session<'_>, token: ClaimToken) -> Result<Option<i64>, Fault> {
@@ -63,8 +73,11 @@ fn settle_one(
             state => Settled::Stale(state),
         });
     };
-    head.settled_by = token;
     claims.let_go(claim);
+    if !session.is_movable(&head)? {
+        return Ok(Settled::Stale(JobState::Quarantined));
+    }
+    head.settled_by = token;
     conclude(session, head, settlement).map(Settled::Applied)
 }
 

@@ -18,8 +18,8 @@ pub(super) fn stats(conn: &Connection) -> Result<Vec<QueueStats>, Fault> {
     let mut rows = select.query([])?;
     let mut stats = Vec::new();
     while let Some(row) = rows.next()? {
-        let queue = QueueName::new(row.get::<_, String>(0)?);
-        let kind = Kind::new(row.get::<_, String>(1)?);
+        let queue = QueueName::new(row.get_ref(0)?.as_str().unwrap_or_default());
+        let kind = Kind::new(row.get_ref(1)?.as_str().unwrap_or_default());
         let (Ok(queue), Ok(kind)) = (queue, kind) else { continue };
         let mut jobs = StateCounts::new();
         for (index, state) in COUNTED_STATES.into_iter().enumerate() {

@@ -6,7 +6,7 @@ use queue_core::{ClaimToken, JobId, JobSpec, Lease, Timestamp};
 use rusqlite::Row;
 
 use crate::errors::Fault;
-use crate::rows::{AFTER_SPEC, spec, spec_columns, time};
+use crate::rows::{AFTER_SPEC, decoded, id_of, number, spec, spec_columns, time};
 use crate::session::{Lane, Session};
 
 /// The first ready jobs of a lane after a position.
@@ -51,20 +51,17 @@ impl Taken {
     fn read(row: &Row<'_>, lane: &Lane) -> rusqlite::Result<Result<Self, Unreadable>> {
         let job = row.get(AFTER_SPEC)?;
         let position = row.get(AFTER_SPEC + 2)?;
-        match spec(row, lane.queue.clone(), lane.kind.clone(), lane.priority)? {
+        match decoded(spec(row, lane.queue.clone(), lane.kind.clone(), lane.priority))? {
             Ok(spec) => Ok(Ok(Self {
                 job,
                 spec,
                 position,
                 enqueued_at: time(row.get(AFTER_SPEC + 3)?),
                 due_at: time(row.get(AFTER_SPEC + 4)?),
-                failures: row.get(AFTER_SPEC + 5)?,
-                stalls: row.get(AFTER_SPEC + 6)?,
+                failures: number(row, AFTER_SPEC + 5, u16::MAX)?,
+                stalls: number(row, AFTER_SPEC + 6, u8::MAX)?,
             })),
-            Err(reason) => {
-                let id = JobId::from_bytes(row.get(0)?);
-                Ok(Err(Unreadable { job, id, reason, position }))
-            }
+            Err(reason) => Ok(Err(Unreadable { job, id: id_of(row, 0)?, reason, position })),
         }
     }
 }
@@ -136,19 +133,19 @@ impl Claimed {
         let mut rows = select.query([self.claim])?;
         let mut leases = Vec::new();
         while let Some(row) = rows.next()? {
-            let lane = session.lanes.load(row.get(AFTER_SPEC + 1)?)?;
-            match Taken::read(row, lane)? {
+            let lane = row.get(AFTER_SPEC + 1)?;
+            // What cannot be read is left out. Its lease ends like that of a job whose worker
+            // died, and the next claim that meets it puts it aside.
+            if !session.lanes.has(lane)? {
+                session.unreadable.note(id_of(row, 0)?, "its lane is missing");
+                continue;
+            }
+            match Taken::read(row, session.lanes.load(lane)?)? {
                 Ok(taken) => {
                     let position = taken.position;
                     leases.push(self.lease(taken, position, token));
                 }
-                // Its lease ends like that of a job whose worker died; the next claim that meets
-                // it puts it aside.
-                Err(unreadable) => tracing::error!(
-                    job_id = %unreadable.id,
-                    reason = unreadable.reason,
-                    "stored job cannot be read; it is left out of a repeated claim",
-                ),
+                Err(unreadable) => session.unreadable.note(unreadable.id, &unreadable.reason),
             }
         }
         Ok(leases)

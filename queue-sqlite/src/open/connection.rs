@@ -7,6 +7,7 @@ use queue_core::Error;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
+use super::migrate;
 use crate::Durability;
 use crate::errors::Fault;
 
@@ -41,12 +42,24 @@ pub(crate) fn connect(path: &Path, role: Role) -> Result<Connection, Error> {
     let mut conn = opened.map_err(|error| Error::from(Fault::from(error)))?;
     conn.busy_handler(Some(wait_for_lock as fn(i32) -> bool))
         .map_err(|error| Error::from(Fault::from(error)))?;
+    if matches!(role, Role::Writer(_)) {
+        inspect(&conn, path).map_err(|fault| explain(fault, path))?;
+    }
     configure(&conn, role).map_err(|fault| explain(fault, path))?;
     if matches!(role, Role::Writer(_)) && conn.is_readonly("main").unwrap_or(true) {
         let path = path.display();
         return Err(Error::Refused(format!("{path} cannot be written by this user")));
     }
     Ok(conn)
+}
+
+/// Looks whose file it is before anything is set: a file of another application stays as it is.
+fn inspect(conn: &Connection, path: &Path) -> Result<(), Fault> {
+    // Nor is a log of theirs put into their file when this connection closes.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    migrate::version(conn, path)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+    Ok(())
 }
 
 /// Before the first use, "not a database" is the user's mistake, not damage.
@@ -60,6 +73,17 @@ fn explain(fault: Fault, path: &Path) -> Error {
         ));
     }
     fault.into()
+}
+
+/// Runs `work` on a connection that does not wait for locks meanwhile.
+pub(crate) fn impatiently<T>(
+    conn: &mut Connection,
+    work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    conn.busy_timeout(Duration::ZERO)?;
+    let result = work(conn);
+    conn.busy_handler(Some(wait_for_lock as fn(i32) -> bool))?;
+    result
 }
 
 /// Waits a moment for a lock; says whether to try again.
@@ -107,6 +131,10 @@ fn set(conn: &Connection, name: &str, value: i64) -> Result<(), Fault> {
 /// Switches the file to a write-ahead log. That takes the whole file for a moment, for which
 /// SQLite does not wait by itself.
 fn use_wal(conn: &Connection) -> Result<(), Fault> {
+    let mode: String = conn.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
+    if mode == "wal" {
+        return Ok(());
+    }
     let give_up = Instant::now() + OPEN_TIMEOUT;
     loop {
         let mode = conn

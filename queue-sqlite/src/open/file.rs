@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 use queue_core::Error;
 
+use super::beside;
+use crate::Durability;
+
 /// What is known about a kind of file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FileSystem {
@@ -16,6 +19,8 @@ pub(crate) enum FileSystem {
     Unfit(&'static str),
     /// May or may not be fit: a program decides what its operations do.
     Unsure(&'static str),
+    /// In memory: a loss of power takes all of it.
+    Volatile(&'static str),
 }
 
 /// Kinds of file system by the number that `statfs` answers.
@@ -34,6 +39,8 @@ const KNOWN: &[(u64, FileSystem)] = &[
     (0x7461_636f, FileSystem::Unfit("OCFS2")),
     (0x0116_1970, FileSystem::Unfit("GFS2")),
     (0x6573_5546, FileSystem::Unsure("FUSE")),
+    (0x0102_1994, FileSystem::Volatile("tmpfs")),
+    (0x8584_58f6, FileSystem::Volatile("ramfs")),
 ];
 
 /// The kind of file system of a number that `statfs` answers.
@@ -61,14 +68,19 @@ pub(crate) fn file_system(path: &Path) -> std::io::Result<FileSystem> {
 
 /// Checks that the file can hold a queue and creates it if it is not there; answers its path
 /// without links.
-pub(super) fn prepare(path: &Path) -> Result<PathBuf, Error> {
+pub(super) fn prepare(path: &Path, durability: Durability) -> Result<PathBuf, Error> {
+    // What counts is where a link leads.
+    let target = fs::canonicalize(path);
+    let path = target.as_deref().unwrap_or(path);
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = directory.unwrap_or(Path::new("."));
     let at = |error: &std::io::Error| refused(directory, error);
     if !fs::metadata(directory).map_err(|error| at(&error))?.is_dir() {
         return Err(Error::Refused(format!("{} is not a directory", directory.display())));
     }
-    check_file_system(directory, file_system(directory).map_err(|error| at(&error))?)?;
+    let kind = file_system(directory).map_err(|error| at(&error))?;
+    check_file_system(directory, kind, durability)?;
+    check_leftovers(path)?;
     // The owner only: jobs carry whatever the producers put into them.
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(_) => {}
@@ -78,9 +90,41 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf, Error> {
     fs::canonicalize(path).map_err(|error| refused(path, &error))
 }
 
-fn check_file_system(directory: &Path, kind: FileSystem) -> Result<(), Error> {
+/// Refuses to begin a new file beside the log of an old one. Jobs may be in the log, and processes
+/// that still have the old file open would share its lock table with the new one's.
+fn check_leftovers(path: &Path) -> Result<(), Error> {
+    // The file comes before its log, so whoever sees a log and then no file sees a leftover, even
+    // while others create the file.
+    let left = ["-wal", "-shm"].map(|suffix| beside(path, suffix));
+    let Some(left) = left.iter().find(|path| path.exists()) else { return Ok(()) };
+    if path.exists() {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "{} is missing but {} is there: the file was moved or deleted; stop all processes that \
+         use it and put it back, or delete the files beside it too",
+        path.display(),
+        left.display()
+    )))
+}
+
+fn check_file_system(
+    directory: &Path,
+    kind: FileSystem,
+    durability: Durability,
+) -> Result<(), Error> {
     match kind {
         FileSystem::Local => Ok(()),
+        FileSystem::Volatile(name) => {
+            if durability == Durability::Fsync {
+                tracing::warn!(
+                    directory = %directory.display(),
+                    file_system = name,
+                    "this file system is in memory: a loss of power takes all jobs",
+                );
+            }
+            Ok(())
+        }
         FileSystem::Unsure(name) => {
             tracing::warn!(
                 directory = %directory.display(),
@@ -113,7 +157,7 @@ fn check_existing(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn refused(path: &Path, error: &std::io::Error) -> Error {
+pub(super) fn refused(path: &Path, error: &std::io::Error) -> Error {
     let remedy = match error.kind() {
         ErrorKind::NotFound => "; create the directory first",
         ErrorKind::PermissionDenied => "; give this user access to it",
@@ -128,12 +172,15 @@ mod tests {
 
     #[test]
     fn network_file_systems_are_refused_and_local_ones_are_not() {
+        let check = |magic| check_file_system(Path::new("/x"), kind_of(magic), Durability::Fsync);
         for magic in [0x6969, 0xff53_4d42, 0xffff_ffff_ff53_4d42, 0x0102_1997, 0x786f_4256] {
-            let error = check_file_system(Path::new("/x"), kind_of(magic)).unwrap_err();
+            let error = check(magic).unwrap_err();
             assert!(error.to_string().contains("local disk"), "{error}");
         }
         for (magic, name) in [(0xef53, "ext4"), (0x0102_1994, "tmpfs"), (0x6573_5546, "FUSE")] {
-            assert!(check_file_system(Path::new("/x"), kind_of(magic)).is_ok(), "{name}");
+            assert!(check(magic).is_ok(), "{name}");
         }
+        assert_eq!(kind_of(0x0102_1994), FileSystem::Volatile("tmpfs"));
+        assert_eq!(kind_of(0x8584_58f6), FileSystem::Volatile("ramfs"));
     }
 }

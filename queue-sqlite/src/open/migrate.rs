@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use queue_core::{Error, Namespace};
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, TransactionBehavior};
 
 use crate::errors::Fault;
 
@@ -13,7 +13,7 @@ const APPLICATION_ID: i64 = 0x6a6f_6271;
 /// Every change of the tables, in order; number n takes a file from version n − 1 to n.
 const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_jobs.sql")];
 
-const INSERT_STORE: &str = "INSERT INTO store (one, namespace, clock_ms, turn, fence, duplicates) \
+pub(crate) const INSERT_STORE: &str = "INSERT INTO store (one, namespace, clock_ms, turn, fence, duplicates) \
      VALUES (1, ?1, 0, 0, 0, 0)";
 
 /// Makes the tables of an empty file, or brings an older queue database up to date, in one
@@ -23,7 +23,11 @@ pub(super) fn migrate(
     path: &Path,
     namespace: &Namespace,
 ) -> Result<(), Error> {
-    migrate_in_transaction(conn, path, namespace).map_err(Error::from)
+    if version(conn, path)? == MIGRATIONS.len() {
+        // Nothing to write: the lock may be somebody else's.
+        return Ok(check_namespace(conn, path, namespace)?);
+    }
+    Ok(migrate_in_transaction(conn, path, namespace)?)
 }
 
 fn migrate_in_transaction(
@@ -45,14 +49,14 @@ fn migrate_in_transaction(
     Ok(tx.commit()?)
 }
 
-/// The version of a queue database, 0 for an empty file.
-fn version(tx: &Transaction<'_>, path: &Path) -> Result<usize, Fault> {
-    let pragma = |name: &str| tx.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+/// The version of a queue database, 0 for an empty file. Refuses files of others.
+pub(super) fn version(conn: &Connection, path: &Path) -> Result<usize, Fault> {
+    let pragma = |name: &str| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);
     let path = path.display();
     if application != APPLICATION_ID {
         let tables: i64 =
-            tx.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+            conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
         if application == 0 && version == 0 && tables == 0 {
             return Ok(0);
         }
@@ -72,9 +76,9 @@ fn version(tx: &Transaction<'_>, path: &Path) -> Result<usize, Fault> {
     }
 }
 
-fn check_namespace(tx: &Transaction<'_>, path: &Path, namespace: &Namespace) -> Result<(), Fault> {
+fn check_namespace(conn: &Connection, path: &Path, namespace: &Namespace) -> Result<(), Fault> {
     let found: String =
-        tx.query_row("SELECT namespace FROM store WHERE one = 1", [], |row| row.get(0))?;
+        conn.query_row("SELECT namespace FROM store WHERE one = 1", [], |row| row.get(0))?;
     if found == namespace.as_str() {
         return Ok(());
     }

@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension, Row, params};
 
 use super::{End, Session};
 use crate::errors::Fault;
-use crate::rows::{reason_number, state_number, state_of};
+use crate::rows::{id_of, number, reason_number, state_number, state_of};
 
 /// What changes about a job, and what decides how it may change. See the table `job`.
 #[derive(Debug, Clone)]
@@ -54,16 +54,16 @@ pub(crate) const SELECT_DUE_HEADS: &str = concat!(
     head_columns!(),
     " FROM job WHERE state <= 2 AND due_ms <= ?1 ORDER BY due_ms, id LIMIT ?2"
 );
-const UPDATE_READY: &str = "UPDATE job SET state = 3, position = ?2, claim = NULL, \
+pub(crate) const UPDATE_READY: &str = "UPDATE job SET state = 3, position = ?2, claim = NULL, \
      cancel_requested = 0, due_ms = ?3, failures = ?4, stalls = ?5, snoozes = ?6, \
      settled_by = ?7 WHERE job = ?1";
-const UPDATE_WAITING: &str = "UPDATE job SET state = ?2, position = NULL, claim = NULL, \
+pub(crate) const UPDATE_WAITING: &str = "UPDATE job SET state = ?2, position = NULL, claim = NULL, \
      cancel_requested = 0, due_ms = ?3, failures = ?4, stalls = ?5, snoozes = ?6, \
      settled_by = ?7 WHERE job = ?1";
-const UPDATE_FINISHED: &str = "UPDATE job SET state = ?2, position = NULL, claim = NULL, \
+pub(crate) const UPDATE_FINISHED: &str = "UPDATE job SET state = ?2, position = NULL, claim = NULL, \
      cancel_requested = 0, failures = ?3, stalls = ?4, settled_by = ?5, shelf = ?6, \
      finished_ms = ?7, expiry_ms = ?8, elapsed_ms = ?9, dead_reason = ?10 WHERE job = ?1";
-const UPDATE_QUARANTINED: &str = "UPDATE job SET state = 8, position = NULL, claim = NULL, \
+pub(crate) const UPDATE_QUARANTINED: &str = "UPDATE job SET state = 8, position = NULL, claim = NULL, \
      cancel_requested = 0 WHERE job = ?1";
 pub(crate) const DELETE_JOB: &str = "DELETE FROM job WHERE job = ?1";
 /// The records of a shelf that may be dropped first.
@@ -72,18 +72,20 @@ pub(crate) const SELECT_OLDEST: &str = "SELECT job, lane, state FROM job \
 
 impl Head {
     pub(crate) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let settled_by: Option<[u8; 16]> = row.get(12)?;
+        // A token of another length, which the CHECK does not allow, is nobody's.
+        let settled_by = row.get_ref(12)?.as_bytes_or_null()?;
+        let settled_by = settled_by.and_then(|token| <[u8; 16]>::try_from(token).ok());
         Ok(Self {
             job: row.get(0)?,
-            id: JobId::from_bytes(row.get(1)?),
+            id: id_of(row, 1)?,
             lane: row.get(2)?,
             state: state_of(row.get(3)?),
             due_ms: row.get(4)?,
-            failures: row.get(5)?,
-            stalls: row.get(6)?,
-            snoozes: row.get(7)?,
-            max_attempts: row.get(8)?,
-            max_stalls: row.get(9)?,
+            failures: number(row, 5, u16::MAX)?,
+            stalls: number(row, 6, u8::MAX)?,
+            snoozes: number(row, 7, u32::MAX)?,
+            max_attempts: number(row, 8, u16::MAX)?,
+            max_stalls: number(row, 9, u8::MAX)?,
             claim: row.get(10)?,
             cancel_requested: row.get(11)?,
             settled_by: settled_by.map(ClaimToken::from_bytes),
@@ -189,19 +191,68 @@ impl Session<'_> {
         let mut delete = self.conn.prepare_cached(DELETE_JOB)?;
         for (job, lane, state) in &oldest {
             delete.execute([job])?;
-            self.leave(*lane, *state)?;
+            // A record whose lane is missing goes like others.
+            if self.lanes.has(*lane)? {
+                self.leave(*lane, *state)?;
+            }
         }
         let dropped = i64::try_from(oldest.len()).unwrap_or(count);
         self.shelves.remove(queue, dead, dropped)?;
         Ok(dropped)
     }
 
-    /// Puts a ready job aside whose record cannot be read, bytes and all, so that it blocks
-    /// nobody.
-    pub(crate) fn quarantine(&mut self, job: i64, lane: i64) -> Result<(), Fault> {
-        self.leave(lane, JobState::Ready)?;
-        self.enter(lane, JobState::Quarantined)?;
+    /// Says whether a job can be moved. One whose lane cannot be read is put aside.
+    pub(crate) fn is_movable(&mut self, head: &Head) -> Result<bool, Fault> {
+        if self.lanes.has(head.lane)? {
+            return Ok(true);
+        }
+        self.put_aside(head.job, head.id, (head.lane, head.state), "its lane is missing")?;
+        Ok(false)
+    }
+
+    /// Puts an unfinished job aside that cannot be read, bytes and all, so that it blocks nobody.
+    /// `place` is its lane and state.
+    pub(crate) fn put_aside(
+        &mut self,
+        job: i64,
+        id: JobId,
+        (lane, state): (i64, JobState),
+        reason: &str,
+    ) -> Result<(), Fault> {
+        if self.lanes.has(lane)? {
+            self.leave(lane, state)?;
+            self.enter(lane, JobState::Quarantined)?;
+        }
         self.conn.prepare_cached(UPDATE_QUARANTINED)?.execute([job])?;
+        self.unreadable.note(id, reason);
         Ok(())
+    }
+
+    /// Drops a job that was called off and that can be put nowhere else.
+    pub(crate) fn discard(&mut self, head: &Head) -> Result<(), Fault> {
+        self.conn.prepare_cached(DELETE_JOB)?.execute([head.job])?;
+        Ok(())
+    }
+}
+
+/// The jobs that a step could not read.
+#[derive(Debug, Default)]
+pub(crate) struct Unread {
+    jobs: u32,
+    first: Option<(JobId, String)>,
+}
+
+impl Unread {
+    pub(crate) fn note(&mut self, id: JobId, reason: &str) {
+        self.jobs += 1;
+        self.first.get_or_insert_with(|| (id, reason.to_owned()));
+    }
+
+    /// One line for all of them.
+    pub(super) fn log(&mut self) {
+        if let Some((job_id, reason)) = self.first.take() {
+            let jobs = std::mem::take(&mut self.jobs);
+            tracing::error!(%job_id, reason, jobs, "stored jobs cannot be read; they are put aside");
+        }
     }
 }

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{Session, Store};
 use crate::errors::Fault;
-use crate::rows::state_number;
+use crate::rows::{number, state_number};
 
 /// The jobs of one queue, kind and priority. See the table `lane`.
 #[derive(Debug, Clone)]
@@ -23,6 +23,8 @@ pub(crate) struct Lane {
     /// Jobs per state, by the state's number less one.
     jobs: [i64; 8],
     changed: bool,
+    /// It counted fewer jobs than it has: it does not go although it seems empty.
+    kept: bool,
 }
 
 /// The end of a lane that a job joins.
@@ -40,8 +42,9 @@ macro_rules! lane_columns {
          completed, dead, cancelled, quarantined"
     };
 }
-const SELECT_LANE: &str = concat!("SELECT ", lane_columns!(), " FROM lane WHERE lane = ?1");
-const SELECT_LANE_BY_NAME: &str = concat!(
+pub(crate) const SELECT_LANE: &str =
+    concat!("SELECT ", lane_columns!(), " FROM lane WHERE lane = ?1");
+pub(crate) const SELECT_LANE_BY_NAME: &str = concat!(
     "SELECT ",
     lane_columns!(),
     " FROM lane WHERE queue = ?1 AND kind = ?2 AND priority = ?3"
@@ -49,22 +52,23 @@ const SELECT_LANE_BY_NAME: &str = concat!(
 /// The lanes of one queue and kind that hold ready jobs: at most one per priority.
 pub(crate) const SELECT_READY_LANES: &str =
     concat!("SELECT ", lane_columns!(), " FROM lane WHERE queue = ?1 AND kind = ?2 AND ready > 0");
-const INSERT_LANE: &str = "INSERT INTO lane (queue, kind, priority, turn, head, tail, scheduled, \
+pub(crate) const INSERT_LANE: &str = "INSERT INTO lane (queue, kind, priority, turn, head, tail, scheduled, \
      retrying, ready, running, completed, dead, cancelled, quarantined) \
      VALUES (?1, ?2, ?3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)";
-const UPDATE_LANE: &str = "UPDATE lane SET turn = ?2, head = ?3, tail = ?4, scheduled = ?5, \
+pub(crate) const UPDATE_LANE: &str = "UPDATE lane SET turn = ?2, head = ?3, tail = ?4, scheduled = ?5, \
      retrying = ?6, ready = ?7, running = ?8, completed = ?9, dead = ?10, cancelled = ?11, \
      quarantined = ?12 WHERE lane = ?1";
-const DELETE_LANE: &str = "DELETE FROM lane WHERE lane = ?1";
+pub(crate) const DELETE_LANE: &str = "DELETE FROM lane WHERE lane = ?1";
 
 impl Lane {
     fn read(row: &Row<'_>) -> rusqlite::Result<Result<Self, Error>> {
         let lane: i64 = row.get(0)?;
         let unreadable = || Error::Corrupt(format!("lane {lane} has an illegal name"));
-        let name = |index| row.get_ref(index)?.as_str().map_err(rusqlite::Error::from);
-        let queue = QueueName::new(name(1)?);
-        let kind = Kind::new(name(2)?);
-        let priority = Priority::new(row.get(3)?);
+        let (Ok(queue), Ok(kind)) = (row.get_ref(1)?.as_str(), row.get_ref(2)?.as_str()) else {
+            return Ok(Err(unreadable()));
+        };
+        let (queue, kind) = (QueueName::new(queue), Kind::new(kind));
+        let priority = Priority::new(number(row, 3, u8::MAX)?);
         let (Ok(queue), Ok(kind), Some(priority)) = (queue, kind, priority) else {
             return Ok(Err(unreadable()));
         };
@@ -73,7 +77,18 @@ impl Lane {
             *count = row.get(7 + index)?;
         }
         let (turn, head, tail) = (row.get(4)?, row.get(5)?, row.get(6)?);
-        Ok(Ok(Self { lane, queue, kind, priority, turn, head, tail, jobs, changed: false }))
+        Ok(Ok(Self {
+            lane,
+            queue,
+            kind,
+            priority,
+            turn,
+            head,
+            tail,
+            jobs,
+            changed: false,
+            kept: false,
+        }))
     }
 
     pub(crate) fn ready(&self) -> i64 {
@@ -127,6 +142,15 @@ impl<'c> Lanes<'c> {
         }
     }
 
+    /// Whether there is a lane of this rowid that can be read.
+    pub(crate) fn has(&mut self, lane: i64) -> Result<bool, Fault> {
+        match self.load(lane) {
+            Ok(_) => Ok(true),
+            Err(Fault::Told(Error::Corrupt(_))) => Ok(false),
+            Err(fault) => Err(fault),
+        }
+    }
+
     /// The lane for new jobs of this queue, kind and priority; made if there is none.
     pub(crate) fn of_name(
         &mut self,
@@ -148,7 +172,18 @@ impl<'c> Lanes<'c> {
                 let (queue, kind) = (queue.clone(), kind.clone());
                 let (turn, head, tail, jobs) = (0, 0, 0, [0; 8]);
                 // Changed, so that it goes again if no job joins it.
-                Lane { lane, queue, kind, priority, turn, head, tail, jobs, changed: true }
+                Lane {
+                    lane,
+                    queue,
+                    kind,
+                    priority,
+                    turn,
+                    head,
+                    tail,
+                    jobs,
+                    changed: true,
+                    kept: false,
+                }
             }
         };
         let rowid = lane.lane;
@@ -169,7 +204,7 @@ impl<'c> Lanes<'c> {
         let found = select.query_map((queue.as_str(), kind.as_str()), Lane::read)?;
         let mut lanes = Vec::new();
         for lane in found {
-            let lane = lane??;
+            let Ok(lane) = lane? else { continue };
             self.names.insert(name_of(&lane), lane.lane);
             self.lanes.insert(lane.lane, lane.clone());
             lanes.push(lane);
@@ -183,7 +218,7 @@ impl<'c> Lanes<'c> {
         let mut gone = Vec::new();
         for lane in self.lanes.values_mut().filter(|lane| lane.changed) {
             lane.changed = false;
-            if lane.is_empty() {
+            if lane.is_empty() && !lane.kept {
                 self.conn.prepare_cached(DELETE_LANE)?.execute([lane.lane])?;
                 gone.push(name_of(lane));
                 continue;
@@ -219,7 +254,10 @@ impl Session<'_> {
     /// Counts a job out that leaves this state.
     pub(crate) fn leave(&mut self, lane: i64, state: JobState) -> Result<(), Fault> {
         let lane = self.lanes.load(lane)?;
-        lane.jobs[count_index(state)] -= 1;
+        let count = &mut lane.jobs[count_index(state)];
+        // A wrong count, which an audit finds, must not stop the job.
+        lane.kept |= *count <= 0;
+        *count = (*count - 1).max(0);
         lane.changed = true;
         Ok(())
     }

@@ -18,15 +18,18 @@ pub(crate) struct Shelf {
     unsure: bool,
 }
 
-const SELECT_SHELF: &str =
+pub(crate) const SELECT_SHELF: &str =
     "SELECT shelf, records, next_expiry_ms FROM shelf WHERE queue = ?1 AND dead = ?2";
-const INSERT_SHELF: &str =
+pub(crate) const INSERT_SHELF: &str =
     "INSERT INTO shelf (queue, dead, records, next_expiry_ms) VALUES (?1, ?2, 0, ?3)";
-const UPDATE_SHELF: &str = "UPDATE shelf SET records = ?2, next_expiry_ms = ?3 WHERE shelf = ?1";
-const DELETE_SHELF: &str = "DELETE FROM shelf WHERE shelf = ?1";
+pub(crate) const UPDATE_SHELF: &str =
+    "UPDATE shelf SET records = ?2, next_expiry_ms = ?3 WHERE shelf = ?1";
+pub(crate) const DELETE_SHELF: &str = "DELETE FROM shelf WHERE shelf = ?1";
 /// When the first record of a shelf may be dropped.
 pub(crate) const SELECT_NEXT_EXPIRY: &str = "SELECT expiry_ms FROM job \
      WHERE shelf = ?1 ORDER BY expiry_ms, id LIMIT 1";
+
+pub(crate) const COUNT_RECORDS: &str = "SELECT count(*) FROM job WHERE shelf = ?1";
 
 /// The shelves that a transaction has read.
 #[derive(Debug)]
@@ -96,6 +99,11 @@ impl<'c> Shelves<'c> {
     pub(crate) fn save(&mut self) -> Result<(), Fault> {
         for shelf in self.shelves.values_mut().filter(|shelf| shelf.changed) {
             shelf.changed = false;
+            if shelf.records <= 0 {
+                // Counted again rather than trusted: records without a shelf would never go.
+                let mut count = self.conn.prepare_cached(COUNT_RECORDS)?;
+                shelf.records = count.query_row([shelf.shelf], |row| row.get(0))?;
+            }
             if shelf.records == 0 {
                 self.conn.prepare_cached(DELETE_SHELF)?.execute([shelf.shelf])?;
                 continue;

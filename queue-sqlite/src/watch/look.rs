@@ -20,10 +20,13 @@ pub(super) type Pair = (QueueName, Kind);
 const DATA_VERSION: &str = "PRAGMA data_version";
 pub(crate) const SELECT_HAS_READY: &str =
     "SELECT 1 FROM lane WHERE queue = ?1 AND kind = ?2 AND ready > 0 LIMIT 1";
-const SELECT_LANE_NAMES: &str = "SELECT queue, kind FROM lane WHERE lane = ?1";
-/// All cancel requests that are open, few at any time.
-pub(crate) const SELECT_ALL_ASKED: &str = "SELECT claim.worker, job.id, claim.token FROM job \
-     CROSS JOIN claim ON claim.claim = job.claim WHERE job.cancel_requested = 1";
+pub(crate) const SELECT_LANE_NAMES: &str = "SELECT queue, kind FROM lane WHERE lane = ?1";
+/// Whether a cancel request is open; seldom.
+pub(crate) const HAS_ASKED: &str = "SELECT 1 FROM job WHERE cancel_requested = 1 LIMIT 1";
+/// The open cancel requests for jobs of a worker.
+pub(crate) const SELECT_ASKED_OF_WORKER: &str = "SELECT job.id, claim.token FROM claim \
+     CROSS JOIN job ON job.claim = claim.claim \
+     WHERE claim.worker = ?1 AND job.cancel_requested = 1";
 
 /// What was found.
 #[derive(Debug)]
@@ -68,7 +71,7 @@ pub(super) fn look(
             ready.insert(pair);
         }
     }
-    let (first_due, asked) = (first_due(conn)?, asked(conn)?);
+    let (first_due, asked) = (first_due(conn)?, asked(conn, &waiters)?);
     Ok((now, Some(Seen { waiters, ready, first_due, asked })))
 }
 
@@ -84,16 +87,23 @@ fn first_due(conn: &Connection) -> Result<Option<(FirstDue, Pair)>, Fault> {
     Ok(names.and_then(named).map(|pair| (first_due, pair)))
 }
 
-fn asked(conn: &Connection) -> Result<HashMap<WorkerId, HashSet<Asked>>, Fault> {
-    let mut select = conn.prepare_cached(SELECT_ALL_ASKED)?;
-    let mut rows = select.query([])?;
+fn asked(
+    conn: &Connection,
+    waiters: &[(u64, Arc<Interest>, bool)],
+) -> Result<HashMap<WorkerId, HashSet<Asked>>, Fault> {
     let mut asked: HashMap<WorkerId, HashSet<Asked>> = HashMap::new();
-    while let Some(row) = rows.next()? {
-        let Ok(worker) = WorkerId::new(row.get_ref(0)?.as_str().unwrap_or_default()) else {
+    if !conn.prepare_cached(HAS_ASKED)?.exists([])? {
+        return Ok(asked);
+    }
+    let mut select = conn.prepare_cached(SELECT_ASKED_OF_WORKER)?;
+    for (_, interest, _) in waiters {
+        if asked.contains_key(&interest.worker) {
             continue;
-        };
-        let request = (JobId::from_bytes(row.get(1)?), ClaimToken::from_bytes(row.get(2)?));
-        asked.entry(worker).or_default().insert(request);
+        }
+        let requests = select.query_map([interest.worker.as_str()], |row| {
+            Ok((JobId::from_bytes(row.get(0)?), ClaimToken::from_bytes(row.get(1)?)))
+        })?;
+        asked.insert(interest.worker.clone(), requests.collect::<Result<_, _>>()?);
     }
     Ok(asked)
 }

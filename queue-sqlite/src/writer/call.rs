@@ -1,5 +1,8 @@
 //! One call that waits for the writer, whatever it answers.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use queue_core::Error;
 use tokio::sync::oneshot;
 
@@ -28,6 +31,10 @@ pub(super) struct Call<T, F> {
     work: F,
     outcome: Option<T>,
     answer: oneshot::Sender<Result<T, Error>>,
+    /// Set when this call fails.
+    failed: Arc<AtomicBool>,
+    /// The call before, if this one must not run without it.
+    before: Option<Arc<AtomicBool>>,
 }
 
 impl<T: Send + 'static, F> Call<T, F>
@@ -36,7 +43,14 @@ where
 {
     pub(super) fn new(jobs: usize, work: F) -> (Box<Self>, Answer<T>) {
         let (answer, receiver) = oneshot::channel();
-        (Box::new(Self { jobs, work, outcome: None, answer }), receiver)
+        let failed = Arc::new(AtomicBool::new(false));
+        (Box::new(Self { jobs, work, outcome: None, answer, failed, before: None }), receiver)
+    }
+
+    /// Makes this a call that is not run if `first`, which is sent before it, fails.
+    pub(super) fn after<U, G>(mut self: Box<Self>, first: &Call<U, G>) -> Box<Self> {
+        self.before = Some(Arc::clone(&first.failed));
+        self
     }
 }
 
@@ -49,6 +63,10 @@ where
     }
 
     fn run(&mut self, session: &mut Session<'_>) -> Result<(), Fault> {
+        if self.before.as_ref().is_some_and(|failed| failed.load(Ordering::Relaxed)) {
+            let what = "the call before it failed".to_owned();
+            return Err(Error::Unavailable(what).into());
+        }
         session.start_step();
         self.outcome = Some((self.work)(session)?);
         session.end_step()
@@ -61,6 +79,7 @@ where
     }
 
     fn fail(self: Box<Self>, error: Error) {
+        self.failed.store(true, Ordering::Relaxed);
         let _ = self.answer.send(Err(error));
     }
 }

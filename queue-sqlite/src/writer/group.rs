@@ -4,7 +4,8 @@
 mod tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use queue_core::Error;
 use rusqlite::Connection;
@@ -12,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::call::Pending;
 use crate::errors::Fault;
+use crate::open::{Place, Room, impatiently};
 use crate::session::Session;
 use crate::watch::Watch;
 
@@ -23,34 +25,76 @@ const JOBS_MAX: usize = 4096;
 /// How often a transaction is tried when another process keeps the lock, each time for as long as
 /// a connection waits.
 const BUSY_TRIES_MAX: u32 = 2;
+/// How long at least between two looks for room for the reserve.
+const TEND_PAUSE: Duration = Duration::from_secs(1);
 
 type Calls = Vec<Box<dyn Pending>>;
+
+/// What a group of calls meets besides its connection.
+#[derive(Debug)]
+pub(crate) struct Outside {
+    pub(crate) place: Arc<Place>,
+    pub(crate) room: Room,
+    pub(crate) watch: Arc<Watch>,
+    /// [`commit`], or what a test puts in its place.
+    pub(crate) commit: fn(&Connection) -> Result<(), Fault>,
+}
+
+impl Outside {
+    pub(crate) fn new(place: Arc<Place>, room: Room, watch: Arc<Watch>) -> Self {
+        Self { place, room, watch, commit }
+    }
+}
+
+fn commit(conn: &Connection) -> Result<(), Fault> {
+    execute(conn, "COMMIT")
+}
 
 /// Serves calls until nobody can make any.
 pub(super) fn run(
     conn: &mut Connection,
     mut waiting: mpsc::Receiver<Box<dyn Pending>>,
-    watch: &Watch,
+    outside: &Outside,
 ) {
     let mut failed_sync = false;
+    let mut tended = None;
     while let Some(first) = waiting.blocking_recv() {
         let calls = gather(first, &mut waiting);
         if failed_sync {
             fail_all(calls, || Error::Refused(FAILED_SYNC.to_owned()));
             continue;
         }
-        failed_sync = commit_group(conn, calls, watch);
+        failed_sync = commit_group(conn, calls, outside);
+        tend(conn, outside, &mut tended);
     }
 }
 
+/// Makes the reserve again if it was used, as soon as there is room. Looks now and then only.
+fn tend(conn: &mut Connection, outside: &Outside, tended: &mut Option<Instant>) {
+    let soon = tended.is_some_and(|last| last.elapsed() < TEND_PAUSE);
+    if soon {
+        return;
+    }
+    *tended = Some(Instant::now());
+    if !outside.room.is_tight() || outside.place.check().is_err() {
+        return;
+    }
+    // The log may be large and hold nothing any more.
+    if let Err(error) = impatiently(conn, empty_log) {
+        tracing::debug!(%error, "the write-ahead log was not emptied");
+    }
+    outside.room.keep_reserve();
+}
+
+fn empty_log(conn: &Connection) -> rusqlite::Result<()> {
+    conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+}
+
 /// Closes the connection.
-pub(super) fn close(conn: Connection) {
+pub(super) fn close(mut conn: Connection) {
     // The file alone is then the whole store. Other processes may keep the log from being
     // emptied, which does no harm and is not waited for.
-    let emptied = conn
-        .busy_timeout(Duration::ZERO)
-        .and_then(|()| conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
-    if let Err(error) = emptied {
+    if let Err(error) = impatiently(&mut conn, empty_log) {
         tracing::debug!(%error, "the write-ahead log was not emptied at the end");
     }
     if let Err((_, error)) = conn.close() {
@@ -75,61 +119,84 @@ fn gather(first: Box<dyn Pending>, waiting: &mut mpsc::Receiver<Box<dyn Pending>
 
 /// Runs calls in one transaction and answers them; says whether the file must not be written any
 /// more.
-fn commit_group(conn: &mut Connection, mut calls: Calls, watch: &Watch) -> bool {
+fn commit_group(conn: &mut Connection, mut calls: Calls, outside: &Outside) -> bool {
+    if let Err(error) = outside.place.check() {
+        fail_all(calls, || copy_of(&error));
+        return false;
+    }
     let mut tries = 0;
     while !calls.is_empty() {
-        match transact(conn, &mut calls) {
+        let stop = match transact(conn, &mut calls, outside) {
             Ok(news) => {
                 for call in calls.drain(..) {
                     call.finish();
                 }
                 if news {
-                    watch.look();
+                    outside.watch.look();
                 }
+                return false;
             }
-            Err(Stop::Whole(fault)) => {
-                roll_back(conn);
-                tries += 1;
-                if fault.is_busy() && tries < BUSY_TRIES_MAX {
-                    continue;
-                }
-                let failed_sync = fault.is_failed_sync();
-                let error = Error::from(fault);
+            Err(stop) => stop,
+        };
+        roll_back(conn);
+        if stop.fault.is_full() {
+            if calls.len() > 1 {
+                return commit_each(conn, calls, outside);
+            }
+            if !stop.takes_in && outside.room.release_reserve() {
+                continue;
+            }
+        }
+        tries += 1;
+        if stop.fault.is_busy() && tries < BUSY_TRIES_MAX {
+            continue;
+        }
+        let failed_sync = stop.fault.is_failed_sync();
+        let error = Error::from(stop.fault);
+        match stop.failed {
+            // The failed call took the transaction down with it: the others begin again.
+            Some(index) if !failed_sync => calls.remove(index).fail(error),
+            _ => {
                 fail_all(calls, || copy_of(&error));
                 return failed_sync;
-            }
-            // The failed call took the transaction down with it: the others begin again.
-            Err(Stop::One(index, fault)) => {
-                roll_back(conn);
-                let failed_sync = fault.is_failed_sync();
-                calls.remove(index).fail(fault.into());
-                if failed_sync {
-                    fail_all(calls, || Error::Refused(FAILED_SYNC.to_owned()));
-                    return true;
-                }
             }
         }
     }
     false
 }
 
-/// Why a transaction ended early.
-enum Stop {
-    /// None of the calls can go on.
-    Whole(Fault),
-    /// This call failed, and the transaction is gone.
-    One(usize, Fault),
+/// Runs each call in a transaction of its own: the disk is full, and those that make room or need
+/// little must not fail with the others.
+fn commit_each(conn: &mut Connection, calls: Calls, outside: &Outside) -> bool {
+    let mut failed_sync = false;
+    for call in calls {
+        if failed_sync {
+            call.fail(Error::Refused(FAILED_SYNC.to_owned()));
+        } else {
+            failed_sync = commit_group(conn, vec![call], outside);
+        }
+    }
+    failed_sync
 }
 
-impl<E: Into<Fault>> From<E> for Stop {
-    fn from(error: E) -> Self {
-        Self::Whole(error.into())
+/// Why a transaction ended early.
+struct Stop {
+    fault: Fault,
+    /// The call that failed, unless none of them can go on.
+    failed: Option<usize>,
+    /// It held new jobs.
+    takes_in: bool,
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self { fault, failed: None, takes_in: false }
     }
 }
 
 /// One transaction. Calls that fail are answered and leave `calls`; says whether there is news for
 /// waiting workers.
-fn transact(conn: &Connection, calls: &mut Calls) -> Result<bool, Stop> {
+fn transact(conn: &Connection, calls: &mut Calls, outside: &Outside) -> Result<bool, Stop> {
     execute(conn, "BEGIN IMMEDIATE")?;
     let mut session = Session::new(conn)?;
     let mut index = 0;
@@ -141,7 +208,9 @@ fn transact(conn: &Connection, calls: &mut Calls) -> Result<bool, Stop> {
                 index += 1;
             }
             // SQLite may roll the whole transaction back itself, as when the disk is full.
-            Err(fault) if conn.is_autocommit() => return Err(Stop::One(index, fault)),
+            Err(fault) if conn.is_autocommit() || fault.is_full() => {
+                return Err(Stop { fault, failed: Some(index), takes_in: session.takes_in });
+            }
             Err(fault) => {
                 execute(conn, "ROLLBACK TO step")?;
                 execute(conn, "RELEASE step")?;
@@ -150,7 +219,9 @@ fn transact(conn: &Connection, calls: &mut Calls) -> Result<bool, Stop> {
             }
         }
     }
-    execute(conn, "COMMIT")?;
+    let takes_in = session.takes_in;
+    let committed = (outside.commit)(conn);
+    committed.map_err(|fault| Stop { fault, failed: None, takes_in })?;
     Ok(session.has_news())
 }
 

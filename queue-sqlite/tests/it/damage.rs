@@ -1,9 +1,15 @@
-//! Data that nobody wrote with this program, and disks that are full.
+//! Data that nobody wrote with this program.
 
-use queue_core::{Backend, CancelOutcome, Error, JobId, JobState};
-use queue_sqlite::{SqliteBackend, SqliteOptions};
+use queue_core::{
+    Backend, CancelOutcome, EnqueueOutcome, Error, JobId, JobState, SettleRequest, Settled,
+    Timestamp,
+};
+use queue_sqlite::SqliteBackend;
 
-use crate::support::{assert_sound, beside, completion, count, job, open, request};
+use crate::support::{assert_sound, beside, completion, count, job, open, request, set_clock};
+
+/// Later than any clock that runs a test.
+const LATER: Timestamp = Timestamp::from_ms(4_102_444_800_000);
 
 fn break_job(backend: &SqliteBackend, what: &str, id: JobId) {
     let sql = format!("UPDATE {what} WHERE job = (SELECT job FROM job WHERE id = ?1)");
@@ -77,30 +83,158 @@ async fn the_audit_finds_what_is_wrong() {
     }
 }
 
-#[tokio::test]
-async fn a_full_store_refuses_jobs_but_lets_workers_finish() {
-    let directory = tempfile::tempdir().unwrap();
-    let options = SqliteOptions::default().max_bytes(1024 * 1024);
-    let backend = SqliteBackend::open(directory.path().join("queue.db"), options).unwrap();
-    let big = "x".repeat(16 * 1024);
-    let mut taken_in = 0;
-    let refused = loop {
-        match backend.enqueue(&[job(big.clone()), job("small")]).await {
-            Ok(jobs) => taken_in += jobs.len(),
-            Err(error) => break error,
-        }
-    };
-    assert!(matches!(refused, Error::StoreFull(_)) && refused.is_retryable(), "{refused:?}");
-    assert!(taken_in > 20, "{taken_in}");
-    // None of a refused batch is there.
-    assert_eq!(count(&backend, JobState::Ready).await, taken_in as u64);
+/// The only violations are those of jobs whose lane is missing.
+async fn assert_sound_but_for_lanes(backend: &SqliteBackend) {
+    for violation in backend.audit().await.unwrap() {
+        assert!(violation.what.contains("lane is missing"), "{violation:?}");
+    }
+}
 
-    // Work goes on, and finished records that are dropped make room.
-    let drop_at_once = "UPDATE job SET keep_completed_s = 0";
-    beside(backend.path()).execute(drop_at_once, []).unwrap();
-    let claim = backend.claim(&request(500)).await.unwrap();
-    assert_eq!(claim.leases.len(), taken_in);
+fn lose_lane(backend: &SqliteBackend, id: JobId) {
+    break_job(backend, "job SET lane = 77", id);
+}
+
+fn state_number(backend: &SqliteBackend, id: JobId) -> Option<i64> {
+    let sql = "SELECT state FROM job WHERE id = ?1";
+    beside(backend.path()).query_row(sql, [id.as_bytes()], |row| row.get(0)).ok()
+}
+
+/// As they stand in the table.
+const QUARANTINED: Option<i64> = Some(8);
+
+#[tokio::test]
+async fn a_key_that_is_not_text_blocks_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = open(&directory.path().join("queue.db"));
+    let jobs = [job("a").idempotency_key("x"), job("b")];
+    backend.enqueue(&jobs).await.unwrap();
+    break_job(&backend, "job SET key = CAST(x'ff' AS TEXT)", jobs[0].job_id());
+    let records = backend.get(&[jobs[0].job_id(), jobs[1].job_id()]).await.unwrap();
+    assert!(records[0].is_none() && records[1].is_some());
+    let error = backend.get(&[jobs[0].job_id()]).await.unwrap_err();
+    assert!(matches!(error, Error::Corrupt(_)), "{error:?}");
+    let claim = backend.claim(&request(10)).await.unwrap();
+    assert_eq!(claim.leases.len(), 1);
+    assert_eq!(claim.leases[0].spec.id, jobs[1].job_id());
+    assert_eq!(count(&backend, JobState::Quarantined).await, 1);
+}
+
+#[tokio::test]
+async fn a_key_may_hold_any_text() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = open(&directory.path().join("queue.db"));
+    for key in ["\0x", "\0", &"x".repeat(256), &"\u{10ffff}".repeat(64)] {
+        let job = job("a").idempotency_key(key);
+        backend.enqueue(std::slice::from_ref(&job)).await.unwrap();
+        let record = backend.get(&[job.job_id()]).await.unwrap().remove(0).unwrap();
+        assert_eq!(record.spec.idempotency_key.unwrap().as_str(), key);
+        let claim = backend.claim(&request(10)).await.unwrap();
+        assert_eq!(claim.leases.len(), 1);
+    }
+    // The table says so too: no other program can write an empty or a longer one.
+    let conn = beside(backend.path());
+    for bytes in ["''", "printf('%.257c', 'x')"] {
+        assert!(conn.execute(&format!("UPDATE job SET key = {bytes} WHERE job = 1"), []).is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_missing_lane_is_one_jobs_trouble_when_it_is_due() {
+    let directory = tempfile::tempdir().unwrap();
+    let later = || std::time::Duration::from_secs(60);
+    for by_claim in [true, false] {
+        let backend = open(&directory.path().join(by_claim.to_string()));
+        let jobs = [job("a").delay(later()), job("b").delay(later()), job("c")];
+        backend.enqueue(&jobs).await.unwrap();
+        lose_lane(&backend, jobs[0].job_id());
+        set_clock(backend.path(), LATER);
+        if !by_claim {
+            assert!(!backend.maintain(100).await.unwrap().more);
+        }
+        let claim = backend.claim(&request(10)).await.unwrap();
+        let given: Vec<JobId> = claim.leases.iter().map(|lease| lease.spec.id).collect();
+        assert_eq!(given, [jobs[2].job_id(), jobs[1].job_id()]);
+        assert!(!claim.maintain, "nothing is left to be done again and again");
+        assert_eq!(state_number(&backend, jobs[0].job_id()), QUARANTINED);
+        // Whoever enqueues it again learns that it is there; whoever calls it off is rid of it.
+        let again = backend.enqueue(&jobs[..1]).await.unwrap();
+        assert!(matches!(again[0], EnqueueOutcome::Conflict { .. }), "{again:?}");
+        let cancelled = backend.cancel(&[jobs[0].job_id()]).await.unwrap();
+        assert_eq!(cancelled, [CancelOutcome::Cancelled]);
+        assert_eq!(state_number(&backend, jobs[0].job_id()), None);
+    }
+}
+
+#[tokio::test]
+async fn a_missing_lane_is_one_jobs_trouble_when_it_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = open(&directory.path().join("queue.db"));
+    let jobs = ["a", "b", "c", "d", "e"].map(job);
+    backend.enqueue(&jobs).await.unwrap();
+    let claim = backend.claim(&request(4)).await.unwrap();
+    for job in [&jobs[1], &jobs[3]] {
+        lose_lane(&backend, job.job_id());
+        beside(backend.path()).execute("UPDATE lane SET running = running - 1", []).unwrap();
+    }
+    // The others are settled, and the claim that was asked for with it is made.
+    let settle = completion(&claim.leases[..2]);
+    let reply =
+        backend.settle(&SettleRequest { claim: Some(request(1)), ..settle.clone() }).await.unwrap();
+    let expected = [Settled::Applied(JobState::Completed), Settled::Stale(JobState::Quarantined)];
+    assert_eq!(reply.settled, expected);
+    assert_eq!(reply.claim.unwrap().leases.len(), 1);
+    let repeated = backend.settle(&settle).await.unwrap();
+    assert_eq!(repeated.settled[1], Settled::Stale(JobState::Quarantined));
+    // The rest of the claim lapses.
+    set_clock(backend.path(), LATER);
+    let done = backend.maintain(100).await.unwrap();
+    assert_eq!((done.reaped, done.more), (3, false));
+    assert_eq!(state_number(&backend, jobs[3].job_id()), QUARANTINED);
+    assert_eq!(count(&backend, JobState::Ready).await, 2);
+    assert_sound_but_for_lanes(&backend).await;
+}
+
+#[tokio::test]
+async fn finished_records_without_a_lane_or_a_right_count_are_dropped_all_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = open(&directory.path().join("queue.db"));
+    let jobs = ["a", "b", "c"].map(job);
+    backend.enqueue(&jobs).await.unwrap();
+    let claim = backend.claim(&request(3)).await.unwrap();
     backend.settle(&completion(&claim.leases)).await.unwrap();
+    lose_lane(&backend, jobs[1].job_id());
+    beside(backend.path()).execute("UPDATE shelf SET records = 1", []).unwrap();
+    set_clock(backend.path(), LATER);
+    assert_eq!(backend.maintain(2).await.unwrap().dropped, 2);
+    assert_eq!(backend.maintain(2).await.unwrap().dropped, 1);
+    assert!(jobs.iter().all(|job| state_number(&backend, job.job_id()).is_none()));
+}
+
+#[tokio::test]
+async fn a_wrong_count_does_not_stop_a_job() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = open(&directory.path().join("queue.db"));
+    backend.enqueue(&[job("a"), job("b")]).await.unwrap();
+    let claim = backend.claim(&request(2)).await.unwrap();
+    beside(backend.path()).execute("UPDATE lane SET running = 0", []).unwrap();
+    let settled = backend.settle(&completion(&claim.leases)).await.unwrap().settled;
+    assert_eq!(settled, [Settled::Applied(JobState::Completed); 2]);
+}
+
+#[tokio::test]
+async fn unreadable_jobs_that_a_claim_meets_are_bounded() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = open(&directory.path().join("queue.db"));
+    for _ in 0..2 {
+        let jobs: Vec<_> = (0..300).map(|n| job(n.to_string())).collect();
+        backend.enqueue(&jobs).await.unwrap();
+    }
+    beside(backend.path()).execute("UPDATE body SET options = x'c1'", []).unwrap();
+    let claim = backend.claim(&request(1)).await.unwrap();
+    assert!(claim.leases.is_empty() && claim.more);
+    assert_eq!(count(&backend, JobState::Quarantined).await, 500);
+    let claim = backend.claim(&request(1)).await.unwrap();
+    assert!(claim.leases.is_empty() && !claim.more);
+    assert_eq!(count(&backend, JobState::Quarantined).await, 600);
     assert_sound(&backend).await;
-    backend.enqueue(&[job(big)]).await.unwrap();
 }

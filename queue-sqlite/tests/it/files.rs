@@ -3,11 +3,11 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use queue_core::backend::Verdict;
-use queue_core::{Backend, Error, Namespace};
+use queue_core::backend::{CheckFinding, Verdict};
+use queue_core::{Backend, Error, Namespace, Timestamp};
 use queue_sqlite::{Durability, SqliteBackend, SqliteOptions};
 
-use crate::support::{beside, job, open};
+use crate::support::{beside, interest, job, open, request, set_clock};
 
 fn refusal(path: &Path) -> String {
     match SqliteBackend::open(path, SqliteOptions::default()) {
@@ -42,7 +42,9 @@ async fn the_check_tells_the_durability_and_finds_nothing_bad() {
         let path = directory.path().join(format!("{durability:?}.db"));
         let options = SqliteOptions::default().durability(durability);
         let findings = SqliteBackend::open(path, options).unwrap().check().await.unwrap();
-        assert!(findings.iter().all(|finding| finding.verdict != Verdict::Bad), "{findings:?}");
+        // Where the tests run may be in memory, and is told.
+        let bad = |f: &&CheckFinding| f.verdict == Verdict::Bad && f.name != "file system";
+        assert_eq!(findings.iter().find(bad), None);
         let told = findings.iter().find(|finding| finding.name == "durability").unwrap();
         assert_eq!(told.verdict, expected, "{told:?}");
         let synchronous = if durability == Durability::Fsync { "= 2" } else { "= 1" };
@@ -60,14 +62,133 @@ fn files_of_others_are_refused_and_left_alone() {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
     }
     let path = directory.path().join("other.db");
-    beside(&path).execute_batch("CREATE TABLE theirs (x); INSERT INTO theirs VALUES (1)").unwrap();
+    for theirs in [
+        "CREATE TABLE theirs (x); INSERT INTO theirs VALUES (1)",
+        "PRAGMA application_id = 77",
+        "PRAGMA journal_mode = wal",
+    ] {
+        beside(&path).execute_batch(theirs).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        assert!(refusal(&path).contains("another application"));
+        assert!(std::fs::read(&path).unwrap() == before, "{theirs}: their file was changed");
+    }
+    // Not even what they have in their log is moved into their file.
+    let theirs = beside(&path);
+    theirs.execute_batch("INSERT INTO theirs VALUES (2)").unwrap();
+    let before = std::fs::read(&path).unwrap();
     assert!(refusal(&path).contains("another application"));
-    let tables = "SELECT count(*) FROM sqlite_schema";
-    let tables: i64 = beside(&path).query_row(tables, [], |row| row.get(0)).unwrap();
-    assert_eq!(tables, 1);
-    let path = directory.path().join("marked.db");
-    beside(&path).execute_batch("PRAGMA application_id = 77").unwrap();
-    assert!(refusal(&path).contains("another application"));
+    assert!(std::fs::read(&path).unwrap() == before);
+}
+
+#[test]
+fn a_file_that_is_up_to_date_is_opened_while_somebody_writes() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("queue.db");
+    let first = open(&path);
+    let writer = beside(&path);
+    writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    drop(open(&path));
+    drop(first);
+}
+
+#[tokio::test]
+async fn a_link_is_followed_before_the_file_is_judged() {
+    let directory = tempfile::tempdir().unwrap();
+    let (real, links) = (directory.path().join("real"), directory.path().join("links"));
+    for made in [&real, &links] {
+        std::fs::create_dir(made).unwrap();
+    }
+    let target = real.join("queue.db");
+    drop(open(&target));
+    let link = links.join("queue.db");
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    let backend = open(&link);
+    assert_eq!(backend.path(), target.canonicalize().unwrap());
+    backend.enqueue(&[job("x")]).await.unwrap();
+    // All that stands beside the file stands beside the real one.
+    assert_eq!(std::fs::read_dir(&links).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn a_link_to_a_network_or_memory_file_system_is_judged_by_its_target() {
+    let memory = Path::new("/dev/shm");
+    if !memory.is_dir() {
+        return;
+    }
+    let Ok(target) = tempfile::tempdir_in(memory) else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let link = directory.path().join("queue.db");
+    std::fs::write(target.path().join("queue.db"), "").unwrap();
+    std::os::unix::fs::symlink(target.path().join("queue.db"), &link).unwrap();
+    let found = finding(&open(&link), "file system").await;
+    assert_eq!(found.verdict, Verdict::Bad, "{found:?}");
+}
+
+async fn finding(backend: &SqliteBackend, name: &str) -> CheckFinding {
+    let findings = backend.check().await.unwrap();
+    findings.into_iter().find(|finding| finding.name == name).unwrap()
+}
+
+#[tokio::test]
+async fn the_check_finds_files_that_others_can_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("queue.db");
+    let backend = open(&path);
+    assert_eq!(finding(&backend, "permissions").await.verdict, Verdict::Good);
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
+    let found = finding(&backend, "permissions").await;
+    assert_eq!(found.verdict, Verdict::Warning, "{found:?}");
+    assert!(found.remedy.contains("chmod 600"), "{found:?}");
+}
+
+#[tokio::test]
+async fn the_check_finds_a_clock_that_stands_still() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = open(&directory.path().join("queue.db"));
+    assert_eq!(finding(&backend, "clock").await.verdict, Verdict::Good);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let ahead = |seconds| {
+        let time = now + std::time::Duration::from_secs(seconds);
+        Timestamp::from_ms(u64::try_from(time.as_millis()).unwrap())
+    };
+    set_clock(backend.path(), ahead(30));
+    assert_eq!(finding(&backend, "clock").await.verdict, Verdict::Good);
+    set_clock(backend.path(), ahead(86_400));
+    let found = finding(&backend, "clock").await;
+    assert_eq!(found.verdict, Verdict::Bad, "{found:?}");
+    // The remedy is a statement that helps.
+    let sql = found.remedy.split('\'').find(|part| part.starts_with("UPDATE")).unwrap();
+    assert_eq!(beside(backend.path()).execute(sql, []).unwrap(), 1);
+    assert_eq!(finding(&backend, "clock").await.verdict, Verdict::Good);
+}
+
+#[tokio::test]
+async fn a_file_that_was_deleted_takes_nothing_in_any_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("queue.db");
+    let backend = open(&path);
+    backend.enqueue(&[job("x")]).await.unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let refused = |what: &str, error: Error| match error {
+        Error::Refused(why) => assert!(why.contains("moved or deleted"), "{what}: {why}"),
+        other => panic!("{what}: {other:?}"),
+    };
+    refused("enqueue", backend.enqueue(&[job("y")]).await.unwrap_err());
+    refused("claim", backend.claim(&request(1)).await.unwrap_err());
+    refused("get", backend.get(&[]).await.unwrap_err());
+    refused("stats", backend.stats().await.unwrap_err());
+    refused("maintain", backend.maintain(1).await.unwrap_err());
+    let wait = backend.wait(&interest(), std::time::Duration::from_secs(20)).await;
+    refused("wait", wait.unwrap_err());
+    let found = finding(&backend, "file").await;
+    assert_eq!(found.verdict, Verdict::Bad, "{found:?}");
+    // Nor does a new file begin beside what is left of the old one, in which jobs may be.
+    assert!(refusal(&path).contains("moved or deleted"));
+    assert!(!path.exists());
+    // Its own end leaves alone what stands there then.
+    std::fs::write(&path, "").unwrap();
+    backend.close().await;
+    assert_eq!(std::fs::read(&path).unwrap(), b"");
 }
 
 #[test]

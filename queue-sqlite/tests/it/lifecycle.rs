@@ -22,6 +22,10 @@ async fn closing_leaves_one_complete_file() {
     let path = backend.path().to_owned();
     backend.enqueue(&[job("x")]).await.unwrap();
     backend.close().await;
+    // Beside it only the space that is kept, in which there is nothing.
+    let reserve = directory.path().join("queue.db-reserve");
+    assert!(std::fs::read(&reserve).unwrap().iter().all(|byte| *byte == 0));
+    std::fs::remove_file(reserve).unwrap();
     let files: Vec<_> = std::fs::read_dir(&directory).unwrap().map(|f| f.unwrap().path()).collect();
     assert_eq!(files, std::slice::from_ref(&path));
     assert_eq!(count(&open(&path), JobState::Ready).await, 1);

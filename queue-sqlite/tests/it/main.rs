@@ -4,10 +4,12 @@
 
 mod damage;
 mod files;
+mod full;
 mod lifecycle;
 mod load;
 mod processes;
 mod support;
+mod waking;
 
 queue_core::conformance!(crate::support::SqliteHarness::new());
 queue_core::model_test!(crate::support::SqliteHarness::new());

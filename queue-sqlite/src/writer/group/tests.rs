@@ -7,13 +7,14 @@ use super::super::Answer;
 use super::super::call::Call;
 use super::*;
 use crate::SqliteOptions;
-use crate::open::prepare;
+use crate::open::{Opened, prepare};
 
-fn store() -> (TempDir, Connection) {
+fn store() -> (TempDir, Connection, Outside) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("queue.db");
-    let (_, conn) = prepare(&path, &SqliteOptions::default()).unwrap();
-    (directory, conn)
+    let Opened { place, room, conn, .. } = prepare(&path, &SqliteOptions::default()).unwrap();
+    let outside = Outside::new(place, room, Arc::default());
+    (directory, conn, outside)
 }
 
 /// A call that writes `duplicates`, which is easy to look at, and then does something else.
@@ -53,13 +54,13 @@ fn a_group_takes_what_waits_up_to_its_bounds() {
 
 #[test]
 fn a_call_that_fails_or_panics_is_undone_alone() {
-    let (_directory, mut conn) = store();
+    let (_directory, mut conn, outside) = store();
     let fails = |_: &mut Session<'_>| Err(Error::Unsupported("this".to_owned()).into());
     let (one, mut first) = call(|_| Ok(()));
     let (two, mut failed) = call(fails);
     let (three, mut panicked) = call(|_| panic!("a bug"));
     let (four, mut last) = call(|_| Ok(()));
-    assert!(!commit_group(&mut conn, vec![one, two, three, four], &Watch::default()));
+    assert!(!commit_group(&mut conn, vec![one, two, three, four], &outside));
     assert_eq!(first.try_recv().unwrap().unwrap(), 1);
     assert!(matches!(failed.try_recv().unwrap(), Err(Error::Unsupported(_))));
     assert!(matches!(panicked.try_recv().unwrap(), Err(Error::Unavailable(_))));
@@ -69,7 +70,7 @@ fn a_call_that_fails_or_panics_is_undone_alone() {
 
 #[test]
 fn a_lost_transaction_begins_again_without_the_call_that_lost_it() {
-    let (_directory, mut conn) = store();
+    let (_directory, mut conn, outside) = store();
     let (one, mut first) = call(|_| Ok(()));
     // As SQLite does by itself after some errors.
     let (two, mut failed) = call(|session| {
@@ -77,7 +78,7 @@ fn a_lost_transaction_begins_again_without_the_call_that_lost_it() {
         Err(Error::StoreFull("disk".to_owned()).into())
     });
     let (three, mut last) = call(|_| Ok(()));
-    assert!(!commit_group(&mut conn, vec![one, two, three], &Watch::default()));
+    assert!(!commit_group(&mut conn, vec![one, two, three], &outside));
     assert!(matches!(failed.try_recv().unwrap(), Err(Error::StoreFull(_))));
     assert_eq!(first.try_recv().unwrap().unwrap(), 1);
     assert_eq!(last.try_recv().unwrap().unwrap(), 2);
@@ -86,7 +87,7 @@ fn a_lost_transaction_begins_again_without_the_call_that_lost_it() {
 
 #[test]
 fn a_full_disk_is_told_and_small_writes_go_on() {
-    let (_directory, mut conn) = store();
+    let (_directory, mut conn, outside) = store();
     let pages: i64 = conn.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
     let max = "PRAGMA max_page_count = ";
     conn.query_row(&format!("{max}{}", pages + 4), [], |_| Ok(())).unwrap();
@@ -95,7 +96,7 @@ fn a_full_disk_is_told_and_small_writes_go_on() {
         Ok(())
     });
     let (two, mut second) = call(|_| Ok(()));
-    assert!(!commit_group(&mut conn, vec![one, two], &Watch::default()));
+    assert!(!commit_group(&mut conn, vec![one, two], &outside));
     assert!(matches!(first.try_recv().unwrap(), Err(Error::StoreFull(_))));
     assert_eq!(second.try_recv().unwrap().unwrap(), 1);
     assert_eq!(saved(&conn), 1);
@@ -103,38 +104,177 @@ fn a_full_disk_is_told_and_small_writes_go_on() {
 
 #[test]
 fn everybody_is_told_when_another_process_keeps_the_lock() {
-    let (directory, mut conn) = store();
+    let (directory, mut conn, outside) = store();
     conn.busy_timeout(Duration::from_millis(1)).unwrap();
     let lock = Connection::open(directory.path().join("queue.db")).unwrap();
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();
     let (one, mut first) = call(|_| Ok(()));
     let (two, mut second) = call(|_| Ok(()));
-    assert!(!commit_group(&mut conn, vec![one, two], &Watch::default()));
+    assert!(!commit_group(&mut conn, vec![one, two], &outside));
     for answer in [first.try_recv(), second.try_recv()] {
         assert!(matches!(answer.unwrap(), Err(Error::Unavailable(_))));
     }
     lock.execute_batch("ROLLBACK").unwrap();
     let (three, mut third) = call(|_| Ok(()));
-    assert!(!commit_group(&mut conn, vec![three], &Watch::default()));
+    assert!(!commit_group(&mut conn, vec![three], &outside));
     assert_eq!(third.try_recv().unwrap().unwrap(), 1);
+}
+
+fn failure(code: i32) -> Fault {
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None).into()
 }
 
 #[test]
 fn after_a_failed_sync_nothing_is_acknowledged() {
-    let (_directory, mut conn) = store();
+    let (_directory, mut conn, mut outside) = store();
     let (one, mut first) = call(|session| {
         session.conn.execute_batch("ROLLBACK")?;
-        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC);
-        Err(rusqlite::Error::SqliteFailure(code, None).into())
+        Err(failure(rusqlite::ffi::SQLITE_IOERR_FSYNC))
     });
-    assert!(commit_group(&mut conn, vec![one], &Watch::default()));
-    assert!(matches!(first.try_recv().unwrap(), Err(Error::Unavailable(_))));
+    let (two, mut second) = call(|_| Ok(()));
+    assert!(commit_group(&mut conn, vec![one, two], &outside));
+    for answer in [first.try_recv(), second.try_recv()] {
+        assert!(matches!(answer.unwrap(), Err(Error::Unavailable(_))));
+    }
+    // The usual place of a failed sync: the commit.
+    outside.commit = |_| Err(failure(rusqlite::ffi::SQLITE_IOERR_FSYNC));
+    let (calls, waiting) = mpsc::channel(8);
+    let (one, first) = call(|_| Ok(()));
+    calls.try_send(one as Box<dyn Pending>).ok().unwrap();
+    let worker = std::thread::spawn(move || run(&mut conn, waiting, &outside));
+    let answer = first.blocking_recv().unwrap();
+    assert!(matches!(answer, Err(Error::Unavailable(_))));
+    let (two, second) = call(|_| Ok(()));
+    calls.try_send(two as Box<dyn Pending>).ok().unwrap();
+    assert!(matches!(second.blocking_recv().unwrap(), Err(Error::Refused(_))));
+    drop(calls);
+    worker.join().unwrap();
+}
+
+fn reserve_of(conn: &Connection) -> std::path::PathBuf {
+    crate::open::beside(std::path::Path::new(conn.path().unwrap()), "-reserve")
+}
+
+/// A disk that is full as long as the reserve takes its space.
+fn commit_if_released(conn: &Connection) -> Result<(), Fault> {
+    if std::fs::metadata(reserve_of(conn)).is_ok_and(|reserve| reserve.len() > 0) {
+        return Err(failure(rusqlite::ffi::SQLITE_FULL));
+    }
+    commit(conn)
+}
+
+fn enqueue_call(room: &Room) -> (Box<dyn Pending>, Answer<Vec<EnqueueOutcome>>) {
+    let room = room.clone();
+    let jobs = [NewJob::new("k".parse().unwrap(), Payload::raw("x"))];
+    let (call, answer) = Call::new(1, move |session: &mut Session<'_>| {
+        crate::backend::enqueue_for_tests(session, &jobs, &room)
+    });
+    (call, answer)
+}
+
+#[test]
+fn a_full_disk_gets_the_reserve_for_all_but_new_jobs() {
+    let (_directory, mut conn, mut outside) = store();
+    outside.commit = commit_if_released;
+    let reserve = reserve_of(&conn);
+    let bytes = || std::fs::metadata(&reserve).unwrap().len();
+    assert!(bytes() > 0);
+    // Alone, and as the first of a group, new jobs do not get it.
+    let (new, mut refused) = enqueue_call(&outside.room);
+    assert!(!commit_group(&mut conn, vec![new], &outside));
+    assert!(matches!(refused.try_recv().unwrap(), Err(Error::StoreFull(_))));
+    assert!(bytes() > 0);
+    let (new, mut refused) = enqueue_call(&outside.room);
+    let (one, mut first) = call(|_| Ok(()));
+    let (two, mut second) = call(|_| Ok(()));
+    assert!(!commit_group(&mut conn, vec![new, one, two], &outside));
+    assert!(matches!(refused.try_recv().unwrap(), Err(Error::StoreFull(_))));
+    assert_eq!(first.try_recv().unwrap().unwrap(), 1);
+    assert_eq!(second.try_recv().unwrap().unwrap(), 2);
+    assert_eq!(bytes(), 0);
+    assert_eq!(saved(&conn), 2);
+    // It is made again as soon as there is room.
+    assert!(outside.room.is_short());
+    tend(&mut conn, &outside, &mut None);
+    assert!(!outside.room.is_short() && bytes() > 0);
+}
+
+#[test]
+fn a_call_that_still_finds_the_disk_full_fails_alone() {
+    let (_directory, mut conn, mut outside) = store();
+    // Only the second of these is small enough, say.
+    outside.commit = |conn| match saved(conn) {
+        1 => commit(conn),
+        _ => Err(failure(rusqlite::ffi::SQLITE_FULL)),
+    };
+    let (one, mut first) = call(|session| {
+        session.store.duplicates += 1;
+        Ok(())
+    });
+    let (two, mut second) = call(|_| Ok(()));
+    assert!(!commit_group(&mut conn, vec![one, two], &outside));
+    assert!(matches!(first.try_recv().unwrap(), Err(Error::StoreFull(_))));
+    assert_eq!(second.try_recv().unwrap().unwrap(), 1);
+    assert_eq!(saved(&conn), 1);
+}
+
+#[test]
+fn a_second_call_is_not_run_without_the_first() {
+    let (_directory, mut conn, outside) = store();
+    let pair = |fails: bool| {
+        let (first, first_answer) = Call::new(1, move |session: &mut Session<'_>| {
+            session.store.duplicates += 1;
+            if fails { Err(Error::Unsupported("this".to_owned()).into()) } else { Ok(()) }
+        });
+        let (second, second_answer) = Call::new(1, move |session: &mut Session<'_>| {
+            session.store.duplicates += 10;
+            Ok(())
+        });
+        let second = second.after(&first);
+        let calls: [Box<dyn Pending>; 2] = [first, second];
+        (calls, first_answer, second_answer)
+    };
+    for together in [true, false] {
+        let before = saved(&conn);
+        let ([first, second], mut failed, mut not_run) = pair(true);
+        if together {
+            assert!(!commit_group(&mut conn, vec![first, second], &outside));
+        } else {
+            assert!(!commit_group(&mut conn, vec![first], &outside));
+            assert!(!commit_group(&mut conn, vec![second], &outside));
+        }
+        assert!(failed.try_recv().unwrap().is_err() && not_run.try_recv().unwrap().is_err());
+        assert_eq!(saved(&conn), before);
+    }
+    let (calls, mut first, mut second) = pair(false);
+    assert!(!commit_group(&mut conn, Vec::from(calls), &outside));
+    assert!(first.try_recv().unwrap().is_ok() && second.try_recv().unwrap().is_ok());
+    assert_eq!(saved(&conn), 11);
+}
+
+#[test]
+fn a_file_that_was_moved_is_not_written_any_more() {
+    let (directory, mut conn, outside) = store();
+    let path = directory.path().join("queue.db");
+    let away = directory.path().join("away.db");
+    std::fs::rename(&path, &away).unwrap();
+    for round in 0..2 {
+        let (one, mut refused) = call(|_| Ok(()));
+        assert!(!commit_group(&mut conn, vec![one], &outside));
+        let error = refused.try_recv().unwrap().unwrap_err();
+        assert!(matches!(&error, Error::Refused(why) if why.contains("moved")), "{error}");
+        // For good, even if it comes back.
+        if round == 0 {
+            std::fs::rename(&away, &path).unwrap();
+        }
+    }
+    assert_eq!(saved(&conn), 0);
 }
 
 #[test]
 fn a_step_that_fails_leaves_no_trace_in_what_the_next_one_counts() {
-    let (directory, mut conn) = store();
-    let room = crate::open::Room::new(&directory.path().join("queue.db"), None);
+    let (_directory, mut conn, outside) = store();
+    let room = outside.room.clone();
     let job = || NewJob::new("k".parse().unwrap(), Payload::raw("x"));
     let jobs = [job(), job()];
     let enqueue =
@@ -146,7 +286,7 @@ fn a_step_that_fails_leaves_no_trace_in_what_the_next_one_counts() {
     });
     let (passing, mut passed) = Call::new(2, enqueue);
     let calls: Calls = vec![failing, passing];
-    assert!(!commit_group(&mut conn, calls, &Watch::default()));
+    assert!(!commit_group(&mut conn, calls, &outside));
     assert!(failed.try_recv().unwrap().is_err());
     let created: Vec<EnqueueOutcome> = passed.try_recv().unwrap().unwrap();
     assert!(created.iter().all(|o| matches!(o, EnqueueOutcome::Done(e) if !e.duplicate)));

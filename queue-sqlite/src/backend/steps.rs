@@ -1,0 +1,80 @@
+//! A claim takes the same steps of SQLite's virtual machine for any backlog.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use queue_core::backend::PASS_MAX;
+use queue_core::{
+    ClaimRequest, ClaimToken, Due, KindSlots, NewJob, Payload, QueueName, Retention, WorkerId,
+};
+
+use super::{cancel, claim, enqueue};
+use crate::SqliteOptions;
+use crate::open::{Opened, prepare};
+use crate::session::Session;
+
+fn job(n: u32) -> NewJob {
+    let kind = if n.is_multiple_of(2) { "k" } else { "other" };
+    let job = NewJob::new(kind.parse().unwrap(), Payload::raw("x"));
+    if n.is_multiple_of(5) { job.delay(Duration::from_secs(3600)) } else { job }
+}
+
+fn request() -> ClaimRequest {
+    ClaimRequest {
+        token: ClaimToken::random(),
+        worker: WorkerId::new("w").unwrap(),
+        queues: vec![QueueName::default()],
+        kinds: vec![KindSlots { kind: "k".parse().unwrap(), slots: 10 }],
+        max: 10,
+        lease: Duration::from_secs(30),
+    }
+}
+
+#[test]
+fn a_claim_does_not_read_the_backlog() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("queue.db");
+    let Opened { mut conn, room, .. } = prepare(&path, &SqliteOptions::default()).unwrap();
+    let steps = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&steps);
+    let count = move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+        false
+    };
+    conn.progress_handler(1, Some(count)).unwrap();
+    let mut taken = Vec::new();
+    for batches in [4, 100] {
+        conn.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let mut session = Session::new(&conn).unwrap();
+        session.start_step();
+        for batch in 0..batches {
+            let jobs: Vec<NewJob> = (0..PASS_MAX).map(job).collect();
+            enqueue::enqueue(&mut session, &jobs, &room).unwrap();
+            // Finished records of other queues, each with a shelf.
+            let kept = Retention { completed: Duration::from_secs(60), dead: Duration::ZERO };
+            let queue = |n| QueueName::new(format!("q{batch}-{n}")).unwrap();
+            let done: Vec<NewJob> =
+                (0..20).map(|n| job(5).queue(queue(n)).retention(kept)).collect();
+            assert!(matches!(done[0].due, Due::After(_)));
+            enqueue::enqueue(&mut session, &done, &room).unwrap();
+            let ids: Vec<_> = done.iter().map(NewJob::job_id).collect();
+            cancel::cancel(&mut session, &ids).unwrap();
+        }
+        session.end_step().unwrap();
+        // The first finds statements to be prepared.
+        for measured in [false, true] {
+            session.start_step();
+            let before = steps.load(Ordering::Relaxed);
+            let (claimed, _) = claim::claim(&mut session, &request(), &room).unwrap();
+            session.end_step().unwrap();
+            assert_eq!(claimed.leases.len(), 10);
+            if measured {
+                taken.push(steps.load(Ordering::Relaxed) - before);
+            }
+        }
+        conn.execute_batch("COMMIT").unwrap();
+    }
+    assert!(taken[0] > 100, "{taken:?}");
+    assert_eq!(taken[0], taken[1], "steps for 2 000 and for 52 000 jobs");
+}
