@@ -405,6 +405,22 @@ async fn a_store_that_refuses_for_a_while_gets_every_outcome_in_the_end() {
 }
 
 #[tokio::test]
+async fn outcomes_that_do_not_fit_together_are_stored_one_by_one() {
+    let faulty = Faulty::new(queue_core::MemoryBackend::new());
+    let queue = Queue::new(faulty.clone());
+    faulty.nearly_full();
+    queue.enqueue_all((0..20).map(number)).await.unwrap();
+    let nothing = async |_: Number| Ok::<_, Fail>(());
+    let worker = Worker::new(&queue).concurrency(4).handle::<Number, _>(nothing).start().unwrap();
+    let completed = async || {
+        let stats = queue.stats().await.unwrap();
+        stats[0].jobs.get(&JobState::Completed) == Some(&20)
+    };
+    eventually("all completed", completed).await;
+    assert_eq!(worker.drain(LONG).await.finished, 20);
+}
+
+#[tokio::test]
 async fn a_panic_before_the_first_await_or_on_drop_is_a_failure_that_counts() {
     struct Bomb;
     impl Drop for Bomb {

@@ -46,6 +46,8 @@ struct Trouble {
     unreadable: Option<JobId>,
     /// Every settle is refused, as by a server whose permissions were changed.
     refuses: bool,
+    /// Settles of more than one outcome do not fit.
+    nearly_full: bool,
     /// Settles never come back.
     settle_hangs: bool,
     /// So many renewals never come back.
@@ -88,6 +90,10 @@ impl Faulty {
 
     pub(crate) fn refuses(&self, refuses: bool) {
         self.trouble().refuses = refuses;
+    }
+
+    pub(crate) fn nearly_full(&self) {
+        self.trouble().nearly_full = true;
     }
 
     pub(crate) fn settle_hangs(&self) {
@@ -159,6 +165,9 @@ impl Backend for Faulty {
         }
         if self.trouble().refuses {
             return Err(Error::Refused("no permission".to_owned()));
+        }
+        if self.trouble().nearly_full && request.settlements.len() > 1 {
+            return Err(Error::StoreFull("no room for so much".to_owned()));
         }
         let unreadable = self.trouble().unreadable;
         if request.settlements.iter().any(|settlement| Some(settlement.id) == unreadable) {

@@ -29,8 +29,16 @@ impl Turning {
                 Ok(reply) => return self.answered(reply, carried, sent_at),
                 Err(error) => error,
             };
+            let claims = request.claim.is_some();
             if error.is_about_items() {
-                return self.refused(&error, carried, request.claim.is_some());
+                return self.refused(&error, carried, claims);
+            }
+            // Smaller outcomes may still fit: a full store is drained by its outcomes.
+            let divisible = carried.len() > 1 || (claims && !carried.is_empty());
+            if matches!(error, Error::StoreFull(_)) && divisible {
+                self.refused(&error, carried, claims);
+                self.pause(PAUSE_FIRST).await;
+                return;
             }
             tracing::warn!(event = "store_unavailable", %error, settlements = carried.len());
             if !self.pause(pause).await {
