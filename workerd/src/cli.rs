@@ -6,11 +6,11 @@ mod config;
 mod enqueue;
 mod job;
 mod job_view;
+mod payload;
 mod queue_ls;
 mod run;
 mod store;
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -47,7 +47,7 @@ pub(crate) struct Common {
 
     /// Keeps the queues of different applications apart in one store [env: WORKERD_NAMESPACE]
     #[arg(long, global = true, value_name = "NAME")]
-    namespace: Option<String>,
+    pub(crate) namespace: Option<String>,
 
     /// What an acknowledged job survives: memory or fsync [env: WORKERD_DURABILITY]
     #[arg(long, global = true, value_name = "WHAT")]
@@ -87,8 +87,8 @@ enum Command {
 
 impl Cli {
     /// Does what was asked and tells why if it could not. `customize` adds handlers to the worker
-    /// of `run`.
-    pub(crate) async fn execute(self, customize: impl FnOnce(Worker) -> Worker) -> Exit {
+    /// of `run`; without it, the configuration must have some.
+    pub(crate) async fn execute(self, customize: Option<impl FnOnce(Worker) -> Worker>) -> Exit {
         match self.command.execute(&self.common, customize).await {
             Ok(exit) => exit,
             Err(failure) => {
@@ -100,7 +100,11 @@ impl Cli {
 }
 
 impl Command {
-    async fn execute(self, common: &Common, customize: impl FnOnce(Worker) -> Worker) -> Outcome {
+    async fn execute(
+        self,
+        common: &Common,
+        customize: Option<impl FnOnce(Worker) -> Worker>,
+    ) -> Outcome {
         match self {
             Self::Run(args) => run::execute(common, &args, customize).await,
             Self::Demo(args) => demo::execute(common, args).await,
@@ -113,7 +117,7 @@ impl Command {
             Self::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Cli::command(), "workerd", &mut script);
-                print(&String::from_utf8_lossy(&script));
+                print(&String::from_utf8_lossy(&script))?;
                 Ok(Exit::Done)
             }
         }
@@ -123,21 +127,21 @@ impl Command {
 impl Common {
     /// The environment and the flags.
     pub(crate) fn layers(&self) -> Layers {
-        Layers::of_environment(|name| std::env::var_os(name))
+        self.flags_over(Layers::of_environment(|name| std::env::var_os(name)))
+    }
+
+    /// The flags over other layers.
+    pub(crate) fn flags_over(&self, layers: Layers) -> Layers {
+        layers
             .flag(Setting::Url, self.url.as_deref())
             .flag(Setting::Namespace, self.namespace.as_deref())
             .flag(Setting::Durability, self.durability.as_deref())
     }
 
-    /// The store that was named on the command line itself.
-    pub(crate) fn url(&self) -> Option<&str> {
-        self.url.as_deref()
-    }
-
     /// Shows an answer: `document` to programs, `text` to people.
     ///
     /// # Errors
-    /// If the document has no JSON form.
+    /// If the document has no JSON form or cannot be written.
     pub(crate) fn answer(
         &self,
         document: &impl Serialize,
@@ -145,21 +149,14 @@ impl Common {
     ) -> Result<(), Failure> {
         if self.json {
             let json = serde_json::to_string(document);
-            print(&(json.map_err(|e| Failure::new(Exit::Failed, e))? + "\n"));
+            print(&(json.map_err(|e| Failure::new(Exit::Failed, e))? + "\n"))
         } else {
-            print(&text());
+            print(&text())
         }
-        Ok(())
     }
 
     /// Tells on standard error why a command failed.
     pub(crate) fn report(&self, failure: &Failure) {
-        let text = if self.json {
-            failure.to_json().to_string()
-        } else {
-            format!("workerd: {}", crate::display::escape_lines(&failure.to_string(), "  "))
-        };
-        // Nobody may be there to read it.
-        let _ = writeln!(std::io::stderr(), "{text}");
+        failure.report(self.json);
     }
 }

@@ -10,16 +10,26 @@ use crate::config::{Config, Queues, longest_kill_grace};
 use crate::executor::command::CommandExecutor;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::http::{Running, Server, Shared};
+use crate::machine;
 use crate::signals::Signals;
 use crate::telemetry;
 
-/// Runs until a signal ends it. `customize` adds handlers of the program's own.
+/// Runs until a signal ends it. `customize` adds handlers of the program's own; without it, there
+/// must be executors.
 ///
 /// # Errors
 /// Why it could not start, or what ended it.
-pub(crate) async fn run(config: &Config, customize: impl FnOnce(Worker) -> Worker) -> Outcome {
+pub(crate) async fn run(
+    config: &Config,
+    customize: Option<impl FnOnce(Worker) -> Worker>,
+) -> Outcome {
     telemetry::start_logs(&config.log);
     config.store.url()?;
+    if customize.is_none() && config.executors.is_empty() {
+        return Err(Failure::usage(NOTHING_TO_RUN));
+    }
+    machine::prepare(config)?;
+    warn_of_missing_variables(config);
     let mut signals = Signals::new().map_err(|e| Failure::new(Exit::Failed, e))?;
     let shared = Shared::new(telemetry::start_metrics()?, config.worker.queues.names());
     let _server = serve(config, &shared).await?;
@@ -31,7 +41,10 @@ pub(crate) async fn run(config: &Config, customize: impl FnOnce(Worker) -> Worke
             return Ok(Exit::Done);
         }
     };
-    let worker = customize(worker(config, &queue)?);
+    let mut worker = worker(config, &queue)?;
+    if let Some(customize) = customize {
+        worker = customize(worker);
+    }
     let worker = Arc::new(worker.start().map_err(Failure::usage)?);
     shared.set_running(Running { queue, worker: Arc::clone(&worker) });
 
@@ -48,6 +61,20 @@ pub(crate) async fn run(config: &Config, customize: impl FnOnce(Worker) -> Worke
     Ok(stop(&worker, grace, &mut signals).await)
 }
 
+/// What a configuration without executors is told.
+pub(crate) const NOTHING_TO_RUN: &str =
+    "there is nothing that could run a job; add [executors.\"KIND\"] to the file that -c names";
+
+/// A program that is promised a variable and does not get it fails in ways of its own.
+fn warn_of_missing_variables(config: &Config) {
+    for (kind, command) in &config.executors {
+        for variable in command.environment.iter().filter(|v| std::env::var_os(v).is_none()) {
+            let advice = "workerd's own environment does not have it; set it there";
+            tracing::warn!(event = "variable_missing", %kind, %variable, advice);
+        }
+    }
+}
+
 /// Metrics and health are there before the store is, and until the last job has ended.
 async fn serve(config: &Config, shared: &Arc<Shared>) -> Result<Option<Server>, Failure> {
     let Some(address) = config.listen else { return Ok(None) };
@@ -62,7 +89,7 @@ async fn serve(config: &Config, shared: &Arc<Shared>) -> Result<Option<Server>, 
         }
     })?;
     tracing::info!(event = "http_listening", address = %server.address);
-    crate::display::print(&format!("metrics and health: http://{}\n", server.address));
+    crate::display::print(&format!("metrics and health: http://{}\n", server.address))?;
     Ok(Some(server))
 }
 

@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use queue::Timestamp;
 
+use crate::exit::{Exit, Failure};
+
 /// The text with everything that does not simply show replaced by its escape; newlines too.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_unsafe) {
@@ -75,10 +77,17 @@ pub(crate) fn time(timestamp: Timestamp) -> String {
 }
 
 /// Writes to standard output. A reader that has gone, as with `| head`, is no failure.
-pub(crate) fn print(text: &str) {
+///
+/// # Errors
+/// Why it cannot be written, such as a full disk: what was asked for did not get anywhere.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes());
-    let _ = out.flush();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Exit::Failed, format!("cannot write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 //! How a command ends: the exit codes that scripts can use, and failures that carry one.
 
 use std::fmt;
+use std::io::Write;
 use std::process::ExitCode;
 
 use queue::{Error, JobId};
 use serde_json::{Map, Value};
 
 use crate::config::Problems;
+use crate::display::escape_lines;
 
 /// The exit codes, the same for every command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +22,7 @@ pub(crate) enum Exit {
     Usage = 2,
     /// The store cannot be reached, has no room or refuses this client.
     Unavailable = 3,
-    /// There is no such job.
+    /// There is no such job, or no such database.
     NotFound = 4,
     /// The job's id or idempotency key belongs to another job.
     Conflict = 5,
@@ -37,7 +39,7 @@ Exit codes:
   1  not done, or the answer is no
   2  the command line, the configuration or the data given is wrong
   3  the store cannot be reached, has no room or refuses this client
-  4  there is no such job
+  4  there is no such job, or no such database
   5  the job's id or idempotency key belongs to another job
   6  it did not happen in time
   7  a second signal ended `workerd run`: what ran was stopped and given back";
@@ -89,6 +91,17 @@ impl Failure {
 
     pub(crate) fn no_such_job(id: JobId) -> Self {
         Self::new(Exit::NotFound, format!("there is no job {id}")).detail("id", id.to_string())
+    }
+
+    /// Tells on standard error, to programs or to people.
+    pub(crate) fn report(&self, json: bool) {
+        let text = if json {
+            self.to_json().to_string()
+        } else {
+            format!("workerd: {}", escape_lines(&self.message, "  "))
+        };
+        // Nobody may be there to read it.
+        let _ = writeln!(std::io::stderr(), "{text}");
     }
 
     /// The failure as a document for programs.

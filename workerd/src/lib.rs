@@ -37,9 +37,11 @@ mod display;
 mod executor;
 mod exit;
 mod http;
+mod machine;
 mod signals;
 mod telemetry;
 
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -60,12 +62,19 @@ const LAST_THREADS: Duration = Duration::from_secs(5);
 /// Reads the arguments, the environment and the signals of the process, and is meant to be all
 /// that `main` does.
 pub fn main_with(customize: impl FnOnce(Worker) -> Worker) -> ExitCode {
+    start(Some(customize))
+}
+
+/// What the program `workerd` does: as [`main_with`], without handlers. Its configuration has to
+/// name what runs the jobs.
+pub fn main() -> ExitCode {
+    start(None::<fn(Worker) -> Worker>)
+}
+
+fn start(customize: Option<impl FnOnce(Worker) -> Worker>) -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
-        }
+        Err(error) => return usage(&error),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -78,4 +87,21 @@ pub fn main_with(customize: impl FnOnce(Worker) -> Worker) -> ExitCode {
     // Not an abrupt end: tasks are dropped, and with them the programs that still run.
     runtime.shutdown_timeout(LAST_THREADS);
     exit.into()
+}
+
+/// Shows the help that was asked for, or what is wrong with the command line.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Not parsed, so it has to be looked for; what comes after `--` is no option.
+    let mut arguments = std::env::args_os().take_while(|argument| argument != "--");
+    if error.use_stderr() && arguments.any(|argument| argument == "--json") {
+        let text = error.render().to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text);
+        Failure::usage(text.trim_end()).report(true);
+        return Exit::Usage.into();
+    }
+    match error.print() {
+        _ if error.use_stderr() => Exit::Usage.into(),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Exit::Failed.into(),
+        _ => Exit::Done.into(),
+    }
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    workerd::main_with(|worker| worker)
+    workerd::main()
 }

@@ -1,26 +1,32 @@
 //! `workerd enqueue --batch`: a job in JSON per line, as many as there are.
 //!
-//! Lines are read, checked and written 500 at a time, so a file of any length takes little
-//! memory. What was written when something goes wrong is told by line numbers.
+//! Lines are read, checked and written 500 or 4 MiB at a time, so a file of any length takes
+//! little memory. What was written when something goes wrong is told by line numbers. Programs
+//! get a document for each line as soon as the store has answered for it, and one in the end.
 
 mod line;
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
 use queue::backend::PASS_MAX;
-use queue::{EnqueueOutcome, Error, NewJob, Queue};
+use queue::{EnqueueOutcome, Enqueued, Error, NewJob, Queue};
 use serde::Serialize;
+use serde_json::json;
 
 use super::Common;
+use crate::display::print;
 use crate::exit::{Exit, Failure, Outcome};
 use line::Lines;
 
 /// How many conflicts are listed; all are counted.
 const CONFLICTS_LISTED_MAX: usize = 100;
+
+/// Lines that are read and written at once end with this many bytes.
+const CHUNK_MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// The waits between attempts to write a chunk to a store that does not answer.
 const RETRY_WAITS_MS: [u64; 6] = [50, 100, 250, 500, 1000, 2000];
@@ -33,9 +39,11 @@ struct Summary {
     conflicts: usize,
     /// The first of them.
     conflicting: Vec<Conflict>,
+    /// The last line that the store has answered for.
+    written_to_line: usize,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 struct Conflict {
     line: usize,
     existing: String,
@@ -43,7 +51,7 @@ struct Conflict {
 }
 
 /// # Errors
-/// The line that stopped it, and which lines are in the queue.
+/// The line that stopped it, and what came of the lines before.
 pub(super) async fn execute(common: &Common, file: &Path) -> Outcome {
     let input: Box<dyn Read> = if file == Path::new("-") {
         Box::new(io::stdin())
@@ -51,22 +59,35 @@ pub(super) async fn execute(common: &Common, file: &Path) -> Outcome {
         let opened = File::open(file);
         Box::new(opened.map_err(|e| Failure::usage(format!("{}: {e}", file.display())))?)
     };
-    let mut lines = Lines::new(BufReader::new(input));
-    let queue = common.connect().await?;
+    let queue = common.connect_to_write().await?;
     let mut summary = Summary::default();
-    let mut written_to = 0;
-    loop {
-        let chunk = lines.chunk(PASS_MAX as usize).map_err(|e| not_written(e, written_to))?;
-        let (Some((first, _)), Some((last, _))) = (chunk.first(), chunk.last()) else { break };
-        let range = *first..=*last;
-        let jobs: Vec<NewJob> = chunk.iter().map(|(_, job)| job.clone()).collect();
-        let outcomes =
-            write(&queue, &jobs).await.map_err(|e| interrupted(e, &range, written_to))?;
-        written_to = *range.end();
-        summary.count(chunk.iter().map(|(line, _)| *line), outcomes);
+    let mut lines = Lines::new(BufReader::new(input));
+    if let Err(failure) = write_all(common, &queue, &mut lines, &mut summary).await {
+        return Err(summary.explain(failure));
     }
     common.answer(&summary, || summary.to_text())?;
     Ok(if summary.conflicts > 0 { Exit::Conflict } else { Exit::Done })
+}
+
+/// # Errors
+/// The line that is wrong, whose chunk is not written, or why the store did not take a chunk.
+async fn write_all(
+    common: &Common,
+    queue: &Queue,
+    lines: &mut Lines<impl BufRead>,
+    summary: &mut Summary,
+) -> Result<(), Failure> {
+    loop {
+        let chunk = lines.chunk(PASS_MAX as usize, CHUNK_MAX_BYTES)?;
+        let (Some((first, _)), Some((last, _))) = (chunk.first(), chunk.last()) else {
+            return Ok(());
+        };
+        let range = *first..=*last;
+        let (numbers, jobs): (Vec<usize>, Vec<NewJob>) = chunk.into_iter().unzip();
+        let outcomes = write(queue, &jobs).await.map_err(|e| interrupted(e, &range))?;
+        summary.written_to_line = *range.end();
+        summary.count(common.json, numbers.into_iter().zip(outcomes))?;
+    }
 }
 
 /// Writes a chunk. Its jobs keep their ids, so that writing it again after a lost reply makes
@@ -83,52 +104,67 @@ async fn write(queue: &Queue, jobs: &[NewJob]) -> Result<Vec<EnqueueOutcome>, Er
     }
 }
 
-/// A line is wrong: its chunk is not written.
-fn not_written(failure: Failure, written_to: usize) -> Failure {
-    failure.advice(described(written_to)).detail("written_to_line", written_to)
-}
-
 /// The store failed in the middle of a chunk.
-fn interrupted(error: Error, range: &RangeInclusive<usize>, written_to: usize) -> Failure {
+fn interrupted(error: Error, range: &RangeInclusive<usize>) -> Failure {
     let is_unknown = matches!(error, Error::Unavailable(_));
     let failure =
         Failure::from(error).context(format!("lines {} to {}", range.start(), range.end()));
-    let written = if is_unknown {
-        format!("whether they are queued is not known; {}", described(written_to))
-    } else {
-        described(written_to)
-    };
-    failure.advice(written).detail("written_to_line", written_to)
-}
-
-fn described(written_to: usize) -> String {
-    if written_to == 0 {
-        return "no line before that is queued".to_owned();
-    }
-    let next = written_to + 1;
-    format!("lines 1 to {written_to} are queued: go on with tail -n +{next}")
+    if is_unknown { failure.advice("whether they are queued is not known") } else { failure }
 }
 
 impl Summary {
-    fn count(&mut self, lines: impl Iterator<Item = usize>, outcomes: Vec<EnqueueOutcome>) {
-        for (line, outcome) in lines.zip(outcomes) {
-            match outcome {
-                EnqueueOutcome::Done(enqueued) if enqueued.duplicate => self.duplicates += 1,
-                EnqueueOutcome::Done(_) => self.created += 1,
+    /// Counts what came of a chunk, and tells programs line by line.
+    fn count(
+        &mut self,
+        tell: bool,
+        outcomes: impl Iterator<Item = (usize, EnqueueOutcome)>,
+    ) -> Result<(), Failure> {
+        let mut told = String::new();
+        for (line, outcome) in outcomes {
+            let document = match outcome {
+                EnqueueOutcome::Done(Enqueued { id, state, duplicate, .. }) => {
+                    *(if duplicate { &mut self.duplicates } else { &mut self.created }) += 1;
+                    json!({ "line": line, "id": id, "state": state, "duplicate": duplicate })
+                }
                 EnqueueOutcome::Conflict { existing, reason } => {
                     self.conflicts += 1;
+                    let (existing, reason) = (existing.to_string(), reason.to_string());
+                    let conflict = json!({ "existing": existing, "reason": reason });
                     if self.conflicting.len() < CONFLICTS_LISTED_MAX {
-                        let (existing, reason) = (existing.to_string(), reason.to_string());
                         self.conflicting.push(Conflict { line, existing, reason });
                     }
+                    json!({ "line": line, "conflict": conflict })
                 }
-                _ => {}
+                _ => continue,
+            };
+            if tell {
+                told += &format!("{document}\n");
             }
         }
+        print(&told)
+    }
+
+    /// Adds to a failure what came of the lines before it.
+    fn explain(&self, failure: Failure) -> Failure {
+        let Self { created, duplicates, conflicts, written_to_line, .. } = self;
+        let failure = failure
+            .detail("written_to_line", *written_to_line)
+            .detail("created", *created)
+            .detail("duplicates", *duplicates)
+            .detail("conflicts", *conflicts)
+            .detail("conflicting", json!(self.conflicting));
+        if *written_to_line == 0 {
+            return failure.advice("no line before that is queued");
+        }
+        let next = written_to_line + 1;
+        failure.advice(format!(
+            "the lines up to {written_to_line} are done (go on with tail -n +{next}): {}",
+            self.to_text().trim_end()
+        ))
     }
 
     fn to_text(&self) -> String {
-        let Self { created, duplicates, conflicts, conflicting } = self;
+        let Self { created, duplicates, conflicts, conflicting, .. } = self;
         let mut text =
             format!("{created} created, {duplicates} there before, {conflicts} in conflict\n");
         for Conflict { line, existing, reason } in conflicting {

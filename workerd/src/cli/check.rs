@@ -1,11 +1,11 @@
 //! `workerd check` and `workerd audit`: is everything as it should be?
 
-use queue::Queue;
 use queue::backend::{CheckFinding, Verdict, Violation};
 use serde::Serialize;
 
 use super::Common;
 use crate::config::{Config, View};
+use crate::daemon::NOTHING_TO_RUN;
 use crate::display::{escape, table};
 use crate::exit::{Exit, Outcome};
 
@@ -27,19 +27,27 @@ struct Finding {
 /// # Errors
 /// What is wrong with the configuration, or why the store could not be looked at.
 pub(super) async fn check(common: &Common) -> Outcome {
-    let config = match &common.config {
-        Some(path) => Some(Config::load(Some(path), &common.layers())?),
-        None => None,
-    };
-    let queue: Queue = common.connect().await?;
-    let found = queue.check().await?;
-    let has_bad = found.iter().any(|finding| finding.verdict == Verdict::Bad);
-    let checked = Checked {
-        config: config.as_ref().map(View::of),
-        findings: found.into_iter().map(finding).collect(),
-    };
+    let config = Config::load(common.config.as_deref(), &common.layers())?;
+    let mut findings = Vec::new();
+    if common.config.is_some() && config.executors.is_empty() {
+        let name = "executors";
+        findings.push(warning(name, "none", NOTHING_TO_RUN));
+    }
+    if config.store.url()?.is_missing_file() {
+        let found = "there is no such file yet";
+        findings.push(warning("database", found, "the first workerd run or enqueue makes it"));
+    } else {
+        findings.extend(common.connect().await?.check().await?.into_iter().map(finding));
+    }
+    let has_bad = findings.iter().any(|finding| finding.verdict == "bad");
+    let config = common.config.is_some().then_some(config);
+    let checked = Checked { config: config.as_ref().map(View::of), findings };
     common.answer(&checked, || report(common, config.as_ref(), &checked.findings))?;
     Ok(if has_bad { Exit::Failed } else { Exit::Done })
+}
+
+fn warning(name: &'static str, found: &str, remedy: &str) -> Finding {
+    Finding { name, verdict: "warning", found: found.to_owned(), remedy: remedy.to_owned() }
 }
 
 fn finding(finding: CheckFinding) -> Finding {

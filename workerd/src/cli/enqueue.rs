@@ -1,15 +1,13 @@
 //! `workerd enqueue`.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ArgGroup;
-use queue::{Codec, Enqueued, Error, JobId, Kind, NewJob, Payload, Queue};
+use queue::{Enqueued, Error, JobId, Kind, NewJob, Queue};
 use serde_json::json;
-use serde_json::value::RawValue;
 
-use super::{Common, batch};
+use super::{Common, batch, payload};
 use crate::config::duration;
 use crate::exit::{Exit, Failure, Outcome};
 
@@ -72,7 +70,7 @@ pub(super) async fn execute(common: &Common, args: Args) -> Outcome {
         return Err(Failure::usage("name the job's kind, or a file with --batch"));
     };
     let job = new_job(kind, args)?;
-    let queue = common.connect().await?;
+    let queue = common.connect_to_write().await?;
     let enqueued = enqueue(&queue, job).await?;
     let Enqueued { id, state, duplicate, .. } = enqueued;
     common.answer(&json!({ "id": id, "state": state, "duplicate": duplicate }), || {
@@ -83,15 +81,12 @@ pub(super) async fn execute(common: &Common, args: Args) -> Outcome {
 }
 
 fn new_job(kind: Kind, args: Args) -> Result<NewJob, Failure> {
-    let payload = match (args.payload, args.payload_file) {
+    let text = match (args.payload, args.payload_file) {
         (Some(text), _) => text,
-        (None, Some(file)) => read(&file)?,
+        (None, Some(file)) => payload::read(&file)?,
         (None, None) => "{}".to_owned(),
     };
-    // Checked, but kept as it was written: another program may care about its digits.
-    let checked: Box<RawValue> = serde_json::from_str(&payload)
-        .map_err(|e| Failure::usage(format!("the payload is not JSON: {e}")))?;
-    let mut job = NewJob::new(kind, Payload::from_parts(Codec::Json, checked.get().to_owned()));
+    let mut job = NewJob::new(kind, payload::json(&text).map_err(Failure::usage)?);
     if let Some(queue) = args.queue {
         job = job.queue(queue);
     }
@@ -114,19 +109,6 @@ fn new_job(kind: Kind, args: Args) -> Result<NewJob, Failure> {
         job = job.id(id);
     }
     Ok(job)
-}
-
-fn read(file: &Path) -> Result<String, Failure> {
-    let mut text = String::new();
-    let read = if file == Path::new("-") {
-        std::io::stdin().read_to_string(&mut text)
-    } else {
-        std::fs::File::open(file).and_then(|mut file| file.read_to_string(&mut text))
-    };
-    match read {
-        Ok(_) => Ok(text),
-        Err(error) => Err(Failure::usage(format!("cannot read {}: {error}", file.display()))),
-    }
 }
 
 /// After a lost reply the job may be there: its id is told, which makes repeating it safe.

@@ -40,7 +40,7 @@ pub(super) struct Args {
 pub(super) async fn execute(
     common: &Common,
     args: &Args,
-    customize: impl FnOnce(Worker) -> Worker,
+    customize: Option<impl FnOnce(Worker) -> Worker>,
 ) -> Outcome {
     let layers = common
         .layers()

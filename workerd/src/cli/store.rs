@@ -4,7 +4,7 @@ use queue::{Connect, ConnectOptions, Queue};
 
 use super::Common;
 use crate::config::{Config, Store};
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 
 impl Common {
     /// Where the store is, by file, environment and flags. The rest of the file is not looked
@@ -16,19 +16,42 @@ impl Common {
         Ok(Config::load_store(self.config.as_deref(), &self.layers())?)
     }
 
-    /// Connects to the store.
+    /// Connects to a store that must be there, to look at it or to change what it has.
     ///
     /// # Errors
     /// What is wrong with the settings or the store.
     pub(crate) async fn connect(&self) -> Result<Queue, Failure> {
         let store = self.store()?;
-        let url = store.url()?;
-        let queue = Queue::connect_with(url.reveal(), store.options()).await;
-        queue.map_err(|e| Failure::from(e).context(url))
+        if store.url()?.is_missing_file() {
+            let message = format!("{}: there is no such database", store.url()?);
+            let failure = Failure::new(Exit::NotFound, message);
+            return Err(failure.advice("the first workerd run or enqueue makes it"));
+        }
+        store.connect().await
+    }
+
+    /// Connects to the store, which is made if it is a file that is not there yet.
+    ///
+    /// # Errors
+    /// What is wrong with the settings or the store.
+    pub(crate) async fn connect_to_write(&self) -> Result<Queue, Failure> {
+        self.store()?.connect().await
     }
 }
 
 impl Store {
+    /// # Errors
+    /// What is wrong with the store.
+    async fn connect(&self) -> Result<Queue, Failure> {
+        let url = self.url()?;
+        if url.is_memory() {
+            let message = "memory:// is a store of one process, which nobody else sees";
+            return Err(Failure::usage(message).advice("name another one, such as sqlite:queue.db"));
+        }
+        let queue = Queue::connect_with(url.reveal(), self.options()).await;
+        queue.map_err(|e| Failure::from(e).context(url))
+    }
+
     /// # Errors
     /// If nobody said where the store is.
     pub(crate) fn url(&self) -> Result<&crate::config::StoreUrl, Failure> {

@@ -16,6 +16,10 @@ use super::{executors, value};
 const UNSUPPORTED: [&str; 6] =
     ["queues", "limits", "providers", "schedules", "telemetry", "tokens"];
 
+/// What is logged unless somebody says otherwise: a line for every attempt that ended, besides
+/// what is worth knowing anyhow.
+const LEVEL_DEFAULT: &str = "info,queue_core::worker::attempts=debug";
+
 /// Everything. `folder` is where the file stands.
 ///
 /// # Errors
@@ -144,7 +148,7 @@ impl<'s, 'a> Settings<'s, 'a> {
                 .unwrap_or(LogFormat::Text),
             level: self
                 .pick(Setting::LogLevel, level, value::log_level)
-                .unwrap_or_else(|| "info".to_owned()),
+                .unwrap_or_else(|| LEVEL_DEFAULT.to_owned()),
         }
     }
 }

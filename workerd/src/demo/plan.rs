@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use queue::{Backoff, EnqueueOutcome, JobId, JobRecord, Kind, NewJob, Payload, Queue, Retention};
+use queue::{Backoff, EnqueueOutcome, JobId, Kind, NewJob, Payload, Queue, QueueName, Retention};
 use serde_json::{Value, json};
 
 use super::files;
@@ -34,11 +34,11 @@ const SLOW_TIMEOUT: Duration = Duration::from_millis(300);
 const DELAY: Duration = Duration::from_secs(1);
 const RETRY_WAIT: Duration = Duration::from_millis(200);
 
-/// What the job that comes twice is known by.
-const KEY: &str = "the-same-work";
-
-/// How long the records are kept in a store that outlives the demo.
-const RETENTION: Duration = Duration::from_secs(600);
+/// How long a store that outlives the demo keeps its finished jobs. Long enough to see them, and
+/// short enough to wait for their end.
+pub(super) const RETENTION_SHARED: Duration = Duration::from_secs(3);
+/// The same for a store that goes with the demo.
+const RETENTION_OWN: Duration = Duration::from_secs(24 * 3600);
 
 /// # Errors
 /// Which program this machine lacks.
@@ -76,6 +76,8 @@ fn kind_of(name: &str) -> Result<Kind, Failure> {
 pub(super) enum Role {
     /// Completes.
     Plain,
+    /// Completes, and starts before those that were there before it.
+    Urgent,
     /// The same work again: no job of its own.
     Duplicate,
     /// Completes, not before its time.
@@ -92,10 +94,19 @@ pub(super) enum Role {
 #[derive(Debug)]
 pub(super) struct Plan(Vec<(Role, NewJob)>);
 
+/// Where the jobs of one run are.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// A queue of this run's own.
+    pub(super) queue: QueueName,
+    /// Whether the store outlives the demo.
+    pub(super) is_shared: bool,
+}
+
 impl Plan {
     /// # Errors
     /// If there is no file to work on.
-    pub(super) fn make(folder: &Path, max_files: usize) -> Result<Self, Failure> {
+    pub(super) fn make(folder: &Path, max_files: usize, place: &Place) -> Result<Self, Failure> {
         let folder = std::path::absolute(folder).map_err(Failure::usage)?;
         if !folder.is_dir() {
             return Err(Failure::usage(format!("{} is not a folder", folder.display())));
@@ -105,21 +116,26 @@ impl Plan {
             let message = format!("there is no file to work on in {}", folder.display());
             return Err(Failure::usage(message).advice("name another folder with --dir"));
         };
-        let on_file = |path: &str| job(FILE_KIND, &json!({ "path": path }));
-        let mut jobs = vec![(Role::Plain, on_file(first)?.idempotency_key(KEY))];
+        let job = |kind: &str, payload: &Value| place.job(kind, payload);
+        let wait = || Backoff::Fixed(RETRY_WAIT);
+        // A file that has vanished meanwhile does not come back.
+        let on_file = |path: &str| -> Result<NewJob, Failure> {
+            Ok(job(FILE_KIND, &json!({ "path": path }))?.max_attempts(2).backoff(wait()))
+        };
+        // Keys count in the whole namespace, which runs at the same time share.
+        let key = format!("the-same-work-{}", place.queue);
+        let mut jobs = vec![(Role::Plain, on_file(first)?.idempotency_key(&key))];
         for file in &files[1..] {
             jobs.push((Role::Plain, on_file(file)?));
         }
-        jobs.push((Role::Duplicate, on_file(first)?.idempotency_key(KEY)));
+        jobs.push((Role::Duplicate, on_file(first)?.idempotency_key(&key)));
         jobs.push((Role::Delayed, on_file(first)?.delay(DELAY)));
-        // Comes after all the others, and starts before them.
-        jobs.push((Role::Plain, on_file(first)?.priority(0)));
+        jobs.push((Role::Urgent, on_file(first)?.priority(0)));
         jobs.push((Role::Plain, on_file(first)?.priority(9)));
-        let wait = Backoff::Fixed(RETRY_WAIT);
-        jobs.push((Role::Flaky, job(FLAKY_KIND, &json!({}))?.backoff(wait.clone())));
+        jobs.push((Role::Flaky, job(FLAKY_KIND, &json!({}))?.backoff(wait())));
         let seconds = json!({ "seconds": 60 });
         jobs.push((Role::Slow, job(SLOW_KIND, &seconds)?.max_attempts(1)));
-        jobs.push((Role::Broken, job(BROKEN_KIND, &json!({}))?.max_attempts(2).backoff(wait)));
+        jobs.push((Role::Broken, job(BROKEN_KIND, &json!({}))?.max_attempts(2).backoff(wait())));
         Ok(Self(jobs))
     }
 
@@ -130,12 +146,20 @@ impl Plan {
         let outcomes = queue.enqueue_all(jobs).await?;
         Ok(EnqueuedPlan(roles.into_iter().zip(outcomes).collect()))
     }
+
+    /// The ids that the jobs have or would have.
+    pub(super) fn ids(&self) -> Vec<JobId> {
+        self.0.iter().map(|(_, job)| job.job_id()).collect()
+    }
 }
 
-fn job(kind: &str, payload: &Value) -> Result<NewJob, Failure> {
-    let payload = Payload::json(payload).map_err(Failure::usage)?;
-    let retention = Retention { completed: RETENTION, dead: RETENTION };
-    Ok(NewJob::new(kind_of(kind)?, payload).retention(retention))
+impl Place {
+    fn job(&self, kind: &str, payload: &Value) -> Result<NewJob, Failure> {
+        let payload = Payload::json(payload).map_err(Failure::usage)?;
+        let time = if self.is_shared { RETENTION_SHARED } else { RETENTION_OWN };
+        let retention = Retention { completed: time, dead: time };
+        Ok(NewJob::new(kind_of(kind)?, payload).retention(retention).queue(&self.queue))
+    }
 }
 
 /// What the store answered for each job.
@@ -147,31 +171,11 @@ impl EnqueuedPlan {
         self.0.iter()
     }
 
-    /// The ids of the jobs that were made.
-    fn ids(&self) -> Vec<(Role, JobId)> {
-        let created = self.0.iter().filter_map(|(role, outcome)| match outcome {
+    /// The jobs that were made.
+    pub(super) fn created(&self) -> impl Iterator<Item = (Role, JobId)> {
+        self.0.iter().filter_map(|(role, outcome)| match outcome {
             EnqueueOutcome::Done(enqueued) if !enqueued.duplicate => Some((*role, enqueued.id)),
             _ => None,
-        });
-        created.collect()
-    }
-
-    /// How many jobs were made.
-    pub(super) fn jobs(&self) -> usize {
-        self.ids().len()
-    }
-
-    /// What became of each job that was made.
-    ///
-    /// # Errors
-    /// Why the store could not be asked.
-    pub(super) async fn read(
-        &self,
-        queue: &Queue,
-    ) -> Result<Vec<(Role, JobId, Option<JobRecord>)>, Failure> {
-        let ids = self.ids();
-        let records = queue.get_all(&ids.iter().map(|(_, id)| *id).collect::<Vec<_>>()).await?;
-        let all = ids.into_iter().zip(records);
-        Ok(all.map(|((role, id), record)| (role, id, record)).collect())
+        })
     }
 }

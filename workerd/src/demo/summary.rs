@@ -7,6 +7,7 @@ use queue::{JobId, JobRecord, JobState};
 use serde::Serialize;
 
 use super::plan::Role;
+use super::verify::{Ran, has_vanished};
 use crate::config::Config;
 use crate::display::{escape, short};
 
@@ -14,8 +15,16 @@ use crate::display::{escape, short};
 pub(super) struct Summary {
     store: String,
     namespace: String,
+    /// Where metrics are served, if they go on.
+    metrics: Option<String>,
     jobs: usize,
     duplicates: usize,
+    /// From being enqueued to its end: the job that was to wait a second.
+    delayed_sec: Option<f64>,
+    /// The same for the job that came last and goes first.
+    urgent_sec: Option<f64>,
+    /// Dead because their file was taken away meanwhile.
+    vanished: usize,
     states: BTreeMap<&'static str, usize>,
     elapsed_sec: f64,
     wait_sec: Option<Spread>,
@@ -48,22 +57,32 @@ struct Told {
 impl Summary {
     pub(super) fn of(
         config: &Config,
-        records: &[(Role, JobId, Option<JobRecord>)],
+        ran: &[Ran<'_>],
         problems: &[String],
         elapsed: Duration,
+        metrics: Option<&str>,
     ) -> Self {
-        let records: Vec<&JobRecord> = records.iter().filter_map(|(.., r)| r.as_ref()).collect();
+        let records: Vec<&JobRecord> = ran.iter().filter_map(|(.., record)| *record).collect();
         let mut states = BTreeMap::new();
         for record in &records {
             *states.entry(record.state.as_str()).or_default() += 1;
         }
         let is_retried = |r: &&&JobRecord| r.failures > 0 && r.state == JobState::Completed;
         let is_dead = |r: &&&JobRecord| r.state == JobState::Dead;
+        let wait_of = |role: Role| {
+            let records = ran.iter().filter(|(r, ..)| *r == role).filter_map(|(.., r)| *r);
+            let waits = records.filter_map(|r| Some(r.finished_at?.since(r.enqueued_at)));
+            waits.max().map(|wait| wait.as_secs_f64())
+        };
         Self {
             store: config.store.url.as_ref().map(ToString::to_string).unwrap_or_default(),
             namespace: config.store.namespace.to_string(),
-            jobs: records.len(),
+            metrics: metrics.map(str::to_owned),
+            jobs: ran.len(),
             duplicates: 1,
+            delayed_sec: wait_of(Role::Delayed),
+            urgent_sec: wait_of(Role::Urgent),
+            vanished: records.iter().filter(|record| has_vanished(record)).count(),
             states,
             elapsed_sec: elapsed.as_secs_f64(),
             wait_sec: Spread::of(records.iter().filter_map(|r| wait(r)).collect()),
@@ -85,7 +104,20 @@ impl Summary {
         );
         text += &format!("  completed  {:>5}\n", count("completed"));
         text += &format!("  dead       {:>5}  on purpose: see below\n", count("dead"));
-        text += &format!("  enqueued twice  {}  and run once\n\n", self.duplicates);
+        if self.vanished > 0 {
+            let files = self.vanished;
+            text += &format!("  of these, {files} because their files were taken away meanwhile\n");
+        }
+        text += &format!("  enqueued twice  {}  and run once\n", self.duplicates);
+        if let Some(time) = self.delayed_sec {
+            let time = short(seconds(time));
+            text += &format!("  delayed by 1s   1  ended {time} after it was enqueued\n");
+        }
+        if let Some(time) = self.urgent_sec {
+            let time = short(seconds(time));
+            text += &format!("  urgent          1  enqueued last, ran first, ended after {time}\n");
+        }
+        text += "\n";
         for (name, spread) in [("waited", &self.wait_sec), ("ran", &self.run_sec)] {
             if let Some(Spread { median, p95, max }) = spread {
                 let [median, p95, max] = [median, p95, max].map(|s| short(seconds(*s)));

@@ -9,17 +9,19 @@ mod group;
 mod input;
 mod output;
 mod result;
+mod starts;
 mod template;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use queue::{Context, Executor, Fail, Payload};
 
 use attempt::Attempt;
+use starts::Starts;
 pub(crate) use template::Template;
 
 /// The program of a kind and the bounds it runs in.
@@ -63,12 +65,13 @@ pub(crate) const ALWAYS_PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
 /// The executor of one kind.
 #[derive(Debug)]
 pub(crate) struct CommandExecutor {
-    command: Arc<Command>,
+    command: Command,
+    starts: Starts,
 }
 
 impl CommandExecutor {
     pub(crate) fn new(command: Command) -> Self {
-        Self { command: Arc::new(command) }
+        Self { command, starts: Starts::default() }
     }
 }
 
@@ -84,6 +87,6 @@ impl Executor for CommandExecutor {
             fence: context.fence(),
             remaining: context.remaining(),
         };
-        attempt::run(&self.command, &attempt, context.cancelled()).await
+        attempt::run(&self.command, &self.starts, &attempt, context.cancelled()).await
     }
 }

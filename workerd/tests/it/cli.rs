@@ -14,6 +14,11 @@ fn ask(store: &Store, arguments: &[&str]) -> Said {
     said(workerd().arg("--json").args(arguments).env("WORKERD_URL", store.url()))
 }
 
+/// The last document of several.
+fn last(said: &Said) -> Value {
+    serde_json::from_str(said.out.lines().last().unwrap()).unwrap()
+}
+
 /// Runs a command on a store, for people.
 fn ask_plainly(store: &Store, arguments: &[&str]) -> Said {
     said(workerd().args(arguments).env("WORKERD_URL", store.url()))
@@ -76,6 +81,10 @@ fn an_idempotency_key_makes_a_duplicate_or_a_conflict() {
 #[test]
 fn every_failure_has_its_exit_code() {
     let store = Store::sqlite();
+    let missing = ask(&store, &["queue", "ls"]);
+    assert_eq!((missing.code, &missing.error()["error"]["code"]), (4, &json!("not_found")));
+    assert!(!std::path::Path::new(store.url().strip_prefix("sqlite:").unwrap()).exists());
+    ask(&store, &["enqueue", "a"]);
     let unknown = JobId::new().to_string();
     for command in ["show", "wait", "cancel"] {
         let said = ask(&store, &["job", command, &unknown]);
@@ -86,6 +95,9 @@ fn every_failure_has_its_exit_code() {
     assert_eq!((late.code, &late.json()["state"]), (6, &json!("ready")));
     for wrong in [
         &["enqueue", "a", "--payload", "{"][..],
+        &["enqueue", "a", "--payload", "1e999"],
+        &["enqueue", "a", "--payload", "\"\\ud800\""],
+        &["enqueue", "a", "--url", "memory://"],
         &["enqueue", "a", "--priority", "10"],
         &["enqueue", "No Kind"],
         &["enqueue"],
@@ -94,7 +106,8 @@ fn every_failure_has_its_exit_code() {
         &["job", "wait", text(&id), "--timeout", "soon"],
         &["--namespace", "No Name", "queue", "ls"],
     ] {
-        assert_eq!(ask(&store, wrong).code, 2, "{wrong:?}");
+        let said = ask(&store, wrong);
+        assert_eq!((said.code, &said.error()["error"]["code"]), (2, &json!("usage")), "{wrong:?}");
     }
     assert_eq!(said(workerd().args(["queue", "ls"])).code, 2);
     let away = said(workerd().args(["--json", "queue", "ls", "--url", "redis://127.0.0.1:1"]));
@@ -138,8 +151,16 @@ async fn a_batch_of_many_chunks_is_written_and_can_be_repeated() {
     let store = Store::sqlite();
     let lines: String = (0..1201).map(line).collect();
     let first = batch(&store, &lines, &[]);
-    assert_eq!((first.code, &first.json()["created"]), (0, &json!(1201)), "{first:?}");
-    let again = batch(&store, &lines, &[]).json();
+    assert_eq!((first.code, &last(&first)["created"]), (0, &json!(1201)), "{first:?}");
+    let told: Vec<Value> =
+        first.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(told.len(), 1202);
+    assert_eq!((&told[700]["line"], &told[700]["duplicate"]), (&json!(701), &json!(false)));
+    assert_eq!(
+        ask(&store, &["job", "show", text(&told[700]["id"])]).json()["payload"]["json"],
+        700
+    );
+    let again = last(&batch(&store, &lines, &[]));
     assert_eq!((&again["created"], &again["duplicates"]), (&json!(0), &json!(1201)));
     let stats = store.connect().await.stats().await.unwrap();
     assert_eq!(stats[0].jobs[&JobState::Ready], 1201);
@@ -149,6 +170,7 @@ async fn a_batch_of_many_chunks_is_written_and_can_be_repeated() {
 async fn a_wrong_line_stops_a_batch_and_what_was_written_is_told() {
     let store = Store::sqlite();
     let mut lines: Vec<String> = (0..700).map(line).collect();
+    lines[6] = line(1).replace(":1,", ":2,");
     lines[649] = "{\"kind\":\"k\",\"payload\":1,\"prio\":1}\n".to_owned();
     let said = batch(&store, &lines.concat(), &[]);
     assert_eq!(said.code, 2, "{said:?}");
@@ -156,9 +178,12 @@ async fn a_wrong_line_stops_a_batch_and_what_was_written_is_told() {
     assert_eq!((&error["line"], &error["written_to_line"]), (&json!(650), &json!(500)));
     let message = text(&error["message"]);
     assert!(message.contains("unknown field `prio`"), "{message}");
-    assert!(message.contains("lines 1 to 500 are queued"), "{message}");
+    assert!(message.contains("lines up to 500 are done"), "{message}");
+    assert_eq!((&error["created"], &error["conflicts"]), (&json!(499), &json!(1)));
+    assert_eq!(error["conflicting"][0]["line"], 7);
+    assert!(message.contains("line 7: conflicts with"), "{message}");
     let stats = store.connect().await.stats().await.unwrap();
-    assert_eq!(stats[0].jobs[&JobState::Ready], 500);
+    assert_eq!(stats[0].jobs[&JobState::Ready], 499);
 }
 
 #[test]
@@ -167,7 +192,7 @@ fn conflicts_in_a_batch_are_listed_and_the_rest_is_written() {
     let other = line(1).replace(":1,", ":2,");
     let said = batch(&store, &(line(1) + &other + &line(3)), &[]);
     assert_eq!(said.code, 5, "{said:?}");
-    let summary = said.json();
+    let summary = last(&said);
     assert_eq!((&summary["created"], &summary["conflicts"]), (&json!(2), &json!(1)));
     assert_eq!(summary["conflicting"][0]["line"], 2);
 }
@@ -205,7 +230,35 @@ fn shells_get_their_completions() {
 fn the_store_is_checked() {
     let store = Store::sqlite();
     let said = ask(&store, &["check"]);
+    assert_eq!((said.code, &said.json()["findings"][0]["name"]), (0, &json!("database")));
+    ask(&store, &["enqueue", "a"]);
+    let said = ask(&store, &["check"]);
     assert_eq!(said.code, 0, "{said:?}");
     let findings = said.json()["findings"].as_array().unwrap().clone();
     assert!(!findings.is_empty() && findings.iter().all(|f| f["verdict"] != "bad"), "{findings:?}");
+}
+
+#[test]
+fn an_answer_that_cannot_be_written_is_a_failure() {
+    let full = || std::fs::File::options().write(true).open("/dev/full");
+    let Ok(full) = full() else { return };
+    let mut command = workerd();
+    command.args(["config"]).stdout(full).stderr(Stdio::null());
+    assert_eq!(command.status().unwrap().code(), Some(1));
+}
+
+#[test]
+fn a_file_without_an_end_is_no_payload() {
+    let store = Store::sqlite();
+    let said = ask(&store, &["enqueue", "a", "--payload-file", "/dev/zero"]);
+    assert_eq!(said.code, 2, "{said:?}");
+    assert!(said.err.contains("has more than"), "{said:?}");
+}
+
+#[test]
+fn a_check_looks_at_the_environment_too() {
+    let store = Store::sqlite();
+    let said = said(workerd().args(["check", "--url", &store.url()]).env("WORKERD_LEASE", "bad"));
+    assert_eq!(said.code, 2, "{said:?}");
+    assert!(said.err.contains("WORKERD_LEASE"), "{said:?}");
 }

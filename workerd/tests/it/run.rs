@@ -13,6 +13,7 @@ on_every_store!(
     the_second_signal_gives_running_jobs_back_at_once,
     a_job_that_outlasts_the_grace_is_given_back,
     a_running_job_can_be_cancelled,
+    a_replica_that_cannot_start_programs_burns_no_attempts,
     metrics_tell_what_happened,
 );
 
@@ -90,6 +91,22 @@ async fn a_running_job_can_be_cancelled(store: Store) {
     soon(gone).await;
 }
 
+async fn a_replica_that_cannot_start_programs_burns_no_attempts(store: Store) {
+    let (gate, queue) = (Gate::new(), store.connect().await);
+    gate.open();
+    let daemon = Daemon::start(&store.url(), &(LONG_LEASE.to_owned() + &gate.executor()));
+    daemon.wait_for_event("worker_started");
+    std::fs::remove_dir(daemon.attempts()).unwrap();
+    let id = queue.enqueue(job("gate", &json!({})).max_attempts(1)).await.unwrap().id;
+    let event = daemon.wait_for_event("attempt_not_started");
+    assert!(event["error"].is_string(), "{event}");
+    std::fs::create_dir(daemon.attempts()).unwrap();
+
+    let record = until_finished(&queue, id).await;
+    assert_eq!((record.state, record.failures), (JobState::Completed, 0));
+    assert!(record.snoozes > 0);
+}
+
 async fn metrics_tell_what_happened(store: Store) {
     let (gate, queue) = (Gate::new(), store.connect().await);
     gate.open();
@@ -99,6 +116,9 @@ async fn metrics_tell_what_happened(store: Store) {
 
     // Counted once the store has answered, which may be a moment after the job is seen finished.
     let finished = "queue_finished_total{queue=\"default\",kind=\"gate\",outcome=\"completed\"} 1";
+    let ended = daemon.wait_for_event("attempt_ended");
+    assert_eq!((&ended["job_id"], &ended["outcome"]), (&json!(id), &json!("completed")));
+    assert!(ended["elapsed_sec"].is_number() && ended["kind"] == "gate", "{ended}");
     let metrics = until("the job counted", async || {
         let (_, metrics) = daemon.get("/metrics");
         let counted = metrics.lines().any(|line| line == finished);

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::support::{
-    Daemon, Gate, PATIENCE, Redis, Store, job, said, until, until_finished, workerd,
+    Daemon, Gate, PATIENCE, Redis, Store, executor, job, said, until, until_finished, workerd,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -59,14 +59,72 @@ fn a_daemon_with_nothing_to_run_says_so() {
     let store = Store::sqlite();
     let said = said(workerd().args(["run", "--listen", "off", "--url", &store.url()]));
     assert_eq!(said.code, 2, "{said:?}");
-    assert!(said.err.contains("no handler"), "{said:?}");
+    assert!(said.err.contains("add [executors.\"KIND\"]"), "{said:?}");
+    // Before it has touched the store.
+    assert!(!std::path::Path::new(store.url().strip_prefix("sqlite:").unwrap()).exists());
+    let folder = tempfile::tempdir().unwrap();
+    let path = crate::support::write_config(folder.path(), "");
+    let check =
+        crate::support::said(workerd().args(["check", "--url", &store.url(), "-c"]).arg(path));
+    assert!(check.code == 0 && check.out.contains("[executors."), "{check:?}");
+}
+
+#[test]
+fn an_address_that_is_wrong_is_reported_with_its_place_and_without_its_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "[store]\nurl = \"redis://:hunter2@host:port\"\n";
+    let path = crate::support::write_config(folder.path(), text);
+    for command in ["run", "check", "config"] {
+        let said = said(workerd().arg(command).arg("-c").arg(&path));
+        assert_eq!(said.code, 2, "{said:?}");
+        assert!(said.err.contains("workerd.toml:2: store.url: the port is"), "{said:?}");
+        assert!(!format!("{said:?}").contains("hunter2"), "{said:?}");
+    }
+}
+
+#[test]
+fn variables_that_programs_will_not_get_are_told() {
+    let (gate, store) = (Gate::new(), Store::sqlite());
+    let config = gate.executor() + "env = [\"NO_SUCH_VARIABLE\"]\n";
+    let daemon = Daemon::start(&store.url(), &config);
+    assert_eq!(daemon.wait_for_event("variable_missing")["variable"], "NO_SUCH_VARIABLE");
 }
 
 #[tokio::test]
 async fn two_daemons_cannot_listen_at_one_place_and_the_second_says_what_to_do() {
     let (gate, store) = (Gate::new(), Store::sqlite());
     let first = Daemon::start(&store.url(), &gate.executor());
-    let second = said(workerd().args(["run", "--listen", &first.address, "--url", &store.url()]));
+    let folder = tempfile::tempdir().unwrap();
+    let path = crate::support::write_config(folder.path(), &gate.executor());
+    let mut run = workerd();
+    run.args(["run", "--listen", &first.address, "--url", &store.url(), "-c"]).arg(path);
+    let second = said(&mut run);
     assert_eq!(second.code, 1, "{second:?}");
     assert!(second.err.contains("http.listen"), "{second:?}");
+}
+
+#[test]
+fn a_daemon_that_cannot_make_folders_does_not_take_jobs() {
+    let (gate, store) = (Gate::new(), Store::sqlite());
+    let folder = tempfile::tempdir().unwrap();
+    let path = crate::support::write_config(folder.path(), &gate.executor());
+    let mut run = workerd();
+    run.args(["run", "--listen", "off", "--url", &store.url(), "-c"]).arg(&path);
+    let said = said(run.env("TMPDIR", folder.path().join("missing")));
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.err.contains("set TMPDIR"), "{said:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn programs_cannot_read_the_environment_of_their_daemon() {
+    let store = Store::sqlite();
+    let script = "cat /proc/$PPID/environ >/dev/null 2>&1 && echo '\"read\"' || echo '\"no\"'";
+    let _daemon = Daemon::start(&store.url(), &executor("spy", script));
+    let queue = store.connect().await;
+    let id = queue.enqueue(job("spy", &json!({}))).await.unwrap().id;
+    let result = until_finished(&queue, id).await.result.unwrap();
+    // Whoever may read everything may read this.
+    let expected = if rustix::process::geteuid().is_root() { "read" } else { "no" };
+    assert_eq!(result.decode::<String>().unwrap(), expected);
 }

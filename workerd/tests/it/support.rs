@@ -12,7 +12,7 @@ use queue::{Connect, Job, JobId, JobRecord, JobState, Kind, NewJob, Payload, Que
 use serde_json::Value;
 
 pub(crate) use daemon::Daemon;
-pub(crate) use gate::{Gate, soon};
+pub(crate) use gate::{Gate, executor, soon};
 pub(crate) use redis::Redis;
 
 /// How long anything may take before the test has failed.
@@ -74,6 +74,14 @@ impl Store {
         match self {
             Self::Sqlite(folder) => format!("sqlite:{}", folder.path().join("queue.db").display()),
             Self::Redis(redis) => redis.url(),
+        }
+    }
+
+    /// How many keys there are, if it is a store of keys.
+    pub(crate) fn keys(&self) -> u64 {
+        match self {
+            Self::Sqlite(_) => 0,
+            Self::Redis(redis) => redis.keys(),
         }
     }
 

@@ -5,10 +5,11 @@ use std::io::{BufRead, Read};
 use std::time::{Duration, SystemTime};
 
 use queue::payload::{PAYLOAD_DEFAULT_MAX_BYTES, PAYLOAD_HARD_MAX_BYTES};
-use queue::{Codec, JobId, Kind, NewJob, OnConflict, Payload, QueueName, Timestamp};
+use queue::{JobId, Kind, NewJob, OnConflict, QueueName, Timestamp};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::cli::payload;
 use crate::exit::Failure;
 
 /// The most bytes of a line: the greatest payload and room for everything else.
@@ -59,15 +60,25 @@ impl<R: BufRead> Lines<R> {
         Self { input, number: 0, buffer: Vec::new() }
     }
 
-    /// The jobs of the next lines, at most `max`, with their line numbers; none at the end.
-    /// Blank lines are skipped.
+    /// The jobs of the next lines, at most `max` or about `max_bytes`, with their line numbers;
+    /// none at the end. Blank lines are skipped.
     ///
     /// # Errors
     /// The first line that is no job, and why.
-    pub(super) fn chunk(&mut self, max: usize) -> Result<Vec<(usize, NewJob)>, Failure> {
-        let mut jobs = Vec::new();
-        while jobs.len() < max && self.next_line()? {
-            let line = self.buffer.trim_ascii();
+    pub(super) fn chunk(
+        &mut self,
+        max: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<(usize, NewJob)>, Failure> {
+        let (mut jobs, mut bytes) = (Vec::new(), 0);
+        while jobs.len() < max && bytes < max_bytes && self.next_line()? {
+            bytes += self.buffer.len();
+            let mut line = self.buffer.as_slice();
+            if self.number == 1 {
+                // What some editors put before a text to say that it is Unicode.
+                line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+            }
+            let line = line.trim_ascii();
             if line.is_empty() {
                 continue;
             }
@@ -105,7 +116,7 @@ fn job(text: &[u8]) -> Result<NewJob, String> {
     if line.delay_ms.is_some() && line.run_at.is_some() {
         return Err("delay_ms and run_at exclude each other; keep one".to_owned());
     }
-    let payload = Payload::from_parts(Codec::Json, line.payload.get().to_owned());
+    let payload = payload::json(line.payload.get())?;
     let mut job = NewJob::new(line.kind, payload);
     if let Some(queue) = line.queue {
         job.spec.queue = queue;
@@ -157,7 +168,7 @@ mod tests {
     use super::*;
 
     fn jobs(text: &str, max: usize) -> Result<Vec<(usize, NewJob)>, Failure> {
-        Lines::new(text.as_bytes()).chunk(max)
+        Lines::new(text.as_bytes()).chunk(max, usize::MAX)
     }
 
     #[test]
@@ -188,9 +199,19 @@ mod tests {
                     {\"kind\":\"c\",\"payload\":3}";
         let mut lines = Lines::new(text.as_bytes());
         let numbers = |chunk: Vec<(usize, NewJob)>| chunk.iter().map(|c| c.0).collect::<Vec<_>>();
-        assert_eq!(numbers(lines.chunk(2).unwrap()), [1, 3]);
-        assert_eq!(numbers(lines.chunk(2).unwrap()), [4]);
-        assert!(lines.chunk(2).unwrap().is_empty());
+        assert_eq!(numbers(lines.chunk(2, 100).unwrap()), [1, 3]);
+        assert_eq!(numbers(lines.chunk(2, 100).unwrap()), [4]);
+        assert!(lines.chunk(2, 100).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_chunk_is_bounded_in_bytes_and_a_byte_order_mark_is_no_mistake() {
+        let line = "{\"kind\":\"a\",\"payload\":1}\n";
+        let text = format!("\u{feff}{}", line.repeat(5));
+        let mut lines = Lines::new(text.as_bytes());
+        assert_eq!(lines.chunk(10, 2 * line.len()).unwrap().len(), 2);
+        assert_eq!(lines.chunk(10, 1).unwrap().len(), 1);
+        assert_eq!(lines.chunk(10, usize::MAX).unwrap().len(), 2);
     }
 
     #[test]
@@ -205,6 +226,7 @@ mod tests {
             ("{\"kind\":\"a\",\"payload\":1,\"id\":\"x\"}", "UUID"),
             ("{\"kind\":\"a\",\"payload\":1} x", "trailing characters, at column 26"),
             ("[1]", "invalid type"),
+            ("{\"kind\":\"a\",\"payload\":1e999}", "number out of range"),
         ] {
             let text = format!("{{\"kind\":\"a\",\"payload\":1}}\n{line}\n");
             let error = jobs(&text, 10).unwrap_err().to_string();

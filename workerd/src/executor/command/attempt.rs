@@ -11,6 +11,7 @@ use super::folder::Folder;
 use super::group::Group;
 use super::input::Input;
 use super::output::Pipes;
+use super::starts::Starts;
 use super::{ALWAYS_PASSED, Command, result};
 
 /// What the program is told about its job.
@@ -41,21 +42,26 @@ enum Stop {
 /// Runs the program for one attempt; `cancelled` ends when the attempt should stop.
 ///
 /// # Errors
-/// What the program's end, or its failure to start, means for the job.
+/// What the program's end, or its failure to start, means for the job. An attempt that could not
+/// be started is none: the job is put off.
 ///
 /// # Cancel safety
 /// Dropping the future kills the program with everything it started.
 pub(super) async fn run(
     command: &Command,
+    starts: &Starts,
     attempt: &Attempt<'_>,
     cancelled: impl Future<Output = CancelReason>,
 ) -> Result<Option<Payload>, Fail> {
     let input = Input::of(command, attempt)?;
-    let folder = Folder::create()
-        .await
-        .map_err(|e| Fail::retry(format!("cannot make a folder for the attempt: {e}")))?;
+    let folder = match Folder::create().await {
+        Ok(folder) => folder,
+        Err(error) => return Err(starts.failed("cannot make a folder for the attempt", &error)),
+    };
     let mut process = process(command, attempt, &input, &folder);
-    let (mut group, streams) = Group::start(&mut process).map_err(|e| not_started(command, &e))?;
+    let started = Group::start(&mut process, folder.result.clone());
+    let (mut group, streams) = started.map_err(|e| not_started(command, starts, &e))?;
+    starts.succeeded();
     let mut pipes = Pipes::new(streams, input.stdin, command.output_max_bytes);
 
     let stop = tokio::select! {
@@ -66,10 +72,9 @@ pub(super) async fn run(
         never = pipes.serve() => match never {},
     };
     if stop.is_some() {
-        group.terminate();
         tokio::select! {
             biased;
-            () = group.leader_ended() => {},
+            () = group.terminate() => {},
             () = sleep(command.kill_grace) => {},
             never = pipes.serve() => match never {},
         }
@@ -127,11 +132,11 @@ fn process(
 
 /// A machine that cannot start the program now may be able to later, or another machine may: only
 /// arguments that are too long stay so.
-fn not_started(command: &Command, error: &io::Error) -> Fail {
-    let message = format!("cannot start {}: {error}", command.program.display());
+fn not_started(command: &Command, starts: &Starts, error: &io::Error) -> Fail {
+    let what = format!("cannot start {}", command.program.display());
     match error.kind() {
-        io::ErrorKind::ArgumentListTooLong => Fail::dead(message),
-        _ => Fail::retry(message),
+        io::ErrorKind::ArgumentListTooLong => Fail::dead(format!("{what}: {error}")),
+        _ => starts.failed(&what, error),
     }
 }
 

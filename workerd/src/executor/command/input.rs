@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use bytes::Bytes;
 use queue::{Codec, ErrorKind, Fail, Payload};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::Command;
 use super::attempt::Attempt;
@@ -20,15 +20,17 @@ impl Input {
     /// A failure for good, if the payload does not have what the configuration asks of it: it
     /// will not have it the next time either.
     pub(super) fn of(command: &Command, attempt: &Attempt<'_>) -> Result<Self, Fail> {
-        let value = if command.arguments.iter().any(|argument| argument.needs_payload()) {
+        let text = if command.arguments.iter().any(|argument| argument.needs_payload()) {
             json(attempt.payload)?
         } else {
-            Value::Null
+            Bytes::from_static(b"null")
         };
+        let payload: &RawValue = serde_json::from_slice(&text)
+            .map_err(|_| undecodable("the payload says that it is JSON, which it is not"))?;
         let arguments = command
             .arguments
             .iter()
-            .map(|argument| argument.render(attempt, &value))
+            .map(|argument| argument.render(attempt, payload))
             .collect::<Result<_, _>>()
             .map_err(undecodable)?;
         Ok(Self { arguments, stdin: stdin(attempt.payload)? })
@@ -41,17 +43,18 @@ fn undecodable(message: impl Display) -> Fail {
 
 /// JSON and raw payloads byte for byte, MessagePack as JSON.
 fn stdin(payload: &Payload) -> Result<Bytes, Fail> {
-    if payload.codec() != Codec::Msgpack {
-        return Ok(payload.bytes().clone());
-    }
-    serde_json::to_vec(&json(payload)?).map(Bytes::from).map_err(undecodable)
+    if payload.codec() == Codec::Msgpack { json(payload) } else { Ok(payload.bytes().clone()) }
 }
 
-fn json(payload: &Payload) -> Result<Value, Fail> {
-    payload.to_json().ok_or_else(|| {
-        undecodable(match payload.codec() {
-            Codec::Raw => "the payload is raw bytes, which have no fields".to_owned(),
-            codec => format!("the payload is not {} with a JSON form", codec.as_str()),
-        })
-    })
+/// The text of the payload as JSON: as it was written, if it was JSON.
+fn json(payload: &Payload) -> Result<Bytes, Fail> {
+    match payload.codec() {
+        Codec::Json => Ok(payload.bytes().clone()),
+        Codec::Raw => Err(undecodable("the payload is raw bytes, which have no fields")),
+        codec => {
+            let none = || format!("the payload is not {} with a JSON form", codec.as_str());
+            let value = payload.to_json().ok_or_else(|| undecodable(none()))?;
+            serde_json::to_vec(&value).map(Bytes::from).map_err(undecodable)
+        }
+    }
 }

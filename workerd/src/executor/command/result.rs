@@ -42,8 +42,8 @@ pub(super) fn with_errors(what: &str, errors: &Tail) -> String {
 /// standard output. JSON if it is JSON, else raw bytes; nothing if it is blank.
 ///
 /// # Errors
-/// A failure for good if the result is too long: the work is done, and doing it again would not
-/// make its result shorter.
+/// A failure for good if the result is too long or no file: the work is done, and doing it again
+/// would not make its result another.
 pub(super) async fn result(
     command: &Command,
     file: &Path,
@@ -51,9 +51,11 @@ pub(super) async fn result(
 ) -> Result<Option<Payload>, Fail> {
     let max_bytes = command.output_max_bytes;
     let (path, limit) = (PathBuf::from(file), max_bytes as u64 + 1);
-    let bytes = folder::blocking(move || read(&path, limit))
-        .await
-        .map_err(|e| Fail::retry(format!("cannot read the result file: {e}")))?;
+    let bytes = folder::blocking(move || read(&path, limit)).await.map_err(|e| match e.kind() {
+        // The program would leave the same there again.
+        io::ErrorKind::InvalidInput => Fail::dead("$WORKERD_RESULT is not a regular file"),
+        _ => Fail::retry(format!("cannot read the result file: {e}")),
+    })?;
     if bytes.len() > max_bytes {
         return Err(Fail::dead(format!(
             "the result file has more than {max_bytes} bytes; store large results elsewhere and \
@@ -82,7 +84,7 @@ fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
             std::fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
             Ok(bytes)
         }
-        Ok(_) => Err(io::Error::other("it is not a regular file")),
+        Ok(_) => Err(io::ErrorKind::InvalidInput.into()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(bytes),
         Err(error) => Err(error),
     }
@@ -93,7 +95,8 @@ fn payload(bytes: Vec<u8>) -> Option<Payload> {
     if text.is_empty() {
         return None;
     }
-    let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok();
+    // Not just its grammar: what is said to be JSON must be readable as JSON, which 1e999 is not.
+    let is_json = serde_json::from_slice::<serde_json::Value>(text).is_ok();
     Some(if is_json {
         Payload::from_parts(Codec::Json, text.to_vec())
     } else {

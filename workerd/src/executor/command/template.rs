@@ -3,9 +3,11 @@
 //! An argument of the configuration becomes exactly one argument of the program, whatever the
 //! job puts into its slots: nothing is split, expanded or given to a shell.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::attempt::Attempt;
 
@@ -82,7 +84,11 @@ impl Template {
     ///
     /// # Errors
     /// Which slot the job cannot fill, without the payload's values.
-    pub(super) fn render(&self, attempt: &Attempt<'_>, payload: &Value) -> Result<String, String> {
+    pub(super) fn render(
+        &self,
+        attempt: &Attempt<'_>,
+        payload: &RawValue,
+    ) -> Result<String, String> {
         let mut text = String::new();
         for part in &self.0 {
             match part {
@@ -120,7 +126,7 @@ impl Slot {
         Ok(Self::Payload(fields))
     }
 
-    fn fill(&self, attempt: &Attempt<'_>, payload: &Value) -> Result<String, String> {
+    fn fill(&self, attempt: &Attempt<'_>, payload: &RawValue) -> Result<String, String> {
         let fields = match self {
             Self::JobId => return Ok(attempt.job.to_string()),
             Self::JobAttempt => return Ok(attempt.number.to_string()),
@@ -130,19 +136,29 @@ impl Slot {
         };
         let mut value = payload;
         for field in fields {
-            value =
-                value.get(field).ok_or_else(|| format!("the payload has no field for {self}"))?;
+            value = inner(value, field)
+                .ok_or_else(|| format!("the payload has no field for {self}"))?;
         }
-        let found = match value {
-            Value::String(text) => return Ok(text.clone()),
-            Value::Number(number) => return Ok(number.to_string()),
-            Value::Bool(bool) => return Ok(bool.to_string()),
-            Value::Null => "null",
-            Value::Array(_) => "an array",
-            Value::Object(_) => "an object",
+        let text = value.get();
+        let found = match text.as_bytes() {
+            [b'"', ..] => match serde_json::from_str(text) {
+                Ok(text) => return Ok(text),
+                Err(_) => "text that is no Unicode",
+            },
+            // As they were written: whoever counts in cents or has long ids needs every digit.
+            [b'-' | b'0'..=b'9' | b't' | b'f', ..] => return Ok(text.to_owned()),
+            [b'[', ..] => "an array",
+            [b'{', ..] => "an object",
+            _ => "null",
         };
         Err(format!("{self} takes a string, a number or a boolean; the payload has {found} there"))
     }
+}
+
+/// A field of an object; the last one of several with this name, as for most readers of JSON.
+fn inner<'a>(object: &'a RawValue, field: &str) -> Option<&'a RawValue> {
+    let fields: HashMap<Cow<'a, str>, &'a RawValue> = serde_json::from_str(object.get()).ok()?;
+    fields.get(field).copied()
 }
 
 impl fmt::Display for Slot {
@@ -175,11 +191,15 @@ impl fmt::Display for Template {
 #[cfg(test)]
 mod tests {
     use queue::{JobId, Kind, Payload, QueueName};
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
     fn render(template: &str, payload: &Value) -> Result<String, String> {
+        render_text(template, &payload.to_string())
+    }
+
+    fn render_text(template: &str, payload: &str) -> Result<String, String> {
         let (kind, queue) = (Kind::new("k").unwrap(), QueueName::default());
         let attempt = Attempt {
             job: JobId::from_bytes([0; 16]),
@@ -190,6 +210,7 @@ mod tests {
             fence: 1,
             remaining: std::time::Duration::from_secs(1),
         };
+        let payload: &RawValue = serde_json::from_str(payload).unwrap();
         Template::parse(template).unwrap().render(&attempt, payload)
     }
 
@@ -202,6 +223,16 @@ mod tests {
         });
         let job = render("{job.id}:{job.attempt}:{job.kind}:{job.queue}", &payload).unwrap();
         assert_eq!(job, "00000000-0000-0000-0000-000000000000:3:k:default");
+    }
+
+    #[test]
+    fn numbers_are_what_was_written() {
+        for number in ["123456789012345678901234567890", "9007199254740993.0", "1.50", "-0", "1e5"]
+        {
+            let payload = format!("{{\"a\": {{ \"n\" : {number} }}, \"b\": \"\\ud800\"}}");
+            assert_eq!(render_text("{payload.a.n}", &payload).unwrap(), number);
+            assert!(render_text("{payload.b}", &payload).unwrap_err().contains("no Unicode"));
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -58,9 +59,14 @@ impl Daemon {
         Self { process, logs, address, folder }
     }
 
+    /// Where it makes the folders of its attempts.
+    pub(crate) fn attempts(&self) -> PathBuf {
+        self.folder.path().join("attempts")
+    }
+
     /// Whether no folder of an attempt is left.
     pub(crate) fn left_nothing(&self) -> bool {
-        std::fs::read_dir(self.folder.path().join("attempts")).unwrap().next().is_none()
+        std::fs::read_dir(self.attempts()).unwrap().next().is_none()
     }
 
     /// Waits for an event in the log.

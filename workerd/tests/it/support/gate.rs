@@ -31,7 +31,8 @@ impl Gate {
     /// An executor for the kind `held` that never ends by itself; see [`Gate::watch`].
     pub(crate) fn holding_executor(&self) -> String {
         let pipe = self.pipe();
-        let script = format!("exec 9> '{}'; echo started >&9; sleep 1000 & wait", pipe.display());
+        let script =
+            format!("exec 9> '{}'; echo started >&9; while :; do sleep 0.02; done", pipe.display());
         executor("held", &script)
     }
 

@@ -54,6 +54,15 @@ impl Redis {
         format!("redis+unix://{}", self.socket().display())
     }
 
+    /// How many keys it has.
+    pub(crate) fn keys(&self) -> u64 {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        stream.write_all(b"DBSIZE\r\nQUIT\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.trim_start_matches(':').lines().next().unwrap().parse().unwrap()
+    }
+
     fn answers(&self) -> bool {
         let Ok(mut stream) = UnixStream::connect(self.socket()) else { return false };
         let mut answer = [0; 7];
