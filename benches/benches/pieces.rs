@@ -1,6 +1,6 @@
 //! The pieces that every job passes through, without a store: `cargo bench -p queue-benches`.
 
-#![expect(clippy::unwrap_used, missing_docs, reason = "a bench fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
 use std::time::Duration;
 

@@ -9,7 +9,6 @@ mod connections;
 mod damage;
 mod engine;
 mod faults;
-mod measure;
 mod store;
 mod waiting;
 

@@ -21,8 +21,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use clap::{Parser, ValueEnum};
 use queue::{Connect, Fail, Job, JobId, JobRecord, JobState, Kind, NewJob, Payload, Queue, Worker};
+use queue_benches::redis_server::Redis;
 use serde::{Deserialize, Serialize};
-use support::{Redis, Replica, write_config};
+use support::{Replica, write_config};
 
 #[derive(Debug, Parser)]
 struct Arguments {

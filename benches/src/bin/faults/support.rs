@@ -1,9 +1,7 @@
-//! The processes of a scene: redis-server and replicas of the daemon. All of them end with their
-//! handle, by their id.
+//! The replicas of a scene. They end with their handle, by their id.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -11,45 +9,6 @@ use anyhow::Context as _;
 /// A temporary folder that is removed at the end.
 pub(crate) fn temporary_folder() -> anyhow::Result<tempfile::TempDir> {
     tempfile::tempdir().context("cannot make a temporary folder")
-}
-
-/// A redis-server of its own.
-pub(crate) struct Redis {
-    child: Child,
-    port: u16,
-}
-
-impl Redis {
-    pub(crate) fn start(folder: &Path) -> anyhow::Result<Self> {
-        // The port is free now; whoever takes it in between makes the server fail, and us with it.
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let child = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--appendonly", "yes"])
-            .args(["--save", "", "--maxmemory-policy", "noeviction", "--dir"])
-            .arg(folder)
-            .stdout(Stdio::null())
-            .spawn()
-            .context("cannot start redis-server; ./scripts/test installs it")?;
-        let redis = Self { child, port };
-        for _ in 0..500 {
-            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return Ok(redis);
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        anyhow::bail!("redis-server does not listen")
-    }
-
-    pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// A replica of the daemon.

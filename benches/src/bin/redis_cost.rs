@@ -1,0 +1,131 @@
+//! What the life of a job costs a Redis server: CPU time of its main thread and bytes of memory,
+//! beside a pipelined `SET` in the same run.
+//!
+//! ```text
+//! cargo run --release -p queue-benches --bin redis_cost
+//! ```
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use queue::backend::FINISHED_MAX;
+use queue::{
+    Backend, ClaimRequest, ClaimToken, Kind, KindSlots, Lease, Namespace, NewJob, Outcome, Payload,
+    QueueName, SettleRequest, Settlement, WorkerId,
+};
+use queue_benches::redis_server::Redis;
+use queue_redis::RedisBackend;
+
+const JOBS: usize = 100_000;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    for (batch, jobs) in [(100, JOBS), (10, JOBS), (1, 20_000)] {
+        measure(batch, jobs).await?;
+    }
+    Ok(())
+}
+
+async fn measure(batch: usize, jobs: usize) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let redis = Redis::start(folder.path())?;
+    let mut server = Server(redis::Client::open(redis.url())?.get_connection()?);
+    println!("{jobs} jobs in batches of {batch}, payload 100 bytes:");
+    server.plain_sets()?;
+    let backend = RedisBackend::connect(&redis.url(), Namespace::default()).await?;
+
+    let (cpu, memory) = (server.cpu_us()?, server.memory_bytes()?);
+    for _ in 0..jobs / batch {
+        let kind = Kind::new("send")?;
+        let job = || NewJob::new(kind.clone(), Payload::raw(vec![7; 100]));
+        let jobs: Vec<NewJob> = (0..batch).map(|_| job()).collect();
+        backend.enqueue(&jobs).await?;
+    }
+    server.report("enqueue", jobs, cpu)?;
+    let queued_bytes = (server.memory_bytes()? - memory) / jobs as f64;
+    println!("  {queued_bytes:.0} bytes a queued job");
+
+    let cpu = server.cpu_us()?;
+    let mut claims = Vec::new();
+    for _ in 0..jobs / batch {
+        claims.push(backend.claim(&request(batch)?).await?.leases);
+    }
+    server.report("claim", jobs, cpu)?;
+
+    // Up to the cap records are kept; beyond it each new one drops an old one.
+    let cap = usize::try_from(FINISHED_MAX)?;
+    let rest = claims.split_off(cap / batch);
+    let cpu = server.cpu_us()?;
+    settle(&backend, &claims).await?;
+    server.report("settle, record kept", cap, cpu)?;
+    let cpu = server.cpu_us()?;
+    settle(&backend, &rest).await?;
+    server.report("settle, an older record dropped", jobs - cap, cpu)
+}
+
+fn request(batch: usize) -> anyhow::Result<ClaimRequest> {
+    let max = u32::try_from(batch)?;
+    Ok(ClaimRequest {
+        token: ClaimToken::random(),
+        worker: WorkerId::random(),
+        queues: vec![QueueName::default()],
+        kinds: vec![KindSlots { kind: Kind::new("send")?, slots: max }],
+        max,
+        lease: Duration::from_secs(600),
+    })
+}
+
+async fn settle(backend: &RedisBackend, claims: &[Vec<Lease>]) -> anyhow::Result<()> {
+    for leases in claims {
+        let settlements = leases.iter().map(|lease| Settlement {
+            id: lease.spec.id,
+            token: lease.token,
+            outcome: Outcome::Completed { result: None },
+            elapsed: Duration::from_millis(3),
+        });
+        let request = SettleRequest { settlements: settlements.collect(), claim: None };
+        backend.settle(&request).await?;
+    }
+    Ok(())
+}
+
+/// The server's own figures.
+struct Server(redis::Connection);
+
+impl Server {
+    fn figure(&mut self, section: &str, name: &str) -> anyhow::Result<f64> {
+        let text: String = redis::cmd("INFO").arg(section).query(&mut self.0)?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        Ok(line.with_context(|| format!("INFO does not tell {name}"))?.trim().parse()?)
+    }
+
+    fn cpu_us(&mut self) -> anyhow::Result<f64> {
+        let user = self.figure("cpu", "used_cpu_user_main_thread")?;
+        let system = self.figure("cpu", "used_cpu_sys_main_thread")?;
+        Ok((user + system) * 1e6)
+    }
+
+    fn memory_bytes(&mut self) -> anyhow::Result<f64> {
+        self.figure("memory", "used_memory")
+    }
+
+    fn report(&mut self, what: &str, jobs: usize, cpu_before_us: f64) -> anyhow::Result<()> {
+        let each = (self.cpu_us()? - cpu_before_us) / jobs as f64;
+        println!("  {what}: {each:.2} us of CPU a job");
+        Ok(())
+    }
+
+    /// What to compare with: the cost of a command on this machine.
+    fn plain_sets(&mut self) -> anyhow::Result<()> {
+        let cpu = self.cpu_us()?;
+        for batch in 0..JOBS / 100 {
+            let mut pipeline = redis::pipe();
+            for n in 0..100 {
+                pipeline.set(format!("key:{}", batch * 100 + n), [7_u8; 100].as_slice());
+            }
+            pipeline.exec(&mut self.0)?;
+        }
+        self.report("a pipelined SET, to compare with", JOBS, cpu)?;
+        Ok(redis::cmd("FLUSHALL").exec(&mut self.0)?)
+    }
+}
