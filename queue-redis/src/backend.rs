@@ -9,7 +9,7 @@ mod settle;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use queue_core::backend::{CheckFinding, Violation};
+use queue_core::backend::{CheckFinding, PASS_MAX, Violation};
 use queue_core::{
     Backend, CancelOutcome, Claim, ClaimRequest, EnqueueOutcome, Error, Interest, JobId, JobRecord,
     Maintained, Namespace, NewJob, QueueStats, RenewRequest, Renewal, SettleReply, SettleRequest,
@@ -127,7 +127,7 @@ impl Backend for RedisBackend {
 
     async fn maintain(&self, budget: u32) -> Result<Maintained, Error> {
         let mut cmd = scripts::maintain.call(&self.keys, 1, 16);
-        cmd.arg(budget);
+        cmd.arg(budget.min(PASS_MAX));
         let call = Call::script(&scripts::maintain, cmd);
         let mut items = Items::of(store::one(&self.link, call, Repeat::Freely).await?)?;
         let mut done = Maintained::default();

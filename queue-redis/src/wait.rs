@@ -56,7 +56,8 @@ impl Waiters {
     /// # Cancel safety
     /// A wake-up that was meant for a dropped call goes to the next one, or to another worker.
     pub(crate) async fn wait(&self, interest: &Interest, timeout: Duration) -> Wake {
-        let until = Instant::now() + timeout;
+        // A wait is a hint: nobody needs one that outlasts the day.
+        let until = Instant::now() + timeout.min(Duration::from_secs(24 * 3600));
         let (answer, answered) = oneshot::channel();
         let pairs = interest
             .queues

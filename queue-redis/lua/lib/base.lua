@@ -136,3 +136,9 @@ local function save_tallies(values)
   each('HSET', COUNT, pairs_)
   each('HDEL', COUNT, zeros)
 end
+
+-- The state in a finished record; one that is not what we write is quarantined.
+local function fin_state(fin)
+  local state = #fin >= 30 and byte(fin, 1)
+  return state and state >= COMPLETED and state <= CANCELLED and state or QUARANTINED
+end

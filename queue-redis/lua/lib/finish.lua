@@ -74,12 +74,13 @@ local function forget(shelf, ids)
   for i, id in ipairs(ids) do
     local record, fin = records[i], fins[i]
     local class = record and class_of(record, 0)
-    if class and fin then
+    local sound = class and fin and fin_state(fin) ~= QUARANTINED
+    if sound then
       tally(field_of(class, byte(fin, 1)), -1)
       local key = key_of(record, 0, class)
       if key then keys[#keys + 1], owners[#owners + 1] = key, id end
     end
-    if record and not class then
+    if record and not sound then
       bad[#bad + 1] = id
     else
       gone[#gone + 1] = id
@@ -127,6 +128,24 @@ local function drop_from(shelf, most, horizon_ms)
   end
 end
 
+-- Drops `most` records of a shelf, soonest expiry first, ties in any order: cheap enough for a
+-- settlement, because of a batch that is dropped in part the rest is one piece of text.
+local function trim_shelf(shelf, most)
+  local key = PREFIX .. shelf
+  local first = try('ZRANGE', key, 0, 0, 'WITHSCORES')
+  while most > 0 and first[2] do
+    local batch, expiry = first[1], first[2]
+    local bytes = 16 * min(floor(#batch / 16), most)
+    if bytes == 0 then bytes = #batch end
+    call('ZREM', key, batch)
+    if bytes < #batch then call('ZADD', key, expiry, sub(batch, bytes + 1)) end
+    forget(shelf, split_ids(sub(batch, 1, bytes)))
+    most = most - bytes / 16
+    first = try('ZRANGE', key, 0, 0, 'WITHSCORES')
+  end
+  if first[2] then call('ZADD', AGES, first[2], shelf) else call('ZREM', AGES, shelf) end
+end
+
 -- Keeps the shelves that this call added to below their cap, as far as a few more records than
 -- it added go. `counts` is what `save_tallies` answered.
 local function trim_shelves(counts)
@@ -134,7 +153,7 @@ local function trim_shelves(counts)
   for shelf, by in pairs(added) do
     local over = (counts[shelf] or 0) - FINISHED_MAX
     if over > 0 then
-      drop_from(shelf, min(over, by + 5), TIME_MAX)
+      trim_shelf(shelf, min(over, by + 5))
       trimmed = true
     end
   end

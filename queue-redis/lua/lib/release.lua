@@ -38,6 +38,8 @@ local function save_released(kept, ended)
   each('HDEL', RUN, let_go)
   each('HSET', CLAIMS, kept)
   each('HDEL', CLAIMS, ended)
-  if #ended > 0 then try('ZREM', LEASES, unpack(ended)) end
+  for i = 1, #ended, CHUNK do
+    try('ZREM', LEASES, unpack(ended, i, min(i + CHUNK - 1, #ended)))
+  end
   each('SREM', CANCEL, flagged)
 end

@@ -13,7 +13,7 @@ local function states_of(ids)
     if bad[i] == 1 then
       states[i] = QUARANTINED
     elseif fin then
-      states[i] = byte(fin, 1)
+      states[i] = fin_state(fin)
       local token = sub(fin, 15, 30)
       if token ~= NO_TOKEN then tokens[i] = token end
     elseif runs[i] then

@@ -30,8 +30,9 @@ struct Arguments {
     /// The store.
     #[arg(long, value_enum, default_value = "redis")]
     store: StoreKind,
-    /// How many jobs: half of them commands, half of them Rust handlers.
-    #[arg(long, default_value_t = 10_000)]
+    /// How many jobs: half of them commands, half of them Rust handlers. No more than the store
+    /// keeps records of, or they could not be accounted for.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     jobs: u32,
     /// How many replicas.
     #[arg(long, default_value_t = 2)]
