@@ -8,7 +8,7 @@ use queue_core::{
 };
 
 use crate::support::harness::RedisHarness;
-use crate::support::jobs::{claim, enqueue, job, settle};
+use crate::support::jobs::{claim, completed, enqueue, job, settle};
 
 #[tokio::test]
 async fn a_lane_of_a_wrong_type_stops_only_itself() {
@@ -147,5 +147,52 @@ async fn a_claim_behind_refused_settlements_leases_nothing() {
     harness.raw::<()>(&[b"DEL", fin.as_bytes()]);
     let free = claim(&backend, &["a"], 5).await;
     assert_eq!(free.iter().map(|lease| lease.spec.id).collect::<Vec<_>>(), ids[1..]);
+    assert_eq!(backend.audit().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_finished_record_of_garbage_stops_no_other() {
+    let harness = RedisHarness::new();
+    let backend = harness.now().await;
+    for garbage in [&b""[..], b"\xc8short", &[0xc8; 40]] {
+        let ids = enqueue(&backend, &[job("a"), job("a")]).await;
+        let leases = claim(&backend, &["a"], 2).await;
+        assert_eq!(settle(&backend, &leases[..1], &completed()).await.len(), 1);
+        let fin = harness.key(&backend, "fin");
+        harness.raw::<()>(&[b"HSET", fin.as_bytes(), ids[0].as_bytes(), garbage]);
+
+        // A late report about the bad one beside a first report about the good one.
+        let settled = settle(&backend, &leases, &completed()).await;
+        assert_eq!(settled[1], Settled::Applied(JobState::Completed), "{garbage:?}");
+        assert!(!matches!(settled[0], Settled::Applied(_)), "{garbage:?}");
+    }
+    harness.set_clock(&backend, Timestamp::from_ms(4_200_000_000_000)).await;
+    while backend.maintain(500).await.unwrap().more {}
+    let done = harness.key(&backend, "done:default");
+    assert_eq!(harness.raw::<u8>(&[b"EXISTS", done.as_bytes()]), 0, "every record was dropped");
+}
+
+#[tokio::test]
+async fn no_budget_is_too_large_for_a_pass() {
+    let harness = RedisHarness::new();
+    let backend = harness.now().await;
+    for _ in 0..1200 / 100 {
+        let jobs: Vec<_> = (0..100).map(|_| job("a")).collect();
+        enqueue(&backend, &jobs).await;
+    }
+    for _ in 0..1200 {
+        assert_eq!(claim(&backend, &["a"], 1).await.len(), 1);
+    }
+    harness.set_clock(&backend, Timestamp::from_ms(4_200_000_000_000)).await;
+    let mut reaped = 0;
+    loop {
+        let done = backend.maintain(u32::MAX).await.unwrap();
+        assert!(done.reaped <= 500);
+        reaped += done.reaped;
+        if !done.more {
+            break;
+        }
+    }
+    assert_eq!(reaped, 1200);
     assert_eq!(backend.audit().await.unwrap(), []);
 }
