@@ -1,12 +1,13 @@
 -- T12 and T13: cancels jobs that wait, asks for running ones to be stopped.
 --
--- KEYS   13 fixed keys
+-- KEYS   15 fixed keys
 -- ARGV   the ids
 -- Reply  per id two characters: c cancelled, r requested, f finished before, n not found; and
 --        the state
 --
 -- Invariant: a request is noted only for a running job. A ready job leaves its ticket behind,
--- counted in `gone:<lane>`, so that cancelling costs the same however long the lane is.
+-- counted in `gone:<lane>`, so that cancelling costs the same however long the lane is;
+-- where they pile up some are taken out.
 
 local records = read('HMGET', JOBS, ARGV)
 local atts = read('HMGET', ATT, ARGV)
@@ -17,12 +18,16 @@ call('SCARD', CANCEL)
 local answers, requested, tokens, undue = {}, {}, {}, {}
 local now_states = {} -- id → state after this call
 local emptied = {}
+local out_of_reach = {} -- key of a lane, id, …
 
 local function cancel_ready(id, class)
   local lane = lane_of(class)
   lane.by = lane.by - 1
   emptied[class.pair] = true
-  if not lane.sound then return end
+  if not lane.sound then
+    out_of_reach[#out_of_reach + 1], out_of_reach[#out_of_reach + 2] = lane.key, id
+    return
+  end
   lane.live = lane.live - 1
   lane.gone = lane.gone + 1
   lane.changed = true
@@ -65,17 +70,19 @@ for token in pairs(tokens) do token_list[#token_list + 1] = token end
 for _, packed in ipairs(read('HMGET', CLAIMS, token_list)) do
   if is_claim(packed) then workers[worker_of(packed)] = true end
 end
--- The lanes whose `gone` hash cannot be written are left to the claim, which finds no ready job.
 local gone_counts = {}
 for _, lane in pairs(lanes) do
   if lane.cancelled and lane.live > 0 then
-    gone_counts[lane] = read('HMGET', PREFIX .. 'gone:' .. lane.name, lane.cancelled)
+    local key = PREFIX .. 'gone:' .. lane.name
+    -- Of a wrong type it was not looked at because no lane had stale tickets: nothing is lost.
+    lane.replaces_gone = type(try('HLEN', key)) ~= 'number'
+    gone_counts[lane] = lane.replaces_gone and {} or read('HMGET', key, lane.cancelled)
   end
 end
 
 tally_lanes()
-check_finish()
 local counts = read_tallies()
+check_finish(counts)
 save_tallies(counts)
 each('ZREM', DUE, undue)
 each('SADD', CANCEL, requested)
@@ -84,19 +91,21 @@ for lane, have in pairs(gone_counts) do
   for i, id in ipairs(lane.cancelled) do
     pairs_[#pairs_ + 1], pairs_[#pairs_ + 2] = id, (tonumber(have[i] or nil) or 0) + 1
   end
-  each('HSET', PREFIX .. 'gone:' .. lane.name, pairs_)
+  local key = PREFIX .. 'gone:' .. lane.name
+  if lane.replaces_gone then call('UNLINK', key) end
+  each('HSET', key, pairs_)
 end
+-- A lane whose other keys have a wrong type cannot count a stale ticket, which would come back to
+-- life with the lane. Only such a damaged lane pays with its length.
+for i = 1, #out_of_reach, 2 do try('LREM', out_of_reach[i], 1, out_of_reach[i + 1]) end
 save_finished()
 save_lanes()
+for lane in pairs(gone_counts) do compact_lane(lane) end
 trim_shelves(counts)
 for pair in pairs(emptied) do
   local ready = counts[pair .. '/ready'] or tonumber(call('HGET', COUNT, pair .. '/ready') or nil)
   if (ready or 0) <= 0 then try('DEL', PREFIX .. 'wake:' .. pair) end
 end
-for worker in pairs(workers) do
-  local key = PREFIX .. 'wake:w:' .. worker
-  if try('LLEN', key) == 0 then try('RPUSH', key, 'c') end
-  try('PEXPIRE', key, 60000)
-end
+for worker in pairs(workers) do tell(worker, 'c') end
 save_meta()
 return concat(answers)

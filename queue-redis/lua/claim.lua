@@ -1,14 +1,16 @@
 -- T4: leases jobs that the worker can run, after making due ones ready (T3).
 --
--- KEYS   13 fixed keys
+-- KEYS   15 fixed keys
 -- ARGV   claim token, worker, the most jobs, lease in ms, number of queues, the queues,
 --        then per kind: kind, slots
 -- Reply  { now_ms, claimed_ms, first fence, more, next due ms or -1, maintain, epoch,
 --          ids that cannot be decoded (joined), places in the claim of a repeat, ids (joined),
---          attempts, record, record, … }; attempts is empty or one per job ("" for none)
+--          attempts, bodies, record, record, … }; attempts is empty or one per job ("" for none),
+--          without errors; bodies are those that are apart: number of the job from 1, body, …
 --
 -- Invariant: each job that leaves its lane has `run` → token, and the token has its lease, its
--- list of ids and the number of jobs left. A token that holds jobs gets these and no others.
+-- list of ids and the number of jobs left. A token that holds jobs gets these and no others. The
+-- answer's bodies are at most ANSWER_MAX_BYTES or one, so that it arrives, and so does a repeat.
 
 local LANES_MAX, BURIED_MAX, STALE_MAX, PROMOTED_MAX = 32, 500, 500, 500
 local token, worker, most, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -21,18 +23,32 @@ local function maintain_needed()
   return (reached(LEASES) or reached(AGES)) and 1 or 0
 end
 
-local function answer(claimed_ms, first_fence, more, due_ms, maintain, bad, offsets, ids, records)
+-- The bodies of these jobs, as the answer has them.
+local function read_bodies(ids, numbers)
+  local bodies = {}
+  for i, body in ipairs(read('HMGET', BODY, ids)) do
+    bodies[2 * i - 1], bodies[2 * i] = numbers[i], body or ''
+  end
+  return bodies
+end
+
+local function answer(
+  claimed_ms, first_fence, more, due_ms, maintain, bad, offsets, ids, records, bodies
+)
   local next_due = due_ms and max(due_ms - now, 0) or -1
   if next_due == 0 then maintain = 1 end
   local atts = {}
   if #ids > 0 and call('HLEN', ATT) > 0 then
-    for i, att in ipairs(read('HMGET', ATT, ids)) do atts[i] = att or '' end
+    for i, att in ipairs(read('HMGET', ATT, ids)) do
+      atts[i] = att and sub(att, 1, ATT_BYTES) or ''
+    end
   end
   local reply = {
     now, claimed_ms, first_fence, more and 1 or 0, next_due, maintain, meta[6] or '',
     concat(bad), concat(offsets, ','), concat(ids), atts,
+    bodies,
   }
-  for i = 1, #records do reply[11 + i] = records[i] end
+  for i = 1, #records do reply[12 + i] = records[i] end
   return reply
 end
 
@@ -47,13 +63,21 @@ if is_claim(packed) then
     end
   end
   local records = read('HMGET', JOBS, ids)
+  local body_ids, numbers = {}, {}
+  for i, record in ipairs(records) do
+    local class = record and class_of(record, 0)
+    if class and class.apart then body_ids[#body_ids + 1], numbers[#numbers + 1] = ids[i], i end
+  end
+  local bodies = read_bodies(body_ids, numbers)
   local due_ms = next_due_ms()
   -- Nobody was there to renew it: its answer was lost.
   local ends = tonumber(call('ZSCORE', LEASES, token) or 0)
   call('ZADD', LEASES, max(ends, min(now + lease_ms, TIME_MAX)), token)
   save_meta()
   local maintain = maintain_needed()
-  return answer(claimed_ms, first_fence, false, due_ms, maintain, {}, offsets, ids, records)
+  return answer(
+    claimed_ms, first_fence, false, due_ms, maintain, {}, offsets, ids, records, bodies
+  )
 end
 
 -- Neither a new claim nor the burial of an expired job changes this.
@@ -74,7 +98,21 @@ local counted = read('HMGET', COUNT, fields)
 
 local missing, buried, skipped, halted = most, 0, 0, false
 local ids, records, runs, new_bad = {}, {}, {}, {}
+local body_bytes, body_ids, body_numbers = 0, {}, {} -- of the taken jobs whose bodies are apart
 local barren = {} -- pairs whose counted jobs are in no lane that can be read
+
+-- Whether a ticket is of a job that was cancelled; it is used up then.
+local function is_passed(lane, id, times)
+  local dropped = lane.dropped[id] or 0
+  if (tonumber(times) or 0) <= dropped then return false end
+  lane.dropped[id] = dropped + 1
+  lane.gone = lane.gone - 1
+  return true
+end
+
+local function has_no_room_for(record)
+  return #ids > 0 and body_bytes + payload_bytes(record) > ANSWER_MAX_BYTES
+end
 
 -- Reads the next tickets of a lane and takes, buries or passes each; answers how many it took.
 local function take(lane, kind, wanted)
@@ -90,18 +128,16 @@ local function take(lane, kind, wanted)
     local found = read('HMGET', JOBS, tickets)
     for i, id in ipairs(tickets) do
       if halted then break end
-      lane.changed = true
-      lane.passed = lane.passed + 1
       local record = found[i]
-      local left = (tonumber(gone[i] or nil) or 0) - (lane.dropped[id] or 0)
-      if left > 0 then
-        lane.dropped[id] = (lane.dropped[id] or 0) + 1
-        lane.gone = lane.gone - 1
+      local class, head_bytes
+      if record then class, head_bytes = class_of(record, 0) end
+      if gone[i] and is_passed(lane, id, gone[i]) then
         skipped = skipped + 1
         if skipped >= STALE_MAX then halted = true end
+      elseif class and class.apart and class.expires_ms > now and has_no_room_for(record) then
+        halted = true
+        break
       else
-        local class, head_bytes
-        if record then class, head_bytes = class_of(record, 0) end
         lane.live = lane.live - 1
         lane.served = true
         lane.by = lane.by - 1
@@ -120,8 +156,14 @@ local function take(lane, kind, wanted)
           ids[count], records[count] = id, record
           runs[2 * count - 1], runs[2 * count] = id, token .. sub(record, 1, head_bytes)
           lane.started = lane.started + 1
+          if class.apart then
+            body_bytes = body_bytes + payload_bytes(record)
+            body_ids[#body_ids + 1], body_numbers[#body_numbers + 1] = id, count
+          end
         end
       end
+      lane.changed = true
+      lane.passed = lane.passed + 1
     end
   end
   missing = missing - taken
@@ -199,10 +241,11 @@ for _, lane in pairs(lanes) do
   if lane.started and lane.started > 0 then tally(lane.pair .. '/running', lane.started) end
 end
 tally_lanes()
-check_finish()
-if #new_bad > 0 then call('SCARD', BAD) end
-local first_fence = 0
 local counts = read_tallies()
+check_finish(counts)
+if #new_bad > 0 then call('SCARD', BAD) end
+local bodies = read_bodies(body_ids, body_numbers)
+local first_fence = 0
 if #ids > 0 then
   each('HSET', RUN, runs) -- the first write: it may still fail if RUN has a wrong type
   first_fence = max(fence + 1, min(now * 1000, 2 ^ 53 - 2 ^ 40))
@@ -244,4 +287,4 @@ save_meta()
 for _, id in ipairs(new_bad) do bad[#bad + 1] = id end
 
 more = more or halted or missing == 0
-return answer(now, first_fence, more, due_ms, maintain, bad, {}, ids, records)
+return answer(now, first_fence, more, due_ms, maintain, bad, {}, ids, records, bodies)

@@ -1,9 +1,10 @@
--- Reads everything but payloads, for the audit.
+-- Reads everything but payloads and large results, for the audit.
 --
--- KEYS   13 fixed keys
+-- KEYS   15 fixed keys
 -- ARGV   the names of the other keys of the namespace
 -- Reply  { jobs, att, fin, run, claims, leases, cancel, due, idem, count, ages, bad, meta,
---          { name, type, content, … } }; hashes and zsets as flat lists, jobs by their heads
+--          ids of bodies, ids of results, { name, type, content, … } }; hashes and zsets as flat
+--          lists, jobs by their heads
 --
 -- Invariant: writes nothing.
 
@@ -30,5 +31,6 @@ return {
   jobs, call('HGETALL', ATT), call('HGETALL', FIN), call('HGETALL', RUN), call('HGETALL', CLAIMS),
   call('ZRANGE', LEASES, 0, -1, 'WITHSCORES'), call('SMEMBERS', CANCEL),
   call('ZRANGE', DUE, 0, -1, 'WITHSCORES'), call('HGETALL', IDEM), call('HGETALL', COUNT),
-  call('ZRANGE', AGES, 0, -1, 'WITHSCORES'), call('SMEMBERS', BAD), call('HGETALL', META), others,
+  call('ZRANGE', AGES, 0, -1, 'WITHSCORES'), call('SMEMBERS', BAD), call('HGETALL', META),
+  call('HKEYS', BODY), call('HKEYS', RESULT), others,
 }

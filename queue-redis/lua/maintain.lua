@@ -1,22 +1,21 @@
 -- T3, T11 and T16: promotes due jobs, reaps expired claims, drops finished records.
 --
--- KEYS   13 fixed keys
+-- KEYS   15 fixed keys
 -- ARGV   the budget of each
 -- Reply  { promoted, reaped, crash loops, dropped, more, ids that cannot be decoded (joined) }
 --
 -- Invariant: a claim is reaped as a whole and only after its end; each of its jobs goes to the
--- head of its lane (descending by id, so that the lane ends up ascending), or is finished.
+-- head of its lane (descending by id, so that the lane ends up ascending), or is finished. Of
+-- leases whose claims are lost the jobs are found by a sweep over all running ones.
 
-local POSTPONED_MS = 3600000
+local POSTPONED_MS, SHELVES_MAX = 3600000, 500
 local budget = tonumber(ARGV[1])
 
 -- What is written later and not read on the way is looked at now.
 call('ZCARD', LEASES)
-call('HLEN', CLAIMS)
-call('HLEN', RUN)
-call('HLEN', ATT)
+for _, key in ipairs({ CLAIMS, RUN, COUNT }) do call('HLEN', key) end
 call('SCARD', CANCEL)
-call('SCARD', BAD)
+check_forget()
 local promoted, more, bad = promote(budget)
 
 local reaped, crash_loops = 0, 0
@@ -27,26 +26,33 @@ local function back_to_lane(id, class, att)
   if lane.sound then
     push_head(lane, id)
   else
-    wait_until(now + 60000, id, class.pair)
+    wait_until(now + PARKED_MS, id, class.pair)
     tally(field_of(class, att.failures > 0 and RETRYING or SCHEDULED), 1)
   end
 end
 
 -- Takes one job back from its lapsed claim.
 local function reap_job(id, run, token, packed_att, asked)
-  local class = class_of(run, 16)
+  local head, base = run, 16
+  local class = class_of(head, base)
   if not class then
-    new_bad[#new_bad + 1], lost[#lost + 1] = id, id
+    -- What `run` holds is a copy.
+    head, base = call('HGET', JOBS, id) or '', 0
+    class = class_of(head, base)
+  end
+  if not class then
+    lost[#lost + 1] = id
+    if head ~= '' then new_bad[#new_bad + 1] = id end
     return
   end
   release(id, token, class, asked)
-  local att = parse_att(packed_att) or new_att(run, 16)
+  local att = parse_att(packed_att) or new_att(head, base)
   att.stalls = min(att.stalls + 1, 255)
   local kept_s = class.completed_s
   if asked then
-    finish(id, run, 16, class, CANCELLED, 0)
+    finish(id, head, base, class, CANCELLED, 0)
   elseif att.stalls >= class.max_stalls then
-    finish(id, run, 16, class, DEAD, CRASH_LOOP)
+    finish(id, head, base, class, DEAD, CRASH_LOOP)
     crash_loops = crash_loops + 1
     kept_s = class.dead_s
   else
@@ -54,6 +60,17 @@ local function reap_job(id, run, token, packed_att, asked)
     kept_s = 1
   end
   if kept_s > 0 then new_atts[#new_atts + 1], new_atts[#new_atts + 2] = id, pack_att(att) end
+end
+
+-- Takes the jobs of one token back; `runs_of` has what `run` says of each.
+local function reap_jobs(token, ids, runs_of)
+  sort_ids(ids)
+  local atts = read('HMGET', ATT, ids)
+  local flags = call('SCARD', CANCEL) > 0 and read('SMISMEMBER', CANCEL, ids) or {}
+  for i = #ids, 1, -1 do
+    reap_job(ids[i], runs_of[ids[i]], token, atts[i], flags[i] == 1)
+    reaped = reaped + 1
+  end
 end
 
 local function reap_claim(token, packed)
@@ -65,38 +82,86 @@ local function reap_claim(token, packed)
     end
   end
   lapsed[#lapsed + 1] = token
-  sort_ids(ids)
-  local atts = read('HMGET', ATT, ids)
-  local flags = call('SCARD', CANCEL) > 0 and read('SMISMEMBER', CANCEL, ids) or {}
-  for i = #ids, 1, -1 do
-    reap_job(ids[i], runs_of[ids[i]], token, atts[i], flags[i] == 1)
-    reaped = reaped + 1
+  reap_jobs(token, ids, runs_of)
+end
+
+-- Leases whose claims are lost do not say which jobs they hold, so all running jobs are looked
+-- through for jobs without a claim, one page a call: `sweep` in META is when that began and where
+-- it goes on. The leases that were over when it began end with it.
+local sweep = nil -- what to write: false for nothing any more
+
+local function sweep_running(orphaned)
+  local began_ms, cursor = string.match(call('HGET', META, 'sweep') or '', '^(%d+):(%d+)$')
+  began_ms, cursor = tonumber(began_ms) or now, cursor or '0'
+  local page = call('HSCAN', RUN, cursor, 'COUNT', budget)
+  local tokens, ids_by, runs_of = {}, {}, {}
+  for i = 1, #page[2], 2 do
+    local id, run = page[2][i], page[2][i + 1]
+    local token = sub(run, 1, 16)
+    if #id == 16 then
+      if not ids_by[token] then
+        tokens[#tokens + 1] = token
+        ids_by[token] = {}
+      end
+      table.insert(ids_by[token], id)
+      runs_of[id] = run
+    end
+  end
+  local ends = read('ZMSCORE', LEASES, tokens)
+  for i, token in ipairs(tokens) do
+    local is_over = not ends[i] or tonumber(ends[i]) <= now
+    if is_over and not is_claim(call('HGET', CLAIMS, token)) then
+      reap_jobs(token, ids_by[token], runs_of)
+    end
+  end
+  if page[1] ~= '0' then
+    sweep = string.format('%.0f:%s', began_ms, page[1])
+    more = true
+    return
+  end
+  sweep = false
+  for i = 1, #orphaned, 2 do
+    if orphaned[i + 1] <= began_ms then
+      lapsed[#lapsed + 1] = orphaned[i]
+    else
+      more = true
+    end
   end
 end
 
-local tokens = call('ZRANGE', LEASES, '-inf', now, 'BYSCORE', 'LIMIT', 0, budget + 1)
-for i, token in ipairs(tokens) do
-  if reaped >= budget or i > budget then
+local orphaned = {} -- tokens of leases without a claim, and their ends
+local tokens = call('ZRANGE', LEASES, '-inf', now, 'BYSCORE', 'LIMIT', 0, budget + 1, 'WITHSCORES')
+for i = 1, #tokens, 2 do
+  local token = tokens[i]
+  if reaped >= budget or i > 2 * budget then
     more = true
     break
   end
   local packed = call('HGET', CLAIMS, token)
-  if is_claim(packed) and #token == 16 then
+  if #token ~= 16 then
+    -- Not a token: no job can run under it.
+    postponed[#postponed + 1], postponed[#postponed + 2] = now + POSTPONED_MS, token
+  elseif is_claim(packed) then
     reap_claim(token, packed)
   else
-    postponed[#postponed + 1], postponed[#postponed + 2] = now + POSTPONED_MS, token
+    orphaned[#orphaned + 1], orphaned[#orphaned + 2] = token, tonumber(tokens[i + 1])
   end
+end
+if #orphaned > 0 then
+  if reaped < budget then sweep_running(orphaned) else more = true end
 end
 
 tally_lanes()
 tally_released()
-check_finish()
 local counts = read_tallies()
+check_finish(counts)
 save_tallies(counts)
 save_released({}, lapsed) -- whole claims end, even those that hold nothing
 each('HDEL', RUN, lost)
 each('SADD', BAD, new_bad)
 each('ZADD', LEASES, postponed)
+if sweep then call('HSET', META, 'sweep', sweep) end
+if sweep == false then call('HDEL', META, 'sweep') end
 each('HSET', ATT, new_atts)
 save_finished()
 save_due()
@@ -114,10 +179,17 @@ local function before(a, b)
   return byte(a, 2) == 111 and byte(b, 2) ~= 111 -- "do" before "de"
 end
 
-local shelves = call('ZRANGE', AGES, 0, 499)
-local sizes = read('HMGET', COUNT, shelves)
-local size_of = {}
-for i, shelf in ipairs(shelves) do size_of[shelf] = tonumber(sizes[i] or nil) or 0 end
+-- The shelves with something to drop. The budget is that of all of them together.
+local ages, shelves, size_of = call('ZRANGE', AGES, 0, SHELVES_MAX - 1, 'WITHSCORES'), {}, {}
+local names = {}
+for i = 1, #ages, 2 do names[#names + 1] = ages[i] end
+for i, size in ipairs(read('HMGET', COUNT, names)) do
+  local shelf = names[i]
+  size_of[shelf] = tonumber(size or nil) or 0
+  if tonumber(ages[2 * i]) <= now or size_of[shelf] > FINISHED_MAX then
+    shelves[#shelves + 1] = shelf
+  end
+end
 table.sort(shelves, before)
 local dropped = 0
 for _, shelf in ipairs(shelves) do

@@ -1,6 +1,6 @@
 -- T6 to T10 and T14: ends attempts.
 --
--- KEYS   13 fixed keys
+-- KEYS   15 fixed keys
 -- ARGV   per settlement: id, head, blob. The head is the outcome (C completed, R retry, D dead,
 --        L released, Z snoozed, X cancelled), delay_ms and elapsed_ms (6 bytes each) and the
 --        token; the blob is the result, the error, or empty
@@ -10,6 +10,7 @@
 -- that puts it into a lane, `due`, or `fin`; that record or `att` keeps the token.
 
 local COMPLETED_PREFIX = pack('>BBI6', COMPLETED, 0, now)
+local APART_PREFIX = pack('>BBI6', COMPLETED, RESULT_APART, now)
 local ids, heads, blobs = {}, {}, {}
 for i = 1, #ARGV, 3 do
   ids[#ids + 1], heads[#heads + 1], blobs[#blobs + 1] = ARGV[i], ARGV[i + 1], ARGV[i + 2]
@@ -47,7 +48,7 @@ local function back_to_head(id, class, att)
     push_head(lane, id)
     return READY
   end
-  wait_until(now + 60000, id, class.pair)
+  wait_until(now + PARKED_MS, id, class.pair)
   local state = att.failures > 0 and RETRYING or SCHEDULED
   tally(field_of(class, state), 1)
   return state
@@ -91,7 +92,12 @@ local function complete(id, run, class, head, blob)
   end
   local count = #finished
   finished[count + 1] = id
-  finished[count + 2] = COMPLETED_PREFIX .. sub(head, 8) .. blob
+  if #blob <= INLINE_MAX_BYTES then
+    finished[count + 2] = COMPLETED_PREFIX .. sub(head, 8) .. blob
+  else
+    finished[count + 2] = APART_PREFIX .. sub(head, 8)
+    results[#results + 1], results[#results + 2] = id, blob
+  end
   local ids = completed[class]
   if not ids then
     ids = {}
@@ -150,9 +156,9 @@ end
 if held > 0 then
   tally_lanes()
   tally_released()
-  check_finish()
   local kept, ended = read_released()
   local counts = read_tallies()
+  check_finish(counts)
   save_tallies(counts)
   save_released(kept, ended)
   each('HSET', ATT, new_atts)

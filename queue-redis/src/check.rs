@@ -15,6 +15,8 @@ use crate::store::{self, Call, Repeat};
 /// The layout of the data that this program knows.
 const SCHEMA: &str = "1";
 const CLOCKS_MAY_DIFFER: Duration = Duration::from_secs(5);
+/// How far the store's clock may be ahead of its server's before delayed jobs are plainly late.
+const AHEAD_MAX: Duration = Duration::from_secs(60);
 
 /// What the server says about itself: the fields of `INFO`.
 struct Info(HashMap<String, String>);
@@ -135,7 +137,9 @@ pub(crate) async fn run(link: &Link, keys: &Keys) -> Result<Vec<CheckFinding>, E
     let mut findings = info.fitness();
     findings.push(persistence(link, &info).await);
     findings.push(memory(&info));
-    findings.push(clock(link).await?);
+    let server_time = server_time(link).await?;
+    findings.push(clock(server_time));
+    findings.push(store_clock(server_time, latest_used(link, keys).await?, keys.meta()));
     findings.push(match open_namespace(link, keys).await {
         Ok(_) => CheckFinding::good("schema", SCHEMA),
         Err(Error::Refused(found)) => CheckFinding::bad("schema", found, "upgrade this program"),
@@ -201,14 +205,27 @@ fn memory(info: &Info) -> CheckFinding {
     }
 }
 
-async fn clock(link: &Link) -> Result<CheckFinding, Error> {
-    let parts = reply::array(plain(link, &["TIME"]).await?)?;
-    let seconds = parts.into_iter().next().map(reply::bytes).transpose()?.unwrap_or_default();
-    let seconds = String::from_utf8_lossy(&seconds).parse().unwrap_or(0);
+/// The server's clock, since 1970.
+async fn server_time(link: &Link) -> Result<Duration, Error> {
+    let mut parts = Items::of(plain(link, &["TIME"]).await?)?;
+    let seconds = decimal(&parts.bytes()?);
+    Ok(Duration::from_secs(seconds) + Duration::from_micros(decimal(&parts.bytes()?)))
+}
+
+/// The latest time that the store has used, since 1970; it never goes back behind it.
+async fn latest_used(link: &Link, keys: &Keys) -> Result<Duration, Error> {
+    let latest = reply::bytes(plain(link, &["HGET", keys.meta(), "clock_ms"]).await?)?;
+    Ok(Duration::from_millis(decimal(&latest)))
+}
+
+fn decimal(bytes: &[u8]) -> u64 {
+    String::from_utf8_lossy(bytes).parse().unwrap_or(0)
+}
+
+fn clock(server: Duration) -> CheckFinding {
     let ours = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let apart = ours.abs_diff(Duration::from_secs(seconds));
-    // The server's seconds were cut, so they look up to one too small.
-    Ok(if apart <= CLOCKS_MAY_DIFFER + Duration::from_secs(1) {
+    let apart = ours.abs_diff(server);
+    if apart <= CLOCKS_MAY_DIFFER {
         CheckFinding::good("clock", "within 5 s of this machine's")
     } else {
         CheckFinding::warning(
@@ -216,7 +233,34 @@ async fn clock(link: &Link) -> Result<CheckFinding, Error> {
             format!("{} s apart from this machine's", apart.as_secs()),
             "times that people give are taken by the server's clock; set up NTP on both",
         )
-    })
+    }
+}
+
+/// The server's clock was once ahead, or has been set back: the store's time stands still until
+/// the server's reaches it.
+fn store_clock(server: Duration, store: Duration, meta: &str) -> CheckFinding {
+    const NAME: &str = "store clock";
+    let ahead = store.saturating_sub(server);
+    let found = format!(
+        "{} s ahead of the server's: until that has caught up no delayed job comes due, no lease \
+         ends and no record is dropped",
+        ahead.as_secs()
+    );
+    if ahead > AHEAD_MAX {
+        CheckFinding::bad(
+            NAME,
+            found,
+            format!(
+                "set the server's clock right if it is wrong (NTP); if it is right, stop every \
+                 worker and producer, run HDEL {meta} clock_ms, and start them again: what was \
+                 given a time by the wrong clock keeps it"
+            ),
+        )
+    } else if ahead > CLOCKS_MAY_DIFFER {
+        CheckFinding::warning(NAME, found, "it passes by itself; set up NTP on the server")
+    } else {
+        CheckFinding::good(NAME, "in step with the server's")
+    }
 }
 
 #[cfg(test)]
@@ -234,5 +278,24 @@ mod tests {
         assert!(bad(&role("slave")) && !bad(&role("master")));
         assert!(bad(&eviction("allkeys-lru")) && bad(&eviction("volatile-ttl")));
         assert!(!bad(&eviction("noeviction")));
+    }
+
+    #[test]
+    fn a_store_whose_clock_is_ahead_is_late() {
+        let server = Duration::from_secs(1_000_000);
+        for (ahead_ms, expected) in [
+            (0, Verdict::Good),
+            (5_000, Verdict::Good),
+            (5_001, Verdict::Warning),
+            (60_000, Verdict::Warning),
+            (60_001, Verdict::Bad),
+        ] {
+            let finding = store_clock(server, server + Duration::from_millis(ahead_ms), "m");
+            assert_eq!(finding.verdict, expected, "{ahead_ms} ms");
+        }
+        assert_eq!(store_clock(server, Duration::ZERO, "m").verdict, Verdict::Good);
+        let bad = store_clock(server, server * 2, "{shop/0}:meta");
+        assert!(bad.found.starts_with("1000000 s ahead"), "{}", bad.found);
+        assert!(bad.remedy.contains("HDEL {shop/0}:meta clock_ms"), "{}", bad.remedy);
     }
 }

@@ -4,9 +4,9 @@
 use queue_core::Namespace;
 
 /// The keys with fixed names, in the order of the scripts' `KEYS`.
-pub(crate) const FIXED: [&str; 13] = [
+pub(crate) const FIXED: [&str; 15] = [
     "meta", "jobs", "att", "fin", "run", "claims", "leases", "cancel", "due", "idem", "count",
-    "ages", "bad",
+    "ages", "bad", "body", "result",
 ];
 
 /// The names of one namespace's keys.

@@ -16,7 +16,15 @@ pub(crate) const VERSION: u8 = 1;
 const TIMES_BYTES: usize = 13;
 /// Everything before the queue's name.
 const FIXED_BYTES: usize = 41;
+/// Where the flags are.
+const FLAGS_AT: usize = 34;
 const HAS_EXPIRY: u8 = 1;
+const BODY_APART: u8 = 2;
+/// Payload and options, or a result, of more bytes than this live in a hash of their own: no pass
+/// of a script over many records has to read them.
+pub(crate) const INLINE_MAX_BYTES: usize = 1024;
+/// A finished record with this bit in its reason has its result elsewhere.
+pub(crate) const RESULT_APART: u8 = 128;
 
 fn unsigned(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
@@ -42,14 +50,32 @@ fn length<T: TryFrom<usize> + Default>(bytes: usize) -> T {
     T::try_from(bytes).unwrap_or_default()
 }
 
-/// A job's record without its first 13 bytes, which the enqueue script puts before it.
-pub(crate) fn pack_job(spec: &JobSpec) -> Vec<u8> {
+/// A job as enqueue stores it.
+#[derive(Debug, PartialEq)]
+pub(crate) struct PackedJob {
+    /// The record without its first 13 bytes, which the script puts before it.
+    pub(crate) record: Vec<u8>,
+    /// Payload and options, if they are too large for the record.
+    pub(crate) body: Option<Vec<u8>>,
+}
+
+impl PackedJob {
+    pub(crate) fn bytes(&self) -> usize {
+        self.record.len() + self.body.as_ref().map_or(0, Vec::len)
+    }
+}
+
+/// Puts a job into its stored form.
+pub(crate) fn pack_job(spec: &JobSpec) -> PackedJob {
     let (queue, kind) = (spec.queue.as_str(), spec.kind.as_str());
     let key = spec.idempotency_key.as_ref().map_or("", IdempotencyKey::as_str);
     let payload = spec.payload.bytes();
     let options = spec.options.encode();
+    let body_bytes = payload.len() + options.len();
+    let apart = body_bytes > INLINE_MAX_BYTES;
+    let inline_bytes = if apart { 0 } else { body_bytes };
     let names = queue.len() + kind.len() + key.len();
-    let mut out = Vec::with_capacity(FIXED_BYTES + names + payload.len() + options.len());
+    let mut out = Vec::with_capacity(FIXED_BYTES + names + inline_bytes);
     out.extend(length::<u32>(payload.len()).to_be_bytes());
     out.extend(length::<u16>(key.len()).to_be_bytes());
     out.push(spec.payload.codec().number());
@@ -60,14 +86,18 @@ pub(crate) fn pack_job(spec: &JobSpec) -> Vec<u8> {
     out.push(spec.max_stalls);
     out.extend(seconds(spec.retention.completed).to_be_bytes());
     out.extend(seconds(spec.retention.dead).to_be_bytes());
-    out.push(if spec.expires_at.is_some() { HAS_EXPIRY } else { 0 });
+    let expires = if spec.expires_at.is_some() { HAS_EXPIRY } else { 0 };
+    out.push(expires | if apart { BODY_APART } else { 0 });
     out.extend(ms6(spec.expires_at.map_or(0, Timestamp::as_ms)));
     out.extend_from_slice(queue.as_bytes());
     out.extend_from_slice(kind.as_bytes());
     out.extend_from_slice(key.as_bytes());
+    if apart {
+        return PackedJob { record: out, body: Some([payload.as_ref(), &options].concat()) };
+    }
     out.extend_from_slice(payload);
     out.extend_from_slice(&options);
-    out
+    PackedJob { record: out, body: None }
 }
 
 /// A job's record, decoded.
@@ -83,7 +113,7 @@ struct Layout {
     queue: Range<usize>,
     kind: Range<usize>,
     key: Range<usize>,
-    payload: Range<usize>,
+    payload_bytes: usize,
 }
 
 impl Layout {
@@ -94,8 +124,7 @@ impl Layout {
         let queue = FIXED_BYTES..FIXED_BYTES + usize::from(fixed[20]);
         let kind = queue.end..queue.end + usize::from(fixed[21]);
         let key = kind.end..kind.end + key_bytes;
-        let payload = key.end..key.end.checked_add(payload_bytes)?;
-        (payload.end <= bytes.len()).then_some(Self { queue, kind, key, payload })
+        (key.end <= bytes.len()).then_some(Self { queue, kind, key, payload_bytes })
     }
 }
 
@@ -103,11 +132,12 @@ fn text(bytes: &[u8], range: Range<usize>) -> Result<&str, String> {
     std::str::from_utf8(&bytes[range]).map_err(|_| "a name is not text".to_owned())
 }
 
-/// Decodes a job's record. The payload shares the record's memory.
+/// Decodes a job's record, and its body if that is apart (else empty). The payload shares the
+/// memory of what it is in.
 ///
 /// # Errors
 /// What is wrong with the bytes, without the bytes.
-pub(crate) fn unpack_job(id: JobId, bytes: Vec<u8>) -> Result<StoredJob, String> {
+pub(crate) fn unpack_job(id: JobId, bytes: Vec<u8>, body: Vec<u8>) -> Result<StoredJob, String> {
     let bytes = Bytes::from(bytes);
     match bytes.first() {
         Some(&VERSION) => {}
@@ -118,9 +148,14 @@ pub(crate) fn unpack_job(id: JobId, bytes: Vec<u8>) -> Result<StoredJob, String>
     let codec = Codec::from_number(bytes[19]).ok_or("its codec is unknown")?;
     let queue = QueueName::new(text(&bytes, layout.queue)?).map_err(|e| e.to_string())?;
     let kind = Kind::new(text(&bytes, layout.kind)?).map_err(|e| e.to_string())?;
-    let key = text(&bytes, layout.key)?;
-    let options = JobOptions::decode(&bytes[layout.payload.end..])?;
-    let payload = Payload::from_parts(codec, bytes.slice(layout.payload));
+    let key = text(&bytes, layout.key.clone())?;
+    let body = match bytes[FLAGS_AT] & BODY_APART {
+        0 => bytes.slice(layout.key.end..),
+        _ => Bytes::from(body),
+    };
+    let options = body.get(layout.payload_bytes..).ok_or("its payload is cut short or missing")?;
+    let options = JobOptions::decode(options)?;
+    let payload = Payload::from_parts(codec, body.slice(..layout.payload_bytes));
     let ms = |from: usize| Timestamp::from_ms(unsigned(&bytes[from..from + 6]));
     let kept = |from: usize| Duration::from_secs(unsigned(&bytes[from..from + 4]));
     let mut spec = JobSpec::new(id, queue, kind, payload);
@@ -128,7 +163,7 @@ pub(crate) fn unpack_job(id: JobId, bytes: Vec<u8>) -> Result<StoredJob, String>
     spec.max_attempts = u16::from(bytes[23]) << 8 | u16::from(bytes[24]);
     spec.max_stalls = bytes[25];
     spec.retention = Retention { completed: kept(26), dead: kept(30) };
-    spec.expires_at = (bytes[34] & HAS_EXPIRY != 0).then(|| ms(35));
+    spec.expires_at = (bytes[FLAGS_AT] & HAS_EXPIRY != 0).then(|| ms(35));
     spec.idempotency_key = match key {
         "" => None,
         key => Some(IdempotencyKey::new(key).map_err(|e| e.to_string())?),
@@ -147,6 +182,8 @@ pub(crate) struct Head {
     pub(crate) key: Vec<u8>,
     pub(crate) completed_ms: u64,
     pub(crate) dead_ms: u64,
+    /// Whether payload and options are elsewhere.
+    pub(crate) body_apart: bool,
 }
 
 /// Decodes a record's head; the payload may be missing.
@@ -165,6 +202,7 @@ pub(crate) fn unpack_head(bytes: &[u8]) -> Option<Head> {
         key: names.get(..key_bytes)?.to_vec(),
         completed_ms: unsigned(&fixed[26..30]) * 1000,
         dead_ms: unsigned(&fixed[30..34]) * 1000,
+        body_apart: fixed[FLAGS_AT] & BODY_APART != 0,
     })
 }
 
@@ -190,10 +228,11 @@ pub(crate) fn unpack_attempts(bytes: &[u8]) -> Option<Attempts> {
     })
 }
 
-/// Fills in how a job ended from `fin`; leaves the record alone if that cannot be read.
-pub(crate) fn unpack_end(record: &mut JobRecord, bytes: &[u8]) {
+/// Fills in how a job ended from `fin`, and from its result if that is apart (else empty); leaves
+/// the record alone if that cannot be read.
+pub(crate) fn unpack_end(record: &mut JobRecord, bytes: &[u8], result: &[u8]) {
     let Some(fixed) = bytes.get(..30) else { return };
-    record.dead_reason = match fixed[1] {
+    record.dead_reason = match fixed[1] & !RESULT_APART {
         1 => Some(DeadReason::AttemptsExhausted),
         2 => Some(DeadReason::Failed),
         3 => Some(DeadReason::CrashLoop),
@@ -205,7 +244,8 @@ pub(crate) fn unpack_end(record: &mut JobRecord, bytes: &[u8]) {
     // The largest number stands for "no worker finished it".
     record.elapsed =
         (elapsed_ms != Timestamp::MAX.as_ms()).then(|| Duration::from_millis(elapsed_ms));
-    record.result = unpack_result(&bytes[30..]);
+    let apart = fixed[1] & RESULT_APART != 0;
+    record.result = unpack_result(if apart { result } else { &bytes[30..] });
 }
 
 /// A result in its stored form: the codec's number and the bytes; empty for none.
@@ -261,7 +301,36 @@ mod tests {
             b"bulkemail.sendkey\0\xff!",
             b"\x81\xaeschema_version\x03",
         ];
-        assert_eq!(pack_job(&job()), expected.concat());
+        let packed = pack_job(&job());
+        assert_eq!((packed.record, packed.body), (expected.concat(), None));
+    }
+
+    #[test]
+    fn a_large_job_has_its_body_apart_and_only_that() {
+        let options = job().options.encode();
+        let filling = |bytes: usize| {
+            let mut spec = job();
+            spec.payload = Payload::raw(vec![7; bytes - options.len()]);
+            spec
+        };
+        let (small, large) = (filling(INLINE_MAX_BYTES), filling(INLINE_MAX_BYTES + 1));
+        let inline = pack_job(&small);
+        assert_eq!(inline.body, None);
+        let apart = pack_job(&large);
+        assert_eq!(apart.bytes(), inline.bytes() + 1);
+        let body = apart.body.unwrap();
+        assert_eq!(body, [large.payload.bytes().as_ref(), options.as_slice()].concat());
+        let mut head = inline.record[..inline.record.len() - INLINE_MAX_BYTES].to_vec();
+        head[3] += 1; // the payload's length
+        head[FLAGS_AT - TIMES_BYTES] |= BODY_APART;
+        assert_eq!(apart.record, head);
+
+        let stored = unpack_job(large.id, with_times(&head), body.clone()).unwrap();
+        assert_eq!(stored.spec, large);
+        for kept in [0, large.payload.bytes().len() - 1] {
+            let lost = unpack_job(large.id, with_times(&head), body[..kept].to_vec()).unwrap_err();
+            assert!(lost.contains("payload"), "{lost}");
+        }
     }
 
     #[test]
@@ -269,25 +338,26 @@ mod tests {
         let id = JobId::new();
         let mut expected = job();
         expected.id = id;
-        let stored = unpack_job(id, with_times(&pack_job(&expected))).unwrap();
+        let stored = unpack_job(id, with_times(&pack_job(&expected).record), Vec::new()).unwrap();
         assert_eq!(stored.spec, expected);
         assert_eq!((stored.enqueued_at.as_ms(), stored.due_at.as_ms()), (7, 9));
     }
 
     #[test]
     fn damaged_records_are_errors_and_never_panics() {
-        let whole = with_times(&pack_job(&job()));
+        let whole = with_times(&pack_job(&job()).record);
+        let unpack = |bytes| unpack_job(JobId::new(), bytes, Vec::new());
         for end in 0..whole.len() {
-            assert!(unpack_job(JobId::new(), whole[..end].to_vec()).is_err(), "cut at {end}");
+            assert!(unpack(whole[..end].to_vec()).is_err(), "cut at {end}");
         }
         for at in 0..whole.len() {
             let mut flipped = whole.clone();
             flipped[at] ^= 0xff;
-            let _ = unpack_job(JobId::new(), flipped);
+            let _ = unpack(flipped);
         }
         let mut newer = whole;
         newer[0] = VERSION + 1;
-        let error = unpack_job(JobId::new(), newer).unwrap_err();
+        let error = unpack(newer).unwrap_err();
         assert!(error.contains("unknown version 2"), "{error}");
     }
 
@@ -302,9 +372,13 @@ mod tests {
         let mut record = JobRecord::new(job(), JobState::Completed, Timestamp::from_ms(1));
         let result = Payload::json("done").unwrap();
         let fin = [&[4, 0][..], &ms6(55), &ms6(12), &[7; 16], &pack_result(Some(&result))];
-        unpack_end(&mut record, &fin.concat());
+        unpack_end(&mut record, &fin.concat(), &[]);
         assert_eq!(record.finished_at, Some(Timestamp::from_ms(55)));
         assert_eq!(record.elapsed, Some(Duration::from_millis(12)));
-        assert_eq!(record.result, Some(result));
+        assert_eq!(record.result.as_ref(), Some(&result));
+
+        let apart = [&[4, RESULT_APART][..], &fin.concat()[2..30]].concat();
+        unpack_end(&mut record, &apart, &pack_result(Some(&result)));
+        assert_eq!((record.result, record.dead_reason), (Some(result), None));
     }
 }

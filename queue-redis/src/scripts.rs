@@ -79,30 +79,33 @@ macro_rules! scripts {
 
 scripts! {
     /// T1, T2.
-    enqueue: "" ["record" "lanes" "due" "state"];
+    enqueue: "" ["record" "wake" "lanes" "due" "state"];
     /// T3, T4.
-    claim: " flags=allow-oom" ["record" "claims" "lanes" "finish" "promote"];
+    claim: " flags=allow-oom" ["record" "claims" "wake" "lanes" "finish" "promote"];
     /// T5.
     renew: " flags=allow-oom" ["claims"];
     /// T6–T10, T14.
     settle: " flags=allow-oom"
-        ["record" "claims" "lanes" "due" "state" "finish" "release"];
+        ["record" "claims" "wake" "lanes" "due" "state" "finish" "release"];
     /// T12, T13.
-    cancel: " flags=allow-oom" ["record" "claims" "lanes" "state" "finish"];
+    cancel: " flags=allow-oom" ["record" "claims" "wake" "lanes" "state" "finish" "compact"];
     /// Reads jobs.
     get: " flags=no-writes" ["record" "claims" "state"];
     /// T3, T11, T16.
     maintain: " flags=allow-oom"
-        ["record" "claims" "lanes" "due" "finish" "promote" "release"];
+        ["record" "claims" "wake" "lanes" "due" "finish" "promote" "release"];
     /// Hands a wake-up on.
-    pass_on: " flags=allow-oom" ["lanes"];
-    /// Reads everything but payloads.
+    pass_on: " flags=allow-oom" ["wake"];
+    /// Leaves a word for one worker.
+    tell: " flags=allow-oom" ["wake"];
+    /// Reads everything but payloads and large results.
     dump: " flags=no-writes" ["record"];
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::{INLINE_MAX_BYTES, RESULT_APART};
     use queue_core::backend::{FINISHED_MAX, PASS_MAX};
 
     #[test]
@@ -134,6 +137,9 @@ mod tests {
         let finish_part = include_str!("../lua/lib/finish.lua");
         assert!(finish_part.contains(&format!("local FINISHED_MAX = {FINISHED_MAX}\n")));
         assert!(claim.text.contains(&format!("= 32, {PASS_MAX}, {PASS_MAX}, {PASS_MAX}\n")));
+        let base = include_str!("../lua/lib/base.lua");
+        assert!(base.contains(&format!("local INLINE_MAX_BYTES = {INLINE_MAX_BYTES}\n")));
+        assert!(base.contains(&format!("local RESULT_APART = {RESULT_APART}\n")));
     }
 
     #[test]

@@ -147,15 +147,9 @@ impl Home {
 
     /// Leaves a word in a worker's own list. The list goes by itself if nobody reads it.
     async fn tell(&self, worker: &WorkerId, word: &str) {
-        let list = self.keys.wake_worker(worker.as_str());
-        let mut push = redis::cmd("RPUSH");
-        push.arg(&list).arg(word);
-        let mut expire = redis::cmd("PEXPIRE");
-        expire.arg(&list).arg(60_000);
-        let calls = [Call::plain(push), Call::plain(expire)];
-        if let Err(error) = store::all(&self.link, &calls, Repeat::Freely).await {
-            tracing::debug!(%error, "a wake-up was lost");
-        }
+        let mut cmd = scripts::tell.call(&self.keys, 2, 64);
+        cmd.arg(worker.as_str()).arg(word);
+        self.try_call(Call::script(&scripts::tell, cmd)).await;
     }
 
     async fn try_call(&self, call: Call) {

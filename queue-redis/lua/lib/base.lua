@@ -5,7 +5,7 @@
 -- at run time are read with pcall first: one of a wrong type is left alone, not an error.
 -- Ids, tokens and payloads are opaque strings; numbers stay below 2^53.
 
-local META, JOBS, ATT, FIN, RUN, CLAIMS, LEASES, CANCEL, DUE, IDEM, COUNT, AGES, BAD =
+local META, JOBS, ATT, FIN, RUN, CLAIMS, LEASES, CANCEL, DUE, IDEM, COUNT, AGES, BAD, BODY, RESULT =
   unpack(KEYS)
 local PREFIX = string.sub(META, 1, -5) -- the name of META ends in "meta"
 local call, try = redis.call, redis.pcall
@@ -14,6 +14,11 @@ local concat, pack = table.concat, struct.pack
 
 local TIME_MAX = 2 ^ 48 - 1
 local CHUNK = 480 -- arguments per call: unpack has a limit; divisible by 2 and 16
+-- Payload and options, or a result, of more bytes than this live in a hash of their own: no pass
+-- over records has to read them.
+local INLINE_MAX_BYTES = 1024
+-- The most bytes of bodies and results in one answer, unless a single job has more.
+local ANSWER_MAX_BYTES = 8 * 1024 * 1024
 local NO_TOKEN = string.rep('\0', 16)
 
 -- The numbers of states and reasons in stored records and replies.
@@ -136,6 +141,11 @@ local function save_tallies(values)
   each('HSET', COUNT, pairs_)
   each('HDEL', COUNT, zeros)
 end
+
+-- A finished record with this bit in its reason has its result in RESULT.
+local RESULT_APART = 128
+
+local function has_result_apart(fin) return (byte(fin, 2) or 0) >= RESULT_APART end
 
 -- The state in a finished record; one that is not what we write is quarantined.
 local function fin_state(fin)

@@ -5,6 +5,9 @@
 -- over all lanes, so that nothing is looked up while there are none. A stale ticket is always
 -- ahead of a live one of the same id. A lane without live jobs is removed with all it holds.
 
+-- A ready job whose lane cannot be written waits this long in `due`, and then tries again.
+local PARKED_MS = 60000
+
 local lanes = {}
 
 -- The lane of a class; `sound` is false if one of its keys has a wrong type.
@@ -51,13 +54,6 @@ end
 
 local function push_head(lane, id) push(lane, lane.head, id) end
 local function push_tail(lane, id) push(lane, lane.tail, id) end
-
--- Leaves a wake-up for one worker that can run this queue and kind, if none is there. Only a
--- hint, hence `try`.
-local function wake(pair)
-  local key = PREFIX .. 'wake:' .. pair
-  if try('LLEN', key) == 0 then try('RPUSH', key, 'w') end
-end
 
 local function tally_lanes()
   for _, lane in pairs(lanes) do

@@ -1,7 +1,5 @@
 -- T3: makes due jobs ready, in the order of their time and id.
 
-local PARKED_MS = 60000
-
 local function next_due_ms() return tonumber(call('ZRANGE', DUE, 0, 0, 'WITHSCORES')[2]) end
 
 -- Moves at most `budget` due jobs to the tails of their lanes and writes that. Answers how many,

@@ -1,12 +1,15 @@
--- What scripts read of a packed record (queue-redis/src/record.rs): everything but the payload
--- and the options. Jobs of one queue, kind and settings share their *class*, parsed once a call.
+-- What scripts read of a packed record (queue-redis/src/record.rs): its head, which is everything
+-- but the payload and the options. Those, the *body*, follow the head, or are in BODY if they are
+-- large. Jobs of one queue, kind and settings share their *class*, parsed once a call.
 --
 --   1      version              2-7   enqueued_ms          8-13  due_ms
 --   14-17  payload bytes        18-19 key bytes            20    codec
 --   21     queue bytes          22    kind bytes           23    priority
 --   24-25  max_attempts         26    max_stalls           27-30 retention completed s
---   31-34  retention dead s     35    flags (1: expires)   36-41 expires_ms
---   42..   queue, kind, key, payload, options
+--   31-34  retention dead s     35    flags                36-41 expires_ms
+--   42..   queue, kind, key, then payload and options unless they are apart
+--
+-- Flags: 1 expires, 2 its body is apart.
 
 local VERSION = 1
 local CLASS_AT, NAMES_AT = 21, 42
@@ -35,6 +38,7 @@ local function parse_class(text, queue_bytes, kind_bytes)
     completed_s = completed_s,
     dead_s = dead_s,
     expires_ms = flags % 2 == 1 and expires_ms or TIME_MAX + 1,
+    apart = floor(flags / 2) % 2 == 1,
     names = queue_bytes + kind_bytes,
   }
 end
@@ -49,8 +53,8 @@ local function field_of(class, state)
   return field
 end
 
--- The class of a record that begins behind `base` bytes and how many bytes come before its
--- payload, or nil if it cannot be decoded.
+-- The class of a record that begins behind `base` bytes and how many bytes its head has, or nil if
+-- it cannot be decoded.
 local function class_of(bytes, base)
   local key_high, key_low, _, queue_bytes, kind_bytes = byte(bytes, base + 18, base + 22)
   if not kind_bytes or byte(bytes, base + 1) ~= VERSION then return nil end

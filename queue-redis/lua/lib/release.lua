@@ -18,17 +18,20 @@ local function tally_released()
 end
 
 -- Reads the claims that jobs leave: those that go on with fewer jobs, and the tokens of those
--- that end with their last one.
+-- that end with their last one. A lease whose claim is lost stays until it is over, because it may
+-- hold more jobs: the reaper looks for them.
 local function read_released()
   local tokens, kept, ended = {}, {}, {}
   for token in pairs(let_go_of) do tokens[#tokens + 1] = token end
   for i, packed in ipairs(read('HMGET', CLAIMS, tokens)) do
     local token = tokens[i]
-    local left = is_claim(packed) and left_of(packed) - let_go_of[token] or 0
-    if left > 0 then
-      kept[#kept + 1], kept[#kept + 2] = token, with_left(packed, left)
-    else
-      ended[#ended + 1] = token
+    if is_claim(packed) then
+      local left = left_of(packed) - let_go_of[token]
+      if left > 0 then
+        kept[#kept + 1], kept[#kept + 2] = token, with_left(packed, left)
+      else
+        ended[#ended + 1] = token
+      end
     end
   end
   return kept, ended

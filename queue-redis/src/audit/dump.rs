@@ -7,7 +7,7 @@ use redis::Value;
 
 use crate::connect::Link;
 use crate::keys::Keys;
-use crate::record::{Head, unpack_head};
+use crate::record::{Head, RESULT_APART, unpack_head};
 use crate::reply::{self, Items};
 use crate::scripts;
 use crate::store::{self, Call, Repeat};
@@ -24,6 +24,8 @@ pub(super) struct Run {
 pub(super) struct End {
     pub(super) state: u8,
     pub(super) finished_ms: u64,
+    /// Whether its result is elsewhere.
+    pub(super) result_apart: bool,
 }
 
 /// A claim's list of jobs, as it was made.
@@ -56,6 +58,9 @@ pub(super) struct Dump {
     pub(super) ages: BTreeMap<String, u64>,
     pub(super) bad: BTreeSet<JobId>,
     pub(super) stale: u64,
+    /// The jobs that have a body of their own, and those whose result has a place of its own.
+    pub(super) bodies: BTreeSet<JobId>,
+    pub(super) results: BTreeSet<JobId>,
     /// By name without the namespace's prefix.
     pub(super) others: BTreeMap<String, Other>,
 }
@@ -142,6 +147,7 @@ fn parse(reply: Value, keys: &Keys) -> Result<Dump, Error> {
         fin: by_id(items.value()?, |bytes| End {
             state: bytes.first().copied().unwrap_or(u8::MAX),
             finished_ms: bytes.get(2..8).map_or(0, be),
+            result_apart: bytes.get(1).is_some_and(|reason| *reason >= RESULT_APART),
         })?,
         run: by_id(items.value()?, |bytes| Run {
             token: bytes.get(..16).unwrap_or_default().to_vec(),
@@ -158,6 +164,8 @@ fn parse(reply: Value, keys: &Keys) -> Result<Dump, Error> {
         ages: named(items.value()?)?,
         bad: id_set(&strings(items.value()?)?)?,
         stale: named(items.value()?)?.get("stale").copied().unwrap_or(0),
+        bodies: id_set(&strings(items.value()?)?)?,
+        results: id_set(&strings(items.value()?)?)?,
         others: others(items.value()?, keys)?,
     })
 }

@@ -25,6 +25,7 @@ pub(super) fn check(dump: &Dump) -> Vec<Violation> {
     auditor.one_place_each();
     auditor.counters();
     auditor.keys();
+    auditor.large();
     auditor.leftovers();
     auditor.found
 }
@@ -277,6 +278,35 @@ impl Auditor<'_> {
             }
         }
         self.found.append(&mut found);
+    }
+
+    /// What is apart belongs to a record that says so, and the other way round. Of a record that
+    /// cannot be decoded everything is kept.
+    fn large(&mut self) {
+        let Dump { jobs, fin, bodies, results, .. } = self.dump;
+        for (id, head) in jobs {
+            match head {
+                Some(head) if head.body_apart && !bodies.contains(id) => {
+                    self.job(*id, "has lost its payload");
+                }
+                Some(head) if !head.body_apart && bodies.contains(id) => {
+                    self.job(*id, "has a second payload");
+                }
+                _ => {}
+            }
+        }
+        for id in bodies.iter().filter(|id| !jobs.contains_key(*id)) {
+            self.job(*id, "has a payload but no record");
+        }
+        for (id, end) in fin {
+            if end.result_apart != results.contains(id) {
+                let what = if end.result_apart { "has lost its result" } else { "has two results" };
+                self.job(*id, what);
+            }
+        }
+        for id in results.iter().filter(|id| !fin.contains_key(*id)) {
+            self.job(*id, "has a result but has not finished");
+        }
     }
 
     /// Nothing is left of jobs that are gone, and no key is there that nobody knows.

@@ -1,5 +1,6 @@
 //! T4: the request and its answer.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use queue_core::{
@@ -71,11 +72,13 @@ fn read(request: &ClaimRequest, reply: Value) -> Result<Answer, Error> {
     let ids = items.ids()?;
     let atts = reply::array(items.value()?)?;
     let mut atts = atts.into_iter().map(reply::bytes);
+    let mut bodies = bodies(items.value()?)?;
     let mut undecodable = Vec::new();
     claim.leases.reserve(ids.len());
     for (place, (id, record)) in (0..).zip(ids.into_iter().zip(items.rest())) {
         let att = atts.next().transpose()?.unwrap_or_default();
-        match unpack_job(id, reply::bytes(record)?) {
+        let body = bodies.remove(&(place + 1)).unwrap_or_default();
+        match unpack_job(id, reply::bytes(record)?, body) {
             Ok(stored) => {
                 let fence = first_fence + offsets.get(place).map_or(place as u64, |at| *at);
                 let mut lease = Lease::new(stored.spec, request.token, fence, claimed_at);
@@ -90,6 +93,17 @@ fn read(request: &ClaimRequest, reply: Value) -> Result<Answer, Error> {
         }
     }
     Ok(Answer { claim, epoch, undecodable })
+}
+
+/// The bodies that are apart, by the number of their job from 1.
+fn bodies(value: Value) -> Result<HashMap<usize, Vec<u8>>, Error> {
+    let mut items = reply::array(value)?.into_iter();
+    let mut bodies = HashMap::new();
+    while let (Some(number), Some(body)) = (items.next(), items.next()) {
+        let Value::Int(number) = number else { return Err(reply::unexpected("not a number")) };
+        bodies.insert(usize::try_from(number).unwrap_or(0), reply::bytes(body)?);
+    }
+    Ok(bodies)
 }
 
 /// The places of a repeated claim's jobs in it, as decimal numbers with commas.

@@ -18,32 +18,41 @@ pub(super) async fn get(
     backend: &RedisBackend,
     ids: &[JobId],
 ) -> Result<Vec<Option<JobRecord>>, Error> {
-    if ids.is_empty() {
-        return Ok(Vec::new());
+    let mut records = Vec::with_capacity(ids.len());
+    // An answer has only as many large jobs as arrive in time.
+    while records.len() < ids.len() {
+        let rest = &ids[records.len()..];
+        let replies = get_some(backend, rest).await?;
+        if replies.is_empty() {
+            return Err(unexpected("no answer"));
+        }
+        for (id, reply) in rest.iter().zip(replies) {
+            records.push(match (reply, ids) {
+                (Value::Nil, _) => None,
+                // Asked for one job, its damage is the answer; among others it must not hide them.
+                (reply, [_]) => Some(record(*id, reply)?),
+                (reply, _) => record(*id, reply).ok(),
+            });
+        }
     }
+    Ok(records)
+}
+
+/// The answers about the first of these jobs.
+async fn get_some(backend: &RedisBackend, ids: &[JobId]) -> Result<Vec<Value>, Error> {
     let mut cmd = scripts::get.call(&backend.keys, ids.len(), ids.len() * 24);
     for id in ids {
         cmd.arg(id.as_bytes().as_slice());
     }
     let call = Call::script(&scripts::get, cmd);
-    let replies = reply::array(store::one(&backend.link, call, Repeat::Freely).await?)?;
-    let mut records = Vec::with_capacity(ids.len());
-    for (id, reply) in ids.iter().zip(replies) {
-        records.push(match (reply, ids) {
-            (Value::Nil, _) => None,
-            // Asked for one job, its damage is the answer; among others it must not hide them.
-            (reply, [_]) => Some(record(*id, reply)?),
-            (reply, _) => record(*id, reply).ok(),
-        });
-    }
-    Ok(records)
+    reply::array(store::one(&backend.link, call, Repeat::Freely).await?)
 }
 
 fn record(id: JobId, reply: Value) -> Result<JobRecord, Error> {
     let mut items = Items::of(reply)?;
     let state = u8::try_from(items.count()?).ok().and_then(state_of);
     let state = state.ok_or_else(|| unexpected("an unknown state"))?;
-    let stored = unpack_job(id, items.bytes()?)
+    let stored = unpack_job(id, items.bytes()?, items.bytes()?)
         .map_err(|reason| Error::Corrupt(format!("job {id}: {reason}")))?;
     let mut record = JobRecord::new(stored.spec, state, stored.enqueued_at);
     record.due_at = stored.due_at;
@@ -54,7 +63,7 @@ fn record(id: JobId, reply: Value) -> Result<JobRecord, Error> {
         record.due_at = attempts.due_at;
         record.last_error = attempts.last_error;
     }
-    unpack_end(&mut record, &items.bytes()?);
+    unpack_end(&mut record, &items.bytes()?, &items.bytes()?);
     record.lease_until = items.number()?.map(Timestamp::from_ms);
     let worker = items.bytes()?;
     record.worker = std::str::from_utf8(&worker).ok().and_then(|text| WorkerId::new(text).ok());

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{Ask, Home, News, Tasks, Token, lock};
+use crate::errors::{Reaction, diagnose};
 use crate::reply;
 use crate::store::pause;
 
@@ -19,6 +20,9 @@ use crate::store::pause;
 const BLOCK: Duration = Duration::from_secs(60);
 /// What its answer may take beyond that before the connection counts as dead.
 const MARGIN: Duration = Duration::from_secs(5);
+/// How long to leave the lists alone after an error that trying again does not mend, such as a
+/// list that is none. Whoever waits asks again by itself meanwhile.
+const BROKEN_PAUSE: Duration = Duration::from_secs(5);
 /// How long the task stays after the last wait, for the next one to find everything in place.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -42,6 +46,7 @@ pub(super) async fn run(
         blocked: None,
         connection: None,
         failures: 0,
+        broken: false,
         idle_at,
     };
     while task.step().await {}
@@ -65,6 +70,8 @@ struct Task {
     connection: Option<MultiplexedConnection>,
     /// Blocking commands that failed in a row.
     failures: u32,
+    /// The last of them was one that trying again does not mend.
+    broken: bool,
     /// When the task ends if nobody waits until then.
     idle_at: Instant,
 }
@@ -141,9 +148,11 @@ impl Task {
         lists.extend(pairs.iter().map(|pair| format!("{}wake:{pair}", self.home.keys.prefix())));
         let home = self.home.clone();
         let connection = self.connection.take();
-        let failures = self.failures;
+        let (failures, broken) = (self.failures, self.broken);
         let answer = Box::pin(async move {
-            if failures > 0 {
+            if broken {
+                sleep(BROKEN_PAUSE).await;
+            } else if failures > 0 {
                 sleep(pause(failures)).await;
             }
             pop(&home, connection, &lists).await
@@ -166,14 +175,22 @@ impl Task {
         self.connection = answer.connection;
         match answer.popped {
             Ok(popped) => {
-                self.failures = 0;
+                (self.failures, self.broken) = (0, false);
                 if let Some((list, word)) = popped {
                     self.hear(&list, &word);
                 }
             }
             Err(error) => {
-                self.failures += 1;
-                tracing::debug!(%error, "waiting failed; trying again");
+                self.failures = self.failures.saturating_add(1);
+                let diagnosis = diagnose(&error);
+                let broken = diagnosis.reaction == Reaction::GiveUp;
+                if broken && !self.broken {
+                    let (worker, error) = (&self.worker, diagnosis.error);
+                    tracing::warn!(%worker, %error, "cannot be woken; it looks for work by itself");
+                } else {
+                    tracing::debug!(error = %diagnosis.error, "waiting failed; trying again");
+                }
+                self.broken = broken;
             }
         }
     }
@@ -253,8 +270,11 @@ async fn pop(home: &Home, connection: Option<MultiplexedConnection>, lists: &[St
     match timeout(BLOCK + MARGIN, connection.send_packed_command(&cmd)).await {
         Ok(Ok(reply)) => match reply.extract_error() {
             Ok(reply) => Answer { connection: Some(connection), popped: Ok(word(reply)) },
-            // Such as UNBLOCKED: the server may have become a replica.
-            Err(error) => Answer { connection: None, popped: Err(error) },
+            Err(error) => {
+                // Such as UNBLOCKED: the server may have become a replica.
+                let keep = diagnose(&error).reaction != Reaction::Reconnect;
+                Answer { connection: keep.then_some(connection), popped: Err(error) }
+            }
         },
         Ok(Err(error)) => Answer { connection: None, popped: Err(error) },
         Err(_) => {

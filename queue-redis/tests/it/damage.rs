@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use queue_core::conformance::Harness;
 use queue_core::{
-    Backend, CancelOutcome, DeadReason, Error, ErrorKind, JobState, Outcome, Settled, Timestamp,
+    Backend, CancelOutcome, DeadReason, EnqueueOutcome, Error, ErrorKind, JobState, Outcome,
+    Settled, Timestamp,
 };
 
 use crate::support::harness::RedisHarness;
@@ -23,10 +24,14 @@ async fn a_lane_of_a_wrong_type_stops_only_itself() {
     // Its workers do not wake each other for jobs that none of them can reach.
     let token = harness.key(&backend, "wake:default/broken");
     assert_eq!(harness.raw::<u8>(&[b"EXISTS", token.as_bytes()]), 0);
-    let refused = backend.enqueue(&[job("broken")]).await;
-    assert!(matches!(&refused, Err(Error::Corrupt(why)) if why.contains("default/broken/5")));
-    enqueue(&backend, &[job("whole")]).await;
-    // The job cannot go back to its lane, so it waits a minute; it is not lost.
+    // What cannot go into its lane waits a minute and tries again; it is neither refused nor lost.
+    let outcomes = backend.enqueue(&[job("broken"), job("whole")]).await.unwrap();
+    let state = |outcome: &EnqueueOutcome| match outcome {
+        EnqueueOutcome::Done(done) => done.state,
+        other => panic!("not enqueued: {other:?}"),
+    };
+    let states: Vec<_> = outcomes.iter().map(state).collect();
+    assert_eq!(states, [JobState::Scheduled, JobState::Ready]);
     let settled = settle(&backend, &running, &Outcome::Released).await;
     assert_eq!(settled, [Settled::Applied(JobState::Scheduled)]);
     assert_eq!(claim(&backend, &["broken", "whole"], 5).await.len(), 1);
@@ -195,4 +200,105 @@ async fn no_budget_is_too_large_for_a_pass() {
     }
     assert_eq!(reaped, 1200);
     assert_eq!(backend.audit().await.unwrap(), []);
+}
+
+/// Reaping works from a copy of the record's head; the record itself is there if that is damaged.
+#[tokio::test]
+async fn a_running_job_whose_entry_is_garbage_comes_back() {
+    let harness = RedisHarness::new();
+    let start = Timestamp::from_ms(4_102_444_800_000);
+    let backend = harness.fresh(start).await;
+    let ids = enqueue(&backend, &[job("a"), job("a")]).await;
+    let leases = claim(&backend, &["a"], 2).await;
+    let run = harness.key(&backend, "run");
+    let garbage = [leases[0].token.as_bytes().as_slice(), b"?"].concat();
+    harness.raw::<()>(&[b"HSET", run.as_bytes(), ids[0].as_bytes(), &garbage]);
+    harness.set_clock(&backend, start.after(Duration::from_secs(60))).await;
+    assert_eq!(backend.maintain(10).await.unwrap().reaped, 2);
+    assert_eq!(backend.audit().await.unwrap(), []);
+    let again = claim(&backend, &["a"], 5).await;
+    assert_eq!(again.iter().map(|lease| lease.spec.id).collect::<Vec<_>>(), ids);
+}
+
+/// Without its claim's list of jobs a lease does not say what it holds.
+#[tokio::test]
+async fn jobs_of_a_lost_claim_come_back() {
+    let harness = RedisHarness::new();
+    let start = Timestamp::from_ms(4_102_444_800_000);
+    let backend = harness.fresh(start).await;
+    let mut leases = Vec::new();
+    for _ in 0..12 {
+        let jobs: Vec<_> = (0..100).map(|_| job("a")).collect();
+        enqueue(&backend, &jobs).await;
+        leases.push(claim(&backend, &["a"], 100).await);
+    }
+    let claims = harness.key(&backend, "claims");
+    for leases in &leases[..8] {
+        let token = leases[0].token;
+        harness.raw::<()>(&[b"HDEL", claims.as_bytes(), token.as_bytes().as_slice()]);
+    }
+    // One of them ends before anybody notices; the others must still be found.
+    settle(&backend, &leases[0][..1], &completed()).await;
+
+    harness.set_clock(&backend, start.after(Duration::from_secs(60))).await;
+    let (mut reaped, mut calls) = (0, 0);
+    loop {
+        let done = backend.maintain(100).await.unwrap();
+        assert!(done.reaped < 300, "a call took {} jobs", done.reaped);
+        reaped += done.reaped;
+        calls += 1;
+        if !done.more {
+            break;
+        }
+        assert!(calls < 100);
+    }
+    assert_eq!(reaped, 12 * 100 - 1);
+    assert!(calls > 8, "{calls} calls");
+    assert_eq!(backend.audit().await.unwrap(), []);
+    assert_eq!(claim(&backend, &["a"], 500).await.len(), 500);
+}
+
+/// A cancelled job's ticket must not come back to life with its lane.
+#[tokio::test]
+async fn a_job_that_was_cancelled_in_a_damaged_lane_stays_cancelled() {
+    let harness = RedisHarness::new();
+    for (name, stale_before) in
+        [("lanes:default/a", 0), ("gone:default/a/5", 0), ("gone:default/a/5", 1)]
+    {
+        let backend = harness.now().await;
+        let ids = enqueue(&backend, &[job("a"), job("a"), job("a"), job("a")]).await;
+        backend.cancel(&ids[..stale_before]).await.unwrap();
+        let key = harness.key(&backend, name);
+        let noted: Vec<u8> = harness.raw(&[b"DUMP", key.as_bytes()]);
+        harness.raw::<()>(&[b"SET", key.as_bytes(), b"?"]);
+        assert_eq!(backend.cancel(&ids[2..3]).await.unwrap(), [CancelOutcome::Cancelled]);
+        let kind: String = harness.raw(&[b"TYPE", key.as_bytes()]);
+        if kind == "string" {
+            harness.raw::<()>(&[b"RESTORE", key.as_bytes(), b"0", &noted, b"REPLACE"]);
+        }
+        let left = claim(&backend, &["a"], 5).await;
+        let left: Vec<_> = left.iter().map(|lease| lease.spec.id).collect();
+        let expected = [&ids[stale_before..2], &ids[3..]].concat();
+        assert_eq!(left, expected, "{name} after {stale_before}");
+        assert_eq!(backend.audit().await.unwrap(), [], "{name} after {stale_before}");
+    }
+}
+
+/// What is written last is looked at first.
+#[tokio::test]
+async fn shelves_of_a_wrong_type_are_an_error_before_the_first_write() {
+    let harness = RedisHarness::new();
+    let backend = harness.now().await;
+    enqueue(&backend, &[job("a")]).await;
+    let leases = claim(&backend, &["a"], 1).await;
+    let ages = harness.key(&backend, "ages");
+    harness.raw::<()>(&[b"SET", ages.as_bytes(), b"?"]);
+    let request = crate::support::jobs::ends(&leases, &completed());
+    assert!(matches!(backend.settle(&request).await, Err(Error::Corrupt(_))));
+    harness.raw::<()>(&[b"DEL", ages.as_bytes()]);
+    assert_eq!(backend.audit().await.unwrap(), []);
+    assert_eq!(
+        settle(&backend, &leases, &completed()).await,
+        [Settled::Applied(JobState::Completed)]
+    );
 }

@@ -9,6 +9,7 @@ mod connections;
 mod damage;
 mod engine;
 mod faults;
+mod large;
 mod store;
 mod waiting;
 

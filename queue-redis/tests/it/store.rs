@@ -1,9 +1,12 @@
 //! The server's own moods: forgotten scripts, no memory, lost data, unfit settings.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use queue_core::backend::Verdict;
-use queue_core::{Backend, Error, JobState, Namespace, Outcome, Settled};
+use queue_core::backend::{FINISHED_MAX, Verdict};
+use queue_core::conformance::Harness;
+use queue_core::{
+    Backend, Error, JobState, Kind, Namespace, NewJob, Outcome, Payload, Settled, Timestamp,
+};
 use queue_redis::RedisBackend;
 
 use crate::support::harness::RedisHarness;
@@ -11,6 +14,8 @@ use crate::support::jobs::{
     assert_sound, brief, claim, completed, ends, enqueue, job, request, settle,
 };
 use crate::support::server::TestRedis;
+
+const START: Timestamp = Timestamp::from_ms(4_102_444_800_000);
 
 #[tokio::test]
 async fn a_drained_namespace_leaves_one_key() {
@@ -182,4 +187,130 @@ async fn a_worker_can_join_a_full_store() {
         settle(&joined, &leases, &completed()).await,
         [Settled::Applied(JobState::Completed)]
     );
+}
+
+/// Nothing delayed would fire, and nobody would know why.
+#[tokio::test]
+async fn the_check_says_that_the_stores_clock_is_ahead() {
+    let harness = RedisHarness::new();
+    let backend = harness.now().await;
+    let verdict = async || {
+        let findings = backend.check().await.unwrap();
+        findings.into_iter().find(|finding| finding.name == "store clock").unwrap()
+    };
+    assert_eq!(verdict().await.verdict, Verdict::Good);
+    let ahead = Timestamp::from(SystemTime::now() + Duration::from_secs(3600));
+    harness.set_clock(&backend, ahead).await;
+    let found = verdict().await;
+    assert_eq!(found.verdict, Verdict::Bad);
+    // What it says to do helps.
+    let command = found.remedy.split("run ").nth(1).unwrap().split(',').next().unwrap();
+    let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+    assert_eq!(harness.raw::<u8>(&words), 1);
+    assert_eq!(verdict().await.verdict, Verdict::Good);
+    enqueue(&backend, &[job("a")]).await;
+    assert_eq!(claim(&backend, &["a"], 1).await.len(), 1);
+}
+
+/// A busy queue drops its oldest records as it goes, without maintenance.
+#[tokio::test]
+async fn a_full_shelf_drops_its_oldest_records_as_new_ones_come() {
+    let harness = RedisHarness::new();
+    let backend = harness.fresh(START).await;
+    let cap = usize::try_from(FINISHED_MAX).unwrap();
+    let mut sent = Vec::new();
+    // Batches that the cap does not divide, so that one is dropped in part; a few large bodies.
+    for batch in 0..=cap / 480 {
+        harness.set_clock(&backend, START.after(Duration::from_secs(batch as u64))).await;
+        let jobs: Vec<_> = (0..480_u16)
+            .map(|n| if n % 100 == 0 { large(n) } else { job("a") })
+            .map(|job| job.idempotency_key(fastrand::u64(..).to_string()))
+            .collect();
+        sent.extend(enqueue(&backend, &jobs).await);
+        let leases = claim(&backend, &["a"], 480).await;
+        assert_eq!(settle(&backend, &leases, &completed()).await.len(), 480);
+    }
+    let over = sent.len() - cap;
+    assert!(over > 0 && over < 480);
+    let fields = |name| harness.raw::<usize>(&[b"HLEN", harness.key(&backend, name).as_bytes()]);
+    assert_eq!((fields("fin"), fields("jobs"), fields("idem")), (cap, cap, cap));
+    let found = backend.get(&sent[..480]).await.unwrap();
+    assert_eq!(found.iter().filter(|record| record.is_none()).count(), over);
+    assert_sound(&backend).await;
+
+    // One at a time: each new record pushes one out.
+    let before = backend.get(&sent[..480]).await.unwrap().iter().flatten().count();
+    enqueue(&backend, &[job("a")]).await;
+    settle(&backend, &claim(&backend, &["a"], 1).await, &completed()).await;
+    assert_eq!(backend.get(&sent[..480]).await.unwrap().iter().flatten().count(), before - 1);
+    assert_eq!(fields("fin"), cap);
+    assert_sound(&backend).await;
+}
+
+fn large(n: u16) -> NewJob {
+    NewJob::new(Kind::new("a").unwrap(), Payload::raw(vec![7; 2000 + usize::from(n)]))
+}
+
+/// Cancelled jobs leave their tickets behind; where nobody claims they must not pile up.
+#[tokio::test]
+async fn tickets_of_cancelled_jobs_do_not_pile_up_behind_a_live_one() {
+    let harness = RedisHarness::new();
+    let backend = harness.now().await;
+    let kept = enqueue(&backend, &[job("a")]).await;
+    let mut newest = enqueue(&backend, &[job("a")]).await;
+    let tickets = || harness.raw::<usize>(&[b"LLEN", key(&harness, &backend, "lane").as_bytes()]);
+    let mut most = 0;
+    let mut again = Vec::new();
+    for _ in 0..20 {
+        // The newest stays behind a live one at the head, the others go; one has its id again.
+        let mut jobs: Vec<_> = (0..499).map(|_| brief("a")).collect();
+        jobs.extend(again.pop());
+        again.push(jobs[0].clone());
+        let sent = enqueue(&backend, &jobs).await;
+        let (last, others) = sent.split_last().unwrap();
+        let doomed: Vec<_> = newest.iter().chain(others).copied().collect();
+        for ids in doomed.chunks(500) {
+            backend.cancel(ids).await.unwrap();
+        }
+        newest = vec![*last];
+        most = most.max(tickets());
+    }
+    assert!(most < 4096, "{most} tickets");
+    assert_sound(&backend).await;
+    let left: Vec<_> = [kept, newest].concat();
+    let mut found = Vec::new();
+    while found.len() < left.len() {
+        let leases = claim(&backend, &["a"], 500).await;
+        found.extend(leases.iter().map(|lease| lease.spec.id));
+    }
+    assert_eq!(found, left);
+    assert_sound(&backend).await;
+}
+
+fn key(harness: &RedisHarness, backend: &RedisBackend, what: &str) -> String {
+    harness.key(backend, &format!("{what}:default/a/5"))
+}
+
+/// Also with more live jobs than a window: then those at the head go.
+#[tokio::test]
+async fn tickets_of_cancelled_jobs_at_the_head_go_first() {
+    let harness = RedisHarness::new();
+    let backend = harness.now().await;
+    let mut sent = Vec::new();
+    for _ in 0..20 {
+        let jobs: Vec<_> = (0..500).map(|_| brief("a")).collect();
+        sent.extend(enqueue(&backend, &jobs).await);
+    }
+    for ids in sent[..5000].chunks(500) {
+        backend.cancel(ids).await.unwrap();
+    }
+    let tickets: usize = harness.raw(&[b"LLEN", key(&harness, &backend, "lane").as_bytes()]);
+    assert!(tickets < 5000 + 2048, "{tickets} tickets");
+    assert_sound(&backend).await;
+    let mut found = Vec::new();
+    while found.len() < 5000 {
+        found.extend(claim(&backend, &["a"], 500).await.iter().map(|lease| lease.spec.id));
+    }
+    assert_eq!(found, sent[5000..]);
+    assert_sound(&backend).await;
 }

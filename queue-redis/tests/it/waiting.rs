@@ -160,3 +160,88 @@ async fn an_idle_wait_sends_one_command() {
     assert!(sent_once());
     waiting.abort();
 }
+
+/// A word that nobody has read must not hide one that matters.
+#[tokio::test]
+async fn a_cancel_request_is_heard_behind_left_over_words() {
+    let harness = RedisHarness::new();
+    let backend = Arc::new(harness.now().await);
+    let list = harness.key(&backend, "wake:w:tester");
+    for left_over in [1, 100] {
+        let ids = enqueue(&backend, &[job("a"), job("a")]).await;
+        assert_eq!(claim(&backend, &["a"], 2).await.len(), 2);
+        for _ in 0..left_over {
+            harness.raw::<()>(&[b"RPUSH", list.as_bytes(), b"i"]);
+        }
+        backend.cancel(&ids[..1]).await.unwrap();
+        backend.cancel(&ids[1..]).await.unwrap();
+        let words: Vec<String> = harness.raw(&[b"LRANGE", list.as_bytes(), b"0", b"-1"]);
+        assert_eq!(words.iter().filter(|word| *word == "c").count(), 1);
+        assert!(words.len() <= 16, "{} words", words.len());
+        assert_eq!(wait(&backend, interest("tester", &[])).await.unwrap(), Wake::Cancel);
+    }
+}
+
+/// Each sleeps until the first job of all is due: an earlier one of its own it has to learn of.
+#[tokio::test]
+async fn each_pair_with_an_earlier_due_job_is_woken() {
+    let harness = RedisHarness::new();
+    let backend = Arc::new(harness.now().await);
+    let delayed = |kind, s| job(kind).delay(Duration::from_secs(s));
+    enqueue(&backend, &[delayed("x", 100)]).await;
+    let token = |kind: &str| {
+        let list = harness.key(&backend, &format!("wake:default/{kind}"));
+        harness.raw::<u8>(&[b"DEL", list.as_bytes()])
+    };
+    assert_eq!(token("x"), 1);
+    let waiting = ["a", "b"].map(|kind| wait(&backend, interest(kind, &[kind])));
+    blocked(&harness, 2).await;
+    let batch = [delayed("a", 20), delayed("a", 10), delayed("b", 30), delayed("x", 200)];
+    enqueue(&backend, &batch).await;
+    for waiting in waiting {
+        assert_eq!(waiting.await.unwrap(), Wake::Work);
+    }
+    assert_eq!(token("x"), 0, "its first job is not earlier than what they know");
+}
+
+fn figure(harness: &RedisHarness, section: &str, name: &str) -> u64 {
+    let info: String = harness.raw(&[b"INFO", section.as_bytes()]);
+    let found = info.lines().find_map(|line| line.strip_prefix(name));
+    found.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0)
+}
+
+#[tokio::test]
+async fn a_wake_list_of_a_wrong_type_makes_no_hot_loop() {
+    let harness = RedisHarness::new();
+    let backend = harness.now().await;
+    let list = harness.key(&backend, "wake:default/a");
+    harness.raw::<()>(&[b"SET", list.as_bytes(), b"?"]);
+    let wait = async |ms| {
+        let interest = interest("one", &["a"]);
+        backend.wait(&interest, Duration::from_millis(ms)).await.unwrap()
+    };
+    let first = wait(300).await;
+    let count = || figure(&harness, "commandstats", "cmdstat_blpop:calls=");
+    let before = (count(), figure(&harness, "stats", "total_connections_received:"));
+    assert_eq!((first, wait(1500).await), (Wake::Timeout, Wake::Timeout));
+    // The connections that count are those of the two questions before the second look.
+    let connections = figure(&harness, "stats", "total_connections_received:") - before.1;
+    assert!(before.0 == 1 && count() <= 2, "{} commands", count());
+    assert!(connections <= 2, "{connections} connections");
+}
+
+/// A hint needs no room worth speaking of.
+#[tokio::test]
+async fn a_changed_interest_counts_in_a_full_store() {
+    let harness = RedisHarness::new();
+    let backend = Arc::new(harness.now().await);
+    let _first = wait(&backend, interest("one", &["a"]));
+    blocked(&harness, 1).await;
+    harness.raw::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
+    let _second = wait(&backend, interest("one", &["b"]));
+    let patience = tokio::time::Instant::now() + LONG;
+    while figure(&harness, "commandstats", "cmdstat_blpop:calls=") < 2 {
+        assert!(tokio::time::Instant::now() < patience, "the interest was never looked at anew");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,20 @@
+-- Wake-ups: hints that nothing depends on, hence `try`.
+
+local WORDS_MAX = 16 -- in a worker's own list; a few left-overs at most are in it
+
+-- Leaves a wake-up for one worker that can run this queue and kind, if none is there.
+local function wake(pair)
+  local key = PREFIX .. 'wake:' .. pair
+  if try('LLEN', key) == 0 then try('RPUSH', key, 'w') end
+end
+
+-- Leaves a word in a worker's own list, if it is not there, ahead of what nobody has read. The
+-- list goes by itself if nobody reads it.
+local function tell(worker, word)
+  local key = PREFIX .. 'wake:w:' .. worker
+  if try('LPOS', key, word, 'MAXLEN', WORDS_MAX) == false then
+    try('LPUSH', key, word)
+    try('LTRIM', key, 0, WORDS_MAX - 1)
+  end
+  try('PEXPIRE', key, 60000)
+end
