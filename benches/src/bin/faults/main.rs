@@ -5,6 +5,7 @@
 //! cargo build --release -p workerd -p queue-benches
 //! target/release/faults --store redis --jobs 10000
 //! target/release/faults --store sqlite --jobs 10000
+//! target/release/faults --store redis --kills 1000      # instead: a siege of SIGKILLs
 //! ```
 //!
 //! It starts a redis-server of its own (or makes a SQLite file) in a temporary folder, and ends
@@ -12,6 +13,7 @@
 //! a killed replica's jobs ran again within the lease plus 1.5 s, a terminated one's at once; and
 //! what a suspended replica reported after its leases were over changed nothing.
 
+mod siege;
 mod support;
 
 use std::collections::HashMap;
@@ -40,6 +42,9 @@ struct Arguments {
     /// How long between two faults, in milliseconds.
     #[arg(long, default_value_t = 1500)]
     every_ms: u64,
+    /// Kills so many replicas, one after the other, instead of the scenes.
+    #[arg(long)]
+    kills: Option<u32>,
     /// The daemon; by default the one beside this program.
     #[arg(long)]
     workerd: Option<PathBuf>,
@@ -87,10 +92,14 @@ async fn main() -> anyhow::Result<()> {
     let config = write_config(folder.path(), &url, LEASE)?;
     let scene = Scene { queue: Queue::connect(&url).await?, program, config };
 
-    scene.recovery("SIGKILL", LEASE + RECOVERY_MARGIN, 1).await?;
-    scene.recovery("SIGTERM", Duration::from_millis(1500), 0).await?;
-    scene.suspension().await?;
-    scene.storm(&arguments, folder.path()).await?;
+    if let Some(kills) = arguments.kills {
+        scene.siege(kills, arguments.replicas, folder.path()).await?;
+    } else {
+        scene.recovery("SIGKILL", LEASE + RECOVERY_MARGIN, 1).await?;
+        scene.recovery("SIGTERM", Duration::from_millis(1500), 0).await?;
+        scene.suspension().await?;
+        scene.storm(&arguments, folder.path()).await?;
+    }
     let violations = scene.queue.audit().await?;
     ensure!(violations.is_empty(), "the audit found {violations:?}");
     println!("audit: nothing found");
@@ -232,7 +241,7 @@ impl Scene {
         println!("storm: {} jobs in {:.1?}, faults {faults:?}", ids.len(), started.elapsed());
         library.drain(Duration::from_secs(10)).await;
         drop(replicas);
-        self.account_for(&ids, &folder.join("runs.log")).await
+        self.account_for(&ids, ids.len().div_ceil(2), &folder.join("runs.log")).await
     }
 
     async fn enqueue_mixed(&self, jobs: u32) -> anyhow::Result<Vec<JobId>> {
@@ -265,7 +274,7 @@ impl Scene {
         Ok(true)
     }
 
-    async fn account_for(&self, ids: &[JobId], log: &Path) -> anyhow::Result<()> {
+    async fn account_for(&self, ids: &[JobId], commands: usize, log: &Path) -> anyhow::Result<()> {
         let mut redelivered = 0;
         for record in self.queue.get_all(ids).await? {
             let record = record.context("a job is gone")?;
@@ -277,7 +286,6 @@ impl Scene {
         for line in text.lines() {
             *runs.entry(line).or_default() += 1;
         }
-        let commands = ids.len().div_ceil(2);
         ensure!(runs.len() == commands, "{} of {commands} commands have run", runs.len());
         let twice = runs.values().filter(|count| **count > 1).count();
         println!(

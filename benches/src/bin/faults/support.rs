@@ -59,6 +59,10 @@ type = "command"
 # Appends the job's number, in one write, to the list of runs.
 argv = ["sh", "-c", "echo $0 >> '{}'", "{{payload.n}}"]
 
+[executors."fault.slow"]
+type = "command"
+argv = ["sh", "-c", "sleep 0.3; echo $0 >> '{}'", "{{payload.n}}"]
+
 [executors."fault.sleep"]
 type = "command"
 argv = ["sleep", "{{payload.seconds}}"]
@@ -70,6 +74,7 @@ listen = "127.0.0.1:0"
 level = "error"
 "#,
         lease.as_millis(),
+        log.display(),
         log.display(),
     );
     let path = folder.join("workerd.toml");
