@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use queue::{
-    Backend, ClaimRequest, ClaimToken, Job, JobOptions, Kind, KindSlots, MemoryBackend, NewJob,
-    Outcome, QueueName, SettleRequest, Settlement, WorkerId,
+    Backend, ClaimRequest, ClaimToken, Durability, Job, JobOptions, Kind, KindSlots, MemoryBackend,
+    NewJob, Outcome, QueueName, SettleRequest, Settlement, WorkerId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -59,7 +59,7 @@ fn memory(c: &mut Criterion) {
         let life = |jobs: Vec<NewJob>| {
             runtime.block_on(async {
                 let backend = MemoryBackend::new();
-                backend.enqueue(&jobs).await.unwrap();
+                backend.enqueue(&jobs, Durability::Memory).await.unwrap();
                 let claim = backend.claim(&claim_of(64)).await.unwrap();
                 let settlements = claim.leases.iter().map(|lease| Settlement {
                     id: lease.spec.id,

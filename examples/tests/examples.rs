@@ -85,6 +85,7 @@ fn order_and_fetch(address: &str) {
         }
         assert!(Instant::now() < deadline, "never completed: {report}");
     };
+    assert_eq!(report["percent"], 100);
     assert_eq!(report["report"], serde_json::json!({"customer": 7, "pages": 8}));
     assert_eq!(http(address, "POST", "/reports", "{}").0, 422);
 }

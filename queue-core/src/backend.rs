@@ -23,18 +23,23 @@ use std::time::Duration;
 
 pub use erased::DynBackend;
 pub use types::{
-    CancelOutcome, CheckFinding, Claim, ClaimRequest, EnqueueOutcome, Enqueued, Interest,
-    KindSlots, Lease, Maintained, Outcome, QueueStats, RenewRequest, Renewal, SettleReply,
-    SettleRequest, Settled, Settlement, StateCounts, Verdict, Violation, Wake,
+    CancelOutcome, CheckFinding, Claim, ClaimRequest, Cursor, DeleteOutcome, Durability,
+    EnqueueOutcome, Enqueued, Interest, InvalidCursor, KindSlots, Lease, ListRequest, Maintained,
+    Outcome, Page, QuarantinedJob, QueueStats, RecoverOutcome, RenewRequest, Renewal, Report,
+    Reported, RetryOutcome, RetryRequest, SettleReply, SettleRequest, Settled, Settlement,
+    StateCounts, Verdict, Violation, Wake, WatchRequest, Watched,
 };
 
-use crate::{Error, JobId, JobRecord, NewJob};
+use crate::{Error, JobId, JobRecord, JobState, NewJob, QueueName};
 
 /// The most items that a call handles beyond what it was asked for, and the most jobs of one claim.
 pub const PASS_MAX: u32 = 500;
 
 /// Finished records kept per queue, for completed (with cancelled) and for dead jobs each.
 pub const FINISHED_MAX: u64 = 10_000;
+
+/// Once the payloads of a claim's jobs have so many bytes together, a store may stop there.
+pub const CLAIM_MAX_BYTES: usize = 8 * 1024 * 1024;
 
 /// A store of jobs. See the [module](self) for what every implementation must keep.
 ///
@@ -55,13 +60,21 @@ pub trait Backend: Send + Sync + 'static {
     /// Takes jobs in (T1), in order, or finds the jobs that have their id or idempotency key (T2).
     ///
     /// The jobs are valid ([`NewJob::validate`]) and at most [`PASS_MAX`]. An id or key that
-    /// occurs twice in the batch meets the first occurrence like any existing job.
+    /// occurs twice in the batch meets the first occurrence like any existing job. A batch is one
+    /// atomic step, unless its payloads have many megabytes: then it may be several, in order, and
+    /// after an error other than the ones below a part of it may have been taken in.
+    ///
+    /// The acknowledgement survives at least what `durability` names; a store that cannot give
+    /// that answers [`Error::Unsupported`] before it writes anything. If it can but did not in
+    /// time (too few replicas confirmed), the answer is [`Error::Unavailable`]: the jobs are in
+    /// the store, and a repeat waits for the same confirmation.
     ///
     /// # Errors
-    /// [`Error::StoreFull`]: none of the jobs was taken in.
+    /// [`Error::StoreFull`]: none of the jobs was taken in. [`Error::Unsupported`].
     fn enqueue(
         &self,
         jobs: &[NewJob],
+        durability: Durability,
     ) -> impl Future<Output = Result<Vec<EnqueueOutcome>, Error>> + Send;
 
     /// Leases jobs that the worker can run (T4), after making due ones ready (T3).
@@ -73,7 +86,10 @@ pub trait Backend: Send + Sync + 'static {
     /// was leased.
     ///
     /// A repeat that arrives after the claim's jobs were settled is a new claim to the store. The
-    /// engine sends none: it repeats only what was not answered.
+    /// engine sends none: it repeats only what was not answered. A copy that was still on its way
+    /// when its connection was given up can be one; its jobs then wait for the end of their
+    /// lease. (If a copy of their settlement is on its way, too, and arrives after that one, it
+    /// takes effect again: `tests/state_space.rs` shows it.)
     fn claim(&self, request: &ClaimRequest) -> impl Future<Output = Result<Claim, Error>> + Send;
 
     /// Extends leases (T5) and learns of cancel requests; one answer per token, in order.
@@ -113,6 +129,70 @@ pub trait Backend: Send + Sync + 'static {
         ids: &[JobId],
     ) -> impl Future<Output = Result<Vec<Option<JobRecord>>, Error>> + Send;
 
+    /// Lists jobs by state, in pages.
+    ///
+    /// Not a snapshot: a job that moves while pages are being read may be missed or be listed
+    /// twice. While nothing moves, following [`Page::next`] to its end gives every job once.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] for a cursor that is not of this listing.
+    fn list(&self, request: &ListRequest) -> impl Future<Output = Result<Page, Error>> + Send;
+
+    /// Makes finished jobs ready again (T15), in order. Each joins the tail of its lane with due
+    /// time now, takes its idempotency key back, and loses its result, [`JobRecord::finished_at`],
+    /// [`JobRecord::elapsed`] and reason; its last error, history and log stay.
+    fn retry(
+        &self,
+        request: &RetryRequest,
+    ) -> impl Future<Output = Result<Vec<RetryOutcome>, Error>> + Send;
+
+    /// Deletes jobs (T16), in order: each only if it is in the state that is named with it, and
+    /// never while running. At most [`PASS_MAX`].
+    fn delete(
+        &self,
+        jobs: &[(JobId, JobState)],
+    ) -> impl Future<Output = Result<Vec<DeleteOutcome>, Error>> + Send;
+
+    /// Reads the raw bytes of quarantined jobs; `None` for an id that is not quarantined.
+    fn quarantined(
+        &self,
+        ids: &[JobId],
+    ) -> impl Future<Output = Result<Vec<Option<QuarantinedJob>>, Error>> + Send;
+
+    /// Takes jobs out of quarantine that this program can read, in order: back to their finished
+    /// state if they have a readable finished record, else ready.
+    fn recover(
+        &self,
+        ids: &[JobId],
+    ) -> impl Future<Output = Result<Vec<RecoverOutcome>, Error>> + Send;
+
+    /// Pauses or resumes a queue, which need not have jobs; answers whether that was a change.
+    ///
+    /// Claims pass over a paused queue. Everything else goes on: enqueues, promotion, running
+    /// jobs. Resuming wakes waiting workers.
+    fn set_paused(
+        &self,
+        queue: &QueueName,
+        paused: bool,
+    ) -> impl Future<Output = Result<bool, Error>> + Send;
+
+    /// The paused queues, ordered by name.
+    fn paused(&self) -> impl Future<Output = Result<Vec<QueueName>, Error>> + Send;
+
+    /// Takes the progress and log lines of running jobs, in order; at most [`PASS_MAX`] reports,
+    /// no job twice. Of a job's log, the last [`LOG_LINES_MAX`](crate::LOG_LINES_MAX) lines are
+    /// kept, and of these as many as have [`LOG_MAX_BYTES`](crate::LOG_MAX_BYTES) of text.
+    fn report(
+        &self,
+        reports: &[Report],
+    ) -> impl Future<Output = Result<Vec<Reported>, Error>> + Send;
+
+    /// Looks at jobs that are being watched; `None` for an id that the store does not know.
+    fn watch(
+        &self,
+        requests: &[WatchRequest],
+    ) -> impl Future<Output = Result<Vec<Option<Watched>>, Error>> + Send;
+
     /// Counts jobs per queue, kind and state, ordered by queue and kind.
     fn stats(&self) -> impl Future<Output = Result<Vec<QueueStats>, Error>> + Send;
 
@@ -122,7 +202,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Compares every index and counter with the records (promise P4) and lists what disagrees.
     /// Reads everything: for tests and operators, not for a busy store.
-    fn audit(&self) -> impl Future<Output = Result<Vec<Violation>, Error>> + Send;
+    ///
+    /// With `repair`, what can be put right without losing a job or an acknowledgement is put
+    /// right, and marked so: counters are counted again, entries that lead nowhere are removed, a
+    /// live job that is in no index becomes ready.
+    fn audit(&self, repair: bool) -> impl Future<Output = Result<Vec<Violation>, Error>> + Send;
 
     /// Checks what a store must have so that the promises hold: version, settings, permissions.
     fn check(&self) -> impl Future<Output = Result<Vec<CheckFinding>, Error>> + Send;

@@ -15,9 +15,13 @@ pub mod cancel;
 pub mod claim;
 pub mod delay;
 pub mod enqueue;
+pub mod hold;
 pub mod keys;
 pub mod lease;
+pub mod list;
 pub mod model;
+pub mod operate;
+pub mod report;
 pub mod retention;
 pub mod settle;
 mod store;
@@ -45,6 +49,20 @@ pub trait Harness: Send + Sync {
     /// Sets the store's clock to `now`, which is later than before.
     fn set_clock(&self, backend: &Self::Backend, now: Timestamp)
     -> impl Future<Output = ()> + Send;
+
+    /// Everything that the store holds, as [`Harness::restore`] takes it; `None` (the default) if
+    /// the harness cannot tell. The model test then never rolls the store back.
+    fn snapshot(&self, backend: &Self::Backend) -> impl Future<Output = Option<Vec<u8>>> + Send {
+        let _ = backend;
+        async { None }
+    }
+
+    /// Makes the store hold what it held when the snapshot was taken, and nothing else: what a
+    /// restart without the last writes does. Clients keep their connections.
+    fn restore(&self, backend: &Self::Backend, snapshot: &[u8]) -> impl Future<Output = ()> + Send {
+        let _ = (backend, snapshot);
+        async {}
+    }
 }
 
 /// Makes a test of the model test for a harness.
@@ -72,7 +90,8 @@ macro_rules! conformance {
             claim: first_in_first_out, priorities_are_strict, queues_are_asked_in_order,
                 only_kinds_with_slots_are_given, lanes_take_turns, a_repeat_gives_the_same_jobs,
                 racing_claims_share_nothing, an_expired_job_is_dead_not_run,
-                fences_increase, a_repeat_extends_the_lease, racing_repeats_get_the_same_jobs;
+                fences_increase, a_repeat_extends_the_lease, racing_repeats_get_the_same_jobs,
+                a_claim_that_stops_at_a_bound_says_so;
             lease: renewal_keeps_a_job, an_expired_lease_gives_the_job_to_another,
                 a_crash_loop_ends_dead, a_stale_settle_changes_nothing,
                 a_reaped_claim_cannot_be_renewed, racing_reapers_requeue_once,
@@ -90,6 +109,26 @@ macro_rules! conformance {
                 a_cancelled_ready_job_does_not_disturb_its_lane;
             retention: records_are_dropped_after_their_time, only_so_many_records_are_kept,
                 zero_retention_keeps_nothing;
+            hold: a_live_hold_ends_with_completion,
+                a_hold_for_a_time_outlives_the_record_s_retention,
+                a_hold_that_is_over_frees_the_key_before_maintenance,
+                a_hold_for_a_time_lasts_while_the_job_is_live,
+                a_replacement_takes_the_place_of_a_waiting_job, a_running_job_is_not_replaced,
+                replacements_meet_inside_a_batch;
+            list: each_state_lists_its_jobs, pages_give_every_job_once,
+                filters_choose_queue_and_kind, ready_jobs_are_listed_as_they_will_run,
+                a_foreign_cursor_is_refused;
+            operate: a_dead_job_can_be_run_again, counts_can_be_kept,
+                completed_and_cancelled_jobs_can_be_run_again,
+                what_is_not_finished_is_not_retried, a_retry_takes_its_key_back_or_is_refused,
+                an_expired_job_is_not_retried, a_deleted_job_leaves_nothing,
+                a_running_job_is_not_deleted, a_deleted_id_can_be_used_again,
+                a_paused_queue_waits, a_pause_leaves_running_jobs_alone,
+                paused_queues_are_listed_in_order, resuming_wakes_a_waiter_and_a_pause_does_not;
+            report: progress_and_lines_can_be_watched, a_repeated_report_writes_nothing_twice,
+                a_stale_report_changes_nothing, a_log_is_bounded,
+                failures_and_lost_leases_are_remembered, a_history_is_bounded,
+                a_throttled_job_keeps_its_attempt;
             wait: a_new_job_wakes_a_waiter, a_job_that_is_there_is_not_waited_for,
                 an_earlier_job_wakes_a_sleeper, a_cancel_request_wakes_its_worker,
                 a_dropped_wait_loses_no_job, a_dropped_wait_passes_its_wake_up_on,

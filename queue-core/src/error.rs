@@ -12,6 +12,10 @@ pub enum Error {
     #[error(transparent)]
     Invalid(#[from] InvalidJob),
 
+    /// The arguments of the call are wrong; nothing was changed. The same call fails again.
+    #[error("the call cannot be made: {0}")]
+    BadRequest(String),
+
     /// The job's id or idempotency key belongs to an existing job with another payload (or to any
     /// existing job, if the enqueue asked to be refused then). Nothing was changed.
     #[error("conflicts with existing job {existing}: {reason}")]
@@ -85,6 +89,9 @@ impl Error {
     /// Whether it is about the items of the call and not about the store: without the offending
     /// item the same call works.
     pub(crate) const fn is_about_items(&self) -> bool {
-        matches!(self, Self::Invalid(_) | Self::Corrupt(_) | Self::Conflict { .. })
+        matches!(
+            self,
+            Self::Invalid(_) | Self::BadRequest(_) | Self::Corrupt(_) | Self::Conflict { .. }
+        )
     }
 }

@@ -3,13 +3,15 @@
 mod context;
 mod fail;
 mod function;
+mod reporter;
 
-pub use context::{CancelReason, Context};
-pub(crate) use context::{CancelSignal, States};
+pub(crate) use context::CancelSignal;
+pub use context::{CancelReason, Context, States};
 pub(crate) use fail::Then;
 pub use fail::{Fail, IntoFail};
 pub(crate) use function::FunctionExecutor;
 pub use function::{FromContext, Handler, State};
+pub(crate) use reporter::Reporter;
 
 use futures_util::future::BoxFuture;
 

@@ -20,24 +20,32 @@ pub mod telemetry;
 pub mod worker;
 
 pub use backend::{
-    Backend, CancelOutcome, Claim, ClaimRequest, EnqueueOutcome, Enqueued, Interest, KindSlots,
-    Lease, Maintained, Outcome, QueueStats, RenewRequest, Renewal, SettleReply, SettleRequest,
-    Settled, Settlement, Wake,
+    Backend, CancelOutcome, Claim, ClaimRequest, Cursor, DeleteOutcome, Durability, EnqueueOutcome,
+    Enqueued, Interest, KindSlots, Lease, ListRequest, Maintained, Outcome, Page, QueueStats,
+    RecoverOutcome, RenewRequest, Renewal, Report, Reported, RetryOutcome, RetryRequest,
+    SettleReply, SettleRequest, Settled, Settlement, Wake, WatchRequest, Watched,
 };
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use error::{ConflictReason, Error};
-pub use handler::{CancelReason, Context, Executor, Fail, FromContext, Handler, IntoFail, State};
+pub use handler::{
+    CancelReason, Context, Executor, Fail, FromContext, Handler, IntoFail, State, States,
+};
 pub use id::{
     ClaimToken, IDEMPOTENCY_KEY_MAX_BYTES, IdempotencyKey, InvalidId, InvalidIdempotencyKey, JobId,
 };
 pub use job::{
-    Due, ERROR_MAX_BYTES, ErrorKind, Field, HEADERS_MAX_BYTES, Headers, InvalidJob, Job, JobError,
-    JobOptions, JobRecord, JobSpec, NewJob, OnConflict, Priority, RETENTION_MAX, Retention,
+    AttemptEnd, AttemptRecord, Due, ERROR_MAX_BYTES, ErrorKind, Field, Fingerprint,
+    HEADERS_MAX_BYTES, HISTORY_ERROR_MAX_BYTES, HISTORY_MAX, Headers, Hold, InvalidFingerprint,
+    InvalidJob, Job, JobError, JobOptions, JobRecord, JobSpec, JobSummary, LOG_LINE_MAX_BYTES,
+    LOG_LINES_MAX, LOG_MAX_BYTES, LogLine, NewJob, OnConflict, PROGRESS_TEXT_MAX_BYTES, Priority,
+    Progress, RETENTION_MAX, Retention, SUMMARY_ERROR_MAX_BYTES,
 };
 pub use memory::MemoryBackend;
 pub use name::{InvalidName, Kind, NAME_MAX_BYTES, Namespace, QueueName, WorkerId};
 pub use payload::{Codec, CodecError, Payload};
-pub use queue::Queue;
+pub use queue::{
+    Cancelled, ErrorGroup, JobEvent, Pages, Queue, Redrive, RedriveStop, Redriven, Selection,
+};
 pub use retry::Backoff;
 pub use state::{DeadReason, JobState};
 pub use worker::{QueueSelection, RunningWorker, StartError, StopReport, Worker, WorkerStatus};

@@ -7,6 +7,8 @@
 mod audit;
 mod claim;
 mod model;
+mod operate;
+mod report;
 mod settle;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,11 +16,12 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::backend::{CheckFinding, Violation};
+use crate::backend::{CheckFinding, QuarantinedJob, Violation};
 use crate::{
-    Backend, CancelOutcome, Claim, ClaimRequest, Clock, EnqueueOutcome, Error, Interest, JobId,
-    JobRecord, Maintained, NewJob, QueueStats, RenewRequest, Renewal, SettleReply, SettleRequest,
-    SystemClock, Wake,
+    Backend, CancelOutcome, Claim, ClaimRequest, Clock, DeleteOutcome, Durability, EnqueueOutcome,
+    Error, Interest, JobId, JobRecord, JobState, ListRequest, Maintained, NewJob, Page, QueueName,
+    QueueStats, RecoverOutcome, RenewRequest, Renewal, Report, Reported, RetryOutcome,
+    RetryRequest, SettleReply, SettleRequest, SystemClock, Wake, WatchRequest, Watched,
 };
 use model::Model;
 
@@ -60,6 +63,14 @@ impl MemoryBackend {
         Self { shared: Arc::new(Shared { clock, model, changed: Notify::new() }) }
     }
 
+    /// A store of its own that holds the same now.
+    #[cfg(feature = "conformance")]
+    pub(crate) fn fork(&self) -> Self {
+        let clock = Arc::clone(&self.shared.clock);
+        let model = Mutex::new(self.lock().clone());
+        Self { shared: Arc::new(Shared { clock, model, changed: Notify::new() }) }
+    }
+
     /// Runs one atomic step at the store's time and wakes the waiting workers if it made work.
     fn step<T>(&self, step: impl FnOnce(&mut Model) -> T) -> T {
         let mut model = self.lock();
@@ -86,7 +97,16 @@ impl Default for MemoryBackend {
 }
 
 impl Backend for MemoryBackend {
-    async fn enqueue(&self, jobs: &[NewJob]) -> Result<Vec<EnqueueOutcome>, Error> {
+    async fn enqueue(
+        &self,
+        jobs: &[NewJob],
+        durability: Durability,
+    ) -> Result<Vec<EnqueueOutcome>, Error> {
+        if durability != Durability::Memory {
+            return Err(Error::Unsupported(format!(
+                "durability {durability}: jobs live in this process's memory; use sqlite: or redis:"
+            )));
+        }
         Ok(self.step(|model| jobs.iter().map(|job| model.enqueue(job)).collect()))
     }
 
@@ -140,7 +160,48 @@ impl Backend for MemoryBackend {
         Ok(self.step(|model| model.maintain(budget)))
     }
 
-    async fn audit(&self) -> Result<Vec<Violation>, Error> {
+    async fn list(&self, request: &ListRequest) -> Result<Page, Error> {
+        self.lock().list(request)
+    }
+
+    async fn retry(&self, request: &RetryRequest) -> Result<Vec<RetryOutcome>, Error> {
+        Ok(self.step(|model| {
+            let retry = |&(id, finished_at)| model.retry(id, finished_at, request.keep_counts);
+            request.jobs.iter().map(retry).collect()
+        }))
+    }
+
+    async fn delete(&self, jobs: &[(JobId, JobState)]) -> Result<Vec<DeleteOutcome>, Error> {
+        Ok(self.step(|model| jobs.iter().map(|&(id, state)| model.delete(id, state)).collect()))
+    }
+
+    async fn quarantined(&self, ids: &[JobId]) -> Result<Vec<Option<QuarantinedJob>>, Error> {
+        Ok(ids.iter().map(|_| None).collect())
+    }
+
+    async fn recover(&self, ids: &[JobId]) -> Result<Vec<RecoverOutcome>, Error> {
+        let model = self.lock();
+        Ok(ids.iter().map(|id| model.recover(*id)).collect())
+    }
+
+    async fn set_paused(&self, queue: &QueueName, paused: bool) -> Result<bool, Error> {
+        Ok(self.step(|model| model.set_paused(queue, paused)))
+    }
+
+    async fn paused(&self) -> Result<Vec<QueueName>, Error> {
+        Ok(self.lock().paused.iter().cloned().collect())
+    }
+
+    async fn report(&self, reports: &[Report]) -> Result<Vec<Reported>, Error> {
+        Ok(self.step(|model| reports.iter().map(|report| model.report(report)).collect()))
+    }
+
+    async fn watch(&self, requests: &[WatchRequest]) -> Result<Vec<Option<Watched>>, Error> {
+        let model = self.lock();
+        Ok(requests.iter().map(|request| model.watch(*request)).collect())
+    }
+
+    async fn audit(&self, _repair: bool) -> Result<Vec<Violation>, Error> {
         Ok(self.lock().audit())
     }
 

@@ -1,16 +1,24 @@
 //! [`Queue`]: the handle that services and workers hold.
 
+mod operate;
+mod redrive;
+mod watch;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::{CheckFinding, DynBackend, PASS_MAX, Violation};
+pub use operate::{Cancelled, Pages, Selection};
+pub use redrive::{ErrorGroup, Redrive, RedriveStop, Redriven};
+pub use watch::JobEvent;
+
+use crate::backend::{CheckFinding, DynBackend, PASS_MAX};
 use crate::duration::deadline;
 use crate::payload::PAYLOAD_DEFAULT_MAX_BYTES;
 use crate::telemetry::{self, EnqueueResult};
 use crate::{
-    Backend, CancelOutcome, EnqueueOutcome, Enqueued, Error, JobId, JobRecord, MemoryBackend,
-    NewJob, QueueStats,
+    Backend, CancelOutcome, Durability, EnqueueOutcome, Enqueued, Error, JobId, JobRecord,
+    MemoryBackend, NewJob, QueueStats,
 };
 
 /// A chunk of a large enqueue is closed once its payloads have this many bytes.
@@ -34,6 +42,7 @@ const CHUNK_MAX_BYTES: usize = 8 * 1024 * 1024;
 pub struct Queue {
     backend: Arc<dyn DynBackend>,
     payload_max_bytes: usize,
+    durability: Durability,
 }
 
 impl Queue {
@@ -44,7 +53,11 @@ impl Queue {
     #[must_use]
     pub fn new(backend: impl Backend) -> Self {
         telemetry::describe();
-        Self { backend: Arc::new(backend), payload_max_bytes: PAYLOAD_DEFAULT_MAX_BYTES }
+        Self {
+            backend: Arc::new(backend),
+            payload_max_bytes: PAYLOAD_DEFAULT_MAX_BYTES,
+            durability: Durability::Memory,
+        }
     }
 
     /// A new store in this process's memory, for tests and for work that may be lost.
@@ -58,6 +71,26 @@ impl Queue {
     #[must_use]
     pub fn payload_max_bytes(mut self, bytes: usize) -> Self {
         self.payload_max_bytes = bytes;
+        self
+    }
+
+    /// Sets what the acknowledgements of this handle's enqueues must survive. A handle is a cheap
+    /// clone, so one enqueue can ask for more than the others:
+    ///
+    /// ```no_run
+    /// # async fn example(queue: queue_core::Queue, job: queue_core::NewJob)
+    /// #     -> Result<(), queue_core::Error> {
+    /// use queue_core::Durability;
+    ///
+    /// queue.clone().durability(Durability::Fsync).enqueue(job).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A store may give more than it was asked for; [`Enqueued::durability`] says what it gave.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
         self
     }
 
@@ -122,7 +155,7 @@ impl Queue {
     }
 
     async fn enqueue_chunk(&self, jobs: &[NewJob]) -> Result<Vec<EnqueueOutcome>, Error> {
-        let answer = self.backend.enqueue_boxed(jobs).await;
+        let answer = self.backend.enqueue_boxed(jobs, self.durability).await;
         match &answer {
             Ok(outcomes) => {
                 for (job, outcome) in jobs.iter().zip(outcomes) {
@@ -207,15 +240,6 @@ impl Queue {
     /// Those of every [`Backend`] call.
     pub async fn check(&self) -> Result<Vec<CheckFinding>, Error> {
         self.backend.check_boxed().await
-    }
-
-    /// Compares every index and counter of the store with its records and lists what disagrees.
-    /// Reads the whole store.
-    ///
-    /// # Errors
-    /// Those of every [`Backend`] call.
-    pub async fn audit(&self) -> Result<Vec<Violation>, Error> {
-        self.backend.audit_boxed().await
     }
 }
 

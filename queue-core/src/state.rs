@@ -62,6 +62,12 @@ impl JobState {
         Self::ALL.into_iter().find(|state| state.as_str() == name)
     }
 
+    /// Whether the job waits to be run: scheduled, ready or retrying.
+    #[must_use]
+    pub const fn is_waiting(self) -> bool {
+        matches!(self, Self::Scheduled | Self::Ready | Self::Retrying)
+    }
+
     /// Whether the job's run is over: completed, dead or cancelled.
     #[must_use]
     pub const fn is_finished(self) -> bool {
@@ -155,6 +161,8 @@ pub enum Cause {
     Release,
     /// A handler asks to run later without having failed.
     Snooze,
+    /// What a handler depends on turned it away.
+    Throttle,
     /// A lease ran out.
     Reap,
     /// Somebody asks to cancel.
@@ -165,9 +173,19 @@ pub enum Cause {
     Expire,
     /// A record's retention is over.
     Retain,
+    /// A newer job with the same idempotency key takes its place.
+    Replace,
+    /// An operator wants a finished job to run again.
+    Retry,
+    /// An operator deletes it, alone or with a whole queue.
+    Delete,
+    /// The store cannot read it.
+    Quarantine,
+    /// The store can read it again.
+    Recover,
 }
 
-use JobState::{Cancelled, Completed, Dead, Ready, Retrying, Running, Scheduled};
+use JobState::{Cancelled, Completed, Dead, Quarantined, Ready, Retrying, Running, Scheduled};
 
 /// Every legal move. The table in `docs/state-machine.md` is this one.
 pub const TRANSITIONS: &[Transition] = &[
@@ -192,7 +210,7 @@ pub const TRANSITIONS: &[Transition] = &[
         cause: Cause::Claim,
         from: &[Ready],
         to: &[Running],
-        guard: "the worker runs this kind and has a free slot",
+        guard: "the queue is not paused, the worker runs this kind and has a free slot",
         effect: "token, fence and lease are set",
     },
     Transition {
@@ -209,7 +227,7 @@ pub const TRANSITIONS: &[Transition] = &[
         from: &[Running],
         to: &[Completed],
         guard: "token matches",
-        effect: "result is kept, retention starts",
+        effect: "result is kept, retention starts, idempotency key is freed if its hold is live",
     },
     Transition {
         id: "T7",
@@ -238,6 +256,14 @@ pub const TRANSITIONS: &[Transition] = &[
     Transition {
         id: "T10",
         cause: Cause::Snooze,
+        from: &[Running],
+        to: &[Scheduled, Retrying],
+        guard: "token matches, no cancel request",
+        effect: "attempt is refunded, snoozes + 1, due time is set",
+    },
+    Transition {
+        id: "T10",
+        cause: Cause::Throttle,
         from: &[Running],
         to: &[Scheduled, Retrying],
         guard: "token matches, no cancel request",
@@ -276,6 +302,14 @@ pub const TRANSITIONS: &[Transition] = &[
         effect: "idempotency key is freed",
     },
     Transition {
+        id: "T15",
+        cause: Cause::Retry,
+        from: &[Completed, Dead, Cancelled],
+        to: &[Ready],
+        guard: "finished at the named time, idempotency key free or its own, not expired",
+        effect: "counts start from 0 unless asked otherwise, joins the tail of its lane",
+    },
+    Transition {
         id: "T16",
         cause: Cause::Retain,
         from: &[Completed, Dead, Cancelled],
@@ -284,12 +318,44 @@ pub const TRANSITIONS: &[Transition] = &[
         effect: "record and everything that belongs to it are gone",
     },
     Transition {
+        id: "T16",
+        cause: Cause::Delete,
+        from: &[Scheduled, Ready, Retrying, Completed, Dead, Cancelled, Quarantined],
+        to: &[],
+        guard: "in the named state",
+        effect: "record and everything that belongs to it are gone, idempotency key is freed",
+    },
+    Transition {
+        id: "T17",
+        cause: Cause::Quarantine,
+        from: &[Scheduled, Ready, Running, Retrying, Completed, Dead, Cancelled],
+        to: &[Quarantined],
+        guard: "cannot be decoded",
+        effect: "the raw bytes are kept, indexes are cleaned",
+    },
+    Transition {
+        id: "T17",
+        cause: Cause::Recover,
+        from: &[Quarantined],
+        to: &[Ready, Completed, Dead, Cancelled],
+        guard: "can be decoded",
+        effect: "back to its finished state if it has one, else the tail of its lane",
+    },
+    Transition {
         id: "T18",
         cause: Cause::Expire,
         from: &[Ready],
         to: &[Dead],
         guard: "a claim finds it after its expires_at",
         effect: "idempotency key is freed",
+    },
+    Transition {
+        id: "T19",
+        cause: Cause::Replace,
+        from: &[Scheduled, Ready, Retrying],
+        to: &[Cancelled],
+        guard: "an enqueue with its idempotency key asks for it",
+        effect: "the new job has the idempotency key",
     },
 ];
 
@@ -343,17 +409,18 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leaves_a_finished_state_but_retention() {
+    fn no_worker_moves_a_finished_job() {
+        let allowed = [Cause::Retain, Cause::Retry, Cause::Delete, Cause::Quarantine];
         for t in TRANSITIONS {
             if t.from.iter().any(|state| state.is_finished()) {
-                assert_eq!(t.cause, Cause::Retain);
+                assert!(allowed.contains(&t.cause), "{:?}", t.cause);
             }
         }
     }
 
     #[test]
-    fn every_state_but_quarantine_can_be_reached_and_left() {
-        for state in JobState::ALL.into_iter().filter(|s| *s != JobState::Quarantined) {
+    fn every_state_can_be_reached_and_left() {
+        for state in JobState::ALL {
             assert!(TRANSITIONS.iter().any(|t| t.to.contains(&state)), "{state} not reached");
             assert!(TRANSITIONS.iter().any(|t| t.from.contains(&state)), "{state} not left");
         }

@@ -6,10 +6,11 @@
 //! | `queue_enqueued_total` | counter | queue, kind, result: created, duplicate, conflict, refused |
 //! | `queue_wait_seconds` | histogram | queue, kind: from due to start |
 //! | `queue_run_seconds` | histogram | queue, kind, outcome |
-//! | `queue_finished_total` | counter | queue, kind, outcome: completed, retried, dead, cancelled, snoozed, released, lease_lost |
+//! | `queue_finished_total` | counter | queue, kind, outcome: completed, retried, dead, cancelled, snoozed, throttled, released, lease_lost |
 //! | `queue_redeliveries_total` | counter | queue: jobs started again after an expired lease |
 //! | `queue_stale_settles_total` | counter | queue: outcomes that came too late to count |
 //! | `queue_leases_expired_total` | counter | – : jobs taken back from expired leases |
+//! | `queue_store_op_seconds` | histogram | op: enqueue, claim, settle and so on; result: ok, unavailable, error |
 //! | `queue_store_up` | gauge | – : whether the last call of the worker reached the store |
 //!
 //! Queues and kinds of label values are bounded: after [`LABEL_PAIRS_MAX`] different pairs of a
@@ -17,10 +18,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Once, PoisonError, RwLock};
+use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
-use crate::{EnqueueOutcome, JobSpec, Kind, QueueName};
+use crate::{EnqueueOutcome, Error, JobSpec, Kind, QueueName};
 
 /// The most pairs of queue and kind that get label values of their own.
 pub const LABEL_PAIRS_MAX: usize = 1000;
@@ -37,6 +39,7 @@ pub(crate) fn describe() {
         counter!("queue_leases_expired_total", "Jobs taken back from expired leases.");
         gauge!("queue_store_up", "Whether the worker's last call reached the store.");
         let seconds = Unit::Seconds;
+        metrics::describe_histogram!("queue_store_op_seconds", seconds, "Calls of the store.");
         metrics::describe_histogram!("queue_wait_seconds", seconds, "From due to start.");
         metrics::describe_histogram!("queue_run_seconds", seconds, "From start to outcome.");
     });
@@ -71,13 +74,22 @@ pub(crate) enum AttemptEnd {
     Dead,
     Cancelled,
     Snoozed,
+    Throttled,
     Released,
     LeaseLost,
 }
 
 impl AttemptEnd {
-    const NAMES: [&str; 7] =
-        ["completed", "retried", "dead", "cancelled", "snoozed", "released", "lease_lost"];
+    const NAMES: [&str; 8] = [
+        "completed",
+        "retried",
+        "dead",
+        "cancelled",
+        "snoozed",
+        "throttled",
+        "released",
+        "lease_lost",
+    ];
 
     pub(crate) const fn as_str(self) -> &'static str {
         Self::NAMES[self as usize]
@@ -88,8 +100,8 @@ impl AttemptEnd {
 #[derive(Debug)]
 pub(crate) struct PairMetrics {
     enqueued: [Counter; 4],
-    finished: [Counter; 7],
-    run_seconds: [Histogram; 7],
+    finished: [Counter; 8],
+    run_seconds: [Histogram; 8],
     pub(crate) wait_seconds: Histogram,
     pub(crate) redeliveries: Counter,
     pub(crate) stale_settles: Counter,
@@ -148,6 +160,27 @@ pub(crate) fn of_pair(queue: &QueueName, kind: &Kind) -> Arc<PairMetrics> {
 
 pub(crate) fn enqueued(spec: &JobSpec, result: EnqueueResult, jobs: u64) {
     of_pair(&spec.queue, &spec.kind).enqueued[result as usize].increment(jobs);
+}
+
+/// Records one call of a store.
+pub(crate) fn store_op(op: &'static str, error: Option<&Error>, took: Duration) {
+    type Handles = RwLock<HashMap<(&'static str, &'static str), Histogram>>;
+    static HANDLES: LazyLock<Handles> = LazyLock::new(RwLock::default);
+    let result = match error {
+        None => "ok",
+        Some(Error::Unavailable(_)) => "unavailable",
+        Some(_) => "error",
+    };
+    let seconds = took.as_secs_f64();
+    let known = HANDLES.read().unwrap_or_else(PoisonError::into_inner);
+    if let Some(handle) = known.get(&(op, result)) {
+        return handle.record(seconds);
+    }
+    drop(known);
+    let handle = histogram!("queue_store_op_seconds", "op" => op, "result" => result);
+    handle.record(seconds);
+    let mut handles = HANDLES.write().unwrap_or_else(PoisonError::into_inner);
+    handles.insert((op, result), handle);
 }
 
 pub(crate) fn leases_expired() -> Counter {

@@ -12,6 +12,7 @@ mod leases;
 mod maintain;
 mod panics;
 mod renew;
+mod reports;
 mod run;
 mod selection;
 mod slots;
@@ -78,8 +79,13 @@ pub struct Worker {
     cancel_grace: Duration,
     routes: HashMap<Kind, Route>,
     states: States,
+    /// What handlers of functions ask for.
+    needs: Vec<(Kind, Missing)>,
     mistake: Option<StartError>,
 }
+
+/// Names a type of state that a handler asks for and that is not there.
+type Missing = fn(&States) -> Option<&'static str>;
 
 /// How the jobs of one kind are run.
 struct Route {
@@ -114,6 +120,14 @@ pub enum StartError {
     /// No queue to take jobs from.
     #[error("the worker has no queue to take jobs from")]
     NoQueues,
+    /// A handler asks for a state that the worker was not given.
+    #[error("the handler of {kind} asks for State<{state}>: give it one with Worker::state")]
+    MissingState {
+        /// The handler's kind.
+        kind: Kind,
+        /// The type of the state.
+        state: &'static str,
+    },
     /// Started outside of a tokio runtime.
     #[error("a worker must be started inside a tokio runtime")]
     NoRuntime,
@@ -135,6 +149,7 @@ impl Worker {
             cancel_grace: Duration::from_secs(10),
             routes: HashMap::new(),
             states: States::default(),
+            needs: Vec::new(),
             mistake: None,
         }
     }
@@ -177,11 +192,19 @@ impl Worker {
         self
     }
 
-    /// Runs the jobs of type `J` with an async function; see [`Handler`].
-    pub fn handle<J: Job, Arguments: 'static>(self, function: impl Handler<J, Arguments>) -> Self {
+    /// Runs the jobs of type `J` with an async function; see [`Handler`]. What it asks for with
+    /// [`State<T>`](crate::State) must be given by [`Worker::state`], before or after.
+    pub fn handle<J: Job, Arguments: 'static>(
+        mut self,
+        function: impl Handler<J, Arguments>,
+    ) -> Self {
+        let missing = missing_of(&function);
         let executor = FunctionExecutor::new(function);
         match Kind::new(J::KIND) {
-            Ok(kind) => self.executor(kind, None, executor),
+            Ok(kind) => {
+                self.needs.push((kind.clone(), missing));
+                self.executor(kind, None, executor)
+            }
             Err(invalid) => self.with_mistake(invalid.into()),
         }
     }
@@ -223,6 +246,11 @@ impl Worker {
         if self.selection.is_empty() {
             return Err(StartError::NoQueues);
         }
+        for (kind, missing) in &self.needs {
+            if let Some(state) = missing(&self.states) {
+                return Err(StartError::MissingState { kind: kind.clone(), state });
+            }
+        }
         in_range("concurrency", self.concurrency, 1, CONCURRENCY_MAX)?;
         for route in self.routes.values() {
             let slots = route.concurrency.unwrap_or(1);
@@ -238,6 +266,10 @@ impl Worker {
         tokio::runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         stop::start(self)
     }
+}
+
+fn missing_of<J, Arguments, H: Handler<J, Arguments>>(_: &H) -> Missing {
+    H::missing
 }
 
 fn in_range(what: &'static str, value: usize, min: usize, max: usize) -> Result<(), StartError> {

@@ -1,6 +1,6 @@
 -- T4: leases jobs that the worker can run, after making due ones ready (T3).
 --
--- KEYS   15 fixed keys
+-- KEYS   18 fixed keys
 -- ARGV   claim token, worker, the most jobs, lease in ms, number of queues, the queues,
 --        then per kind: kind, slots
 -- Reply  { now_ms, claimed_ms, first fence, more, next due ms or -1, maintain, epoch,
@@ -11,6 +11,7 @@
 -- Invariant: each job that leaves its lane has `run` → token, and the token has its lease, its
 -- list of ids and the number of jobs left. A token that holds jobs gets these and no others. The
 -- answer's bodies are at most ANSWER_MAX_BYTES or one, so that it arrives, and so does a repeat.
+-- Paused queues are passed over.
 
 local LANES_MAX, BURIED_MAX, STALE_MAX, PROMOTED_MAX = 32, 500, 500, 500
 local token, worker, most, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -33,7 +34,7 @@ local function read_bodies(ids, numbers)
 end
 
 local function answer(
-  claimed_ms, first_fence, more, due_ms, maintain, bad, offsets, ids, records, bodies
+  claimed_ms, first_fence, more, due_ms, maintain, offsets, ids, records, bodies
 )
   local next_due = due_ms and max(due_ms - now, 0) or -1
   if next_due == 0 then maintain = 1 end
@@ -45,7 +46,7 @@ local function answer(
   end
   local reply = {
     now, claimed_ms, first_fence, more and 1 or 0, next_due, maintain, meta[6] or '',
-    concat(bad), concat(offsets, ','), concat(ids), atts,
+    concat(new_bad), concat(offsets, ','), concat(ids), atts,
     bodies,
   }
   for i = 1, #records do reply[12 + i] = records[i] end
@@ -54,7 +55,7 @@ end
 
 local packed = call('HGET', CLAIMS, token)
 if is_claim(packed) then
-  local claimed_ms, first_fence = struct.unpack('>I6I8', packed)
+  local _, claimed_ms, first_fence = struct.unpack('>BI6I8', packed)
   local all = ids_of(packed)
   local offsets, ids = {}, {}
   for i, run in ipairs(read('HMGET', RUN, all)) do
@@ -76,13 +77,13 @@ if is_claim(packed) then
   save_meta()
   local maintain = maintain_needed()
   return answer(
-    claimed_ms, first_fence, false, due_ms, maintain, {}, offsets, ids, records, bodies
+    claimed_ms, first_fence, false, due_ms, maintain, offsets, ids, records, bodies
   )
 end
 
 -- Neither a new claim nor the burial of an expired job changes this.
 local maintain = maintain_needed()
-local _, more, bad, due_ms = promote(PROMOTED_MAX)
+local _, more, due_ms = promote(PROMOTED_MAX)
 
 local queues, slots, kinds = {}, {}, {}
 for i = 1, tonumber(ARGV[5]) do queues[i] = ARGV[5 + i] end
@@ -97,9 +98,28 @@ end
 local counted = read('HMGET', COUNT, fields)
 
 local missing, buried, skipped, halted = most, 0, 0, false
-local ids, records, runs, new_bad = {}, {}, {}, {}
+local ids, records, runs = {}, {}, {}
 local body_bytes, body_ids, body_numbers = 0, {}, {} -- of the taken jobs whose bodies are apart
 local barren = {} -- pairs whose counted jobs are in no lane that can be read
+local taken_ids = {} -- of lanes that are not trusted
+
+-- Which of these tickets are of jobs that are elsewhere. Looked up only while there are stale tickets,
+-- or where a damaged job may have left one: those are not trusted.
+local function misplaced(tickets)
+  if stale == 0 and not loose then return {} end
+  local places = {}
+  for _, key in ipairs({ FIN, RUN }) do
+    for i, found in ipairs(read('HMGET', key, tickets)) do
+      places[i] = places[i] or found
+    end
+  end
+  for _, key in ipairs({ DUE, BAD }) do
+    for i, found in ipairs(read('ZMSCORE', key, tickets)) do
+      places[i] = places[i] or found
+    end
+  end
+  return places
+end
 
 -- Whether a ticket is of a job that was cancelled; it is used up then.
 local function is_passed(lane, id, times)
@@ -126,9 +146,10 @@ local function take(lane, kind, wanted)
     end
     local gone = lane.gone > 0 and read('HMGET', PREFIX .. 'gone:' .. lane.name, tickets) or {}
     local found = read('HMGET', JOBS, tickets)
+    local elsewhere = misplaced(tickets)
     for i, id in ipairs(tickets) do
       if halted then break end
-      local record = found[i]
+      local record = #id == 16 and found[i]
       local class, head_bytes
       if record then class, head_bytes = class_of(record, 0) end
       if gone[i] and is_passed(lane, id, gone[i]) then
@@ -142,16 +163,16 @@ local function take(lane, kind, wanted)
         lane.served = true
         lane.by = lane.by - 1
         if not class then
-          if record then
-            new_bad[#new_bad + 1] = id
-            tally(lane.pair .. '/quarantined', 1)
-          end
+          if record then quarantine(id, lane.pair) end
+        elseif elsewhere[i] or loose and taken_ids[id] then
+          skipped = skipped + 1
         elseif class.expires_ms <= now then
           finish(id, record, 0, class, DEAD, EXPIRED)
           buried = buried + 1
           if buried >= BURIED_MAX then halted = true end
         else
           taken = taken + 1
+          if loose then taken_ids[id] = true end
           local count = #ids + 1
           ids[count], records[count] = id, record
           runs[2 * count - 1], runs[2 * count] = id, token .. sub(record, 1, head_bytes)
@@ -171,26 +192,46 @@ local function take(lane, kind, wanted)
   return taken
 end
 
+local function open_lane(open, pair, kind, priority, score)
+  local lane =
+    lane_of({ lane = pair .. '/' .. priority, pair = pair, priority = priority, indexed = score })
+  if not lane.sound or lane.live <= 0 then return end
+  lane.kind, lane.score, lane.dropped = kind, tonumber(score), {}
+  lane.started = 0
+  open[#open + 1] = lane
+  barren[pair] = nil
+end
+
+-- A counter that is no number is counted again; it would hide its lanes.
+local function recount(field, pair)
+  local live = 0
+  for _, lane in pairs(lanes) do
+    if lane.pair == pair then live = live + max(lane.live, 0) end
+  end
+  call('HSET', COUNT, field, live)
+end
+
 -- The non-empty lanes of a queue's kinds that the worker can run.
 local function open_queue(queue, from)
   local open = {}
   for i, kind in ipairs(kinds) do
     local pair = queue .. '/' .. kind
-    if slots[kind] > 0 and (tonumber(counted[from + i] or nil) or 0) > 0 then
+    local count = counted[from + i]
+    if slots[kind] > 0 and count and (tonumber(count) or 1) > 0 then
       barren[pair] = true
       local index = try('ZRANGE', PREFIX .. 'lanes:' .. pair, 0, -1, 'WITHSCORES')
       for j = 1, index.err and 0 or #index, 2 do
-        local priority = index[j]
-        local name = pair .. '/' .. priority
-        local lane =
-          lane_of({ lane = name, pair = pair, priority = priority, indexed = index[j + 1] })
-        if lane.sound and lane.live > 0 then
-          lane.kind, lane.score, lane.dropped = kind, tonumber(index[j + 1]), {}
-          lane.started = 0
-          open[#open + 1] = lane
-          barren[pair] = nil
+        if string.find(index[j], '^%d$') then
+          open_lane(open, pair, kind, index[j], index[j + 1])
         end
       end
+      if barren[pair] and not index.err then
+        -- Lanes that their index does not know any more are looked for.
+        for priority = 0, 9 do
+          open_lane(open, pair, kind, tostring(priority), priority * 2 ^ 48 + turn)
+        end
+      end
+      if not tonumber(count) then recount(fields[from + i], pair) end
     end
   end
   return open
@@ -231,7 +272,7 @@ local function serve_round(open)
 end
 
 for i, queue in ipairs(queues) do
-  if missing > 0 and not halted then
+  if missing > 0 and not halted and not is_paused(queue) then
     local open = open_queue(queue, (i - 1) * #kinds)
     while missing > 0 and not halted and serve_round(open) do end
   end
@@ -243,7 +284,6 @@ end
 tally_lanes()
 local counts = read_tallies()
 check_finish(counts)
-if #new_bad > 0 then call('SCARD', BAD) end
 local bodies = read_bodies(body_ids, body_numbers)
 local first_fence = 0
 if #ids > 0 then
@@ -267,7 +307,7 @@ for _, lane in pairs(lanes) do
     for _, times in pairs(lane.dropped) do stale = stale - times end
   end
 end
-each('SADD', BAD, new_bad)
+save_quarantined()
 save_finished()
 save_lanes()
 trim_shelves(counts)
@@ -276,7 +316,7 @@ trim_shelves(counts)
 for i, field in ipairs(fields) do
   if counted[i] then
     local pair = sub(field, 1, -7)
-    if (counts[field] or 1) > 0 and not barren[pair] then
+    if (counts[field] or 1) > 0 and not barren[pair] and not is_paused(pair:match('^[^/]*')) then
       wake(pair)
     else
       try('DEL', PREFIX .. 'wake:' .. pair)
@@ -284,7 +324,6 @@ for i, field in ipairs(fields) do
   end
 end
 save_meta()
-for _, id in ipairs(new_bad) do bad[#bad + 1] = id end
 
 more = more or halted or missing == 0
-return answer(now, first_fence, more, due_ms, maintain, bad, {}, ids, records, bodies)
+return answer(now, first_fence, more, due_ms, maintain, {}, ids, records, bodies)

@@ -1,19 +1,23 @@
 -- T1 and T2: takes jobs in, or finds the jobs that have their id or idempotency key.
 --
--- KEYS   15 fixed keys
+-- KEYS   18 fixed keys
 -- ARGV   number of groups; per group: queue, kind, priority, when ("n" now, "d" after, "a" at),
---        milliseconds of that, flags ("e" existing or "r" reject, then "k" if its jobs have keys,
+--        milliseconds of that, flags ("e" existing, "r" reject or "p" replace, then "k" if its jobs have keys,
 --        "b" if their bodies are apart); then per job: its group, id, record without version and
 --        times, its body if that is apart, and its key if it has one
--- Reply  one letter per job (S scheduled, R ready, D duplicate, I and K conflict of id and key,
---        X rejected), then per D its id and state byte, per conflict its id, as one string each
+-- Reply  one letter per job (S scheduled, R ready, s and r the same and it replaced another,
+--        D duplicate, I and K conflict of id and key, X rejected), then per D its id and state
+--        byte, per replaced job and conflict its id, as one string each
 --
 -- Invariant: a job is written with its body, its ticket or its due time, its key and its counters,
--- or not at all; a job whose lane cannot be written waits in `due`; a duplicate is counted in META so that a later WAIT covers the first enqueue.
+-- or not at all; a job whose lane cannot be written waits in `due`; a duplicate is counted in META
+-- so that a later WAIT covers the first enqueue. A job that is replaced is cancelled in the same
+-- step, and its key goes straight to the new one.
 
 local ids, heads, owners, keys, asked_keys = {}, {}, {}, {}, {}
 local bodies = {} -- number of a job → its body, if that is apart
 local groups = {}
+local replaces = false -- whether a job may take the place of another
 local at = 2
 
 local function read_group()
@@ -28,6 +32,7 @@ local function read_group()
     class = { queue = queue, pair = pair, lane = pair .. '/' .. priority, priority = priority },
     due_ms = due_ms,
     reject = sub(flags, 1, 1) == 'r',
+    replace = sub(flags, 1, 1) == 'p',
     keyed = string.find(flags, 'k', 2, true),
     apart = string.find(flags, 'b', 2, true),
     times = pack('>BI6I6', VERSION, now, due_ms),
@@ -35,9 +40,8 @@ local function read_group()
 end
 
 for i = 1, tonumber(ARGV[1]) do groups[i] = read_group() end
-local asked = #ARGV
 local count = 0
-while at <= asked do
+while at <= #ARGV do
   count = count + 1
   local group = groups[tonumber(ARGV[at])]
   owners[count], ids[count], heads[count] = group, ARGV[at + 1], ARGV[at + 2]
@@ -47,6 +51,7 @@ while at <= asked do
     at = at + 1
   end
   if group.keyed then
+    replaces = replaces or group.replace
     keys[count] = ARGV[at]
     asked_keys[#asked_keys + 1] = ARGV[at]
     at = at + 1
@@ -65,6 +70,17 @@ for i, id in ipairs(read('HMGET', IDEM, asked_keys)) do
   end
 end
 for i, record in ipairs(read('HMGET', JOBS, unread)) do records[unread[i]] = record or nil end
+
+local state_of = {} -- id → state, of jobs of this call, and of others once they are asked for
+-- The states of the jobs that may give way: those to be replaced, and those whose hold is over.
+local asked = {}
+for _, id in pairs(holders) do
+  local class = records[id] and class_of(records[id], 0)
+  if class and (replaces or class.at_least and hold_end_ms(records[id], 0, class) <= now) then
+    asked[#asked + 1] = id
+  end
+end
+for i, state in ipairs((states_of(asked))) do state_of[asked[i]] = state end
 
 -- The body of a job that is there, read at most once.
 local known_bodies = {}
@@ -89,9 +105,62 @@ local function is_same_work(id, i)
   return body_a == body_b or sub(body_a, 1, length) == sub(body_b, 1, length)
 end
 
-local letters, met, duplicates = {}, {}, {}
-local made = {} -- id → state, of jobs of this call
+local letters, met, met_states = {}, {}, {}
+local duplicates, duplicate_count = {}, 0 -- the first: places in `met` whose state is to be read
+local made = {} -- ids of jobs of this call
 local written, written_bodies, keyed = {}, {}, {}
+
+-- The job that has the key, if one has. It has not if it cannot be read or does not say so, or if it is completed and
+-- the time of its hold is over.
+local function holder_of(key)
+  local id = key and holders[key]
+  local record = id and records[id]
+  local class = record and class_of(record, 0)
+  if not class or key_of(record, 0, class) ~= key then return nil end
+  local is_over = state_of[id] == COMPLETED
+    and class.at_least
+    and hold_end_ms(record, 0, class) <= now
+  if not is_over then return id, class end
+end
+
+-- Takes an entry of `width` elements out of a list, from its end, if `id` is its `nth` element.
+local function take_out(list, width, nth, id)
+  for at_ = #list - width + 1, 1, -width do
+    if list[at_ + nth - 1] == id then
+      for _ = 1, width do table.remove(list, at_) end
+      return
+    end
+  end
+end
+
+-- Cancels a waiting job for another that takes its key.
+local function give_way(id, class)
+  local state = state_of[id]
+  if not made[id] then
+    unlist(id, class, state)
+  elseif state == READY then
+    local lane = lane_of(class)
+    take_out(lane.tail, 1, 1, id)
+    lane.live = lane.live - 1
+    lane.by = lane.by - 1
+  else
+    take_out(waiting, 2, 2, id)
+    tally(class.pair .. '/scheduled', -1)
+  end
+  local record = records[id]
+  local is_kept = finish(id, record, 0, class, CANCELLED, 0)
+  freed_keys[#freed_keys], freed_owners[#freed_owners] = nil, nil -- the new job has it at once
+  state_of[id] = CANCELLED
+  if is_kept then return end
+  records[id], known_bodies[id] = nil, nil
+  if made[id] then
+    made[id] = nil
+    take_out(dropped_jobs, 1, 1, id)
+    take_out(dropped_bodies, 1, 1, id)
+    take_out(written, 2, 1, id)
+    take_out(written_bodies, 2, 1, id)
+  end
+end
 
 local function meet(i, id, letter)
   if not is_same_work(id, i) then
@@ -100,12 +169,15 @@ local function meet(i, id, letter)
     letters[i], met[#met + 1] = 'X', id
   else
     letters[i], met[#met + 1] = 'D', id
-    duplicates[#duplicates + 1] = id
+    met_states[#met] = state_of[id] or false
+    if not state_of[id] then duplicates[#duplicates + 1] = #met end
+    duplicate_count = duplicate_count + 1
   end
 end
 
-local function create(i, id, group)
+local function create(i, id, group, replaced)
   local record = group.times .. heads[i]
+  if replaced then met[#met + 1] = replaced end
   written[#written + 1], written[#written + 2] = id, record
   records[id] = record
   if bodies[i] then
@@ -118,11 +190,11 @@ local function create(i, id, group)
     holders[key] = id
   end
   if group.due_ms > now or not group.lane.sound then
-    letters[i], made[id] = 'S', SCHEDULED
+    letters[i], made[id], state_of[id] = replaced and 's' or 'S', true, SCHEDULED
     wait_until(group.due_ms > now and group.due_ms or now + PARKED_MS, id, group.class.pair)
     tally(group.class.pair .. '/scheduled', 1)
   else
-    letters[i], made[id] = 'R', READY
+    letters[i], made[id], state_of[id] = replaced and 'r' or 'R', true, READY
     push_tail(group.lane, id)
   end
 end
@@ -131,40 +203,54 @@ for _, group in ipairs(groups) do
   if group.due_ms <= now then group.lane = lane_of(group.class) end
 end
 for i = 1, count do
-  local id, holder = ids[i], keys[i] and holders[keys[i]]
+  local id = ids[i]
+  local holder, class = holder_of(keys[i])
+  local holder_state = holder and state_of[holder]
   if records[id] then
     meet(i, id, 'I')
-  elseif holder and records[holder] then
+  elseif not holder then
+    create(i, id, owners[i])
+  elseif not owners[i].replace or holder_state == RUNNING or holder_state >= COMPLETED then
     meet(i, holder, 'K')
   else
-    create(i, id, owners[i])
+    give_way(holder, class)
+    create(i, id, owners[i], holder)
   end
 end
 
--- The states of the duplicates: of older jobs by their indexes, of this call's jobs as made.
-local older, states = {}, {}
-for _, id in ipairs(duplicates) do
-  if made[id] then states[id] = made[id] else older[#older + 1] = id end
-end
-for i, state in ipairs((states_of(older))) do states[older[i]] = state end
+local older = {}
+for n, place in ipairs(duplicates) do older[n] = met[place] end
+for n, state in ipairs((states_of(older))) do met_states[duplicates[n]] = state end
 local extras, nth = {}, 0
 for i = 1, count do
   local letter = letters[i]
   if letter ~= 'S' and letter ~= 'R' then
     nth = nth + 1
-    local id = met[nth]
-    extras[nth] = letter == 'D' and id .. string.char(states[id]) or id
+    extras[nth] = letter == 'D' and met[nth] .. string.char(met_states[nth]) or met[nth]
   end
 end
 
 tally_lanes()
 if #written_bodies > 0 then call('HLEN', BODY) end
-save_tallies(read_tallies())
+local counts = read_tallies()
+if replaces then
+  check_unlisted()
+  check_finish(counts)
+end
+save_tallies(counts)
+if replaces then
+  save_unlisted()
+  save_finished() -- first what is dropped: its id may come again
+end
 each('HSET', JOBS, written)
 each('HSET', BODY, written_bodies)
 each('HSET', IDEM, keyed)
 save_due()
 save_lanes()
-if #duplicates > 0 then try('HINCRBY', META, 'dup', #duplicates) end
+if replaces then
+  tidy_unlisted(counts)
+  trim_shelves(counts)
+end
+if duplicate_count > 0 then try('HINCRBY', META, 'dup', duplicate_count) end
 save_meta()
 return { concat(letters), unpack(extras) }

@@ -1,13 +1,13 @@
 -- Reads jobs as they stand.
 --
--- KEYS   15 fixed keys
+-- KEYS   18 fixed keys
 -- ARGV   the ids
 -- Reply  per id: nil, or { state, record, body or "" if it is not apart, attempts or "", finished
 --        record or "", result or "" if it is not apart, lease end or -1, worker or "", 1 if a
---        cancel was requested }
+--        cancel was requested, history or "", progress and log or "" }
 --
--- Invariant: writes nothing. The answer ends before the first job with which its bodies and
--- results would have more than ANSWER_MAX_BYTES, but not before the first of all.
+-- Invariant: writes nothing. The answer ends before the first job with which its bodies,
+-- results, histories and logs would have more than ANSWER_MAX_BYTES, but not before the first of all.
 
 local records = read('HMGET', JOBS, ARGV)
 local states = states_of(ARGV)
@@ -15,6 +15,7 @@ local atts, fins, runs = read('HMGET', ATT, ARGV), read('HMGET', FIN, ARGV), rea
 local flags = call('SCARD', CANCEL) > 0 and read('SMISMEMBER', CANCEL, ARGV) or {}
 
 local large_bytes = 0
+local has_history, has_log = call('EXISTS', HISTORY) == 1, call('EXISTS', LOG) == 1
 
 -- The body and the result of a job as far as they are apart, or nil if they do not fit any more.
 local function large_of(id, record, fin, is_first)
@@ -22,6 +23,8 @@ local function large_of(id, record, fin, is_first)
   local has_body, has_result = class and class.apart, fin and has_result_apart(fin)
   if has_body then large_bytes = large_bytes + call('HSTRLEN', BODY, id) end
   if has_result then large_bytes = large_bytes + call('HSTRLEN', RESULT, id) end
+  if has_history then large_bytes = large_bytes + call('HSTRLEN', HISTORY, id) end
+  if has_log then large_bytes = large_bytes + call('HSTRLEN', LOG, id) end
   if large_bytes > ANSWER_MAX_BYTES and not is_first then return nil end
   return has_body and call('HGET', BODY, id) or '', has_result and call('HGET', RESULT, id) or ''
 end
@@ -42,7 +45,8 @@ for i = 1, #ARGV do
     end
     replies[i] = {
       states[i], records[i], body, atts[i] or '', fins[i] or '', result, until_ms, worker,
-      flags[i] or 0,
+      flags[i] or 0, has_history and call('HGET', HISTORY, ARGV[i]) or '',
+      has_log and call('HGET', LOG, ARGV[i]) or '',
     }
   end
 end

@@ -1,6 +1,6 @@
 -- T3, T11 and T16: promotes due jobs, reaps expired claims, drops finished records.
 --
--- KEYS   15 fixed keys
+-- KEYS   18 fixed keys
 -- ARGV   the budget of each
 -- Reply  { promoted, reaped, crash loops, dropped, more, ids that cannot be decoded (joined) }
 --
@@ -16,10 +16,10 @@ call('ZCARD', LEASES)
 for _, key in ipairs({ CLAIMS, RUN, COUNT }) do call('HLEN', key) end
 call('SCARD', CANCEL)
 check_forget()
-local promoted, more, bad = promote(budget)
+local promoted, more = promote(budget)
 
 local reaped, crash_loops = 0, 0
-local new_atts, new_bad, postponed, lost, lapsed = {}, {}, {}, {}, {}
+local new_atts, postponed, lost, lapsed = {}, {}, {}, {}
 
 local function back_to_lane(id, class, att)
   local lane = lane_of(class)
@@ -32,7 +32,7 @@ local function back_to_lane(id, class, att)
 end
 
 -- Takes one job back from its lapsed claim.
-local function reap_job(id, run, token, packed_att, asked)
+local function reap_job(id, run, token, worker, packed_att, asked)
   local head, base = run, 16
   local class = class_of(head, base)
   if not class then
@@ -42,47 +42,51 @@ local function reap_job(id, run, token, packed_att, asked)
   end
   if not class then
     lost[#lost + 1] = id
-    if head ~= '' then new_bad[#new_bad + 1] = id end
+    if head ~= '' then quarantine(id) end
     return
   end
   release(id, token, class, asked)
   local att = parse_att(packed_att) or new_att(head, base)
   att.stalls = min(att.stalls + 1, 255)
-  local kept_s = class.completed_s
+  local is_kept = true
   if asked then
-    finish(id, head, base, class, CANCELLED, 0)
+    is_kept = finish(id, head, base, class, CANCELLED, 0)
   elseif att.stalls >= class.max_stalls then
-    finish(id, head, base, class, DEAD, CRASH_LOOP)
+    is_kept = finish(id, head, base, class, DEAD, CRASH_LOOP)
     crash_loops = crash_loops + 1
-    kept_s = class.dead_s
   else
     back_to_lane(id, class, att)
-    kept_s = 1
   end
-  if kept_s > 0 then new_atts[#new_atts + 1], new_atts[#new_atts + 2] = id, pack_att(att) end
+  if is_kept then
+    new_atts[#new_atts + 1], new_atts[#new_atts + 2] = id, pack_att(att)
+    note(id, att.failures + 1, worker, nil, '')
+  end
 end
 
 -- Takes the jobs of one token back; `runs_of` has what `run` says of each.
-local function reap_jobs(token, ids, runs_of)
+local function reap_jobs(token, ids, runs_of, worker)
   sort_ids(ids)
   local atts = read('HMGET', ATT, ids)
   local flags = call('SCARD', CANCEL) > 0 and read('SMISMEMBER', CANCEL, ids) or {}
   for i = #ids, 1, -1 do
-    reap_job(ids[i], runs_of[ids[i]], token, atts[i], flags[i] == 1)
+    reap_job(ids[i], runs_of[ids[i]], token, worker, atts[i], flags[i] == 1)
     reaped = reaped + 1
   end
 end
 
+-- Whether an entry of `run` names no claim that is there.
+local function is_nobodys(run) return not is_claim(call('HGET', CLAIMS, sub(run, 1, 16))) end
+
 local function reap_claim(token, packed)
   local all, ids, runs_of = ids_of(packed), {}, {}
   for i, run in ipairs(read('HMGET', RUN, all)) do
-    if run and sub(run, 1, 16) == token then
+    if run and (sub(run, 1, 16) == token or is_nobodys(run)) then
       ids[#ids + 1] = all[i]
       runs_of[all[i]] = run
     end
   end
   lapsed[#lapsed + 1] = token
-  reap_jobs(token, ids, runs_of)
+  reap_jobs(token, ids, runs_of, worker_of(packed))
 end
 
 -- Leases whose claims are lost do not say which jobs they hold, so all running jobs are looked
@@ -111,7 +115,7 @@ local function sweep_running(orphaned)
   for i, token in ipairs(tokens) do
     local is_over = not ends[i] or tonumber(ends[i]) <= now
     if is_over and not is_claim(call('HGET', CLAIMS, token)) then
-      reap_jobs(token, ids_by[token], runs_of)
+      reap_jobs(token, ids_by[token], runs_of, '')
     end
   end
   if page[1] ~= '0' then
@@ -155,10 +159,12 @@ tally_lanes()
 tally_released()
 local counts = read_tallies()
 check_finish(counts)
+local histories = read_history()
 save_tallies(counts)
 save_released({}, lapsed) -- whole claims end, even those that hold nothing
 each('HDEL', RUN, lost)
-each('SADD', BAD, new_bad)
+save_quarantined()
+each('HSET', HISTORY, histories)
 each('ZADD', LEASES, postponed)
 if sweep then call('HSET', META, 'sweep', sweep) end
 if sweep == false then call('HDEL', META, 'sweep') end
@@ -168,42 +174,57 @@ save_due()
 save_lanes()
 trim_shelves(counts)
 
--- The shelves by queue (bytewise), done before dead.
+-- The shelves by queue, what is held for its key before the others, and done before dead.
+local RANKS = { held = 1, done = 2, dead = 3 }
 local function before(a, b)
-  local queue_a, queue_b = sub(a, 6), sub(b, 6)
-  for i = 1, min(#queue_a, #queue_b) do
-    local x, y = byte(queue_a, i), byte(queue_b, i)
-    if x ~= y then return x < y end
-  end
-  if #queue_a ~= #queue_b then return #queue_a < #queue_b end
-  return byte(a, 2) == 111 and byte(b, 2) ~= 111 -- "do" before "de"
+  if sub(a, 6) ~= sub(b, 6) then return is_before(sub(a, 6), sub(b, 6)) end
+  return RANKS[sub(a, 1, 4)] < RANKS[sub(b, 1, 4)]
 end
 
 -- The shelves with something to drop. The budget is that of all of them together.
-local ages, shelves, size_of = call('ZRANGE', AGES, 0, SHELVES_MAX - 1, 'WITHSCORES'), {}, {}
+local ages, due_shelves, size_of = call('ZRANGE', AGES, 0, SHELVES_MAX - 1, 'WITHSCORES'), {}, {}
 local names = {}
 for i = 1, #ages, 2 do names[#names + 1] = ages[i] end
 for i, size in ipairs(read('HMGET', COUNT, names)) do
   local shelf = names[i]
   size_of[shelf] = tonumber(size or nil) or 0
-  if tonumber(ages[2 * i]) <= now or size_of[shelf] > FINISHED_MAX then
-    shelves[#shelves + 1] = shelf
+  if not RANKS[sub(shelf, 1, 4)] then
+    call('ZREM', AGES, shelf) -- not a shelf
+  elseif tonumber(ages[2 * i]) <= now or size_of[shelf] > FINISHED_MAX then
+    due_shelves[#due_shelves + 1] = shelf
   end
 end
-table.sort(shelves, before)
-local dropped = 0
-for _, shelf in ipairs(shelves) do
-  local count, rest = drop_from(shelf, budget - dropped, now)
-  local over = size_of[shelf] - count - FINISHED_MAX
-  dropped = dropped + count
-  if over > 0 and not rest then
-    count = drop_from(shelf, min(over, budget - dropped), TIME_MAX)
-    dropped = dropped + count
-    rest = count < over
+table.sort(due_shelves, before)
+
+local handled, dropped = 0, 0
+local function drop(shelf, most, horizon_ms)
+  local count, gone, rest = drop_from(shelf, min(most, budget - handled), horizon_ms)
+  handled, dropped = handled + count, dropped + gone
+  return count, rest
+end
+
+for i, shelf in ipairs(due_shelves) do
+  local count, rest = drop(shelf, budget, now)
+  local kind, queue = sub(shelf, 1, 4), sub(shelf, 6)
+  local size = size_of[shelf]
+  if kind == 'held' then
+    -- What was held for its key may have joined a shelf whose time has not come.
+    local done = 'done:' .. queue
+    local counts_now = tonumber(call('HGET', COUNT, done) or nil) or 0
+    size_of[done] = counts_now + (tallies[done] or 0)
+    local is_listed = due_shelves[i + 1] == done
+    if not is_listed and size_of[done] > FINISHED_MAX then
+      table.insert(due_shelves, i + 1, done)
+    end
+  else
+    local over = size - count - FINISHED_MAX
+    if over > 0 and not rest then
+      count = drop(shelf, over, TIME_MAX)
+      rest = count < over
+    end
   end
   more = more or rest
 end
 save_tallies(read_tallies())
 save_meta()
-for _, id in ipairs(new_bad) do bad[#bad + 1] = id end
-return { promoted, reaped, crash_loops, dropped, more and 1 or 0, concat(bad) }
+return { promoted, reaped, crash_loops, dropped, more and 1 or 0, concat(new_bad) }

@@ -1,16 +1,18 @@
 -- T6 to T10 and T14: ends attempts.
 --
--- KEYS   15 fixed keys
+-- KEYS   18 fixed keys
 -- ARGV   per settlement: id, head, blob. The head is the outcome (C completed, R retry, D dead,
---        L released, Z snoozed, X cancelled), delay_ms and elapsed_ms (6 bytes each) and the
---        token; the blob is the result, the error, or empty
--- Reply  per settlement two characters: a applied, d done before, s stale, g gone; and the state
+--        L released, Z snoozed, X cancelled), delay_ms and elapsed_ms (6 bytes each), the token,
+--        and the error as the history keeps it if that is shorter; the blob is the result, the
+--        error, or empty
+-- Reply  per settlement two characters: a applied, d done before, s stale, g gone, q quarantined
+--        now; and the state
 --
 -- Invariant: only the token in `run` changes a job. It leaves `run` and its claim in the step
 -- that puts it into a lane, `due`, or `fin`; that record or `att` keeps the token.
 
+local HEAD_BYTES = 29
 local COMPLETED_PREFIX = pack('>BBI6', COMPLETED, 0, now)
-local APART_PREFIX = pack('>BBI6', COMPLETED, RESULT_APART, now)
 local ids, heads, blobs = {}, {}, {}
 for i = 1, #ARGV, 3 do
   ids[#ids + 1], heads[#heads + 1], blobs[#blobs + 1] = ARGV[i], ARGV[i + 1], ARGV[i + 2]
@@ -54,50 +56,48 @@ local function back_to_head(id, class, att)
   return state
 end
 
--- Moves a job to where its outcome takes it; answers its new state.
-local function conclude(id, run, class, head, blob, att, asked)
+-- Who made a claim, as far as that is known.
+local known_workers = {}
+local function worker_by(token)
+  if not known_workers[token] then
+    local packed = call('HGET', CLAIMS, token)
+    known_workers[token] = is_claim(packed) and worker_of(packed) or ''
+  end
+  return known_workers[token]
+end
+
+-- Moves a job to where its outcome takes it; answers its new state, and whether it is kept.
+local function conclude(id, record, base, class, head, blob, att, asked)
   local outcome = sub(head, 1, 1)
-  local settled = sub(head, 8)
+  local settled = sub(head, 8, HEAD_BYTES)
   if outcome == 'R' or outcome == 'D' then
     att.failures = min(att.failures + 1, 65535)
     att.error = blob
   end
   if outcome == 'D' then
-    finish(id, run, 16, class, DEAD, FAILED, settled)
-    return DEAD
+    return DEAD, finish(id, record, base, class, DEAD, FAILED, settled)
   end
   if asked then
-    finish(id, run, 16, class, CANCELLED, 0, settled)
-    return CANCELLED
+    return CANCELLED, finish(id, record, base, class, CANCELLED, 0, settled)
   end
   if outcome == 'R' and att.failures >= class.max_attempts then
-    finish(id, run, 16, class, DEAD, EXHAUSTED, settled)
-    return DEAD
+    return DEAD, finish(id, record, base, class, DEAD, EXHAUSTED, settled)
   end
   if outcome == 'Z' then att.snoozes = min(att.snoozes + 1, 2 ^ 32 - 1) end
-  if outcome == 'R' or outcome == 'Z' then return again(id, class, att, head) end
-  return back_to_head(id, class, att)
-end
-
-local function is_dropped(class, state)
-  local kept_s = state == DEAD and class.dead_s or class.completed_s
-  return (state == DEAD or state == CANCELLED) and kept_s == 0
+  if outcome == 'R' or outcome == 'Z' then return again(id, class, att, head), true end
+  return back_to_head(id, class, att), true
 end
 
 -- `finish` for completed jobs, which are most.
-local function complete(id, run, class, head, blob)
-  if class.completed_s == 0 then
-    finish(id, run, 16, class, COMPLETED, 0)
+local function complete(id, record, base, class, head, blob)
+  local settled = sub(head, 8, HEAD_BYTES)
+  if class.completed_s == 0 or class.at_least or class.live_hold or #blob > INLINE_MAX_BYTES then
+    finish(id, record, base, class, COMPLETED, 0, settled, blob)
     return
   end
   local count = #finished
   finished[count + 1] = id
-  if #blob <= INLINE_MAX_BYTES then
-    finished[count + 2] = COMPLETED_PREFIX .. sub(head, 8) .. blob
-  else
-    finished[count + 2] = APART_PREFIX .. sub(head, 8)
-    results[#results + 1], results[#results + 2] = id, blob
-  end
+  finished[count + 2] = COMPLETED_PREFIX .. settled .. blob
   local ids = completed[class]
   if not ids then
     ids = {}
@@ -106,36 +106,59 @@ local function complete(id, run, class, head, blob)
   ids[#ids + 1] = id
 end
 
-local function settle_one(i, id, run, class, token)
-  local head = heads[i]
+-- A job's record is that in `run`, behind 16 bytes, or if that is damaged the one in JOBS.
+local function settle_one(i, id, record, base, class, token)
+  local head, blob = heads[i], blobs[i]
   release(id, token, class, flags[i] == 1)
   if byte(head) == 67 then -- C
-    complete(id, run, class, head, blobs[i])
+    complete(id, record, base, class, head, blob)
     answers[i] = 'a4'
     return
   end
-  local att = parse_att(atts[i]) or new_att(run, 16)
+  local att = parse_att(atts[i]) or new_att(record, base)
   att.token = token
-  local state = conclude(id, run, class, head, blobs[i], att, flags[i] == 1)
-  if not is_dropped(class, state) then
+  local state, is_kept = conclude(id, record, base, class, head, blob, att, flags[i] == 1)
+  if is_kept then
     new_atts[#new_atts + 1], new_atts[#new_atts + 2] = id, pack_att(att)
+    if byte(head) == 82 or byte(head) == 68 then -- R, D
+      local error = #head > HEAD_BYTES and sub(head, HEAD_BYTES + 1) or blob
+      note(id, att.failures, worker_by(token), sub(head, 8, 13), error)
+    end
   end
   answers[i] = 'a' .. state
 end
 
+-- A job whose record cannot be read ends here; if it has none, nothing is left of it.
+local function settle_undecoded(i, id, record, token)
+  release(id, token, nil, flags[i] == 1)
+  if record then quarantine(id) end
+  answers[i] = record and 'q7' or 'g0'
+end
+
 for i = 1, #ids do
-  local run, token = runs[i], sub(heads[i], 14)
-  local class = run and sub(run, 1, 16) == token and class_of(run, 16)
-  if class and not seen[ids[i]] then
-    seen[ids[i]] = true -- a job that comes twice is held only once
+  local id, run, token = ids[i], runs[i], sub(heads[i], 14, HEAD_BYTES)
+  if run and sub(run, 1, 16) == token and not seen[id] then
+    seen[id] = true -- a job that comes twice is held only once
     held = held + 1
-    settle_one(i, ids[i], run, class, token)
+    local record, base = run, 16
+    local class = class_of(record, base)
+    if not class then
+      record, base = call('HGET', JOBS, id), 0
+      class = record and class_of(record, base)
+    end
+    if class then
+      settle_one(i, id, record, base, class, token)
+    else
+      settle_undecoded(i, id, record, token)
+    end
   else
     missed[#missed + 1] = i
   end
 end
 for class, done in pairs(completed) do
-  put_on_shelf(class, COMPLETED, class.completed_s, done)
+  local expiry = min(now + class.completed_s * 1000, TIME_MAX)
+  tally(field_of(class, COMPLETED), #done)
+  put_on_shelf('done:' .. class.queue, expiry, done)
 end
 
 -- Settlements whose token does not hold the job: done before by this token, or stale.
@@ -148,7 +171,7 @@ if #missed > 0 then
     if not records[n] then
       answers[i] = 'g0'
     else
-      answers[i] = (tokens[n] == sub(heads[i], 14) and 'd' or 's') .. states[n]
+      answers[i] = (tokens[n] == sub(heads[i], 14, HEAD_BYTES) and 'd' or 's') .. states[n]
     end
   end
 end
@@ -159,9 +182,12 @@ if held > 0 then
   local kept, ended = read_released()
   local counts = read_tallies()
   check_finish(counts)
+  local histories = #noted > 0 and read_history() or {}
   save_tallies(counts)
   save_released(kept, ended)
   each('HSET', ATT, new_atts)
+  each('HSET', HISTORY, histories)
+  save_quarantined()
   save_finished()
   save_due()
   save_lanes()

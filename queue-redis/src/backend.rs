@@ -1,29 +1,37 @@
 //! [`RedisBackend`]: the store behind [`Backend`].
 
 mod claim;
+mod durability;
 mod enqueue;
-mod fsync;
+mod list;
+mod operate;
+mod quarantine;
 mod read;
+mod report;
 mod settle;
+#[cfg(test)]
+mod skew;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use queue_core::backend::{CheckFinding, PASS_MAX, Violation};
+use queue_core::backend::{CheckFinding, PASS_MAX, QuarantinedJob, Violation};
 use queue_core::{
-    Backend, CancelOutcome, Claim, ClaimRequest, EnqueueOutcome, Error, Interest, JobId, JobRecord,
-    Maintained, Namespace, NewJob, QueueStats, RenewRequest, Renewal, SettleReply, SettleRequest,
-    Wake,
+    Backend, CancelOutcome, Claim, ClaimRequest, DeleteOutcome, Durability, EnqueueOutcome, Error,
+    Interest, JobId, JobRecord, JobState, ListRequest, Maintained, Namespace, NewJob, Page,
+    QueueName, QueueStats, RecoverOutcome, RenewRequest, Renewal, Report, Reported, RetryOutcome,
+    RetryRequest, SettleReply, SettleRequest, Wake, WatchRequest, Watched,
 };
 
 use crate::connect::Link;
+use crate::durability::Groups;
+use crate::epoch::Epochs;
 use crate::keys::Keys;
-use crate::record::state_of;
-use crate::reply::{self, Items, unexpected};
+use crate::reply::Items;
 use crate::scripts;
 use crate::store::{self, Call, Repeat};
 use crate::wait::Waiters;
-use crate::{audit, check};
+use crate::{RedisOptions, audit, check};
 
 /// A namespace of one Redis server (7.0 or later).
 ///
@@ -36,8 +44,9 @@ pub struct RedisBackend {
     keys: Arc<Keys>,
     namespace: Namespace,
     waiters: Waiters,
-    /// The random name of this store's data, made with it. If it changes, the data is gone.
-    epoch: Mutex<Vec<u8>>,
+    /// Enqueues that are to survive more than the server's memory.
+    groups: Groups,
+    epochs: Epochs,
 }
 
 impl RedisBackend {
@@ -50,12 +59,23 @@ impl RedisBackend {
     /// if the URL is wrong; [`Error::Unavailable`] if it does not answer. No message holds the
     /// URL, which may hold a password.
     pub async fn connect(url: &str, namespace: Namespace) -> Result<Self, Error> {
-        let link = Arc::new(Link::new(url)?);
+        Self::connect_with(url, RedisOptions::default().namespace(namespace)).await
+    }
+
+    /// The same with other options.
+    ///
+    /// # Errors
+    /// As [`RedisBackend::connect`].
+    pub async fn connect_with(url: &str, options: RedisOptions) -> Result<Self, Error> {
+        let RedisOptions { namespace, answer_within, confirm_within } = options;
+        let link = Arc::new(Link::new(url, answer_within)?);
         let keys = Arc::new(Keys::new(&namespace));
         check::refuse_unfit(&link).await?;
-        let epoch = check::open_namespace(&link, &keys).await?;
+        link.want_master();
+        let epochs = Epochs::new(check::open_namespace(&link, &keys).await?);
         let waiters = Waiters::new(link.clone(), keys.clone());
-        Ok(Self { link, keys, namespace, waiters, epoch: Mutex::new(epoch) })
+        let groups = Groups::new(link.clone(), confirm_within);
+        Ok(Self { link, keys, namespace, waiters, groups, epochs })
     }
 
     /// The namespace it was opened with.
@@ -66,23 +86,21 @@ impl RedisBackend {
 
     /// Says so loudly if the store is not the one that was opened.
     async fn note_epoch(&self, seen: &[u8]) {
-        let lock = || self.epoch.lock().unwrap_or_else(PoisonError::into_inner);
-        if *lock() == seen {
-            return;
-        }
-        tracing::error!(
-            event = "store.reset",
-            "the store was reset: its data is not the data that this program has opened"
-        );
-        if let Ok(epoch) = check::open_namespace(&self.link, &self.keys).await {
-            *lock() = epoch;
+        if self.epochs.note(seen)
+            && let Ok(epoch) = check::open_namespace(&self.link, &self.keys).await
+        {
+            self.epochs.opened(epoch);
         }
     }
 }
 
 impl Backend for RedisBackend {
-    async fn enqueue(&self, jobs: &[NewJob]) -> Result<Vec<EnqueueOutcome>, Error> {
-        enqueue::run(self, jobs).await
+    async fn enqueue(
+        &self,
+        jobs: &[NewJob],
+        durability: Durability,
+    ) -> Result<Vec<EnqueueOutcome>, Error> {
+        enqueue::run(self, jobs, durability).await
     }
 
     async fn claim(&self, request: &ClaimRequest) -> Result<Claim, Error> {
@@ -102,19 +120,7 @@ impl Backend for RedisBackend {
     }
 
     async fn cancel(&self, ids: &[JobId]) -> Result<Vec<CancelOutcome>, Error> {
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut cmd = scripts::cancel.call(&self.keys, ids.len(), ids.len() * 24);
-        for id in ids {
-            cmd.arg(id.as_bytes().as_slice());
-        }
-        let call = Call::script(&scripts::cancel, cmd);
-        let letters = reply::bytes(store::one(&self.link, call, Repeat::Freely).await?)?;
-        if letters.len() != ids.len() * 2 {
-            return Err(unexpected("not one answer per job"));
-        }
-        letters.chunks(2).map(|pair| cancelled(pair[0], pair[1])).collect()
+        operate::cancel(self, ids).await
     }
 
     async fn get(&self, ids: &[JobId]) -> Result<Vec<Option<JobRecord>>, Error> {
@@ -136,27 +142,51 @@ impl Backend for RedisBackend {
         done.crash_loops = items.count()?;
         done.dropped = items.count()?;
         done.more = items.flag()?;
-        claim::log_quarantined(&items.ids()?);
+        quarantine::log(self, &items.ids()?).await;
         Ok(done)
     }
 
-    async fn audit(&self) -> Result<Vec<Violation>, Error> {
-        audit::run(&self.link, &self.keys).await
+    async fn list(&self, request: &ListRequest) -> Result<Page, Error> {
+        list::run(self, request).await
+    }
+
+    async fn retry(&self, request: &RetryRequest) -> Result<Vec<RetryOutcome>, Error> {
+        operate::retry(self, request).await
+    }
+
+    async fn delete(&self, jobs: &[(JobId, JobState)]) -> Result<Vec<DeleteOutcome>, Error> {
+        operate::delete(self, jobs).await
+    }
+
+    async fn quarantined(&self, ids: &[JobId]) -> Result<Vec<Option<QuarantinedJob>>, Error> {
+        quarantine::read(self, ids).await
+    }
+
+    async fn recover(&self, ids: &[JobId]) -> Result<Vec<RecoverOutcome>, Error> {
+        quarantine::recover(self, ids).await
+    }
+
+    async fn set_paused(&self, queue: &QueueName, paused: bool) -> Result<bool, Error> {
+        operate::set_paused(self, queue, paused).await
+    }
+
+    async fn paused(&self) -> Result<Vec<QueueName>, Error> {
+        operate::paused(self).await
+    }
+
+    async fn report(&self, reports: &[Report]) -> Result<Vec<Reported>, Error> {
+        report::run(self, reports).await
+    }
+
+    async fn watch(&self, requests: &[WatchRequest]) -> Result<Vec<Option<Watched>>, Error> {
+        report::watch(self, requests).await
+    }
+
+    async fn audit(&self, repair: bool) -> Result<Vec<Violation>, Error> {
+        audit::run(&self.link, &self.keys, repair).await
     }
 
     async fn check(&self) -> Result<Vec<CheckFinding>, Error> {
-        check::run(&self.link, &self.keys).await
-    }
-}
-
-fn cancelled(letter: u8, state: u8) -> Result<CancelOutcome, Error> {
-    match letter {
-        b'c' => Ok(CancelOutcome::Cancelled),
-        b'r' => Ok(CancelOutcome::Requested),
-        b'n' => Ok(CancelOutcome::NotFound),
-        b'f' => state_of(state.wrapping_sub(b'0'))
-            .map(CancelOutcome::AlreadyFinished)
-            .ok_or_else(|| unexpected("an unknown state")),
-        _ => Err(unexpected("an unknown letter")),
+        check::run(&self.link, &self.keys, &self.epochs).await
     }
 }

@@ -4,36 +4,57 @@
 //! that made it, and a worker renews its leases from a runtime of its own, so that handlers that
 //! block the main one do not take the renewals down with it.
 
+mod address;
+mod pace;
+
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use queue_core::Error;
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, RedisError};
+use redis::{AsyncConnectionConfig, RedisError, ServerErrorKind, Value};
 use tokio::runtime::{Handle, Id};
 use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout_at};
 
 use crate::scripts;
+use address::Address;
+pub(crate) use pace::reconnect_pause;
+use pace::{Pace, Turn};
 
-/// How long a connection may take, and then each answer on a shared one. The client's own limits
-/// are 1 s and 500 ms, less than a busy server or a blocked command needs.
+/// How long a connection may take. The client's own limit of 1 s is less than a busy server needs.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Calls that may wait to be written before others have to wait for room.
 const PIPELINE_BUFFER: usize = 1024;
 
 /// Where the server is and how to reach it.
 pub(crate) struct Link {
-    client: Client,
+    server: Arc<Server>,
     slots: Mutex<HashMap<Id, Slot>>,
 }
 
-/// The shared connection of one runtime.
-struct Slot {
+struct Server {
+    address: Address,
+    /// How long an answer on a shared connection may take.
+    answer_within: Duration,
+    pace: Pace,
+    /// Whether a server that is not a master is refused.
+    wants_master: AtomicBool,
+}
+
+/// What the tasks of one runtime share.
+#[derive(Clone, Default)]
+struct Place {
     current: Arc<Current>,
+    turn: Arc<Turn>,
+}
+
+/// The place of one runtime.
+struct Slot {
+    place: Place,
     /// Closed as soon as the runtime, and with it the connection's driver, is gone: ids of
     /// runtimes are used again.
     runtime: oneshot::Sender<()>,
@@ -73,18 +94,31 @@ impl Link {
     /// # Errors
     /// [`Error::Refused`] if the URL is not one of a Redis server. The message never holds the
     /// URL, which may hold a password.
-    pub(crate) fn new(url: &str) -> Result<Self, Error> {
-        let info = connection_info(url)?;
-        let client = Client::open(info).map_err(|e| Error::Refused(e.to_string()))?;
-        Ok(Self { client, slots: Mutex::default() })
+    pub(crate) fn new(url: &str, answer_within: Duration) -> Result<Self, Error> {
+        let address = Address::new(url)?;
+        let (pace, wants_master) = (Pace::default(), AtomicBool::new(false));
+        let server = Arc::new(Server { address, answer_within, pace, wants_master });
+        Ok(Self { server, slots: Mutex::default() })
     }
 
-    /// The shared connection of the calling runtime, made now if there is none.
+    /// From now on, every new connection is refused unless it leads to a master: after a fail-over
+    /// an address may lead to the old one, which would answer reads with what was.
+    pub(crate) fn want_master(&self) {
+        self.server.wants_master.store(true, Ordering::Relaxed);
+    }
+
+    /// How long an answer may take.
+    pub(crate) fn answer_within(&self) -> Duration {
+        self.server.answer_within
+    }
+
+    /// The shared connection of the calling runtime, made now if there is none. Waits for it until
+    /// then, and answers with the last error if there is none by then.
     ///
     /// # Cancel safety
     /// Safe to drop; a connection that is being made goes to the next caller.
-    pub(crate) async fn shared(&self) -> Result<Shared, RedisError> {
-        let current = self.slot();
+    pub(crate) async fn shared(&self, until: Instant) -> Result<Shared, RedisError> {
+        let Place { current, turn } = self.place();
         let mut dialing = match &mut *current.lock() {
             Phase::Connected(connection, generation) => {
                 let (connection, generation) = (connection.clone(), generation.clone());
@@ -94,12 +128,14 @@ impl Link {
             idle @ Phase::Idle => {
                 let (dialed, dialing) = watch::channel(None);
                 *idle = Phase::Connecting(dialing.clone());
-                tokio::spawn(connect(self.client.clone(), current.clone(), dialed));
+                tokio::spawn(connect(self.server.clone(), turn, current.clone(), dialed));
                 dialing
             }
         };
-        let dialed = dialing.wait_for(Option::is_some).await.ok().and_then(|d| d.clone());
-        let Some(dialed) = dialed else {
+        let Ok(dialed) = timeout_at(until, dialing.wait_for(Option::is_some)).await else {
+            return Err(self.server.pace.last_refusal().unwrap_or_else(not_connected));
+        };
+        let Some(dialed) = dialed.ok().and_then(|dialed| dialed.clone()) else {
             current.forget_lost_attempt();
             return Err(not_connected());
         };
@@ -111,14 +147,32 @@ impl Link {
     /// commands. Not pooled: its owner keeps it for as long as it waits, and a pool would ask the
     /// server for a sign of life each time it is handed out.
     pub(crate) async fn own(&self) -> Result<MultiplexedConnection, RedisError> {
-        dial(&self.client, None).await
+        let turn = self.place().turn;
+        turn.take(&self.server.pace, self.server.dial(None)).await
     }
 
-    fn slot(&self) -> Arc<Current> {
+    /// A call was answered, on any connection.
+    pub(crate) fn succeeded(&self) {
+        self.server.pace.succeeded();
+    }
+
+    /// Throws a shared connection away, so that the next call makes a new one, unless that has
+    /// happened already.
+    pub(crate) fn discard(&self, shared: &Shared) {
+        let mut phase = shared.current.lock();
+        let is_current = matches!(&*phase, Phase::Connected(_, latest)
+            if Arc::ptr_eq(&latest.0, &shared.generation.0));
+        if is_current {
+            *phase = Phase::Idle;
+            self.server.pace.failed(None);
+        }
+    }
+
+    fn place(&self) -> Place {
         let runtime = Handle::current();
         let mut slots = self.lock();
         if let Some(slot) = slots.get(&runtime.id()).filter(|slot| !slot.runtime.is_closed()) {
-            return slot.current.clone();
+            return slot.place.clone();
         }
         slots.retain(|_, slot| !slot.runtime.is_closed());
         let (alive, ended) = oneshot::channel();
@@ -126,8 +180,8 @@ impl Link {
         runtime.spawn(async move {
             let _ = ended.await;
         });
-        let slot = Slot { current: Arc::default(), runtime: alive };
-        slots.entry(runtime.id()).insert_entry(slot).get().current.clone()
+        let slot = Slot { place: Place::default(), runtime: alive };
+        slots.entry(runtime.id()).insert_entry(slot).get().place.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Id, Slot>> {
@@ -139,7 +193,7 @@ impl Link {
 impl fmt::Debug for Link {
     /// The address only: the connection's settings hold a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Link({})", self.client.get_connection_info().addr())
+        write!(f, "Link({})", self.server.address.client.get_connection_info().addr())
     }
 }
 
@@ -158,21 +212,15 @@ impl Current {
     }
 }
 
-impl Shared {
-    /// Throws the connection away, so that the next call makes a new one, unless that has
-    /// happened already.
-    pub(crate) fn discard(self) {
-        let mut phase = self.current.lock();
-        if matches!(&*phase, Phase::Connected(_, latest) if Arc::ptr_eq(&latest.0, &self.generation.0))
-        {
-            *phase = Phase::Idle;
-        }
-    }
-}
-
 /// Makes a slot's connection and tells everybody who waits for it.
-async fn connect(client: Client, current: Arc<Current>, dialed: watch::Sender<Option<Dialed>>) {
-    let answer = dial_knowing_scripts(&client)
+async fn connect(
+    server: Arc<Server>,
+    turn: Arc<Turn>,
+    current: Arc<Current>,
+    dialed: watch::Sender<Option<Dialed>>,
+) {
+    let answer = turn
+        .take(&server.pace, server.dial_knowing_scripts())
         .await
         .map(|connection| (connection, Generation(Arc::new(()))));
     *current.lock() = match answer.clone() {
@@ -182,76 +230,60 @@ async fn connect(client: Client, current: Arc<Current>, dialed: watch::Sender<Op
     dialed.send_replace(Some(answer));
 }
 
-/// A server that has just started knows no scripts. Telling it beforehand spares each first call
-/// a round trip, and a settlement and the claim behind it stay in order. A user who may not load
-/// scripts needs somebody else to do so.
-async fn dial_knowing_scripts(client: &Client) -> Result<MultiplexedConnection, RedisError> {
-    let mut connection = dial(client, Some(RESPONSE_TIMEOUT)).await?;
-    // A server that wants a password takes only small commands before it, and closes the
-    // connection without a word at others.
-    connection.send_packed_command(&redis::cmd("PING")).await?.extract_error()?;
-    let scripts = scripts::load_all();
-    // Only a broken connection is an error here; a refusal shows at the first call.
-    connection.send_packed_commands(&scripts, 0, scripts.len()).await?;
-    Ok(connection)
-}
+impl Server {
+    /// A server that has just started knows no scripts. Telling it beforehand spares each first
+    /// call a round trip, and a settlement and the claim behind it stay in order. A user who may
+    /// not load scripts needs somebody else to do so.
+    async fn dial_knowing_scripts(&self) -> Result<MultiplexedConnection, RedisError> {
+        let mut connection = self.dial(Some(self.answer_within)).await?;
+        let scripts = scripts::load_all();
+        // Only a broken connection is an error here; a refusal shows at the first call.
+        connection.send_packed_commands(&scripts, 0, scripts.len()).await?;
+        Ok(connection)
+    }
 
-async fn dial(
-    client: &Client,
-    response: Option<Duration>,
-) -> Result<MultiplexedConnection, RedisError> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(response)
-        .set_pipeline_buffer_size(PIPELINE_BUFFER);
-    client.get_multiplexed_async_connection_with_config(&config).await
+    /// Connects, and makes sure to have come to the right place. A server that has no room for one
+    /// more client says so in its first answer and hangs up: nothing is sent before that.
+    async fn dial(&self, response: Option<Duration>) -> Result<MultiplexedConnection, RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(response)
+            .set_pipeline_buffer_size(PIPELINE_BUFFER);
+        let client = &self.address.client;
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let until = Instant::now() + self.answer_within;
+        let greeted = timeout_at(until, self.greet(&mut connection)).await;
+        greeted
+            .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))?;
+        Ok(connection)
+    }
+
+    async fn greet(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        for cmd in &self.address.greeting {
+            connection.send_packed_command(cmd).await?.extract_error()?;
+        }
+        let role = connection.send_packed_command(redis::cmd("INFO").arg("replication")).await?;
+        let is_replica = match role.extract_error() {
+            Ok(Value::BulkString(text)) => String::from_utf8_lossy(&text).contains("role:slave"),
+            // A user who may not ask learns it from the first write.
+            Err(error) if error.code() != Some("NOPERM") => return Err(error),
+            _ => false,
+        };
+        if is_replica && self.wants_master.load(Ordering::Relaxed) {
+            return Err((ServerErrorKind::ReadOnly.into(), "a new connection").into());
+        }
+        let mut name = redis::pipe();
+        let version = env!("CARGO_PKG_VERSION");
+        name.cmd("CLIENT").arg("SETINFO").arg("LIB-NAME").arg("queue");
+        name.cmd("CLIENT").arg("SETINFO").arg("LIB-VER").arg(version);
+        // Servers before 7.2 do not know the command.
+        connection.send_packed_commands(&name, 0, 2).await?;
+        Ok(())
+    }
 }
 
 fn not_connected() -> RedisError {
     std::io::Error::from(std::io::ErrorKind::NotConnected).into()
-}
-
-fn connection_info(url: &str) -> Result<ConnectionInfo, Error> {
-    let scheme = url.split("://").next().unwrap_or_default();
-    match scheme {
-        "rediss" | "valkeys" => use_tls()?,
-        "redis" | "valkey" | "redis+unix" | "valkey+unix" | "unix" => {}
-        _ => {
-            let known = "redis://, rediss:// and redis+unix://";
-            return Err(Error::Refused(format!("the URL is not one of Redis: {known} are known")));
-        }
-    }
-    let info = url.into_connection_info().map_err(|e| Error::Refused(e.to_string()))?;
-    let redis = info.redis_settings().clone();
-    let redis = redis.set_lib_name("queue", env!("CARGO_PKG_VERSION"));
-    Ok(info.set_tcp_settings(tcp_settings()).set_redis_settings(redis))
-}
-
-/// Without these a small answer waits for an ACK, and a connection whose other end vanished
-/// without a word looks alive for hours.
-fn tcp_settings() -> TcpSettings {
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(15))
-        .with_interval(Duration::from_secs(5))
-        .with_retries(3);
-    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
-    #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-    let settings = settings.set_user_timeout(Duration::from_secs(10));
-    settings
-}
-
-#[cfg(feature = "tls")]
-fn use_tls() -> Result<(), Error> {
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // Fails only if somebody else has just installed one, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    }
-    Ok(())
-}
-
-#[cfg(not(feature = "tls"))]
-fn use_tls() -> Result<(), Error> {
-    Err(Error::Unsupported("rediss:// needs the feature `tls` of queue-redis".to_owned()))
 }
 
 #[cfg(test)]
@@ -259,25 +291,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_in_no_message_and_no_debug_output() {
-        let link = Link::new("redis://user:hunter2@localhost:6379/1").unwrap();
+    fn debug_output_holds_the_address_only() {
+        let within = Duration::from_secs(1);
+        let link = Link::new("redis://user:hunter2@localhost:6379/1", within).unwrap();
         assert_eq!(format!("{link:?}"), "Link(localhost:6379)");
-        let wrong = [
-            "http://user:hunter2@localhost",
-            "redis://user:hunter2@localhost:99999",
-            "redis://user:hunter2@localhost/no-number",
-            "redis://user:hunter2@0.0.0.0/",
-        ];
-        for url in wrong {
-            let error = Link::new(url).unwrap_err().to_string();
-            assert!(!error.contains("hunter2"), "{error}");
-        }
-    }
-
-    #[cfg(feature = "tls")]
-    #[test]
-    fn tls_has_a_crypto_provider_even_if_the_program_installed_none() {
-        Link::new("rediss://localhost:6379").unwrap();
-        assert!(rustls::crypto::CryptoProvider::get_default().is_some());
     }
 }

@@ -1,5 +1,8 @@
 //! What the server's errors mean: one table from an error's prefix to what to do about it.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
 use queue_core::Error;
 use redis::{ErrorKind, RedisError};
 
@@ -43,8 +46,11 @@ const fn row(
 use Meaning::{Corrupt, Refused, StoreFull, Unavailable};
 use Reaction::{BackOff, GiveUp, Reconnect};
 
-/// The first row whose prefix the error begins with counts. An `ERR` that is not listed comes out
+/// The first row whose words the error begins with counts. An `ERR` that is not listed comes out
 /// of a script and means that the data is not what the script expects.
+///
+/// `NOSCRIPT` is met here only if the script was forgotten again right after it was loaded;
+/// `NOTBUSY` and `UNKILLABLE` answer commands that this program does not send.
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
     row("OOM", GiveUp, StoreFull, "Redis has reached its maxmemory"),
@@ -53,6 +59,9 @@ const TABLE: &[Row] = &[
     row("LOADING", Reconnect, Unavailable, "the server is loading its data"),
     row("UNBLOCKED", Reconnect, Unavailable, "the server has changed its role"),
     row("BUSY", BackOff, Unavailable, "another script blocks the server"),
+    row("NOSCRIPT", BackOff, Unavailable, "somebody flushes the server's scripts"),
+    row("UNKILLABLE", BackOff, Unavailable, "another script blocks the server"),
+    row("NOTBUSY", BackOff, Unavailable, "no script blocks the server any more"),
     row("TRYAGAIN", BackOff, Unavailable, "the keys are being moved"),
     row("CLUSTERDOWN", BackOff, Unavailable, "the cluster does not serve this slot"),
     row("MISCONF", BackOff, Unavailable, "Redis cannot write to its disk"),
@@ -60,12 +69,20 @@ const TABLE: &[Row] = &[
     row("ERR max number of clients", BackOff, Unavailable, "raise maxclients"),
     row("ERR Script attempted to access a non local key", BackOff, Unavailable,
         "the keys are being moved"),
+    row("ERR WAIT cannot be used with replica instances", Reconnect, Unavailable,
+        "the server is a replica now"),
+    row("ERR WAITAOF cannot be used", Reconnect, Unavailable,
+        "the server's append-only file was turned off"),
+    row("ERR AUTH", GiveUp, Refused, "the server wants no password, or another form of it"),
+    row("ERR DB index", GiveUp, Refused, "the server has no database of this number"),
+    row("ERR SELECT", GiveUp, Refused, "the server has no database of this number"),
     row("MOVED", GiveUp, Refused, "this is a node of a cluster"),
     row("ASK", GiveUp, Refused, "this is a node of a cluster"),
     row("CROSSSLOT", GiveUp, Refused, "this is a node of a cluster"),
     row("NOAUTH", GiveUp, Refused, "the URL needs a password"),
     row("WRONGPASS", GiveUp, Refused, "user name or password is wrong"),
     row("NOPERM", GiveUp, Refused, "the user lacks a permission (ACL)"),
+    row("NOPROTO", GiveUp, Refused, "the server does not speak this protocol"),
     row("DENIED", GiveUp, Refused, "the server is in protected mode"),
     row("SCHEMA", GiveUp, Refused, "a newer program has written this namespace; upgrade this one"),
     row("WRONGTYPE", GiveUp, Corrupt, "a key holds another type; something else writes to it"),
@@ -80,6 +97,15 @@ pub(crate) struct Diagnosis {
     pub(crate) error: Error,
     /// Whether the call may have taken effect although it failed.
     pub(crate) may_have_applied: bool,
+}
+
+/// The error of a repeated call. Some errors mean that nothing was changed, which nobody knows if
+/// an attempt before may have taken effect.
+pub(crate) fn of_repeat(error: Error) -> Error {
+    match error {
+        Error::StoreFull(why) | Error::Unsupported(why) => Error::Unavailable(why),
+        other => other,
+    }
 }
 
 fn tell(meaning: Meaning, message: String) -> Error {
@@ -119,19 +145,39 @@ pub(crate) fn diagnose(error: &RedisError) -> Diagnosis {
 
 fn of_server(code: &str, detail: &str) -> Diagnosis {
     let whole = format!("{code} {detail}");
-    match TABLE.iter().find(|row| whole.starts_with(row.prefix)) {
+    match TABLE.iter().find(|row| begins_with_words(&whole, row.prefix)) {
         Some(row) => Diagnosis {
             reaction: row.reaction,
             error: tell(row.meaning, format!("{} ({})", row.hint, whole.trim_end())),
             may_have_applied: false,
         },
         // An error of a server that is newer than this table.
-        None => Diagnosis {
-            reaction: BackOff,
-            error: Error::Unavailable(whole.trim_end().to_owned()),
-            may_have_applied: true,
-        },
+        None => {
+            if is_new(code) {
+                tracing::warn!(
+                    error = whole.trim_end(),
+                    "an error that is not known; trying again"
+                );
+            }
+            Diagnosis {
+                reaction: BackOff,
+                error: Error::Unavailable(whole.trim_end().to_owned()),
+                may_have_applied: true,
+            }
+        }
     }
+}
+
+/// `BUSY` is not the beginning of `BUSYKEY`.
+fn begins_with_words(text: &str, words: &str) -> bool {
+    text.strip_prefix(words).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
+}
+
+/// Whether this process meets the code for the first time; of hundreds, some never.
+fn is_new(code: &str) -> bool {
+    static MET: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut met = MET.lock().unwrap_or_else(PoisonError::into_inner);
+    met.len() < 100 && met.insert(code.to_owned())
 }
 
 /// Whether the server does not know the script.
@@ -167,18 +213,27 @@ mod tests {
         "LOADING Redis is loading the dataset in memory",
         "UNBLOCKED force unblock from blocking operation, instance state changed",
         "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+        "NOSCRIPT No matching script. Please use EVAL.",
+        "UNKILLABLE Sorry the script already executed write commands against the dataset.",
+        "NOTBUSY No scripts in execution right now.",
         "TRYAGAIN Multiple keys request during rehashing of slot",
         "CLUSTERDOWN The cluster is down",
         "MISCONF Redis is configured to save RDB snapshots, but unable to persist on disk.",
         "NOREPLICAS Not enough good replicas to write.",
         "ERR max number of clients reached",
         "ERR Script attempted to access a non local key in a cluster node script: ab, on @user",
+        "ERR WAIT cannot be used with replica instances. Please also note that since Redis 4.0",
+        "ERR WAITAOF cannot be used when numlocal is set but appendonly is disabled.",
+        "ERR AUTH <password> called without any password configured for the default user.",
+        "ERR DB index is out of range",
+        "ERR SELECT is not allowed in cluster mode",
         "MOVED 3999 127.0.0.1:6381",
         "ASK 3999 127.0.0.1:6381",
         "CROSSSLOT Keys in request don't hash to the same slot",
         "NOAUTH Authentication required.",
         "WRONGPASS invalid username-password pair or user is disabled.",
         "NOPERM User w has no permissions to run the 'zadd' command",
+        "NOPROTO unsupported protocol version",
         "DENIED Redis is running in protected mode",
         "SCHEMA the store has schema 2, this program knows 1",
         "WRONGTYPE Operation against a key holding the wrong kind of value",
@@ -203,6 +258,19 @@ mod tests {
         let found = diagnose(&parsed("FUTURE something new"));
         assert_eq!((found.reaction, meaning(&found.error)), (BackOff, Some(Unavailable)));
         assert!(found.may_have_applied);
+    }
+
+    #[test]
+    fn an_unknown_error_is_new_once() {
+        assert!(is_new("NEWCODE"));
+        assert!(!is_new("NEWCODE"));
+    }
+
+    #[test]
+    fn a_longer_word_is_another_error() {
+        let found = diagnose(&parsed("BUSYKEY Target key name already exists."));
+        assert!(!found.error.to_string().contains("another script"), "{}", found.error);
+        assert!(found.may_have_applied, "it is not in the table");
     }
 
     #[test]

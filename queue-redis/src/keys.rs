@@ -4,9 +4,9 @@
 use queue_core::Namespace;
 
 /// The keys with fixed names, in the order of the scripts' `KEYS`.
-pub(crate) const FIXED: [&str; 15] = [
+pub(crate) const FIXED: [&str; 18] = [
     "meta", "jobs", "att", "fin", "run", "claims", "leases", "cancel", "due", "idem", "count",
-    "ages", "bad", "body", "result",
+    "ages", "bad", "body", "result", "history", "log", "whence",
 ];
 
 /// The names of one namespace's keys.

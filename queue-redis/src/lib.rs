@@ -7,8 +7,12 @@ mod audit;
 mod backend;
 mod check;
 mod connect;
+mod durability;
+mod epoch;
 mod errors;
+mod info;
 mod keys;
+mod options;
 mod record;
 mod reply;
 mod scripts;
@@ -16,3 +20,4 @@ mod store;
 mod wait;
 
 pub use backend::RedisBackend;
+pub use options::RedisOptions;

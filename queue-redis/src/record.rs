@@ -1,13 +1,22 @@
-//! The packed records that scripts and this program both read: a job (`jobs`), its attempts
-//! (`att`), its end (`fin`). The layout of the job's head is written out in `lua/lib/record.lua`.
+//! The packed records that scripts and this program both read: here a job (`jobs`, `body`), whose
+//! head is laid out in `lua/lib/record.lua`.
+
+mod attempts;
+mod traces;
+
+pub(crate) use attempts::{
+    Attempts, END_BYTES, RESULT_APART, dead_reason, finished_at, pack_result, unpack_attempts,
+    unpack_end,
+};
+pub(crate) use traces::{unpack_history, unpack_log};
 
 use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
 use queue_core::{
-    Codec, DeadReason, IdempotencyKey, JobError, JobId, JobOptions, JobRecord, JobSpec, JobState,
-    Kind, Payload, Priority, QueueName, Retention, Timestamp,
+    Codec, Hold, IdempotencyKey, JobId, JobOptions, JobSpec, JobState, JobSummary, Kind, Payload,
+    Priority, QueueName, Retention, Timestamp,
 };
 
 /// The layout that this program writes. A record of another version cannot be decoded.
@@ -20,11 +29,13 @@ const FIXED_BYTES: usize = 41;
 const FLAGS_AT: usize = 34;
 const HAS_EXPIRY: u8 = 1;
 const BODY_APART: u8 = 2;
+const HOLD_LIVE: u8 = 4;
+const HOLD_AT_LEAST: u8 = 8;
+/// The time of [`Hold::AtLeast`], behind the key.
+const HOLD_BYTES: usize = 6;
 /// Payload and options, or a result, of more bytes than this live in a hash of their own: no pass
 /// of a script over many records has to read them.
 pub(crate) const INLINE_MAX_BYTES: usize = 1024;
-/// A finished record with this bit in its reason has its result elsewhere.
-pub(crate) const RESULT_APART: u8 = 128;
 
 fn unsigned(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
@@ -86,18 +97,31 @@ pub(crate) fn pack_job(spec: &JobSpec) -> PackedJob {
     out.push(spec.max_stalls);
     out.extend(seconds(spec.retention.completed).to_be_bytes());
     out.extend(seconds(spec.retention.dead).to_be_bytes());
-    let expires = if spec.expires_at.is_some() { HAS_EXPIRY } else { 0 };
-    out.push(expires | if apart { BODY_APART } else { 0 });
+    out.push(flags(spec, apart));
     out.extend(ms6(spec.expires_at.map_or(0, Timestamp::as_ms)));
     out.extend_from_slice(queue.as_bytes());
     out.extend_from_slice(kind.as_bytes());
     out.extend_from_slice(key.as_bytes());
+    if let Hold::AtLeast(time) = spec.hold {
+        out.extend(ms6(millis(time)));
+    }
     if apart {
         return PackedJob { record: out, body: Some([payload.as_ref(), &options].concat()) };
     }
     out.extend_from_slice(payload);
     out.extend_from_slice(&options);
     PackedJob { record: out, body: None }
+}
+
+fn flags(spec: &JobSpec, apart: bool) -> u8 {
+    let expires = if spec.expires_at.is_some() { HAS_EXPIRY } else { 0 };
+    let body = if apart { BODY_APART } else { 0 };
+    let hold = match spec.hold {
+        Hold::Kept => 0,
+        Hold::Live => HOLD_LIVE,
+        Hold::AtLeast(_) => HOLD_AT_LEAST,
+    };
+    expires | body | hold
 }
 
 /// A job's record, decoded.
@@ -113,19 +137,56 @@ struct Layout {
     queue: Range<usize>,
     kind: Range<usize>,
     key: Range<usize>,
+    /// Where payload and options begin, if they are not apart.
+    end: usize,
     payload_bytes: usize,
 }
 
 impl Layout {
-    fn of(bytes: &[u8]) -> Option<Self> {
+    fn of(bytes: &[u8]) -> Result<Self, String> {
+        match bytes.first() {
+            Some(&VERSION) => {}
+            Some(version) => return Err(format!("its record has the unknown version {version}")),
+            None => return Err("its record is empty".to_owned()),
+        }
+        Self::of_whole(bytes).ok_or_else(|| "its record is cut short".to_owned())
+    }
+
+    fn of_whole(bytes: &[u8]) -> Option<Self> {
         let fixed = bytes.get(..FIXED_BYTES)?;
         let payload_bytes = usize::try_from(unsigned(&fixed[13..17])).ok()?;
         let key_bytes = usize::from(fixed[17]) << 8 | usize::from(fixed[18]);
         let queue = FIXED_BYTES..FIXED_BYTES + usize::from(fixed[20]);
         let kind = queue.end..queue.end + usize::from(fixed[21]);
         let key = kind.end..kind.end + key_bytes;
-        (key.end <= bytes.len()).then_some(Self { queue, kind, key, payload_bytes })
+        let hold_bytes = if fixed[FLAGS_AT] & HOLD_AT_LEAST == 0 { 0 } else { HOLD_BYTES };
+        let end = key.end + hold_bytes;
+        (end <= bytes.len()).then_some(Self { queue, kind, key, end, payload_bytes })
     }
+
+    fn queue(&self, bytes: &[u8]) -> Result<QueueName, String> {
+        QueueName::new(text(bytes, self.queue.clone())?).map_err(|e| e.to_string())
+    }
+
+    fn kind(&self, bytes: &[u8]) -> Result<Kind, String> {
+        Kind::new(text(bytes, self.kind.clone())?).map_err(|e| e.to_string())
+    }
+
+    fn hold(&self, bytes: &[u8]) -> Hold {
+        match bytes[FLAGS_AT] & (HOLD_LIVE | HOLD_AT_LEAST) {
+            0 => Hold::Kept,
+            HOLD_LIVE => Hold::Live,
+            _ => Hold::AtLeast(Duration::from_millis(unsigned(&bytes[self.key.end..self.end]))),
+        }
+    }
+}
+
+fn time(bytes: &[u8], from: usize) -> Timestamp {
+    Timestamp::from_ms(unsigned(&bytes[from..from + 6]))
+}
+
+fn priority(bytes: &[u8]) -> Result<Priority, String> {
+    Priority::new(bytes[22]).ok_or_else(|| "its priority is out of range".to_owned())
 }
 
 fn text(bytes: &[u8], range: Range<usize>) -> Result<&str, String> {
@@ -139,38 +200,48 @@ fn text(bytes: &[u8], range: Range<usize>) -> Result<&str, String> {
 /// What is wrong with the bytes, without the bytes.
 pub(crate) fn unpack_job(id: JobId, bytes: Vec<u8>, body: Vec<u8>) -> Result<StoredJob, String> {
     let bytes = Bytes::from(bytes);
-    match bytes.first() {
-        Some(&VERSION) => {}
-        Some(version) => return Err(format!("its record has the unknown version {version}")),
-        None => return Err("its record is empty".to_owned()),
-    }
-    let layout = Layout::of(&bytes).ok_or("its record is cut short")?;
+    let layout = Layout::of(&bytes)?;
     let codec = Codec::from_number(bytes[19]).ok_or("its codec is unknown")?;
-    let queue = QueueName::new(text(&bytes, layout.queue)?).map_err(|e| e.to_string())?;
-    let kind = Kind::new(text(&bytes, layout.kind)?).map_err(|e| e.to_string())?;
     let key = text(&bytes, layout.key.clone())?;
     let body = match bytes[FLAGS_AT] & BODY_APART {
-        0 => bytes.slice(layout.key.end..),
+        0 => bytes.slice(layout.end..),
         _ => Bytes::from(body),
     };
     let options = body.get(layout.payload_bytes..).ok_or("its payload is cut short or missing")?;
     let options = JobOptions::decode(options)?;
     let payload = Payload::from_parts(codec, body.slice(..layout.payload_bytes));
-    let ms = |from: usize| Timestamp::from_ms(unsigned(&bytes[from..from + 6]));
     let kept = |from: usize| Duration::from_secs(unsigned(&bytes[from..from + 4]));
-    let mut spec = JobSpec::new(id, queue, kind, payload);
-    spec.priority = Priority::new(bytes[22]).ok_or("its priority is out of range")?;
+    let mut spec = JobSpec::new(id, layout.queue(&bytes)?, layout.kind(&bytes)?, payload);
+    spec.priority = priority(&bytes)?;
     spec.max_attempts = u16::from(bytes[23]) << 8 | u16::from(bytes[24]);
     spec.max_stalls = bytes[25];
     spec.retention = Retention { completed: kept(26), dead: kept(30) };
-    spec.expires_at = (bytes[FLAGS_AT] & HAS_EXPIRY != 0).then(|| ms(35));
+    spec.hold = layout.hold(&bytes);
+    spec.expires_at = (bytes[FLAGS_AT] & HAS_EXPIRY != 0).then(|| time(&bytes, 35));
     spec.idempotency_key = match key {
         "" => None,
         key => Some(IdempotencyKey::new(key).map_err(|e| e.to_string())?),
     };
     spec.options = options;
     debug_assert!(bytes.len() >= TIMES_BYTES);
-    Ok(StoredJob { spec, enqueued_at: ms(1), due_at: ms(7) })
+    Ok(StoredJob { spec, enqueued_at: time(&bytes, 1), due_at: time(&bytes, 7) })
+}
+
+/// Decodes what a listing shows of a record's head.
+///
+/// # Errors
+/// What is wrong with the bytes, without the bytes.
+pub(crate) fn unpack_summary(
+    id: JobId,
+    state: JobState,
+    bytes: &[u8],
+) -> Result<JobSummary, String> {
+    let layout = Layout::of(bytes)?;
+    let (queue, kind) = (layout.queue(bytes)?, layout.kind(bytes)?);
+    let mut summary = JobSummary::new(id, queue, kind, state, time(bytes, 1));
+    summary.priority = priority(bytes)?;
+    summary.due_at = time(bytes, 7);
+    Ok(summary)
 }
 
 /// What indexes need to know of a job: its record without payload and options.
@@ -182,89 +253,51 @@ pub(crate) struct Head {
     pub(crate) key: Vec<u8>,
     pub(crate) completed_ms: u64,
     pub(crate) dead_ms: u64,
+    pub(crate) enqueued_ms: u64,
+    pub(crate) due_ms: u64,
+    pub(crate) hold: Hold,
     /// Whether payload and options are elsewhere.
     pub(crate) body_apart: bool,
 }
 
+impl Head {
+    /// The end of the time for which the job holds its key at least; 0 if it has none.
+    pub(crate) fn hold_end_ms(&self) -> u64 {
+        match self.hold {
+            Hold::AtLeast(time) => Timestamp::from_ms(self.enqueued_ms).after(time).as_ms(),
+            _ => 0,
+        }
+    }
+}
+
 /// Decodes a record's head; the payload may be missing.
 pub(crate) fn unpack_head(bytes: &[u8]) -> Option<Head> {
-    let fixed = bytes.get(..FIXED_BYTES).filter(|fixed| fixed[0] == VERSION)?;
-    let key_bytes = usize::from(fixed[17]) << 8 | usize::from(fixed[18]);
-    let names = bytes.get(FIXED_BYTES..)?;
-    let (queue, names) = names.split_at_checked(usize::from(fixed[20]))?;
-    let (kind, names) = names.split_at_checked(usize::from(fixed[21]))?;
-    let queue = std::str::from_utf8(queue).ok()?.to_owned();
-    let pair = format!("{queue}/{}", std::str::from_utf8(kind).ok()?);
+    let layout = Layout::of(bytes).ok()?;
+    let (queue, kind) = (layout.queue(bytes).ok()?, layout.kind(bytes).ok()?);
+    let pair = format!("{queue}/{kind}");
     Some(Head {
-        lane: format!("{pair}/{}", fixed[22]),
+        lane: format!("{pair}/{}", priority(bytes).ok()?.level()),
         pair,
-        queue,
-        key: names.get(..key_bytes)?.to_vec(),
-        completed_ms: unsigned(&fixed[26..30]) * 1000,
-        dead_ms: unsigned(&fixed[30..34]) * 1000,
-        body_apart: fixed[FLAGS_AT] & BODY_APART != 0,
+        queue: queue.to_string(),
+        key: bytes[layout.key.clone()].to_vec(),
+        completed_ms: unsigned(&bytes[26..30]) * 1000,
+        dead_ms: unsigned(&bytes[30..34]) * 1000,
+        enqueued_ms: unsigned(&bytes[1..7]),
+        due_ms: unsigned(&bytes[7..13]),
+        hold: layout.hold(bytes),
+        body_apart: bytes[FLAGS_AT] & BODY_APART != 0,
     })
-}
-
-/// What the store remembers of a job's attempts.
-#[derive(Debug, Default, PartialEq)]
-pub(crate) struct Attempts {
-    pub(crate) failures: u16,
-    pub(crate) stalls: u8,
-    pub(crate) snoozes: u32,
-    pub(crate) due_at: Timestamp,
-    pub(crate) last_error: Option<JobError>,
-}
-
-/// Decodes `att`; `None` if there is none or it cannot be read.
-pub(crate) fn unpack_attempts(bytes: &[u8]) -> Option<Attempts> {
-    let fixed = bytes.get(..29)?;
-    Some(Attempts {
-        failures: u16::try_from(unsigned(&fixed[..2])).ok()?,
-        stalls: fixed[2],
-        snoozes: u32::try_from(unsigned(&fixed[3..7])).ok()?,
-        due_at: Timestamp::from_ms(unsigned(&fixed[7..13])),
-        last_error: JobError::decode(&bytes[29..]).ok(),
-    })
-}
-
-/// Fills in how a job ended from `fin`, and from its result if that is apart (else empty); leaves
-/// the record alone if that cannot be read.
-pub(crate) fn unpack_end(record: &mut JobRecord, bytes: &[u8], result: &[u8]) {
-    let Some(fixed) = bytes.get(..30) else { return };
-    record.dead_reason = match fixed[1] & !RESULT_APART {
-        1 => Some(DeadReason::AttemptsExhausted),
-        2 => Some(DeadReason::Failed),
-        3 => Some(DeadReason::CrashLoop),
-        4 => Some(DeadReason::Expired),
-        _ => None,
-    };
-    record.finished_at = Some(Timestamp::from_ms(unsigned(&fixed[2..8])));
-    let elapsed_ms = unsigned(&fixed[8..14]);
-    // The largest number stands for "no worker finished it".
-    record.elapsed =
-        (elapsed_ms != Timestamp::MAX.as_ms()).then(|| Duration::from_millis(elapsed_ms));
-    let apart = fixed[1] & RESULT_APART != 0;
-    record.result = unpack_result(if apart { result } else { &bytes[30..] });
-}
-
-/// A result in its stored form: the codec's number and the bytes; empty for none.
-pub(crate) fn pack_result(result: Option<&Payload>) -> Vec<u8> {
-    let Some(result) = result else { return Vec::new() };
-    let mut out = Vec::with_capacity(1 + result.bytes().len());
-    out.push(result.codec().number());
-    out.extend_from_slice(result.bytes());
-    out
-}
-
-fn unpack_result(bytes: &[u8]) -> Option<Payload> {
-    let (codec, rest) = bytes.split_first()?;
-    Some(Payload::from_parts(Codec::from_number(*codec)?, Bytes::copy_from_slice(rest)))
 }
 
 /// The state of its number in replies.
 pub(crate) fn state_of(number: u8) -> Option<JobState> {
     JobState::ALL.get(usize::from(number)).copied()
+}
+
+/// The number of a state in replies and arguments.
+pub(crate) fn number_of(state: JobState) -> u8 {
+    let place = JobState::ALL.iter().position(|other| *other == state);
+    place.and_then(|place| u8::try_from(place).ok()).unwrap_or(u8::MAX)
 }
 
 #[cfg(test)]
@@ -359,26 +392,5 @@ mod tests {
         newer[0] = VERSION + 1;
         let error = unpack(newer).unwrap_err();
         assert!(error.contains("unknown version 2"), "{error}");
-    }
-
-    #[test]
-    fn attempts_and_ends_are_read_as_the_scripts_write_them() {
-        let att = [&[0, 2, 1, 0, 0, 0, 3][..], &ms6(99), &[7; 16]].concat();
-        let attempts = unpack_attempts(&att).unwrap();
-        assert_eq!((attempts.failures, attempts.stalls, attempts.snoozes), (2, 1, 3));
-        assert_eq!((attempts.due_at.as_ms(), attempts.last_error), (99, None));
-        assert!(unpack_attempts(&att[..28]).is_none());
-
-        let mut record = JobRecord::new(job(), JobState::Completed, Timestamp::from_ms(1));
-        let result = Payload::json("done").unwrap();
-        let fin = [&[4, 0][..], &ms6(55), &ms6(12), &[7; 16], &pack_result(Some(&result))];
-        unpack_end(&mut record, &fin.concat(), &[]);
-        assert_eq!(record.finished_at, Some(Timestamp::from_ms(55)));
-        assert_eq!(record.elapsed, Some(Duration::from_millis(12)));
-        assert_eq!(record.result.as_ref(), Some(&result));
-
-        let apart = [&[4, RESULT_APART][..], &fin.concat()[2..30]].concat();
-        unpack_end(&mut record, &apart, &pack_result(Some(&result)));
-        assert_eq!((record.result, record.dead_reason), (Some(result), None));
     }
 }

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use queue_core::Error;
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, Pipeline, RedisError, Value};
+use redis::{Arg, Cmd, Pipeline, RedisError, Value};
 use tokio::time::Instant;
 
 use crate::connect::Link;
-use crate::errors::{Diagnosis, Reaction, diagnose, is_noscript};
+use crate::errors::{Diagnosis, Reaction, diagnose, is_noscript, of_repeat};
 use crate::scripts::Source;
 
 /// How long a call tries again before it answers with its last error. An attempt that is under
 /// way then is not cut off; it has its own time limit.
-const TRY_FOR: Duration = Duration::from_millis(2500);
+pub(crate) const TRY_FOR: Duration = Duration::from_millis(2500);
 /// The first pause is up to this long; each further one up to twice as long as the one before.
 const FIRST_PAUSE_MS: u64 = 25;
 const PAUSE_MAX_MS: u64 = 800;
@@ -31,6 +31,15 @@ impl Call {
 
     pub(crate) fn plain(cmd: Cmd) -> Self {
         Self { cmd, script: None }
+    }
+
+    /// About how many bytes it sends.
+    pub(crate) fn bytes(&self) -> usize {
+        let length = |argument| match argument {
+            Arg::Simple(bytes) => <[u8]>::len(bytes),
+            _ => 0,
+        };
+        self.cmd.args_iter().map(length).sum()
     }
 }
 
@@ -67,16 +76,19 @@ pub(crate) async fn each(
     let started = Instant::now();
     let mut values: Vec<Option<Value>> = vec![None; calls.len()];
     let mut attempt = 0;
+    let mut may_have_applied = false;
     loop {
-        let Err(diagnosis) = attempt_all(link, calls, &mut values).await else {
+        let Err(diagnosis) = attempt_all(link, calls, &mut values, started + TRY_FOR).await else {
             return (values, None);
         };
         let pause = pause(attempt);
         let asks_caller = diagnosis.may_have_applied && repeat == Repeat::Never;
         let too_late = started.elapsed() + pause > TRY_FOR;
         if diagnosis.reaction == Reaction::GiveUp || asks_caller || too_late {
-            return (values, Some(diagnosis.error));
+            let error = diagnosis.error;
+            return (values, Some(if may_have_applied { of_repeat(error) } else { error }));
         }
+        may_have_applied |= diagnosis.may_have_applied;
         tracing::debug!(attempt, error = %diagnosis.error, "trying again");
         tokio::time::sleep(pause).await;
         attempt += 1;
@@ -94,64 +106,90 @@ async fn attempt_all(
     link: &Link,
     calls: &[Call],
     values: &mut [Option<Value>],
+    until: Instant,
 ) -> Result<(), Diagnosis> {
-    let mut shared = link.shared().await.map_err(|e| Diagnosis {
+    let mut shared = link.shared(until).await.map_err(|e| Diagnosis {
         // Nothing was sent.
         may_have_applied: false,
         ..diagnose(&e)
     })?;
-    let sent = send_knowing_scripts(&mut shared.connection, calls, values).await;
-    let Err(error) = sent else { return Ok(()) };
+    let places: Vec<usize> = (0..calls.len()).filter(|at| values[*at].is_none()).collect();
+    let open: Vec<&Call> = places.iter().map(|at| &calls[*at]).collect();
+    let mut first_error = None;
+    match send_knowing_scripts(&mut shared.connection, &open).await {
+        Ok(replies) => {
+            for (at, reply) in places.into_iter().zip(replies) {
+                match reply {
+                    Ok(reply) => values[at] = Some(reply),
+                    Err(error) => first_error = first_error.or(Some(error)),
+                }
+            }
+        }
+        Err(error) => first_error = Some(error),
+    }
+    let Some(error) = first_error else {
+        link.succeeded();
+        return Ok(());
+    };
     let diagnosis = diagnose(&error);
     if diagnosis.reaction == Reaction::Reconnect {
-        shared.discard();
+        link.discard(&shared);
     }
     Err(diagnosis)
 }
 
-/// Sends the calls that have no value yet. From the first whose script the server does not know,
+/// Sends the calls, and answers for each. From the first whose script the server does not know,
 /// they are sent again, one by one: what comes after it must see its effect. All of them are safe
 /// to repeat.
-async fn send_knowing_scripts(
+///
+/// # Errors
+/// The connection broke.
+pub(crate) async fn send_knowing_scripts(
     connection: &mut MultiplexedConnection,
-    calls: &[Call],
-    values: &mut [Option<Value>],
-) -> Result<(), RedisError> {
-    let open: Vec<usize> = (0..calls.len()).filter(|at| values[*at].is_none()).collect();
-    let replies = send(connection, open.iter().map(|at| &calls[*at]).collect()).await?;
+    calls: &[&Call],
+) -> Result<Vec<Result<Value, RedisError>>, RedisError> {
+    let replies = send(connection, calls).await?;
     let mut one_by_one = false;
-    let mut first_error = None;
-    for (at, reply) in open.into_iter().zip(replies) {
+    let mut answers = Vec::with_capacity(calls.len());
+    for (call, reply) in calls.iter().zip(replies) {
         let mut reply = reply.extract_error();
-        let missing = match (&reply, calls[at].script) {
+        let missing = match (&reply, call.script) {
             (Err(error), Some(script)) if is_noscript(error) => Some(script),
             _ => None,
         };
-        if let Some(script) = missing {
-            tracing::debug!(script = script.name, "the server does not know the script");
-            connection.send_packed_command(&script.load()).await?.extract_error()?;
-        }
         one_by_one |= missing.is_some();
         if one_by_one {
-            reply = connection.send_packed_command(&calls[at].cmd).await?.extract_error();
+            reply = call_knowing_script(connection, call, missing).await?;
         }
-        match reply {
-            Ok(reply) => values[at] = Some(reply),
-            Err(error) => first_error = first_error.or(Some(error)),
+        answers.push(reply);
+    }
+    Ok(answers)
+}
+
+async fn call_knowing_script(
+    connection: &mut MultiplexedConnection,
+    call: &Call,
+    missing: Option<&Source>,
+) -> Result<Result<Value, RedisError>, RedisError> {
+    if let Some(script) = missing {
+        tracing::debug!(script = script.name, "the server does not know the script");
+        let loaded = connection.send_packed_command(&script.load()).await?.extract_error();
+        if loaded.is_err() {
+            return Ok(loaded);
         }
     }
-    first_error.map_or(Ok(()), Err)
+    Ok(connection.send_packed_command(&call.cmd).await?.extract_error())
 }
 
 async fn send(
     connection: &mut MultiplexedConnection,
-    calls: Vec<&Call>,
+    calls: &[&Call],
 ) -> Result<Vec<Value>, RedisError> {
-    if let [call] = calls.as_slice() {
+    if let [call] = calls {
         return Ok(vec![connection.send_packed_command(&call.cmd).await?]);
     }
     let mut pipeline = Pipeline::with_capacity(calls.len());
-    for call in &calls {
+    for call in calls {
         pipeline.add_command(call.cmd.clone());
     }
     connection.send_packed_commands(&pipeline, 0, calls.len()).await

@@ -83,7 +83,7 @@ async fn enqueue(backend: &SqliteBackend, jobs: usize, batch: usize) -> Result<D
     for _ in 0..jobs / batch {
         let new = || NewJob::new(kind.clone(), Payload::raw(PAYLOAD.to_vec()));
         let batch: Vec<NewJob> = std::iter::repeat_with(new).take(batch).collect();
-        backend.enqueue(&batch).await?;
+        backend.enqueue(&batch, queue_core::Durability::Memory).await?;
     }
     Ok(started.elapsed())
 }

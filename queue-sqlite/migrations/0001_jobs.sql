@@ -49,7 +49,7 @@ CREATE TABLE claim (
     token      BLOB    NOT NULL UNIQUE CHECK (length(token) = 16),
     worker     TEXT    NOT NULL,
     claimed_ms INTEGER NOT NULL,
-    until_ms   INTEGER NOT NULL CHECK (until_ms >= claimed_ms),
+    until_ms   INTEGER NOT NULL,
     -- The fence of its first job; job number n has fence + n.
     fence      INTEGER NOT NULL CHECK (fence > 0),
     jobs       INTEGER NOT NULL CHECK (jobs > 0)
@@ -57,26 +57,37 @@ CREATE TABLE claim (
 CREATE INDEX claim_until  ON claim (until_ms, token);
 CREATE INDEX claim_worker ON claim (worker);
 
--- Finished records of one queue: the dead ones (dead = 1), and the completed and cancelled ones.
+-- The queues from which nothing is claimed.
+CREATE TABLE pause (
+    queue TEXT PRIMARY KEY
+          CHECK (octet_length(queue) BETWEEN 1 AND 64 AND queue NOT GLOB '*[^a-z0-9_.-]*')
+) STRICT, WITHOUT ROWID;
+
+-- Finished records of one queue, in three parts that retention treats differently:
+--   0 completed ones that hold their key for a time   1 completed and cancelled   2 dead
 -- Exists while it has records.
 CREATE TABLE shelf (
     shelf          INTEGER PRIMARY KEY,
     queue          TEXT    NOT NULL,
-    dead           INTEGER NOT NULL CHECK (dead IN (0, 1)),
+    part           INTEGER NOT NULL CHECK (part BETWEEN 0 AND 2),
     records        INTEGER NOT NULL CHECK (records >= 0),
     -- The smallest expiry_ms of its records.
     next_expiry_ms INTEGER NOT NULL,
-    UNIQUE (queue, dead)
+    UNIQUE (queue, part)
 ) STRICT;
 CREATE INDEX shelf_expiry ON shelf (next_expiry_ms);
 -- Shelves with more records than are kept (FINISHED_MAX).
-CREATE INDEX shelf_over   ON shelf (shelf) WHERE records > 10000;
+CREATE INDEX shelf_over   ON shelf (shelf) WHERE records > 10000 AND part > 0;
 
 -- A job's head: what changes. Kept small, since every move rewrites it.
 --
 -- There are no tables for the ready, due, held and finished jobs: each is a partial index of this
 -- one, so a job cannot be listed in two of them, or in one that disagrees with its record.
 -- Nor foreign keys to lane, claim and shelf: SQLite would search all jobs when one of those ends.
+--
+-- A quarantined job is in no index, and else is kept as it was found, with whatever is wrong with
+-- it. It can be: SQLite does not evaluate the CHECKs of columns that an UPDATE does not set.
+-- `session/head.rs` says the same rules again, for what is read.
 CREATE TABLE job (
     job              INTEGER PRIMARY KEY,
     id               BLOB    NOT NULL UNIQUE CHECK (length(id) = 16),
@@ -84,26 +95,31 @@ CREATE TABLE job (
     state            INTEGER NOT NULL CHECK (state BETWEEN 1 AND 8),
     -- In its lane while ready, in its claim while running.
     position         INTEGER,
-    due_ms           INTEGER NOT NULL,
-    enqueued_ms      INTEGER NOT NULL,
+    due_ms           INTEGER NOT NULL CHECK (due_ms      BETWEEN 0 AND 281474976710655),
+    enqueued_ms      INTEGER NOT NULL CHECK (enqueued_ms BETWEEN 0 AND 281474976710655),
     failures         INTEGER NOT NULL DEFAULT 0 CHECK (failures BETWEEN 0 AND 65535),
     stalls           INTEGER NOT NULL DEFAULT 0 CHECK (stalls   BETWEEN 0 AND 255),
     snoozes          INTEGER NOT NULL DEFAULT 0 CHECK (snoozes  BETWEEN 0 AND 4294967295),
     max_attempts     INTEGER NOT NULL CHECK (max_attempts BETWEEN 1 AND 65535),
     max_stalls       INTEGER NOT NULL CHECK (max_stalls   BETWEEN 1 AND 255),
-    expires_ms       INTEGER,
-    keep_completed_s INTEGER NOT NULL CHECK (keep_completed_s >= 0),
-    keep_dead_s      INTEGER NOT NULL CHECK (keep_dead_s >= 0),
+    expires_ms       INTEGER CHECK (expires_ms BETWEEN 0 AND 281474976710655),
+    keep_completed_s INTEGER NOT NULL CHECK (keep_completed_s BETWEEN 0 AND 4294967295),
+    keep_dead_s      INTEGER NOT NULL CHECK (keep_dead_s      BETWEEN 0 AND 4294967295),
     -- In bytes: for a text, length() stops at a NUL, which a key may hold.
     key              TEXT    CHECK (octet_length(key) BETWEEN 1 AND 256),
+    -- How long it keeps its key: NULL as long as it is kept as completed, -1 while it is live, else
+    -- so many milliseconds from its enqueue.
+    hold_ms          INTEGER CHECK (hold_ms BETWEEN -1 AND 4294967295000),
+    -- Whether its key leads to it.
+    holds_key        INTEGER NOT NULL DEFAULT 0 CHECK (holds_key BETWEEN 0 AND 1),
     claim            INTEGER,
-    cancel_requested INTEGER NOT NULL DEFAULT 0 CHECK (cancel_requested IN (0, 1)),
+    cancel_requested INTEGER NOT NULL DEFAULT 0 CHECK (cancel_requested BETWEEN 0 AND 1),
     -- The token of the last settlement, so that a repeat can be told from a stale one.
     settled_by       BLOB    CHECK (length(settled_by) = 16),
     shelf            INTEGER,
-    finished_ms      INTEGER,
+    finished_ms      INTEGER CHECK (finished_ms BETWEEN 0 AND 281474976710655),
     -- When the record may be dropped.
-    expiry_ms        INTEGER,
+    expiry_ms        INTEGER CHECK (expiry_ms BETWEEN 0 AND 281474976710655),
     elapsed_ms       INTEGER CHECK (elapsed_ms >= 0),
     -- 1 attempts_exhausted  2 failed  3 crash_loop  4 expired
     dead_reason      INTEGER CHECK (dead_reason BETWEEN 1 AND 4),
@@ -112,19 +128,21 @@ CREATE TABLE job (
     CHECK (cancel_requested = 0 OR state = 4),
     CHECK (state <> 1 OR failures = 0),
     CHECK (state <> 2 OR failures > 0),
+    CHECK (holds_key = 0 OR (state <= 5 AND key IS NOT NULL)),
     CHECK ((shelf       IS NOT NULL) = (state BETWEEN 5 AND 7)),
-    CHECK ((finished_ms IS NOT NULL) = (state BETWEEN 5 AND 7)),
-    CHECK ((expiry_ms   IS NOT NULL) = (state BETWEEN 5 AND 7)),
-    CHECK (elapsed_ms IS NULL OR state BETWEEN 5 AND 7),
-    CHECK ((dead_reason IS NOT NULL) = (state = 6))
+    CHECK ((finished_ms IS NOT NULL) = (state BETWEEN 5 AND 7) OR state = 8),
+    CHECK ((expiry_ms   IS NOT NULL) = (state BETWEEN 5 AND 7) OR state = 8),
+    CHECK (elapsed_ms IS NULL OR state >= 5),
+    CHECK ((dead_reason IS NOT NULL) = (state = 6) OR state = 8)
 ) STRICT;
-CREATE INDEX job_ready    ON job (lane, position)        WHERE state = 3;
-CREATE INDEX job_due      ON job (due_ms, id)            WHERE state <= 2;
-CREATE INDEX job_held     ON job (claim, position)       WHERE state = 4;
-CREATE INDEX job_asked    ON job (claim)                 WHERE cancel_requested = 1;
-CREATE INDEX job_finished ON job (shelf, expiry_ms, id)  WHERE shelf IS NOT NULL;
--- A key belongs to at most one live or completed job.
-CREATE UNIQUE INDEX job_key ON job (key) WHERE key IS NOT NULL AND state <= 5;
+CREATE INDEX job_ready       ON job (lane, position)        WHERE state = 3;
+CREATE INDEX job_due         ON job (due_ms, id)            WHERE state <= 2;
+CREATE INDEX job_held        ON job (claim, position)       WHERE state = 4;
+CREATE INDEX job_asked       ON job (claim)                 WHERE cancel_requested = 1;
+CREATE INDEX job_finished    ON job (shelf, expiry_ms, id)  WHERE shelf IS NOT NULL;
+CREATE INDEX job_quarantined ON job (job)                   WHERE state = 8;
+-- A key leads to at most one job.
+CREATE UNIQUE INDEX job_key  ON job (key) WHERE holds_key = 1;
 
 -- What a job carries: written once, whatever its size.
 CREATE TABLE body (
@@ -138,7 +156,34 @@ CREATE TABLE body (
 CREATE TABLE note (
     job          INTEGER PRIMARY KEY REFERENCES job ON DELETE CASCADE,
     error        BLOB,
+    -- The last attempts that failed or were lost; `rows/history.rs` has the format.
+    history      BLOB,
     result_codec INTEGER,
     result       BLOB,
-    CHECK ((result IS NULL) = (result_codec IS NULL))
+    -- The last progress that was reported: 0 to 100, and a text.
+    percent      INTEGER,
+    doing        TEXT,
+    -- The number of the last line ever logged.
+    last_line    INTEGER NOT NULL DEFAULT 0,
+    -- Whose lines were counted last, and how many of them have been seen.
+    seen_token   BLOB,
+    seen_lines   INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+-- A line of a job's log.
+CREATE TABLE line (
+    job     INTEGER NOT NULL REFERENCES note ON DELETE CASCADE,
+    number  INTEGER NOT NULL CHECK (number > 0),
+    at_ms   INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    text    TEXT    NOT NULL,
+    PRIMARY KEY (job, number)
+) STRICT, WITHOUT ROWID;
+
+-- Why a job is quarantined, and in which state it was found.
+CREATE TABLE quarantine (
+    job    INTEGER PRIMARY KEY,
+    state  INTEGER NOT NULL,
+    at_ms  INTEGER NOT NULL,
+    reason TEXT    NOT NULL
 ) STRICT;

@@ -12,4 +12,7 @@ SELECT job.id, 'its fence is beyond the last one that was given out'
  WHERE job.state = 4 AND claim.fence + job.position > store.fence
 UNION ALL
 SELECT NULL, 'a claim of worker ' || claim.worker || ' was made in the future'
-  FROM claim, store WHERE claim.claimed_ms > store.clock_ms;
+  FROM claim, store WHERE claim.claimed_ms > store.clock_ms
+UNION ALL
+SELECT NULL, 'a claim of worker ' || claim.worker || ' has a lease without a legal end'
+  FROM claim WHERE claim.until_ms NOT BETWEEN claim.claimed_ms AND 281474976710655;

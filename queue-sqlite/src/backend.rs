@@ -1,17 +1,22 @@
 //! [`SqliteBackend`], and one file per operation.
 
+mod attempts;
 mod audit;
 mod cancel;
 mod check;
 mod claim;
 mod enqueue;
 mod get;
-mod held;
+mod list;
 mod maintain;
+mod operate;
 #[cfg(test)]
 mod plans;
 mod promote;
+mod quarantine;
 mod renew;
+mod repair;
+mod report;
 mod settle;
 mod stats;
 #[cfg(test)]
@@ -22,20 +27,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use queue_core::backend::{CheckFinding, Violation};
+use queue_core::backend::{CheckFinding, QuarantinedJob, Violation};
 use queue_core::{
-    Backend, CancelOutcome, Claim, ClaimRequest, EnqueueOutcome, Error, Interest, JobId, JobRecord,
-    Maintained, NewJob, QueueStats, RenewRequest, Renewal, SettleReply, SettleRequest, Wake,
-    WorkerId,
+    Backend, CancelOutcome, Claim, ClaimRequest, DeleteOutcome, Durability, EnqueueOutcome, Error,
+    Interest, JobId, JobRecord, JobState, ListRequest, Maintained, NewJob, Page, QueueName,
+    QueueStats, RecoverOutcome, RenewRequest, Renewal, Report, Reported, RetryOutcome,
+    RetryRequest, SettleReply, SettleRequest, Wake, WatchRequest, Watched, WorkerId,
 };
 use tokio::sync::mpsc;
 
-use crate::SqliteOptions;
 use crate::open::{Opened, Place, Role, Room, connect, prepare};
 use crate::reader::Reader;
 use crate::session::Session;
 use crate::watch::{Watch, WatchThread};
 use crate::writer::{Outside, Writer};
+use crate::{SqliteOptions, options};
 pub(crate) use claim::SELECT_FIRST_DUE;
 #[cfg(test)]
 pub(crate) use enqueue::enqueue as enqueue_for_tests;
@@ -76,7 +82,8 @@ impl SqliteBackend {
         let long_reader = Reader::start(&path, reading.clone())?;
         let watch = Watch::start(connect(&path, Role::Reader)?, &path, reading)?;
         let (ending, ended) = mpsc::channel(1);
-        let outside = Outside::new(Arc::clone(&place), room.clone(), Arc::clone(watch.watch()));
+        let watching = Arc::clone(watch.watch());
+        let outside = Outside::new(Arc::clone(&place), room.clone(), watching, options.durability);
         let writer = Writer::start(conn, outside, readers_ended, ending)?;
         // All connections are of one file.
         place.check()?;
@@ -100,9 +107,33 @@ impl SqliteBackend {
 }
 
 impl Backend for SqliteBackend {
-    async fn enqueue(&self, jobs: &[NewJob]) -> Result<Vec<EnqueueOutcome>, Error> {
+    async fn enqueue(
+        &self,
+        jobs: &[NewJob],
+        durability: Durability,
+    ) -> Result<Vec<EnqueueOutcome>, Error> {
+        let synced = match durability {
+            Durability::Memory => false,
+            Durability::Fsync => true,
+            other => {
+                return Err(Error::Unsupported(format!(
+                    "durability {other}: a file has no replicas; use redis: for that"
+                )));
+            }
+        };
+        let reached = match self.options.durability {
+            options::Durability::Memory if !synced => Durability::Memory,
+            _ => Durability::Fsync,
+        };
         let (jobs, room) = (jobs.to_vec(), self.room.clone());
-        self.writer.run(jobs.len(), move |session| enqueue::enqueue(session, &jobs, &room)).await
+        let count = jobs.len();
+        let enqueue =
+            move |session: &mut Session<'_>| enqueue::enqueue(session, &jobs, reached, &room);
+        if synced {
+            self.writer.run_synced(count, enqueue).await
+        } else {
+            self.writer.run(count, enqueue).await
+        }
     }
 
     async fn claim(&self, request: &ClaimRequest) -> Result<Claim, Error> {
@@ -153,7 +184,64 @@ impl Backend for SqliteBackend {
     async fn get(&self, ids: &[JobId]) -> Result<Vec<Option<JobRecord>>, Error> {
         self.place.check()?;
         let ids = ids.to_vec();
-        self.reader.run(move |conn| get::get(conn, &ids)).await
+        let got = self.reader.run(move |conn| get::get(conn, &ids)).await?;
+        self.put_aside(got.broken).await?;
+        got.error.map_or(Ok(got.records), Err)
+    }
+
+    async fn list(&self, request: &ListRequest) -> Result<Page, Error> {
+        self.place.check()?;
+        let request = request.clone();
+        let (page, broken) = self.reader.run(move |conn| list::list(conn, &request)).await?;
+        self.put_aside(broken).await?;
+        Ok(page)
+    }
+
+    async fn retry(&self, request: &RetryRequest) -> Result<Vec<RetryOutcome>, Error> {
+        let request = request.clone();
+        let jobs = request.jobs.len();
+        self.writer.run(jobs, move |session| operate::retry(session, &request)).await
+    }
+
+    async fn delete(&self, jobs: &[(JobId, JobState)]) -> Result<Vec<DeleteOutcome>, Error> {
+        let jobs = jobs.to_vec();
+        self.writer.run(jobs.len(), move |session| operate::delete(session, &jobs)).await
+    }
+
+    async fn quarantined(&self, ids: &[JobId]) -> Result<Vec<Option<QuarantinedJob>>, Error> {
+        self.place.check()?;
+        let ids = ids.to_vec();
+        self.reader.run(move |conn| quarantine::quarantined(conn, &ids)).await
+    }
+
+    async fn recover(&self, ids: &[JobId]) -> Result<Vec<RecoverOutcome>, Error> {
+        let ids = ids.to_vec();
+        self.writer.run(ids.len(), move |session| quarantine::recover(session, &ids)).await
+    }
+
+    async fn set_paused(&self, queue: &QueueName, paused: bool) -> Result<bool, Error> {
+        let queue = queue.clone();
+        self.writer.run(1, move |session| operate::set_paused(session, &queue, paused)).await
+    }
+
+    async fn paused(&self) -> Result<Vec<QueueName>, Error> {
+        self.place.check()?;
+        self.reader.run(operate::paused).await
+    }
+
+    async fn report(&self, reports: &[Report]) -> Result<Vec<Reported>, Error> {
+        let (reports, room) = (reports.to_vec(), self.room.clone());
+        self.writer
+            .run(reports.len(), move |session| report::report(session, &reports, &room))
+            .await
+    }
+
+    async fn watch(&self, requests: &[WatchRequest]) -> Result<Vec<Option<Watched>>, Error> {
+        self.place.check()?;
+        let requests = requests.to_vec();
+        let (watched, broken) = self.reader.run(move |conn| report::watch(conn, &requests)).await?;
+        self.put_aside(broken).await?;
+        Ok(watched)
     }
 
     async fn stats(&self) -> Result<Vec<QueueStats>, Error> {
@@ -167,8 +255,11 @@ impl Backend for SqliteBackend {
         self.writer.run(budget as usize, work).await
     }
 
-    async fn audit(&self) -> Result<Vec<Violation>, Error> {
+    async fn audit(&self, repair: bool) -> Result<Vec<Violation>, Error> {
         self.place.check()?;
+        if repair {
+            return self.writer.run(0, repair::repair).await;
+        }
         self.long_reader.run(audit::audit).await
     }
 
@@ -194,6 +285,14 @@ impl SqliteBackend {
         self.watch.watch().learned(worker, first_due);
         claim
     }
+
+    /// Puts jobs aside that a reader could not read, by their rowids.
+    async fn put_aside(&self, broken: Vec<i64>) -> Result<(), Error> {
+        if broken.is_empty() {
+            return Ok(());
+        }
+        self.writer.run(broken.len(), move |session| quarantine::put_aside(session, &broken)).await
+    }
 }
 
 #[cfg(test)]
@@ -208,7 +307,7 @@ mod tests {
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let long = backend.long_reader.run(move |_| Ok(ended.recv().is_err()));
         let audits = async {
-            let (first, second) = tokio::join!(backend.audit(), backend.audit());
+            let (first, second) = tokio::join!(backend.audit(false), backend.audit(false));
             assert!(first.unwrap().is_empty() && second.unwrap().is_empty());
         };
         let short = async {

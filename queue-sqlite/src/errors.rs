@@ -41,6 +41,11 @@ impl Fault {
         )
     }
 
+    /// A row broke a rule of its table.
+    pub(crate) fn is_broken_rule(&self) -> bool {
+        self.code() == Some(ErrorCode::ConstraintViolation)
+    }
+
     /// A write found the disk full.
     pub(crate) fn is_full(&self) -> bool {
         let Self::Sqlite(rusqlite::Error::SqliteFailure(error, _)) = self else { return false };

@@ -39,7 +39,8 @@ impl Durability {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct SqliteOptions {
-    /// What an acknowledged call survives. Default: [`Durability::Fsync`].
+    /// What an acknowledged call survives at least; an enqueue may ask for more. Default:
+    /// [`Durability::Fsync`].
     pub durability: Durability,
     /// Whose jobs these are. The namespace `default` lives in the file that is named, any other
     /// in a file of its own beside it, `<file>.<namespace>`. Default: `default`.

@@ -1,12 +1,21 @@
 //! How values of the queue stand in columns.
+//!
+//! Nothing here fails for what it finds in a column: a damaged record is that record's trouble,
+//! and an error of SQLite is everybody's.
+
+pub(crate) mod history;
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use queue_core::{
-    Codec, DeadReason, IdempotencyKey, JobId, JobOptions, JobSpec, JobState, Kind, Payload,
-    Priority, QueueName, Retention, Timestamp,
+    Codec, DeadReason, ErrorKind, Hold, IdempotencyKey, JobError, JobOptions, JobSpec, JobState,
+    Kind, Payload, Priority, QueueName, Timestamp,
 };
 use rusqlite::Row;
-use std::time::Duration;
+use rusqlite::types::Type;
+
+use crate::session::{Head, Lane};
 
 /// The number of a state in the tables. Never reused for another state.
 pub(crate) const fn state_number(state: JobState) -> i64 {
@@ -35,9 +44,9 @@ pub(crate) const COUNTED_STATES: [JobState; 8] = [
 ];
 
 /// The state of a number; the CHECK of the table allows no other number.
-pub(crate) fn state_of(number: i64) -> JobState {
-    let index = usize::try_from(number - 1).unwrap_or(usize::MAX);
-    COUNTED_STATES.get(index).copied().unwrap_or(JobState::Quarantined)
+pub(crate) fn state_of(number: i64) -> Option<JobState> {
+    let index = usize::try_from(number.checked_sub(1)?).ok()?;
+    COUNTED_STATES.get(index).copied()
 }
 
 pub(crate) const fn reason_number(reason: DeadReason) -> Option<i64> {
@@ -83,115 +92,136 @@ pub(crate) fn seconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
 
-pub(crate) fn duration_of_seconds(seconds: i64) -> Duration {
-    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+/// A whole number of a column; `None` for NULL. What is no number at all, which STRICT tables do
+/// not allow, is one that no rule allows.
+pub(crate) fn whole(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<i64>> {
+    Ok(row.get_ref(column)?.as_i64_or_null().unwrap_or(Some(i64::MIN)))
 }
 
-/// An id of a column. The CHECK of the table allows no other length; a shorter one is filled up,
-/// so that there is a name for a broken record.
-pub(crate) fn id_of(row: &Row<'_>, column: usize) -> rusqlite::Result<JobId> {
-    let mut bytes = [0; 16];
-    let found = row.get_ref(column)?.as_bytes_or_null()?.unwrap_or_default();
-    for (to, from) in bytes.iter_mut().zip(found) {
-        *to = *from;
-    }
-    Ok(JobId::from_bytes(bytes))
+/// As [`whole`], for a column without NULLs.
+pub(crate) fn number(row: &Row<'_>, column: usize) -> rusqlite::Result<i64> {
+    Ok(whole(row, column)?.unwrap_or(i64::MIN))
 }
 
-/// A number of a column, or the nearest that the type can hold.
-pub(crate) fn number<T>(row: &Row<'_>, column: usize, max: T) -> rusqlite::Result<T>
-where
-    T: TryFrom<i64> + Default,
-{
-    let found: i64 = row.get(column)?;
-    Ok(T::try_from(found).unwrap_or(if found < 0 { T::default() } else { max }))
+/// Sixteen bytes of a column; `None` for anything else.
+pub(crate) fn sixteen(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<[u8; 16]>> {
+    let found = row.get_ref(column)?.as_bytes_or_null().unwrap_or_default();
+    Ok(found.and_then(|bytes| bytes.try_into().ok()))
 }
 
-/// Tells a value that cannot be read, which is one record's trouble, from a failure of SQLite,
-/// which is everybody's.
-pub(crate) fn decoded<T>(
-    read: rusqlite::Result<Result<T, Unreadable>>,
-) -> rusqlite::Result<Result<T, Unreadable>> {
-    use rusqlite::Error::{
-        FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error,
-    };
-    match read {
-        Err(
-            FromSqlConversionFailure(column, ..)
-            | IntegralValueOutOfRange(column, _)
-            | InvalidColumnType(column, ..)
-            | Utf8Error(column, _),
-        ) => Ok(Err(format!("column {column} holds an illegal value"))),
-        other => other,
+/// A text of a column; `None` for NULL and for what is no text.
+pub(crate) fn text<'r>(row: &'r Row<'_>, column: usize) -> rusqlite::Result<Option<&'r str>> {
+    Ok(row.get_ref(column)?.as_str_or_null().unwrap_or_default())
+}
+
+/// The bytes of a column; `None` for NULL and for a number.
+pub(crate) fn bytes<'r>(row: &'r Row<'_>, column: usize) -> rusqlite::Result<Option<&'r [u8]>> {
+    Ok(row.get_ref(column)?.as_bytes_or_null().unwrap_or_default())
+}
+
+/// How a job holds its key, as a column; `None` stands for [`Hold::Kept`].
+pub(crate) fn hold_ms(hold: Hold) -> Option<i64> {
+    match hold {
+        Hold::Kept => None,
+        Hold::Live => Some(-1),
+        Hold::AtLeast(time) => Some(duration_ms(time)),
     }
 }
 
-/// The columns that [`spec`] reads, from `job` and `body`; they come first in a SELECT.
-macro_rules! spec_columns {
-    () => {
-        "job.id, job.max_attempts, job.max_stalls, job.expires_ms, job.keep_completed_s, \
-         job.keep_dead_s, job.key, body.codec, body.options, body.payload"
-    };
+pub(crate) fn hold_of(ms: Option<i64>) -> Hold {
+    match ms {
+        None => Hold::Kept,
+        Some(-1) => Hold::Live,
+        Some(ms) => Hold::AtLeast(duration_of_ms(ms)),
+    }
 }
-pub(crate) use spec_columns;
-
-/// The index of the first column after those of [`spec_columns`].
-pub(crate) const AFTER_SPEC: usize = 10;
 
 /// What is wrong with stored bytes, without the bytes.
 pub(crate) type Unreadable = String;
 
-/// The spec of a row that starts with [`spec_columns`]; the inner error says why this one record
-/// cannot be read.
+/// The columns that [`spec`] reads.
+macro_rules! spec_columns {
+    () => {
+        "job.key, body.codec, body.options, body.payload"
+    };
+}
+pub(crate) use spec_columns;
+
+/// The spec of a row in which [`spec_columns`] stand from column `first` on; the inner error says
+/// why this one record cannot be read.
 pub(crate) fn spec(
     row: &Row<'_>,
-    queue: QueueName,
-    kind: Kind,
-    priority: Priority,
+    first: usize,
+    head: &Head,
+    lane: &Lane,
 ) -> rusqlite::Result<Result<JobSpec, Unreadable>> {
-    let id = id_of(row, 0)?;
-    let Some(codec) = row.get::<_, Option<i64>>(7)? else {
-        return Ok(Err("the body is missing".to_owned()));
+    let at = |offset: usize| first + offset;
+    if row.get_ref(at(1))?.data_type() == Type::Null {
+        return Ok(Err("its body is missing".to_owned()));
+    }
+    let (Some(carried), Some(stored)) = (bytes(row, at(3))?, bytes(row, at(2))?) else {
+        return Ok(Err("its body is not made of bytes".to_owned()));
     };
-    let payload = match payload(codec, row.get(9)?) {
+    let payload = match payload(number(row, at(1))?, carried) {
         Ok(payload) => payload,
         Err(reason) => return Ok(Err(reason)),
     };
-    let options = match options(row.get_ref(8)?.as_blob()?) {
+    let options = match options(stored) {
         Ok(options) => options,
         Err(reason) => return Ok(Err(reason)),
     };
-    let Ok(key) = row.get_ref(6)?.as_str_or_null() else {
-        return Ok(Err("the idempotency key is not UTF-8".to_owned()));
+    let Ok(key) = row.get_ref(at(0))?.as_str_or_null() else {
+        return Ok(Err("its idempotency key is not text".to_owned()));
     };
     let Ok(idempotency_key) = key.map(IdempotencyKey::new).transpose() else {
-        return Ok(Err("the idempotency key is too long".to_owned()));
+        return Ok(Err("its idempotency key is not valid".to_owned()));
     };
-    let mut spec = JobSpec::new(id, queue, kind, payload);
-    spec.priority = priority;
-    spec.max_attempts = row.get(1)?;
-    spec.max_stalls = row.get(2)?;
-    spec.expires_at = row.get::<_, Option<i64>>(3)?.map(time);
-    spec.retention = Retention {
-        completed: duration_of_seconds(row.get(4)?),
-        dead: duration_of_seconds(row.get(5)?),
-    };
+    let (queue, kind) = (lane.queue.clone(), lane.kind.clone());
+    let mut spec = JobSpec::new(head.id, queue, kind, payload);
+    spec.priority = lane.priority;
+    spec.max_attempts = head.max_attempts;
+    spec.max_stalls = head.max_stalls;
+    spec.expires_at = head.expires_at;
+    spec.retention = head.retention;
     spec.idempotency_key = idempotency_key;
+    spec.hold = head.hold;
     spec.options = options;
     Ok(Ok(spec))
 }
 
 /// The bytes and codec of a payload or result.
-pub(crate) fn payload(codec: i64, bytes: Vec<u8>) -> Result<Payload, Unreadable> {
+pub(crate) fn payload(codec: i64, bytes: &[u8]) -> Result<Payload, Unreadable> {
     let known = u8::try_from(codec).ok().and_then(Codec::from_number);
     let codec = known.ok_or_else(|| format!("codec {codec} is not known"))?;
-    Ok(Payload::from_parts(codec, Bytes::from(bytes)))
+    Ok(Payload::from_parts(codec, Bytes::copy_from_slice(bytes)))
 }
 
 fn options(bytes: &[u8]) -> Result<JobOptions, Unreadable> {
     /// An empty map: the options of nearly every job.
     const DEFAULT: &[u8] = &[0x80];
     if bytes == DEFAULT { Ok(JobOptions::default()) } else { JobOptions::decode(bytes) }
+}
+
+/// A stored error. One that cannot be read says so: it is for people, and no reason to stop a job.
+pub(crate) fn error_of(bytes: &[u8]) -> JobError {
+    JobError::decode(bytes).unwrap_or_else(|reason| {
+        JobError::new(ErrorKind::Failed, format!("(the stored error cannot be read: {reason})"))
+    })
+}
+
+/// Names of a lane, if they are legal.
+pub(crate) fn names(
+    row: &Row<'_>,
+    first: usize,
+) -> rusqlite::Result<Option<(QueueName, Kind, Priority)>> {
+    let (queue, kind) = (text(row, first)?, text(row, first + 1)?);
+    let level = u8::try_from(number(row, first + 2)?).ok();
+    let (Some(queue), Some(kind), Some(level)) = (queue, kind, level) else { return Ok(None) };
+    let (queue, kind) = (QueueName::new(queue), Kind::new(kind));
+    let (Ok(queue), Ok(kind), Some(priority)) = (queue, kind, Priority::new(level)) else {
+        return Ok(None);
+    };
+    Ok(Some((queue, kind, priority)))
 }
 
 #[cfg(test)]
@@ -201,7 +231,7 @@ mod tests {
     #[test]
     fn every_state_and_reason_has_a_number_of_its_own() {
         for state in JobState::ALL {
-            assert_eq!(state_of(state_number(state)), state);
+            assert_eq!(state_of(state_number(state)), Some(state));
         }
         for reason in DeadReason::ALL {
             assert_eq!(reason_number(reason).and_then(reason_of), Some(reason));

@@ -1,18 +1,25 @@
 //! One write transaction: the connection, the store's time, and the rows that many jobs share.
 
+pub(crate) mod claims;
+pub(crate) mod head;
 pub(crate) mod job;
 pub(crate) mod lanes;
+pub(crate) mod quarantine;
 pub(crate) mod shelves;
 
 use queue_core::{Clock, SystemClock, Timestamp};
 use rusqlite::Connection;
 
 use crate::errors::Fault;
-use crate::rows;
-use job::Unread;
-pub(crate) use job::{Finish, Head, SELECT_DUE_HEADS, SELECT_HEADS_OF_CLAIM};
+use crate::rows::{self, number};
+pub(crate) use claims::Claims;
+pub(crate) use head::{
+    Broken, HEAD_COLUMNS, Head, READY_COLUMNS, Raw, head_columns, ready_columns,
+};
+pub(crate) use job::{Finish, SELECT_DUE_HEADS, SELECT_HEAD, SELECT_HEADS_OF_CLAIM};
 pub(crate) use lanes::{End, Lane, Lanes};
-pub(crate) use shelves::Shelves;
+use quarantine::Unread;
+pub(crate) use shelves::{Part, Shelves};
 
 /// A write transaction and what it has read so far.
 ///
@@ -31,7 +38,10 @@ pub(crate) struct Session<'c> {
     changes_before: u64,
     /// Something happened that a waiting worker may want to know.
     news: bool,
-    pub(crate) unreadable: Unread,
+    unreadable: Unread,
+    /// A call has met a job that breaks a rule of its table: all that there is of every job is
+    /// looked at before it is moved.
+    pub(crate) careful: bool,
     /// The transaction holds new jobs: the space that is kept for finishing others is not for it.
     pub(crate) takes_in: bool,
 }
@@ -53,11 +63,13 @@ pub(crate) const UPDATE_STORE: &str =
 impl Store {
     fn load(conn: &Connection) -> Result<Self, Fault> {
         Ok(conn.prepare_cached(SELECT_STORE)?.query_row([], |row| {
+            // Numbers that the table does not allow must not stop everybody.
+            let at_least_0 = |column| Ok::<_, rusqlite::Error>(number(row, column)?.max(0));
             Ok(Self {
-                clock_ms: row.get(0)?,
-                turn: row.get(1)?,
-                fence: row.get(2)?,
-                duplicates: row.get(3)?,
+                clock_ms: at_least_0(0)?.min(head::MS_MAX),
+                turn: at_least_0(1)?,
+                fence: at_least_0(2)?,
+                duplicates: at_least_0(3)?,
             })
         })?)
     }
@@ -77,6 +89,7 @@ impl<'c> Session<'c> {
             changes_before: conn.total_changes(),
             news: false,
             unreadable: Unread::default(),
+            careful: false,
             takes_in: false,
         })
     }
@@ -107,6 +120,13 @@ impl<'c> Session<'c> {
             self.saved = self.store;
         }
         Ok(())
+    }
+
+    /// Writes the lanes and shelves that changed, for statements that read them.
+    pub(crate) fn flush(&mut self) -> Result<(), Fault> {
+        self.unreadable.log();
+        self.lanes.save()?;
+        self.shelves.save()
     }
 
     /// Forgets everything read so far: the step was rolled back.

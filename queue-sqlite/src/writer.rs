@@ -58,8 +58,22 @@ impl Writer {
         jobs: usize,
         work: impl FnMut(&mut Session<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Error> {
-        let place = self.calls.reserve().await.map_err(|_| ended())?;
         let (call, answer) = Call::new(jobs, work);
+        self.send(call, answer).await
+    }
+
+    /// Like [`Writer::run`], and the commit is synced to the disk whatever the others are.
+    pub(crate) async fn run_synced<T: Send + 'static>(
+        &self,
+        jobs: usize,
+        work: impl FnMut(&mut Session<'_>) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (call, answer) = Call::new(jobs, work);
+        self.send(call.synced(), answer).await
+    }
+
+    async fn send<T>(&self, call: Box<dyn Pending>, answer: Answer<T>) -> Result<T, Error> {
+        let place = self.calls.reserve().await.map_err(|_| ended())?;
         place.send(call);
         answer.await.map_err(|_| ended())?
     }

@@ -1,22 +1,7 @@
 //! From a URL to a [`Queue`].
 
 use queue_core::payload::PAYLOAD_DEFAULT_MAX_BYTES;
-use queue_core::{Error, Namespace, Queue};
-
-/// What an acknowledged enqueue survives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Durability {
-    /// A crash of the process that holds the store; not necessarily power loss.
-    Memory,
-    /// Power loss, as far as the disk keeps what it has flushed. On Redis this needs
-    /// `appendfsync always`, and connecting fails without it.
-    Fsync,
-    /// What the store does by itself: a SQLite file is flushed at each commit, a Redis server
-    /// does as it is configured.
-    #[default]
-    Store,
-}
+use queue_core::{Durability, Error, Namespace, Queue};
 
 /// How to connect, besides the URL.
 #[derive(Debug, Clone)]
@@ -24,8 +9,13 @@ pub enum Durability {
 pub struct ConnectOptions {
     /// Keeps the queues of different applications apart in one store. Default: `default`.
     pub namespace: Namespace,
-    /// What an acknowledged enqueue must survive.
-    pub durability: Durability,
+    /// What the acknowledgements of enqueues must survive; each enqueue can ask for more
+    /// ([`Queue::durability`]). Default: what the store does by itself, which is to flush each
+    /// commit for a SQLite file, and for a Redis server whatever it is configured to do.
+    ///
+    /// Connecting fails if the store can never give it: a SQLite file has no replicas, a Redis
+    /// server with [`Durability::Fsync`] needs `appendfsync always`.
+    pub durability: Option<Durability>,
     /// The most bytes that a payload may have. Default 256 KiB.
     pub payload_max_bytes: usize,
 }
@@ -34,7 +24,7 @@ impl Default for ConnectOptions {
     fn default() -> Self {
         Self {
             namespace: Namespace::default(),
-            durability: Durability::default(),
+            durability: None,
             payload_max_bytes: PAYLOAD_DEFAULT_MAX_BYTES,
         }
     }
@@ -48,10 +38,10 @@ impl ConnectOptions {
         self
     }
 
-    /// Sets what an acknowledged enqueue must survive.
+    /// Sets what the acknowledgements of enqueues must survive.
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Self {
-        self.durability = durability;
+        self.durability = Some(durability);
         self
     }
 
@@ -98,16 +88,21 @@ impl Connect for Queue {
     async fn connect_with(url: &str, options: ConnectOptions) -> Result<Self, Error> {
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
         let queue = match scheme {
-            "memory" if options.durability == Durability::Fsync => {
-                let why = "memory:// cannot keep jobs over a power loss; use sqlite: or redis:";
-                return Err(Error::Unsupported(why.to_owned()));
-            }
-            "memory" => Self::memory(),
+            "memory" => memory(&options)?,
             "sqlite" => sqlite(url, &options).await?,
             "redis" | "rediss" | "redis+unix" | "unix" => redis(url, &options).await?,
             _ => return Err(unknown(scheme)),
         };
         Ok(queue.payload_max_bytes(options.payload_max_bytes))
+    }
+}
+
+fn memory(options: &ConnectOptions) -> Result<Queue, Error> {
+    match options.durability {
+        None | Some(Durability::Memory) => Ok(Queue::memory()),
+        Some(asked) => Err(Error::Unsupported(format!(
+            "durability {asked} with memory://, which ends with its process; use sqlite: or redis:"
+        ))),
     }
 }
 
@@ -135,9 +130,14 @@ async fn sqlite(url: &str, options: &ConnectOptions) -> Result<Queue, Error> {
     if !why.is_empty() {
         return Err(Error::Unsupported(why.to_owned()));
     }
-    let durability = match options.durability {
+    let asked = options.durability.unwrap_or(Durability::Fsync);
+    let durability = match asked {
         Durability::Memory => queue_sqlite::Durability::Memory,
-        Durability::Fsync | Durability::Store => queue_sqlite::Durability::Fsync,
+        Durability::Fsync => queue_sqlite::Durability::Fsync,
+        _ => {
+            let why = format!("durability {asked} with sqlite:, which has no replicas");
+            return Err(Error::Unsupported(why));
+        }
     };
     let sqlite_options =
         SqliteOptions::default().namespace(options.namespace.clone()).durability(durability);
@@ -145,7 +145,7 @@ async fn sqlite(url: &str, options: &ConnectOptions) -> Result<Queue, Error> {
     // Opening reads files and may wait for another process that is just making them.
     let open = tokio::task::spawn_blocking(move || SqliteBackend::open(path, sqlite_options));
     let backend = open.await.map_err(|error| Error::Unavailable(error.to_string()))??;
-    Ok(Queue::new(backend))
+    Ok(Queue::new(backend).durability(asked))
 }
 
 #[cfg(not(feature = "sqlite"))]
@@ -157,10 +157,9 @@ async fn sqlite(_: &str, _: &ConnectOptions) -> Result<Queue, Error> {
 async fn redis(url: &str, options: &ConnectOptions) -> Result<Queue, Error> {
     use queue_redis::RedisBackend;
     let backend = RedisBackend::connect(url, options.namespace.clone()).await?;
-    if options.durability == Durability::Fsync {
-        backend.require_fsync().await?;
-    }
-    Ok(Queue::new(backend))
+    let asked = options.durability.unwrap_or(Durability::Memory);
+    backend.require(asked).await?;
+    Ok(Queue::new(backend).durability(asked))
 }
 
 #[cfg(not(feature = "redis"))]

@@ -47,5 +47,5 @@
 
 mod connect;
 
-pub use connect::{Connect, ConnectOptions, Durability};
+pub use connect::{Connect, ConnectOptions};
 pub use queue_core::*;

@@ -55,9 +55,31 @@ async fn a_wrong_url_is_refused_and_not_repeated() {
 
 #[tokio::test]
 async fn memory_does_not_promise_what_it_cannot_keep() {
-    let fsync = ConnectOptions::default().durability(Durability::Fsync);
-    let error = Queue::connect_with("memory://", fsync).await.unwrap_err();
-    assert!(matches!(error, Error::Unsupported(_)), "{error:?}");
+    for asked in [Durability::Fsync, Durability::Replicas(1)] {
+        let options = ConnectOptions::default().durability(asked);
+        let error = Queue::connect_with("memory://", options).await.unwrap_err();
+        assert!(matches!(error, Error::Unsupported(_)), "{error:?}");
+    }
+    let options = ConnectOptions::default().durability(Durability::Memory);
+    let queue = Queue::connect_with("memory://", options).await.unwrap();
+    assert_eq!(queue.enqueue(job()).await.unwrap().durability, Durability::Memory);
+}
+
+#[tokio::test]
+async fn a_file_gives_at_least_what_was_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", folder.path().join("queue.db").display());
+    let by_default = Queue::connect(&url).await.unwrap();
+    assert_eq!(by_default.enqueue(job()).await.unwrap().durability, Durability::Fsync);
+    let memory = ConnectOptions::default().durability(Durability::Memory);
+    let memory = Queue::connect_with(&url, memory).await.unwrap();
+    assert_eq!(memory.enqueue(job()).await.unwrap().durability, Durability::Memory);
+    let fsync = memory.durability(Durability::Fsync);
+    assert_eq!(fsync.enqueue(job()).await.unwrap().durability, Durability::Fsync);
+
+    let replicas = ConnectOptions::default().durability(Durability::Replicas(1));
+    let error = Queue::connect_with(&url, replicas).await.unwrap_err();
+    assert!(error.to_string().contains("replicas:1"), "{error}");
 }
 
 #[tokio::test]

@@ -1,13 +1,17 @@
 //! The command line: what can be asked, one file per group of commands.
 
+mod audit;
 mod batch;
 mod check;
 mod config;
+mod dead;
 mod enqueue;
+mod fields;
+mod filter;
 mod job;
-mod job_view;
+mod many;
 mod payload;
-mod queue_ls;
+mod queues;
 mod run;
 mod store;
 
@@ -19,7 +23,7 @@ use serde::Serialize;
 
 use crate::config::{Layers, Setting};
 use crate::demo;
-use crate::display::print;
+use crate::display::{escape_json, print, print_bytes};
 use crate::exit::{EXIT_CODES, Exit, Failure, Outcome};
 
 /// Runs the jobs of a queue with the programs that its configuration names, and speaks to the
@@ -49,7 +53,7 @@ pub(crate) struct Common {
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) namespace: Option<String>,
 
-    /// What an acknowledged job survives: memory or fsync [env: WORKERD_DURABILITY]
+    /// What an acknowledged job survives: memory, fsync or replicas:N [env: WORKERD_DURABILITY]
     #[arg(long, global = true, value_name = "WHAT")]
     durability: Option<String>,
 
@@ -66,16 +70,19 @@ enum Command {
     Demo(demo::Args),
     /// Put a job, or many from a file, into the queue
     Enqueue(enqueue::Args),
-    /// Look at, wait for or cancel a job
+    /// List, look at, follow and change jobs
     #[command(subcommand)]
     Job(job::Command),
-    /// Look at queues
+    /// Count, pause, resume and purge queues
     #[command(subcommand)]
-    Queue(queue_ls::Command),
+    Queue(queues::Command),
+    /// Look at dead jobs, run them again or delete them
+    #[command(subcommand)]
+    Dead(dead::Command),
     /// Check the configuration, and that the store keeps what the queue promises
     Check,
     /// Compare every index of the store with its jobs; reads the whole store
-    Audit,
+    Audit(audit::Args),
     /// Show the effective configuration, secrets hidden
     Config,
     /// Print a script that completes commands in a shell
@@ -110,9 +117,10 @@ impl Command {
             Self::Demo(args) => demo::execute(common, args).await,
             Self::Enqueue(args) => enqueue::execute(common, args).await,
             Self::Job(command) => job::execute(common, command).await,
-            Self::Queue(queue_ls::Command::Ls) => queue_ls::execute(common).await,
+            Self::Queue(command) => queues::execute(common, command).await,
+            Self::Dead(command) => dead::execute(common, command).await,
             Self::Check => check::check(common).await,
-            Self::Audit => check::audit(common).await,
+            Self::Audit(args) => audit::execute(common, &args).await,
             Self::Config => config::execute(common),
             Self::Completions { shell } => {
                 let mut script = Vec::new();
@@ -147,12 +155,23 @@ impl Common {
         document: &impl Serialize,
         text: impl FnOnce() -> String,
     ) -> Result<(), Failure> {
-        if self.json {
-            let json = serde_json::to_string(document);
-            print(&(json.map_err(|e| Failure::new(Exit::Failed, e))? + "\n"))
-        } else {
-            print(&text())
+        self.tell(document, text).map(|_| ())
+    }
+
+    /// As [`Self::answer`], for one answer of many; says whether somebody still reads.
+    ///
+    /// # Errors
+    /// As [`Self::answer`].
+    pub(crate) fn tell(
+        &self,
+        document: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<bool, Failure> {
+        if !self.json {
+            return print_bytes(text().as_bytes());
         }
+        let json = serde_json::to_string(document).map_err(|e| Failure::new(Exit::Failed, e))?;
+        print_bytes(format!("{}\n", escape_json(&json)).as_bytes())
     }
 
     /// Tells on standard error why a command failed.

@@ -27,7 +27,7 @@ pub(crate) use executors::{find_in_path, longest_kill_grace};
 pub(crate) use layers::{Layers, Setting};
 pub(crate) use queues::Queues;
 pub(crate) use secret::StoreUrl;
-pub(crate) use value::duration;
+pub(crate) use value::{durability, duration};
 pub(crate) use view::View;
 
 /// Everything `workerd run` needs to know.
@@ -48,8 +48,8 @@ pub(crate) struct Store {
     /// `None` if nobody said.
     pub(crate) url: Option<StoreUrl>,
     pub(crate) namespace: Namespace,
-    /// What an acknowledged job survives.
-    pub(crate) durability: Durability,
+    /// What an acknowledged job survives; what the store does by itself if `None`.
+    pub(crate) durability: Option<Durability>,
 }
 
 #[derive(Debug, Clone)]

@@ -32,6 +32,34 @@ pub(crate) fn escape_lines(text: &str, indent: &str) -> String {
     lines.join(&format!("\n{indent}"))
 }
 
+/// The text of a JSON document with what [`escape`] would escape in the escapes of JSON: the same
+/// document to whoever reads it, and harmless to a terminal.
+pub(crate) fn escape_json(json: &str) -> Cow<'_, str> {
+    if !json.chars().any(is_unsafe) {
+        return Cow::Borrowed(json);
+    }
+    let mut escaped = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        // Between the strings of a compact document there is none of them.
+        if is_unsafe(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(escaped, "\\u{unit:04x}");
+            }
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// The beginning of a text, with a mark if there is more.
+pub(crate) fn shortened(text: &str, max_chars: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(max_chars) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+        None => Cow::Borrowed(text),
+    }
+}
+
 /// Control characters, and those that reorder or hide text.
 fn is_unsafe(c: char) -> bool {
     c.is_control()
@@ -58,6 +86,11 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
+/// `1 job`, `2 jobs`.
+pub(crate) fn jobs(count: u64) -> String {
+    if count == 1 { "1 job".to_owned() } else { format!("{count} jobs") }
+}
+
 /// A duration in two units at most, as people say it.
 pub(crate) fn short(duration: Duration) -> String {
     let rounded = match duration.as_secs() {
@@ -81,12 +114,21 @@ pub(crate) fn time(timestamp: Timestamp) -> String {
 /// # Errors
 /// Why it cannot be written, such as a full disk: what was asked for did not get anywhere.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    print_bytes(text.as_bytes()).map(|_| ())
+}
+
+/// As [`print()`], for any bytes; says whether somebody still reads.
+///
+/// # Errors
+/// As [`print()`].
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => {
             Err(Failure::new(Exit::Failed, format!("cannot write to standard output: {error}")))
         }
-        _ => Ok(()),
     }
 }
 
@@ -104,6 +146,21 @@ mod tests {
         );
         assert_eq!(escape("plain äöü 字"), "plain äöü 字");
         assert_eq!(escape_lines("a\nb\x1b", "  "), "a\n  b\\u{1b}");
+    }
+
+    #[test]
+    fn a_document_that_a_terminal_would_obey_reads_the_same_without() {
+        let hostile = serde_json::json!({ "a\u{9b}": "\u{1b}[0m\u{202e}\u{e0041}ä" });
+        let text = hostile.to_string();
+        let shown = escape_json(&text);
+        assert!(!shown.chars().any(is_unsafe), "{shown}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), hostile);
+        assert_eq!(escape_json("{\"a\":\"ä\"}"), "{\"a\":\"ä\"}");
+    }
+
+    #[test]
+    fn a_text_is_shortened_between_characters() {
+        assert_eq!((shortened("äöü", 3), shortened("äöü", 2)), ("äöü".into(), "äö…".into()));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use queue::{Error, JobId};
 use serde_json::{Map, Value};
 
 use crate::config::Problems;
-use crate::display::escape_lines;
+use crate::display::{escape_json, escape_lines};
 
 /// The exit codes, the same for every command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,10 +93,16 @@ impl Failure {
         Self::new(Exit::NotFound, format!("there is no job {id}")).detail("id", id.to_string())
     }
 
+    pub(crate) fn no_such_jobs(ids: &[JobId]) -> Self {
+        let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        let message = format!("there are no jobs {}", ids.join(", "));
+        Self::new(Exit::NotFound, message).detail("ids", ids)
+    }
+
     /// Tells on standard error, to programs or to people.
     pub(crate) fn report(&self, json: bool) {
         let text = if json {
-            self.to_json().to_string()
+            escape_json(&self.to_json().to_string()).into_owned()
         } else {
             format!("workerd: {}", escape_lines(&self.message, "  "))
         };
@@ -130,7 +136,7 @@ impl fmt::Display for Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let exit = match &error {
-            Error::Invalid(_) | Error::Unsupported(_) => Exit::Usage,
+            Error::Invalid(_) | Error::BadRequest(_) | Error::Unsupported(_) => Exit::Usage,
             Error::Conflict { .. } => Exit::Conflict,
             Error::QueueFull { .. }
             | Error::StoreFull(_)

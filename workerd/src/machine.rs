@@ -3,11 +3,12 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
+use crate::executor::command::make_event_pipe;
 use crate::exit::{Exit, Failure};
 
-/// Open files per running program: its streams, both ends of them while it is started, its folder
-/// and what waits for its end.
-const FILES_PER_JOB: u64 = 8;
+/// Open files per running program: its streams, both ends of them while it is started, both ends
+/// of the pipe of its events, its folder and what waits for its end.
+const FILES_PER_JOB: u64 = 10;
 /// Open files for everything else: the store, HTTP, the runtime.
 const FILES_BESIDE: u64 = 256;
 
@@ -26,9 +27,14 @@ pub(crate) fn prepare(config: &Config) -> Result<(), Failure> {
 
 fn folders_can_be_made() -> Result<(), Failure> {
     let made = tempfile::Builder::new().prefix("workerd-").tempdir();
-    made.and_then(tempfile::TempDir::close).map_err(|error| {
+    let made = made.and_then(|folder| {
+        make_event_pipe(&folder.path().join("events"))?;
+        folder.close()
+    });
+    made.map_err(|error| {
         let place = std::env::temp_dir();
-        let message = format!("cannot make folders for attempts in {}: {error}", place.display());
+        let message =
+            format!("cannot make folders and pipes for attempts in {}: {error}", place.display());
         let advice = "set TMPDIR to a folder that this user can write to";
         Failure::new(Exit::Failed, message).advice(advice)
     })

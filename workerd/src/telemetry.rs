@@ -37,6 +37,10 @@ const RUN_BUCKETS_SECONDS: [f64; 16] = [
 ];
 
 /// How often the exporter tidies up: without this, what histograms record is kept one by one.
+/// From a script on a local socket to the longest answer that is waited for.
+const OP_BUCKETS_SECONDS: [f64; 11] =
+    [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0, 5.0];
+
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Collects the metrics of this process from now on. Made before the queue, which resolves its
@@ -63,9 +67,11 @@ pub(crate) fn start_metrics() -> Result<PrometheusHandle, Failure> {
 
 fn builder() -> Result<PrometheusBuilder, BuildError> {
     let (wait, run) = ("queue_wait_seconds".to_owned(), "queue_run_seconds".to_owned());
+    let op = "queue_store_op_seconds".to_owned();
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full(wait), &WAIT_BUCKETS_SECONDS)?
-        .set_buckets_for_metric(Matcher::Full(run), &RUN_BUCKETS_SECONDS)
+        .set_buckets_for_metric(Matcher::Full(run), &RUN_BUCKETS_SECONDS)?
+        .set_buckets_for_metric(Matcher::Full(op), &OP_BUCKETS_SECONDS)
 }
 
 fn describe() {

@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use queue::backend::FINISHED_MAX;
 use queue::{
-    Backend, ClaimRequest, ClaimToken, Kind, KindSlots, Lease, Namespace, NewJob, Outcome, Payload,
-    QueueName, SettleRequest, Settlement, WorkerId,
+    Backend, ClaimRequest, ClaimToken, Durability, Kind, KindSlots, Lease, Namespace, NewJob,
+    Outcome, Payload, QueueName, SettleRequest, Settlement, WorkerId,
 };
 use queue_benches::redis_server::Redis;
 use queue_redis::RedisBackend;
@@ -39,7 +39,7 @@ async fn measure(batch: usize, jobs: usize) -> anyhow::Result<()> {
         let kind = Kind::new("send")?;
         let job = || NewJob::new(kind.clone(), Payload::raw(vec![7; 100]));
         let jobs: Vec<NewJob> = (0..batch).map(|_| job()).collect();
-        backend.enqueue(&jobs).await?;
+        backend.enqueue(&jobs, Durability::Memory).await?;
     }
     server.report("enqueue", jobs, cpu)?;
     let queued_bytes = (server.memory_bytes()? - memory) / jobs as f64;

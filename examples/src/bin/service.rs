@@ -16,7 +16,9 @@ use axum::Router;
 use axum::extract::{Json, Path, State as Extension};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use queue::{Connect, Error, Fail, Job, JobId, NewJob, Queue, RunningWorker, Worker};
+use queue::{
+    Connect, Context, Error, Fail, Job, JobId, NewJob, Progress, Queue, RunningWorker, Worker,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -29,8 +31,14 @@ impl Job for RenderReport {
     const KIND: &'static str = "report.render";
 }
 
-async fn render(job: RenderReport) -> Result<Value, Fail> {
-    Ok(json!({ "customer": job.customer, "pages": job.customer % 10 + 1 }))
+async fn render(context: Context, job: RenderReport) -> Result<Value, Fail> {
+    let pages = job.customer % 10 + 1;
+    for page in 1..=pages {
+        // What whoever waits for the report sees meanwhile.
+        let percent = u8::try_from(100 * page / pages).unwrap_or(100);
+        context.progress(Progress::new(percent, format!("page {page} of {pages}")));
+    }
+    Ok(json!({ "customer": job.customer, "pages": pages }))
 }
 
 /// What the environment says.
@@ -119,7 +127,9 @@ async fn show_report(Extension(queue): Extension<Queue>, Path(id): Path<JobId>) 
     match queue.get(id).await {
         Ok(Some(record)) => {
             let report = record.result.and_then(|result| result.to_json());
-            (StatusCode::OK, Json(json!({ "state": record.state, "report": report })))
+            let percent = record.progress.map(|progress| progress.percent);
+            let body = json!({ "state": record.state, "percent": percent, "report": report });
+            (StatusCode::OK, Json(body))
         }
         Ok(None) => (StatusCode::NOT_FOUND, Json(json!({ "error": "no such report" }))),
         Err(error) => internal(&error),

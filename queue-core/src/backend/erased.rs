@@ -1,15 +1,17 @@
 //! The boxed twin of [`Backend`], so that a [`Queue`](crate::Queue) can hold any backend without
 //! a type parameter. Sealed: implement [`Backend`], this comes with it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 
 use super::{
-    Backend, CancelOutcome, CheckFinding, Claim, ClaimRequest, EnqueueOutcome, Interest,
-    Maintained, QueueStats, RenewRequest, Renewal, SettleReply, SettleRequest, Violation, Wake,
+    Backend, CancelOutcome, CheckFinding, Claim, ClaimRequest, DeleteOutcome, Durability,
+    EnqueueOutcome, Interest, ListRequest, Maintained, Page, QuarantinedJob, QueueStats,
+    RecoverOutcome, RenewRequest, Renewal, Report, Reported, RetryOutcome, RetryRequest,
+    SettleReply, SettleRequest, Violation, Wake, WatchRequest, Watched,
 };
-use crate::{Error, JobId, JobRecord, NewJob};
+use crate::{Error, JobId, JobRecord, JobState, NewJob, QueueName, telemetry};
 
 mod sealed {
     pub trait Sealed {}
@@ -32,15 +34,30 @@ macro_rules! erased {
             $(
                 fn $boxed<'a>(&'a self $(, $argument: $type)*)
                     -> BoxFuture<'a, Result<$answer, Error>> {
-                    Box::pin(Backend::$name(self $(, $argument)*))
+                    let call = Backend::$name(self $(, $argument)*);
+                    Box::pin(timed(stringify!($name), call))
                 }
             )*
         }
     };
 }
 
+/// Measures a call. A wait is not one: it takes as long as there is nothing to do.
+async fn timed<T>(
+    op: &'static str,
+    call: impl Future<Output = Result<T, Error>> + Send,
+) -> Result<T, Error> {
+    let started_at = Instant::now();
+    let answer = call.await;
+    if op != "wait" {
+        telemetry::store_op(op, answer.as_ref().err(), started_at.elapsed());
+    }
+    answer
+}
+
 erased! {
-    enqueue / enqueue_boxed(jobs: &'a [NewJob]) -> Vec<EnqueueOutcome>;
+    enqueue / enqueue_boxed(jobs: &'a [NewJob], durability: Durability)
+        -> Vec<EnqueueOutcome>;
     claim / claim_boxed(request: &'a ClaimRequest) -> Claim;
     renew / renew_boxed(request: &'a RenewRequest) -> Vec<Renewal>;
     settle / settle_boxed(request: &'a SettleRequest) -> SettleReply;
@@ -49,6 +66,15 @@ erased! {
     get / get_boxed(ids: &'a [JobId]) -> Vec<Option<JobRecord>>;
     stats / stats_boxed() -> Vec<QueueStats>;
     maintain / maintain_boxed(budget: u32) -> Maintained;
-    audit / audit_boxed() -> Vec<Violation>;
+    list / list_boxed(request: &'a ListRequest) -> Page;
+    retry / retry_boxed(request: &'a RetryRequest) -> Vec<RetryOutcome>;
+    delete / delete_boxed(jobs: &'a [(JobId, JobState)]) -> Vec<DeleteOutcome>;
+    quarantined / quarantined_boxed(ids: &'a [JobId]) -> Vec<Option<QuarantinedJob>>;
+    recover / recover_boxed(ids: &'a [JobId]) -> Vec<RecoverOutcome>;
+    set_paused / set_paused_boxed(queue: &'a QueueName, paused: bool) -> bool;
+    paused / paused_boxed() -> Vec<QueueName>;
+    report / report_boxed(reports: &'a [Report]) -> Vec<Reported>;
+    watch / watch_boxed(requests: &'a [WatchRequest]) -> Vec<Option<Watched>>;
+    audit / audit_boxed(repair: bool) -> Vec<Violation>;
     check / check_boxed() -> Vec<CheckFinding>;
 }

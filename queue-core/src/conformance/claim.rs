@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::Harness;
-use super::store::{LEASE, Store, claim_request, ids, job};
-use crate::{Backend, Claim, DeadReason, JobId, JobState, NewJob, QueueName};
+use super::store::{LEASE, Store, claim_request, enqueue_on, ids, job};
+use crate::{Backend, Claim, ClaimToken, DeadReason, JobId, JobState, NewJob, QueueName};
 
 async fn enqueue_all<H: Harness>(store: &Store<'_, H>, jobs: &[NewJob]) -> Vec<JobId> {
-    store.backend.enqueue(jobs).await.unwrap();
+    enqueue_on(&store.backend, jobs).await;
     jobs.iter().map(NewJob::job_id).collect()
 }
 
@@ -59,6 +59,10 @@ pub async fn only_kinds_with_slots_are_given<H: Harness>(harness: &H) {
     assert_eq!(ids(&store.backend.claim(&request).await.unwrap()), [sent[0]]);
     let rest: HashSet<JobId> = ids(&store.claim(9).await).into_iter().collect();
     assert_eq!(rest, HashSet::from([sent[2], sent[3], sent[4]]));
+    // Jobs that cannot be given hold up no others, however urgent they are.
+    let sent = enqueue_all(&store, &[job("b").priority(0), job("a").priority(9)]).await;
+    request.token = ClaimToken::random();
+    assert_eq!(ids(&store.backend.claim(&request).await.unwrap()), [sent[1]]);
     store.audit().await;
 }
 
@@ -165,5 +169,33 @@ pub async fn racing_repeats_get_the_same_jobs<H: Harness>(harness: &H) {
         assert_eq!((set(&left).len(), set(&left)), (2, set(&right)));
         assert_eq!(store.count(JobState::Running).await, 2 * round);
     }
+    store.audit().await;
+}
+
+pub async fn a_claim_that_stops_at_a_bound_says_so<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let minute = Duration::from_secs(60);
+    let expires_at = store.now().after(minute);
+    let expiring = |_| job("a").expires_at(expires_at.into());
+    for _ in 0..2 {
+        enqueue_all(&store, &(0..300).map(expiring).collect::<Vec<_>>()).await;
+    }
+    store.advance(minute).await;
+    let first = store.claim(10).await;
+    assert_eq!((first.leases.len(), first.more), (0, true));
+    assert_eq!(store.count(JobState::Dead).await, 500);
+    let second = store.claim(10).await;
+    assert_eq!((second.leases.len(), second.more), (0, false));
+    assert_eq!(store.count(JobState::Dead).await, 600);
+    // More jobs of a kind that nobody asks for become due than a claim promotes.
+    for _ in 0..2 {
+        let due = |_| job("c").delay(minute);
+        enqueue_all(&store, &(0..300).map(due).collect::<Vec<_>>()).await;
+    }
+    store.advance(minute).await;
+    let promoting = store.claim(10).await;
+    assert_eq!((promoting.leases.len(), promoting.more), (0, true));
+    assert_eq!(store.count(JobState::Ready).await, 500);
+    assert!(!store.claim(10).await.more);
     store.audit().await;
 }

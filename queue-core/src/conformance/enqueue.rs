@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use super::Harness;
-use super::store::{Store, claim_request, job};
+use super::store::{Store, claim_request, enqueue_on, job};
 use crate::{
     Backend, Backoff, ConflictReason, EnqueueOutcome, Enqueued, JobId, JobState, Kind, NewJob,
     OnConflict, Payload, Retention,
@@ -92,9 +92,10 @@ pub async fn racing_producers_make_one_job<H: Harness>(harness: &H) {
     let Some(other) = store.other().await else { return };
     for _ in 0..100 {
         let jobs = [job("a")];
-        let (left, right) = tokio::join!(store.backend.enqueue(&jobs), other.enqueue(&jobs));
+        let (left, right) =
+            tokio::join!(enqueue_on(&store.backend, &jobs), enqueue_on(&other, &jobs));
         let new =
-            [left.unwrap().remove(0), right.unwrap().remove(0)].map(|outcome| match outcome {
+            [left, right].map(|mut outcomes| outcomes.remove(0)).map(|outcome| match outcome {
                 EnqueueOutcome::Done(enqueued) => !enqueued.duplicate,
                 conflict => panic!("{conflict:?}"),
             });
@@ -109,7 +110,7 @@ pub async fn duplicates_inside_a_batch_meet<H: Harness>(harness: &H) {
     let (first, second) = (job("a"), job("b"));
     let clash = NewJob::new(Kind::new("b").unwrap(), Payload::raw("clash")).id(first.job_id());
     let batch = [first.clone(), second.clone(), first.clone(), clash];
-    let outcomes = store.backend.enqueue(&batch).await.unwrap();
+    let outcomes = enqueue_on(&store.backend, &batch).await;
     let (a, b) = (first.job_id(), second.job_id());
     assert_eq!(
         outcomes,
@@ -128,7 +129,7 @@ pub async fn a_large_batch_keeps_its_order<H: Harness>(harness: &H) {
     let store = Store::new(harness).await;
     let batch: Vec<NewJob> = (0..500).map(|_| job("a")).collect();
     let sent: Vec<JobId> = batch.iter().map(NewJob::job_id).collect();
-    store.backend.enqueue(&batch).await.unwrap();
+    enqueue_on(&store.backend, &batch).await;
     let claim = store.backend.claim(&claim_request(500)).await.unwrap();
     assert_eq!(super::store::ids(&claim), sent);
     assert_eq!(sent.iter().collect::<HashSet<_>>().len(), 500);

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::Harness;
-use super::store::{Store, failure, job};
+use super::store::{Store, enqueue_on, failure, job};
 use crate::{
-    Backend, ConflictReason, EnqueueOutcome, Enqueued, IdempotencyKey, JobState, Kind, NewJob,
-    Outcome, Payload, Retention,
+    ConflictReason, EnqueueOutcome, Enqueued, IdempotencyKey, JobState, Kind, NewJob, Outcome,
+    Payload, Retention,
 };
 
 fn keyed() -> NewJob {
@@ -66,8 +66,9 @@ pub async fn racing_keys_make_one_job<H: Harness>(harness: &H) {
     for round in 0..100 {
         let job = || job("a").idempotency_key(format!("round-{round}"));
         let (left, right) = ([job()], [job()]);
-        let (left, right) = tokio::join!(store.backend.enqueue(&left), other.enqueue(&right));
-        let ids = [left, right].map(|outcomes| match outcomes.unwrap().remove(0) {
+        let (left, right) =
+            tokio::join!(enqueue_on(&store.backend, &left), enqueue_on(&other, &right));
+        let ids = [left, right].map(|mut outcomes| match outcomes.remove(0) {
             EnqueueOutcome::Done(enqueued) => enqueued.id,
             conflict => panic!("{conflict:?}"),
         });

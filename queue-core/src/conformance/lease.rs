@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Harness;
-use super::store::{LEASE, Store, claim_request, failure, ids, job};
+use super::store::{LEASE, Store, claim_request, enqueue_on, failure, ids, job};
 use crate::{
     Backend, DeadReason, Enqueued, JobState, Outcome, Payload, RenewRequest, Renewal, Settled,
 };
@@ -27,7 +27,7 @@ pub async fn renewal_keeps_a_job<H: Harness>(harness: &H) {
 pub async fn an_expired_lease_gives_the_job_to_another<H: Harness>(harness: &H) {
     let store = Store::new(harness).await;
     let sent = [job("a"), job("a"), job("b")];
-    store.backend.enqueue(&sent).await.unwrap();
+    enqueue_on(&store.backend, &sent).await;
     let first = store.claim(9).await;
     assert!(!store.claim(9).await.maintain);
     store.advance(LEASE).await;
@@ -119,7 +119,7 @@ pub async fn a_reaped_claim_cannot_be_renewed<H: Harness>(harness: &H) {
 pub async fn racing_reapers_requeue_once<H: Harness>(harness: &H) {
     let store = Store::new(harness).await;
     let jobs: Vec<_> = (0..50).map(|_| job("a").max_stalls(200)).collect();
-    store.backend.enqueue(&jobs).await.unwrap();
+    enqueue_on(&store.backend, &jobs).await;
     let other = store.other().await;
     let other = other.as_ref().unwrap_or(&store.backend);
     for round in 1..=20 {

@@ -1,9 +1,20 @@
 //! The model test: random sequences of calls, made on the memory backend and on the backend under
 //! test with both clocks at the same instants. After every step the answers must be equal, every
 //! job must look the same, the counts must agree and the audit must find nothing (promise P4).
-//! Any call may be made twice, as after a lost reply (promise P3), and the backend under test may
-//! be reached through a new connection in between.
+//! Any call may be made twice, as after a lost reply (promise P3), the backend under test may be
+//! reached through a new connection in between, and both stores may be put back to an earlier
+//! state under clients that remember a later one (promise P5).
 
+/// Makes a call on both stores.
+macro_rules! on_both {
+    ($self:ident . $call:ident ( $($argument:expr),* )) => {{
+        let model = answered("the model", $self.model.$call($($argument),*).await)?;
+        let real = answered(stringify!($call), $self.real.$call($($argument),*).await)?;
+        (model, real)
+    }};
+}
+
+mod operate;
 mod steps;
 
 use std::fmt::Debug;
@@ -13,10 +24,11 @@ use std::time::Duration;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use super::Harness;
+use super::store::without_durability;
 use crate::backend::Violation;
 use crate::{
-    Backend, Claim, ClaimRequest, Error, JobId, ManualClock, MemoryBackend, RenewRequest,
-    SettleRequest, Timestamp,
+    Backend, Claim, ClaimRequest, Durability, Error, JobId, ManualClock, MemoryBackend,
+    RenewRequest, SettleRequest, Timestamp,
 };
 use steps::{Step, World, sequences};
 
@@ -55,6 +67,7 @@ async fn run<H: Harness>(harness: &H, steps: Vec<Step>) -> Result<(), String> {
         model: MemoryBackend::with_clock(clock.clone()),
         real: harness.fresh(START).await,
         clock,
+        snapshot: None,
     };
     let mut world = World::new(START);
     for (index, step) in steps.iter().enumerate() {
@@ -71,6 +84,8 @@ struct Pair<'a, H: Harness> {
     model: MemoryBackend,
     real: H::Backend,
     clock: Arc<ManualClock>,
+    /// Both stores as they once were.
+    snapshot: Option<(MemoryBackend, Vec<u8>)>,
 }
 
 fn equal<T: PartialEq + Debug>(what: &str, model: &T, real: &T) -> Result<(), String> {
@@ -84,22 +99,17 @@ fn answered<T>(what: &str, answer: Result<T, Error>) -> Result<T, String> {
     answer.map_err(|error| format!("{what} failed: {error}"))
 }
 
-macro_rules! on_both {
-    ($self:ident . $call:ident ( $($argument:expr),* )) => {{
-        let model = answered("the model", $self.model.$call($($argument),*).await)?;
-        let real = answered(stringify!($call), $self.real.$call($($argument),*).await)?;
-        (model, real)
-    }};
-}
-
 impl<H: Harness> Pair<'_, H> {
     async fn make(&mut self, step: &Step, world: &mut World) -> Result<(), String> {
         match step {
             Step::Enqueue { jobs, twice } => {
                 let jobs = world.jobs(jobs);
                 for _ in 0..1 + u8::from(*twice) {
-                    let (model, real) = on_both!(self.enqueue(&jobs));
-                    equal("enqueue", &model, &real)?;
+                    let (model, real) = on_both!(self.enqueue(&jobs, Durability::Memory));
+                    let plain = |outcomes: Vec<_>| -> Vec<_> {
+                        outcomes.into_iter().map(without_durability).collect()
+                    };
+                    equal("enqueue", &plain(model), &plain(real))?;
                 }
             }
             Step::Claim { claim, twice } => {
@@ -121,11 +131,31 @@ impl<H: Harness> Pair<'_, H> {
                 let (model, real) = on_both!(self.renew(&request));
                 equal("renew", &model, &real.into_iter().map(sorted).collect())?;
             }
-            Step::Cancel { jobs } => {
+            Step::Cancel { jobs, twice } => {
                 let ids = world.some_ids(jobs);
-                let (model, real) = on_both!(self.cancel(&ids));
-                equal("cancel", &model, &real)?;
+                for _ in 0..1 + u8::from(*twice) {
+                    let (model, real) = on_both!(self.cancel(&ids));
+                    equal("cancel", &model, &real)?;
+                }
             }
+            Step::Retry { jobs, keep_counts, late, twice } => {
+                let ids = world.some_ids(jobs);
+                self.retry(&ids, *keep_counts, *late, 1 + u8::from(*twice)).await?;
+            }
+            Step::Delete { jobs, state, twice } => {
+                self.delete(&world.some_ids(jobs), *state, 1 + u8::from(*twice)).await?;
+            }
+            Step::Pause { queue, paused, twice } => {
+                self.pause(&world.queue(*queue), *paused, 1 + u8::from(*twice)).await?;
+            }
+            Step::Report { reports, twice } => {
+                self.report(reports, 1 + u8::from(*twice), world).await?;
+            }
+            Step::Snapshot => {
+                let real = self.harness.snapshot(&self.real).await;
+                self.snapshot = real.map(|real| (self.model.fork(), real));
+            }
+            Step::RollBack => self.roll_back(world).await,
             Step::Maintain { budget } => {
                 let (model, real) = on_both!(self.maintain(*budget));
                 equal("maintain", &model, &real)?;
@@ -138,6 +168,15 @@ impl<H: Harness> Pair<'_, H> {
             }
         }
         Ok(())
+    }
+
+    /// Both stores forget everything since the snapshot (promise P5); clients do not.
+    async fn roll_back(&mut self, world: &World) {
+        if let Some((model, real)) = &self.snapshot {
+            self.model = model.fork();
+            self.harness.restore(&self.real, real).await;
+            self.harness.set_clock(&self.real, world.now).await;
+        }
     }
 
     async fn advance(&self, by: Duration, world: &mut World) {
@@ -190,9 +229,10 @@ impl<H: Harness> Pair<'_, H> {
         }
         let (model, real) = on_both!(self.stats());
         equal("stats", &model, &real)?;
-        let (model, real) = on_both!(self.audit());
+        let (model, real) = on_both!(self.audit(false));
         equal("audit of the model", &Vec::<Violation>::new(), &model)?;
-        equal("audit", &Vec::<Violation>::new(), &real)
+        equal("audit", &Vec::<Violation>::new(), &real)?;
+        self.compare_views(ids).await
     }
 }
 

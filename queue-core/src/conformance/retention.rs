@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Harness;
-use super::store::{Store, claim_request, failure, job};
+use super::store::{Store, claim_request, enqueue_on, failure, job};
 use crate::backend::FINISHED_MAX;
 use crate::{Backend, JobState, NewJob, Outcome, Retention, SettleRequest, Settlement};
 
@@ -42,7 +42,7 @@ pub async fn only_so_many_records_are_kept<H: Harness>(harness: &H) {
     while done < jobs_to_run {
         let jobs: Vec<NewJob> = (0..400).map(|_| job("a")).collect();
         first.get_or_insert(jobs[0].job_id());
-        store.backend.enqueue(&jobs).await.unwrap();
+        enqueue_on(&store.backend, &jobs).await;
         let leases = store.backend.claim(&claim_request(400)).await.unwrap().leases;
         done += leases.len() as u64;
         let settlements = leases.iter().map(|lease| Settlement {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Harness;
-use super::store::{LEASE, Store, claim_request, failure, ids, job};
+use super::store::{LEASE, Store, claim_request, enqueue_on, failure, ids, job};
 use crate::payload::{PAYLOAD_HARD_MAX_BYTES, RESULT_MAX_BYTES};
 use crate::{
     Backend, DeadReason, ERROR_MAX_BYTES, ErrorKind, JobError, JobId, JobState, Kind, NewJob,
@@ -97,7 +97,7 @@ pub async fn the_last_failure_is_dead<H: Harness>(harness: &H) {
 pub async fn released_jobs_go_first_and_keep_their_attempt<H: Harness>(harness: &H) {
     let store = Store::new(harness).await;
     let sent = [job("a").max_attempts(1), job("a"), job("a")];
-    store.backend.enqueue(&sent).await.unwrap();
+    enqueue_on(&store.backend, &sent).await;
     for _ in 0..5 {
         let lease = store.claim_one().await;
         assert_eq!((lease.spec.id, lease.attempt()), (sent[0].job_id(), 1));
@@ -131,7 +131,7 @@ pub async fn a_snooze_keeps_its_attempt<H: Harness>(harness: &H) {
 pub async fn mixed_outcomes_of_many_claims_settle_together<H: Harness>(harness: &H) {
     let store = Store::new(harness).await;
     let jobs: Vec<_> = (0..60).map(|_| job("a")).collect();
-    store.backend.enqueue(&jobs).await.unwrap();
+    enqueue_on(&store.backend, &jobs).await;
     let mut settlements = Vec::new();
     let mut expected = Vec::new();
     for round in 0..60_usize {
@@ -231,7 +231,7 @@ pub async fn the_largest_of_everything_fits<H: Harness>(harness: &H) {
     assert_eq!((record.last_error, record.due_at), (Some(error), Timestamp::MAX));
 
     let batch: Vec<NewJob> = (0..500).map(|_| job("b")).collect();
-    store.backend.enqueue(&batch).await.unwrap();
+    enqueue_on(&store.backend, &batch).await;
     let mut request = claim_request(500);
     request.lease = Duration::MAX;
     let leases = store.backend.claim(&request).await.unwrap().leases;

@@ -5,9 +5,10 @@ use std::time::Duration;
 use super::Harness;
 use crate::backend::PASS_MAX;
 use crate::{
-    Backend, CancelOutcome, Claim, ClaimRequest, ClaimToken, EnqueueOutcome, Enqueued, ErrorKind,
-    JobError, JobId, JobRecord, JobState, Kind, KindSlots, Lease, NewJob, Outcome, Payload,
-    QueueName, RenewRequest, Renewal, SettleRequest, Settled, Settlement, Timestamp, WorkerId,
+    Backend, CancelOutcome, Claim, ClaimRequest, ClaimToken, Durability, EnqueueOutcome, Enqueued,
+    ErrorKind, JobError, JobId, JobRecord, JobState, Kind, KindSlots, Lease, NewJob, Outcome,
+    Payload, QueueName, RenewRequest, Renewal, SettleRequest, Settled, Settlement, Timestamp,
+    WorkerId,
 };
 
 /// 2100-01-01, far ahead of the real time.
@@ -47,6 +48,21 @@ pub(super) fn ids(claim: &Claim) -> Vec<JobId> {
     claim.leases.iter().map(|lease| lease.spec.id).collect()
 }
 
+/// Enqueues with the least durability, and forgets how much more the store gave.
+pub(super) async fn enqueue_on(backend: &impl Backend, jobs: &[NewJob]) -> Vec<EnqueueOutcome> {
+    let outcomes = backend.enqueue(jobs, Durability::Memory).await.unwrap();
+    outcomes.into_iter().map(without_durability).collect()
+}
+
+pub(super) fn without_durability(outcome: EnqueueOutcome) -> EnqueueOutcome {
+    match outcome {
+        EnqueueOutcome::Done(enqueued) => {
+            EnqueueOutcome::Done(enqueued.with_durability(Durability::Memory))
+        }
+        conflict => conflict,
+    }
+}
+
 impl<'a, H: Harness> Store<'a, H> {
     pub(super) async fn new(harness: &'a H) -> Self {
         let backend = harness.fresh(START).await;
@@ -69,8 +85,7 @@ impl<'a, H: Harness> Store<'a, H> {
     }
 
     pub(super) async fn try_enqueue(&self, job: &NewJob) -> EnqueueOutcome {
-        let jobs = std::slice::from_ref(job);
-        self.backend.enqueue(jobs).await.unwrap().into_iter().next().unwrap()
+        enqueue_on(&self.backend, std::slice::from_ref(job)).await.remove(0)
     }
 
     pub(super) async fn enqueue(&self, job: &NewJob) -> Enqueued {
@@ -131,7 +146,7 @@ impl<'a, H: Harness> Store<'a, H> {
 
     /// Promise P4.
     pub(super) async fn audit(&self) {
-        assert_eq!(self.backend.audit().await.unwrap(), []);
+        assert_eq!(self.backend.audit(false).await.unwrap(), []);
     }
 
     /// How many jobs are in a state, over all queues.

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{JobId, JobSpec, Lease};
+use super::Reporter;
+use crate::{JobId, JobSpec, Lease, Progress};
 
 /// One attempt of one job: what the job is, how long it has, and whether it should stop.
 #[derive(Clone)]
@@ -17,6 +18,7 @@ pub struct Context {
     deadline: Instant,
     cancel: CancelSignal,
     states: Arc<States>,
+    reporter: Reporter,
 }
 
 /// Why an attempt should stop.
@@ -40,8 +42,9 @@ impl Context {
         deadline: Instant,
         cancel: CancelSignal,
         states: Arc<States>,
+        reporter: Reporter,
     ) -> Self {
-        Self { lease, deadline, cancel, states }
+        Self { lease, deadline, cancel, states, reporter }
     }
 
     /// The job's id.
@@ -95,6 +98,20 @@ impl Context {
         self.cancel.reason()
     }
 
+    /// Says how far the job is, for whoever watches it. Costs next to nothing: it does not wait for
+    /// the store, and of several reports within a tenth of a second only the last is sent.
+    pub fn progress(&self, progress: Progress) {
+        self.reporter.progress(progress);
+    }
+
+    /// Writes to the job's log, line by line, for whoever watches or looks the job up later. The
+    /// last [`LOG_LINES_MAX`](crate::LOG_LINES_MAX) lines are kept; a line of more than
+    /// [`LOG_LINE_MAX_BYTES`](crate::LOG_LINE_MAX_BYTES) is cut. Does not wait for the store; if
+    /// that is away when the attempt ends, its last lines are lost.
+    pub fn log(&self, text: impl AsRef<str>) {
+        self.reporter.log(text.as_ref());
+    }
+
     /// The value that [`Worker::state`](crate::Worker::state) was given for type `T`.
     #[must_use]
     pub fn state<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
@@ -140,11 +157,17 @@ impl CancelSignal {
 
 /// The values of [`Worker::state`](crate::Worker::state), one per type.
 #[derive(Default)]
-pub(crate) struct States(HashMap<TypeId, Box<dyn Any + Send + Sync>>);
+pub struct States(HashMap<TypeId, Box<dyn Any + Send + Sync>>);
 
 impl States {
     pub(crate) fn insert<T: Clone + Send + Sync + 'static>(&mut self, value: T) {
         self.0.insert(TypeId::of::<T>(), Box::new(value));
+    }
+
+    /// Whether there is one of type `T`.
+    #[must_use]
+    pub fn has<T: 'static>(&self) -> bool {
+        self.0.contains_key(&TypeId::of::<T>())
     }
 
     fn get<T: Clone + 'static>(&self) -> Option<T> {

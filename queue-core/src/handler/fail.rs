@@ -23,6 +23,7 @@ pub(crate) enum Then {
     RetryIn(Duration),
     Dead,
     Snooze(Duration),
+    Throttled(Duration),
 }
 
 impl Fail {
@@ -52,6 +53,13 @@ impl Fail {
     #[must_use]
     pub fn snooze(delay: Duration) -> Self {
         Self::new(Then::Snooze(delay), "")
+    }
+
+    /// Turned away by what the job depends on (HTTP 429 or 503 with Retry-After): runs again after
+    /// `delay` and keeps its attempt.
+    #[must_use]
+    pub fn throttled(delay: Duration) -> Self {
+        Self::new(Then::Throttled(delay), "")
     }
 
     /// Says what kind of failure it was.

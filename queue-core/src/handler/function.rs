@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use serde::Serialize;
 
-use super::{Context, Executor, Fail, IntoFail};
+use super::{Context, Executor, Fail, IntoFail, States};
 use crate::{ErrorKind, Job, Payload};
 
 /// A part of an attempt that a handler can ask for as an argument.
@@ -19,6 +19,14 @@ pub trait FromContext: Sized + Send {
     /// # Errors
     /// What is missing; the job fails with it.
     fn from_context(context: &Context) -> Result<Self, Fail>;
+
+    /// What the worker would have to be given so that this can be taken out of its attempts; asked
+    /// once, before it starts.
+    #[must_use]
+    fn missing(states: &States) -> Option<&'static str> {
+        let _ = states;
+        None
+    }
 }
 
 impl FromContext for Context {
@@ -40,6 +48,10 @@ impl<T: Clone + Send + Sync + 'static> FromContext for State<T> {
             ))
         })
     }
+
+    fn missing(states: &States) -> Option<&'static str> {
+        (!states.has::<T>()).then(std::any::type_name::<T>)
+    }
 }
 
 /// An async function that runs jobs of type `J`: `async fn(extractors…, J) -> Result<T, E>`, where
@@ -60,6 +72,10 @@ pub trait Handler<J, Arguments>: Send + Sync + 'static {
         context: &Context,
         job: J,
     ) -> impl Future<Output = Result<Option<Payload>, Fail>> + Send;
+
+    /// A type of [`State`] that it asks for and the worker does not have.
+    #[must_use]
+    fn missing(states: &States) -> Option<&'static str>;
 }
 
 macro_rules! handler {
@@ -80,6 +96,10 @@ macro_rules! handler {
                 // into it, so nothing that is not `Send` lives across the await.
                 let future = self($($argument,)* job);
                 to_result(&future.await.map_err(IntoFail::into_fail)?)
+            }
+
+            fn missing(states: &States) -> Option<&'static str> {
+                None$(.or_else(|| $argument::missing(states)))*
             }
         }
     };

@@ -18,6 +18,7 @@ pub enum Field {
     Headers,
     Retention,
     IdempotencyKey,
+    Hold,
 }
 
 impl Field {
@@ -36,6 +37,7 @@ impl Field {
             Self::Headers => "headers",
             Self::Retention => "retention",
             Self::IdempotencyKey => "idempotency_key",
+            Self::Hold => "hold",
         }
     }
 }

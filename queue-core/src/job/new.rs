@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Field, InvalidJob, JobSpec, Priority, Retention};
+use super::{Field, Hold, InvalidJob, JobSpec, Priority, Retention};
 use crate::job::spec::{HEADERS_MAX_BYTES, RETENTION_MAX};
 use crate::payload::PAYLOAD_HARD_MAX_BYTES;
 use crate::{Backoff, CodecError, IdempotencyKey, JobId, Kind, Payload, QueueName, Timestamp};
@@ -46,7 +46,8 @@ pub enum Due {
 }
 
 /// What happens when the id or idempotency key of a new job belongs to an existing job with the
-/// same kind and payload. With another kind or payload it is always a conflict.
+/// same kind and payload. With another kind or payload it is a conflict, except where
+/// [`OnConflict::Replace`] takes the place of the existing job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OnConflict {
@@ -55,6 +56,11 @@ pub enum OnConflict {
     Existing,
     /// The enqueue is refused.
     Reject,
+    /// A job with the same idempotency key that still waits (scheduled, ready or retrying),
+    /// whatever its payload, is cancelled in the step that takes the new one in: the last enqueue
+    /// counts, as for a debounce. A job that is running or completed is met as with `Existing`,
+    /// and so is one with the same id.
+    Replace,
 }
 
 /// A job to enqueue. Made by [`NewJob::of`] or [`NewJob::new`], shaped by the methods below.
@@ -166,6 +172,12 @@ impl NewJob {
         self
     }
 
+    /// How long the job keeps its idempotency key.
+    pub fn hold(mut self, hold: Hold) -> Self {
+        self.spec.hold = hold;
+        self
+    }
+
     /// What happens when the id or key belongs to an existing job.
     pub fn on_conflict(mut self, on_conflict: OnConflict) -> Self {
         self.on_conflict = on_conflict;
@@ -248,6 +260,12 @@ impl NewJob {
                 format!("must be at most {} s", RETENTION_MAX.as_secs()),
             ),
         ];
+        if let Hold::AtLeast(time) = self.spec.hold
+            && time > RETENTION_MAX
+        {
+            let reason = format!("must be at most {} s", RETENTION_MAX.as_secs());
+            return Err(InvalidJob::new(Field::Hold, reason));
+        }
         match rules.into_iter().find(|(holds, ..)| !holds) {
             Some((_, field, reason)) => Err(InvalidJob::new(field, reason)),
             None => Ok(()),

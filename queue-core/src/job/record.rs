@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::JobSpec;
+use super::{AttemptRecord, JobSpec, Progress, shortened};
 use crate::{DeadReason, JobState, Payload, Timestamp, WorkerId};
 
 /// Everything a store knows about one job.
@@ -42,6 +42,11 @@ pub struct JobRecord {
     pub result: Option<Payload>,
     /// How long the attempt that finished the job took; `None` unless a worker finished it.
     pub elapsed: Option<Duration>,
+    /// The last progress that it reported, in whichever attempt.
+    pub progress: Option<Progress>,
+    /// Its attempts that failed or were lost, oldest first; the last
+    /// [`HISTORY_MAX`](crate::HISTORY_MAX).
+    pub history: Vec<AttemptRecord>,
 }
 
 impl JobRecord {
@@ -64,6 +69,8 @@ impl JobRecord {
             last_error: None,
             result: None,
             elapsed: None,
+            progress: None,
+            history: Vec::new(),
         }
     }
 
@@ -93,6 +100,9 @@ pub enum ErrorKind {
     TimedOut,
     /// The payload is not what the handler expects.
     Undecodable,
+    /// Something that only a later version of this program has a name for.
+    #[serde(other)]
+    Other,
 }
 
 /// Why an attempt failed.
@@ -109,16 +119,14 @@ impl JobError {
     /// An error; a message that is too long is cut at a character boundary.
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        let mut message = message.into();
-        if message.len() > ERROR_MAX_BYTES {
-            let mut end = ERROR_MAX_BYTES - "…".len();
-            while !message.is_char_boundary(end) {
-                end -= 1;
-            }
-            message.truncate(end);
-            message.push('…');
-        }
+        let message = shortened(message.into(), ERROR_MAX_BYTES);
         Self { kind, message }
+    }
+
+    /// The same error with a message of at most `max_bytes`.
+    #[must_use]
+    pub fn shortened(&self, max_bytes: usize) -> Self {
+        Self { kind: self.kind, message: shortened(self.message.clone(), max_bytes) }
     }
 
     /// The stored form.
@@ -145,6 +153,17 @@ impl fmt::Display for JobError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Stores hold these bytes: what changes them must still read the old ones.
+    #[test]
+    fn the_stored_form_is_this_one_and_a_later_one_can_be_read() {
+        let error = JobError::new(ErrorKind::TimedOut, "too slow");
+        let golden = b"\x82\xa4kind\xa9timed_out\xa7message\xa8too slow";
+        assert_eq!(error.encode(), golden);
+        assert_eq!(JobError::decode(golden).unwrap(), error);
+        let later = b"\x83\xa4kind\xa6bitten\xa7message\xa3dog\xa3new\x07";
+        assert_eq!(JobError::decode(later).unwrap(), JobError::new(ErrorKind::Other, "dog"));
+    }
 
     #[test]
     fn a_long_message_is_cut_between_characters() {

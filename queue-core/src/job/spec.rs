@@ -74,6 +74,34 @@ impl Default for Retention {
     }
 }
 
+/// How long a job keeps its idempotency key. Dead, cancelled and deleted jobs free theirs at once,
+/// whatever the hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Hold {
+    /// Until it is completed.
+    Live,
+    /// Until its record is dropped: while live, and as long as retention keeps it as completed.
+    #[default]
+    Kept,
+    /// While it is live, and until so long after its enqueue; whole milliseconds, at most
+    /// [`RETENTION_MAX`]. A completed record is kept at least until then, whatever its retention
+    /// says and however many there are.
+    AtLeast(Duration),
+}
+
+impl Hold {
+    /// Whether a completed job that was enqueued at `enqueued_at` still holds its key at `now`,
+    /// as long as its record is there.
+    #[must_use]
+    pub fn outlives_completion(self, enqueued_at: Timestamp, now: Timestamp) -> bool {
+        match self {
+            Self::Live => false,
+            Self::Kept => true,
+            Self::AtLeast(time) => enqueued_at.after(time) > now,
+        }
+    }
+}
+
 /// Small texts that travel with a job, such as the W3C trace context.
 pub type Headers = BTreeMap<String, String>;
 
@@ -176,6 +204,8 @@ pub struct JobSpec {
     pub expires_at: Option<Timestamp>,
     /// See [`IdempotencyKey`].
     pub idempotency_key: Option<IdempotencyKey>,
+    /// How long the job keeps its idempotency key; without a key it means nothing.
+    pub hold: Hold,
     /// How long its record is kept once it is finished.
     pub retention: Retention,
     /// What only workers need to know.
@@ -196,6 +226,7 @@ impl JobSpec {
             max_stalls: 3,
             expires_at: None,
             idempotency_key: None,
+            hold: Hold::default(),
             retention: Retention::default(),
             options: JobOptions::default(),
         }
@@ -227,6 +258,21 @@ mod tests {
             schema_version: 3,
         };
         assert_eq!(JobOptions::decode(&options.encode()).unwrap(), options);
+    }
+
+    /// Stores hold these bytes: what changes them must still read the old ones.
+    #[test]
+    fn the_stored_form_of_options_is_this_one() {
+        let options = JobOptions {
+            backoff: Backoff::Fixed(Duration::from_secs(7)),
+            timeout: Duration::from_millis(1500),
+            headers: Headers::from([("a".into(), "b".into())]),
+            schema_version: 3,
+        };
+        let golden: &[u8] = b"\x84\xa7backoff\x81\xa5fixed\xcd\x1bX\xa7timeout\xcd\x05\xdc\
+            \xa7headers\x81\xa1a\xa1b\xaeschema_version\x03";
+        assert_eq!(options.encode(), golden);
+        assert_eq!(JobOptions::decode(golden).unwrap(), options);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::model::{Model, Shelf, lane_key};
+use super::model::{Model, Shelf, holds_key, lane_key};
 use crate::backend::Violation;
 use crate::{JobId, JobState};
 
@@ -54,7 +54,8 @@ impl Model {
                 let state = self.jobs.get(id).map(|entry| entry.record.state);
                 let fits = match state {
                     Some(JobState::Dead) => *shelf == Shelf::Dead,
-                    Some(JobState::Completed | JobState::Cancelled) => *shelf == Shelf::Done,
+                    Some(JobState::Completed) => *shelf != Shelf::Dead,
+                    Some(JobState::Cancelled) => *shelf == Shelf::Done,
                     _ => false,
                 };
                 place(id, state.filter(|_| fits).unwrap_or(JobState::Quarantined));
@@ -75,22 +76,132 @@ impl Model {
         found
     }
 
-    /// A key leads to the live or completed job that names it, and each such job has its key.
+    /// A key leads to a job that holds it or whose hold is not yet cleared away, and each job that
+    /// holds one is led to by it.
     fn audit_keys(&self) -> Vec<Violation> {
-        let holds_key = |state| !matches!(state, JobState::Dead | JobState::Cancelled);
         let mut found = Vec::new();
         for (key, id) in &self.keys {
-            let owner = self.jobs.get(id).filter(|entry| holds_key(entry.record.state));
+            let owner = self.jobs.get(id).filter(|entry| {
+                let on_hold = matches!(entry.shelved, Some((Shelf::Held, _)));
+                on_hold || holds_key(&entry.record, self.now)
+            });
             if owner.and_then(|entry| entry.record.spec.idempotency_key.as_ref()) != Some(key) {
                 found.push(Violation::of_job(*id, "an idempotency key leads to it wrongly"));
             }
         }
-        for (id, entry) in self.jobs.iter().filter(|(_, entry)| holds_key(entry.record.state)) {
+        for (id, entry) in &self.jobs {
             let key = entry.record.spec.idempotency_key.as_ref();
+            let key = key.filter(|_| holds_key(&entry.record, self.now));
             if key.is_some_and(|key| self.keys.get(key) != Some(id)) {
                 found.push(Violation::of_job(*id, "its idempotency key does not lead to it"));
             }
         }
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{ClaimRequest, ClaimToken, Kind, KindSlots, NewJob, Payload, QueueName, WorkerId};
+
+    fn job(kind: &str) -> NewJob {
+        NewJob::new(Kind::new(kind).unwrap(), Payload::raw("x")).idempotency_key(kind)
+    }
+
+    fn claim(model: &mut Model, kind: &str) -> ClaimToken {
+        let token = ClaimToken::random();
+        let kinds = vec![KindSlots { kind: Kind::new(kind).unwrap(), slots: 1 }];
+        let request = ClaimRequest {
+            token,
+            worker: WorkerId::new("w").unwrap(),
+            queues: vec![QueueName::default()],
+            kinds,
+            max: 1,
+            lease: Duration::from_secs(1),
+        };
+        assert_eq!(model.claim(&request).leases.len(), 1);
+        token
+    }
+
+    /// A store with a job of each of these kinds: waiting, ready, running and cancelled.
+    fn model() -> (Model, [JobId; 4]) {
+        let mut model = Model::default();
+        let jobs = ["waiting", "ready", "running", "cancelled"].map(job);
+        let ids = jobs.each_ref().map(NewJob::job_id);
+        for job in jobs {
+            let delay = if job.spec.kind.as_str() == "waiting" { 60 } else { 0 };
+            model.enqueue(&job.delay(Duration::from_secs(delay)));
+        }
+        claim(&mut model, "running");
+        model.cancel(ids[3]);
+        assert_eq!(model.audit(), []);
+        (model, ids)
+    }
+
+    /// What the audit finds after something was broken.
+    fn found<T>(breaks: impl FnOnce(&mut Model, [JobId; 4]) -> T) -> Vec<String> {
+        let (mut model, ids) = model();
+        breaks(&mut model, ids);
+        model.audit().into_iter().map(|violation| violation.what).collect()
+    }
+
+    #[test]
+    fn a_job_in_no_index_or_in_two_is_found() {
+        let lost = found(|model, _| model.lanes.values_mut().for_each(|lane| lane.jobs.clear()));
+        assert!(lost.iter().any(|what| what == "is ready but listed as []"), "{lost:?}");
+        assert!(lost.iter().any(|what| what.starts_with("1 lanes, 0 claims")), "{lost:?}");
+        let twice = found(|model, [_, ready, ..]| model.due.insert((model.now, ready)));
+        assert_eq!(twice, ["is ready but listed as [Ready, Scheduled]"]);
+        let wrong_time = found(|model, [waiting, ..]| {
+            model.due.clear();
+            model.due.insert((model.now, waiting));
+        });
+        assert_eq!(wrong_time, ["is scheduled but listed as [Quarantined]"]);
+        let stranger = found(|model, _| model.due.insert((model.now, JobId::new())));
+        assert_eq!(stranger, ["is listed as [Quarantined] but has no record"]);
+    }
+
+    #[test]
+    fn a_lane_claim_or_shelf_that_does_not_fit_is_found() {
+        let lane = found(|model, [_, ready, ..]| {
+            let kind = Kind::new("other").unwrap();
+            let record = model.jobs.get_mut(&ready).map(|entry| &mut entry.record);
+            record.into_iter().for_each(|record| record.spec.kind = kind.clone());
+        });
+        assert_eq!(lane, ["is ready but listed as [Quarantined]"]);
+        let holder = found(|model, [_, _, running, _]| {
+            let entry = model.jobs.get_mut(&running);
+            entry.into_iter().for_each(|entry| entry.holder = Some(ClaimToken::random()));
+        });
+        assert_eq!(holder, ["is running but listed as [Quarantined]"]);
+        let empty = found(|model, _| model.claims.values_mut().for_each(|held| held.jobs.clear()));
+        assert_eq!(empty.len(), 2, "{empty:?}");
+        for shelf in [Shelf::Dead, Shelf::Held] {
+            let shelf = found(|model, [.., cancelled]| {
+                model.unshelve(cancelled);
+                model.shelve(cancelled, shelf, model.now.after(Duration::from_secs(1)));
+            });
+            assert_eq!(shelf, ["is cancelled but listed as [Quarantined]"]);
+        }
+        let bare = found(|model, _| model.shelves.values_mut().for_each(|set| set.clear()));
+        assert_eq!(bare.len(), 2, "{bare:?}");
+    }
+
+    #[test]
+    fn keys_that_lead_astray_are_found() {
+        let unkept = found(|model, _| model.keys.remove(&key("ready")));
+        assert_eq!(unkept, ["its idempotency key does not lead to it"]);
+        let astray = found(|model, [waiting, ..]| model.keys.insert(key("new"), waiting));
+        assert_eq!(astray, ["an idempotency key leads to it wrongly"]);
+        let of_cancelled =
+            found(|model, [.., cancelled]| model.keys.insert(key("cancelled"), cancelled));
+        assert_eq!(of_cancelled, ["an idempotency key leads to it wrongly"]);
+    }
+
+    fn key(text: &str) -> crate::IdempotencyKey {
+        crate::IdempotencyKey::new(text).unwrap()
     }
 }

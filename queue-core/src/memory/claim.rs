@@ -36,6 +36,9 @@ impl Model {
             burials_left: PASS_MAX,
         };
         for queue in &request.queues {
+            if self.paused.contains(queue) {
+                continue;
+            }
             while wanted.missing > 0 && self.serve_round(queue, &mut wanted) {}
         }
         let more = wanted.missing == 0 || wanted.burials_left == 0 || more_due;

@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
+use super::report::Log;
 use crate::backend::{FINISHED_MAX, PASS_MAX, StateCounts};
 use crate::state::{Cause, transition};
 use crate::{
-    CancelOutcome, ClaimToken, ConflictReason, DeadReason, Due, EnqueueOutcome, Enqueued,
-    IdempotencyKey, Interest, JobId, JobRecord, JobState, Kind, Maintained, NewJob, OnConflict,
-    Priority, QueueName, QueueStats, Timestamp, Wake, WorkerId,
+    AttemptRecord, CancelOutcome, ClaimToken, ConflictReason, DeadReason, Due, EnqueueOutcome,
+    Enqueued, HISTORY_MAX, Hold, IdempotencyKey, Interest, JobId, JobRecord, JobState, Kind,
+    Maintained, NewJob, OnConflict, Priority, QueueName, QueueStats, Timestamp, Wake, WorkerId,
 };
 
 /// One job and what the store must remember beside its record.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) record: JobRecord,
     /// The claim that holds it; `Some` exactly while it is running.
@@ -22,11 +23,13 @@ pub(super) struct Entry {
     /// Its place in the claim that holds it: added to the claim's fence.
     pub(super) fence_offset: u64,
     /// Where its record waits to be dropped, and for when; `Some` exactly when it is finished.
-    shelved: Option<(Shelf, Timestamp)>,
+    pub(super) shelved: Option<(Shelf, Timestamp)>,
+    /// What its attempts reported.
+    pub(super) log: Log,
 }
 
 /// Ready jobs of one queue, kind and priority, first in first out; never empty.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Lane {
     pub(super) turn: u64,
     pub(super) jobs: VecDeque<JobId>,
@@ -35,7 +38,7 @@ pub(super) struct Lane {
 pub(super) type LaneKey = (QueueName, Kind, Priority);
 
 /// A claim and the jobs it still holds; never empty.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Held {
     pub(super) claimed_at: Timestamp,
     pub(super) until: Timestamp,
@@ -43,15 +46,19 @@ pub(super) struct Held {
     pub(super) jobs: BTreeSet<JobId>,
 }
 
-/// The two groups of finished records that retention counts separately.
+/// The groups of finished records that retention treats differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Shelf {
+    /// Completed jobs that hold their key for a time; not bounded in number until that is over.
+    Held,
+    /// Completed and cancelled jobs.
     Done,
+    /// Dead jobs.
     Dead,
 }
 
 /// The whole store.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Model {
     /// The latest time the store has used.
     pub(super) now: Timestamp,
@@ -65,13 +72,14 @@ pub(super) struct Model {
     pub(super) keys: HashMap<IdempotencyKey, JobId>,
     /// Finished records by the time they may be dropped.
     pub(super) shelves: BTreeMap<(QueueName, Shelf), BTreeSet<(Timestamp, JobId)>>,
+    pub(super) paused: BTreeSet<QueueName>,
     /// Workers that have not heard yet of a cancel request for one of their jobs.
     cancel_notices: HashSet<WorkerId>,
     /// Queues and kinds whose next job became the first of all to be due: a sleeper has to learn
     /// the new time.
     hints: BTreeSet<(QueueName, Kind)>,
     /// Something happened since the last look that a waiting worker may want to know.
-    news: bool,
+    pub(super) news: bool,
 }
 
 impl Model {
@@ -89,9 +97,15 @@ impl Model {
         if let Some(entry) = self.jobs.get(&job.spec.id) {
             return meet(entry, job, ConflictReason::Id);
         }
-        if let Some(entry) = key.and_then(|key| self.keys.get(key)).and_then(|id| self.jobs.get(id))
-        {
-            return meet(entry, job, ConflictReason::IdempotencyKey);
+        let mut replaced = None;
+        if let Some(entry) = key.and_then(|key| self.key_holder(key)) {
+            if job.on_conflict != OnConflict::Replace || !entry.record.state.is_waiting() {
+                return meet(entry, job, ConflictReason::IdempotencyKey);
+            }
+            let id = entry.record.spec.id;
+            self.unlist(id);
+            self.finish(id, Cause::Replace, JobState::Cancelled, None);
+            replaced = Some(id);
         }
         let id = job.spec.id;
         let due_at = match job.due {
@@ -104,7 +118,14 @@ impl Model {
         record.due_at = due_at;
         self.jobs.insert(
             id,
-            Entry { record, holder: None, settled_by: None, fence_offset: 0, shelved: None },
+            Entry {
+                record,
+                holder: None,
+                settled_by: None,
+                fence_offset: 0,
+                shelved: None,
+                log: Log::default(),
+            },
         );
         if let Some(key) = key {
             self.keys.insert(key.clone(), id);
@@ -114,7 +135,7 @@ impl Model {
             JobState::Ready => self.push(id, End::Tail),
             _ => self.schedule(id, due_at),
         }
-        EnqueueOutcome::Done(Enqueued::created(id, state))
+        EnqueueOutcome::Done(Enqueued::created(id, state).replacing(replaced))
     }
 
     /// T12 and T13.
@@ -128,11 +149,7 @@ impl Model {
                 self.news = true;
                 return CancelOutcome::Requested;
             }
-            JobState::Ready => self.unlist(id),
-            JobState::Scheduled | JobState::Retrying => {
-                let due_at = entry.record.due_at;
-                self.due.remove(&(due_at, id));
-            }
+            waiting if waiting.is_waiting() => self.unlist(id),
             finished => return CancelOutcome::AlreadyFinished(finished),
         }
         self.finish(id, Cause::Cancel, JobState::Cancelled, None);
@@ -161,7 +178,11 @@ impl Model {
         if self.cancel_notices.remove(&interest.worker) {
             return Some(Wake::Cancel);
         }
-        let serves = |queue, kind| interest.queues.contains(queue) && interest.kinds.contains(kind);
+        let serves = |queue, kind| {
+            interest.queues.contains(queue)
+                && interest.kinds.contains(kind)
+                && !self.paused.contains(queue)
+        };
         let hint = self.hints.iter().find(|(queue, kind)| serves(queue, kind)).cloned();
         let ready = self.lanes.keys().any(|(queue, kind, _)| serves(queue, kind));
         let hinted = hint.is_some_and(|hint| self.hints.remove(&hint));
@@ -216,8 +237,11 @@ impl Model {
 
     /// T11; says whether the job is dead now.
     fn reap_job(&mut self, id: JobId) -> bool {
-        let Some(cancel_requested) = self.let_go(id) else { return false };
+        let Some(LetGo { cancel_requested, worker }) = self.let_go(id) else { return false };
+        let now = self.now;
         let Some(entry) = self.jobs.get_mut(&id) else { return false };
+        let number = entry.record.failures.saturating_add(1);
+        note(&mut entry.record, AttemptRecord::lease_expired(number, worker, now));
         entry.record.stalls = entry.record.stalls.saturating_add(1);
         if cancel_requested {
             self.finish(id, Cause::Reap, JobState::Cancelled, None);
@@ -232,29 +256,54 @@ impl Model {
     }
 
     fn drop_finished(&mut self, budget: u32, done: &mut Maintained) {
-        let shelves: Vec<_> = self.shelves.keys().cloned().collect();
-        for shelf in shelves {
-            while let Some(id) = self.shelves.get(&shelf).and_then(|set| self.droppable(set)) {
-                if done.dropped == u64::from(budget) {
-                    done.more = true;
-                    return;
+        let queues: BTreeSet<_> = self.shelves.keys().map(|(queue, _)| queue.clone()).collect();
+        let mut handled = 0;
+        for queue in queues {
+            for shelf in [Shelf::Held, Shelf::Done, Shelf::Dead] {
+                let key = (queue.clone(), shelf);
+                while let Some(id) = self.shelves.get(&key).and_then(|set| self.over(shelf, set)) {
+                    if handled == budget {
+                        done.more = true;
+                        return;
+                    }
+                    handled += 1;
+                    done.dropped += u64::from(self.expire_record(id, shelf));
                 }
-                self.forget(id);
-                done.dropped += 1;
             }
         }
     }
 
-    fn droppable(&self, shelf: &BTreeSet<(Timestamp, JobId)>) -> Option<JobId> {
-        let (expiry, id) = shelf.first()?;
-        (*expiry <= self.now || shelf.len() as u64 > FINISHED_MAX).then_some(*id)
+    /// A record's time on its shelf is over: it is dropped, or, if it was only kept for its key
+    /// so far, joins the others of its queue. Says whether it was dropped.
+    fn expire_record(&mut self, id: JobId, shelf: Shelf) -> bool {
+        if shelf == Shelf::Held {
+            self.free_key(id);
+            let record = self.jobs.get(&id).map(|entry| &entry.record);
+            let kept_until = record.map(|record| retention_end(record, self.now));
+            if let Some(expiry) = kept_until.filter(|expiry| *expiry > self.now) {
+                self.unshelve(id);
+                self.shelve(id, Shelf::Done, expiry);
+                return false;
+            }
+        }
+        let state = self.jobs.get(&id).map(|entry| entry.record.state);
+        debug_assert!(transition(Cause::Retain, state, None).is_some());
+        self.forget(id);
+        true
+    }
+
+    /// The next record of a shelf whose time is over.
+    fn over(&self, shelf: Shelf, records: &BTreeSet<(Timestamp, JobId)>) -> Option<JobId> {
+        let (expiry, id) = records.first()?;
+        let too_many = shelf != Shelf::Held && records.len() as u64 > FINISHED_MAX;
+        (*expiry <= self.now || too_many).then_some(*id)
     }
 
     /// Whether [`Model::maintain`] has something to do now.
     pub(super) fn needs_maintenance(&self) -> bool {
         self.due.first().is_some_and(|(due_at, _)| *due_at <= self.now)
             || self.claims.values().any(|held| held.until <= self.now)
-            || self.shelves.values().any(|shelf| self.droppable(shelf).is_some())
+            || self.shelves.iter().any(|((_, shelf), set)| self.over(*shelf, set).is_some())
     }
 
     // The steps that the moves are made of.
@@ -286,9 +335,10 @@ impl Model {
         self.news = true;
     }
 
-    /// Takes a ready job out of the middle of its lane.
-    fn unlist(&mut self, id: JobId) {
+    /// Takes a waiting job out of its index: its lane, or the jobs that are due.
+    pub(super) fn unlist(&mut self, id: JobId) {
         let Some(entry) = self.jobs.get(&id) else { return };
+        self.due.remove(&(entry.record.due_at, id));
         let key = lane_key(&entry.record);
         if let Some(lane) = self.lanes.get_mut(&key) {
             lane.jobs.retain(|other| *other != id);
@@ -307,19 +357,19 @@ impl Model {
         self.due.insert((due_at, id));
     }
 
-    /// Takes a running job out of the claim that holds it; answers whether somebody asked to
-    /// cancel it, or `None` if no claim holds it.
-    pub(super) fn let_go(&mut self, id: JobId) -> Option<bool> {
+    /// Takes a running job out of the claim that holds it; `None` if no claim does.
+    pub(super) fn let_go(&mut self, id: JobId) -> Option<LetGo> {
         let entry = self.jobs.get_mut(&id)?;
         let token = entry.holder.take()?;
-        entry.record.worker = None;
+        let worker = entry.record.worker.take();
         if let Some(held) = self.claims.get_mut(&token) {
             held.jobs.remove(&id);
             if held.jobs.is_empty() {
                 self.claims.remove(&token);
             }
         }
-        Some(std::mem::take(&mut entry.record.cancel_requested))
+        let cancel_requested = std::mem::take(&mut entry.record.cancel_requested);
+        Some(LetGo { cancel_requested, worker })
     }
 
     /// Ends a job's life: its key is freed unless it completed, and its retention starts.
@@ -336,39 +386,32 @@ impl Model {
         let record = &mut entry.record;
         record.finished_at = Some(now);
         record.dead_reason = reason;
-        let (shelf, kept) = match state {
-            JobState::Dead => (Shelf::Dead, record.spec.retention.dead),
-            _ => (Shelf::Done, record.spec.retention.completed),
-        };
-        let keeps_key = state == JobState::Completed;
-        if let Some(key) = record.spec.idempotency_key.as_ref().filter(|_| !keeps_key) {
+        let holds_key = holds_key(record, now);
+        if let Some(key) = record.spec.idempotency_key.as_ref().filter(|_| !holds_key) {
             self.keys.remove(key);
         }
-        let kept = Duration::from_secs(kept.as_secs());
-        entry.shelved = Some((shelf, now.after(kept)));
-        let shelf = self.shelves.entry((record.spec.queue.clone(), shelf)).or_default();
-        shelf.insert((now.after(kept), id));
-        let over_cap = (shelf.len() as u64 > FINISHED_MAX).then(|| shelf.first()).flatten();
-        let over_cap = over_cap.map(|(_, oldest)| *oldest);
-        if kept.is_zero() {
+        let (shelf, expiry) = shelf_of(record, now, holds_key);
+        if expiry <= now {
             self.forget(id);
-        } else if let Some(oldest) = over_cap {
-            self.forget(oldest);
+            return;
         }
+        self.shelve(id, shelf, expiry);
+        self.drop_over_cap(id);
     }
 
-    /// T16: drops a finished job and everything that belongs to it.
-    fn forget(&mut self, id: JobId) {
-        let Some(entry) = self.jobs.remove(&id) else { return };
-        debug_assert!(transition(Cause::Retain, Some(entry.record.state), None).is_some());
-        let spec = &entry.record.spec;
-        if let Some(key) =
-            spec.idempotency_key.as_ref().filter(|key| self.keys.get(*key) == Some(&id))
-        {
-            self.keys.remove(key);
-        }
-        let Some((shelf, expiry)) = entry.shelved else { return };
-        let key = (spec.queue.clone(), shelf);
+    /// Puts a finished job where it waits to be dropped.
+    pub(super) fn shelve(&mut self, id: JobId, shelf: Shelf, expiry: Timestamp) {
+        let Some(entry) = self.jobs.get_mut(&id) else { return };
+        entry.shelved = Some((shelf, expiry));
+        let key = (entry.record.spec.queue.clone(), shelf);
+        self.shelves.entry(key).or_default().insert((expiry, id));
+    }
+
+    /// Takes a finished job off its shelf.
+    pub(super) fn unshelve(&mut self, id: JobId) {
+        let Some(entry) = self.jobs.get_mut(&id) else { return };
+        let Some((shelf, expiry)) = entry.shelved.take() else { return };
+        let key = (entry.record.spec.queue.clone(), shelf);
         if let Some(set) = self.shelves.get_mut(&key) {
             set.remove(&(expiry, id));
             if set.is_empty() {
@@ -376,6 +419,86 @@ impl Model {
             }
         }
     }
+
+    /// Drops the record that is the first to go from the shelf that `id` has just joined, if
+    /// there are more than are kept.
+    fn drop_over_cap(&mut self, id: JobId) {
+        let Some(entry) = self.jobs.get(&id) else { return };
+        let Some((shelf, _)) = entry.shelved.filter(|(shelf, _)| *shelf != Shelf::Held) else {
+            return;
+        };
+        let set = self.shelves.get(&(entry.record.spec.queue.clone(), shelf));
+        let over = set.filter(|set| set.len() as u64 > FINISHED_MAX).and_then(BTreeSet::first);
+        if let Some((_, oldest)) = over.copied() {
+            self.forget(oldest);
+        }
+    }
+
+    /// The job that an idempotency key leads to.
+    pub(super) fn key_holder(&self, key: &IdempotencyKey) -> Option<&Entry> {
+        let entry = self.jobs.get(self.keys.get(key)?)?;
+        // The hold of a completed job may be over before maintenance has freed its key.
+        holds_key(&entry.record, self.now).then_some(entry)
+    }
+
+    /// Frees the key of a job if it leads to this job.
+    pub(super) fn free_key(&mut self, id: JobId) {
+        let key = self.jobs.get(&id).and_then(|entry| entry.record.spec.idempotency_key.clone());
+        if let Some(key) = key.filter(|key| self.keys.get(key) == Some(&id)) {
+            self.keys.remove(&key);
+        }
+    }
+
+    /// T16: drops a job that is in no index but a shelf, and everything that belongs to it.
+    pub(super) fn forget(&mut self, id: JobId) {
+        self.free_key(id);
+        self.unshelve(id);
+        self.jobs.remove(&id);
+    }
+}
+
+/// What a claim knew about a job that it held.
+pub(super) struct LetGo {
+    /// Whether somebody asked to cancel it.
+    pub(super) cancel_requested: bool,
+    pub(super) worker: Option<WorkerId>,
+}
+
+/// Adds an attempt to a job's history.
+pub(super) fn note(record: &mut JobRecord, attempt: AttemptRecord) {
+    record.history.push(attempt);
+    if record.history.len() > HISTORY_MAX {
+        record.history.remove(0);
+    }
+}
+
+/// Whether the job holds its idempotency key, if it has one.
+pub(super) fn holds_key(record: &JobRecord, now: Timestamp) -> bool {
+    match record.state {
+        JobState::Dead | JobState::Cancelled => false,
+        JobState::Completed => record.spec.hold.outlives_completion(record.enqueued_at, now),
+        _ => true,
+    }
+}
+
+/// Where a job that finishes now waits to be dropped, and for when.
+fn shelf_of(record: &JobRecord, now: Timestamp, holds_key: bool) -> (Shelf, Timestamp) {
+    match record.spec.hold {
+        Hold::AtLeast(time) if holds_key && record.spec.idempotency_key.is_some() => {
+            (Shelf::Held, record.enqueued_at.after(time))
+        }
+        _ if record.state == JobState::Dead => (Shelf::Dead, retention_end(record, now)),
+        _ => (Shelf::Done, retention_end(record, now)),
+    }
+}
+
+/// When retention is over.
+fn retention_end(record: &JobRecord, now: Timestamp) -> Timestamp {
+    let kept = match record.state {
+        JobState::Dead => record.spec.retention.dead,
+        _ => record.spec.retention.completed,
+    };
+    record.finished_at.unwrap_or(now).after(Duration::from_secs(kept.as_secs()))
 }
 
 /// The end of a lane that a job joins.
@@ -401,7 +524,9 @@ fn meet(entry: &Entry, job: &NewJob, reason: ConflictReason) -> EnqueueOutcome {
         return EnqueueOutcome::Conflict { existing: spec.id, reason };
     }
     match job.on_conflict {
-        OnConflict::Existing => EnqueueOutcome::Done(Enqueued::duplicate(spec.id, *state)),
+        OnConflict::Existing | OnConflict::Replace => {
+            EnqueueOutcome::Done(Enqueued::duplicate(spec.id, *state))
+        }
         OnConflict::Reject => {
             EnqueueOutcome::Conflict { existing: spec.id, reason: ConflictReason::Rejected }
         }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::model::{End, Model};
+use super::model::{End, Model, note};
 use crate::state::Cause;
-use crate::{DeadReason, JobId, JobState, Outcome, Settled, Settlement};
+use crate::{AttemptRecord, DeadReason, JobId, JobState, Outcome, Settled, Settlement, WorkerId};
 
 impl Model {
     pub(super) fn settle(&mut self, settlement: &Settlement) -> Settled {
@@ -18,22 +18,36 @@ impl Model {
         entry.settled_by = Some(*token);
         // Kept with the record of a finished job only.
         let elapsed = Duration::from_millis(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
-        let cancel_requested = self.let_go(*id).unwrap_or_default();
-        let state = self.conclude(*id, outcome, cancel_requested);
+        let Some(let_go) = self.let_go(*id) else { return Settled::Gone };
+        self.note_failure(*id, outcome, elapsed, let_go.worker);
+        let state = self.conclude(*id, outcome, let_go.cancel_requested);
         if let Some(entry) = self.jobs.get_mut(id).filter(|_| state.is_finished()) {
             entry.record.elapsed = Some(elapsed);
         }
         Settled::Applied(state)
     }
 
+    fn note_failure(
+        &mut self,
+        id: JobId,
+        outcome: &Outcome,
+        elapsed: Duration,
+        worker: Option<WorkerId>,
+    ) {
+        let now = self.now;
+        let Some(entry) = self.jobs.get_mut(&id) else { return };
+        if let Outcome::Retry { error, .. } | Outcome::Dead { error } = outcome {
+            let record = &mut entry.record;
+            record.failures = record.failures.saturating_add(1);
+            record.last_error = Some(error.clone());
+            note(record, AttemptRecord::failed(record.failures, worker, now, error, elapsed));
+        }
+    }
+
     /// Moves a job that no claim holds any more to where its outcome takes it.
     fn conclude(&mut self, id: JobId, outcome: &Outcome, cancel_requested: bool) -> JobState {
         let Some(entry) = self.jobs.get_mut(&id) else { return JobState::Cancelled };
         let record = &mut entry.record;
-        if let Outcome::Retry { error, .. } | Outcome::Dead { error } = outcome {
-            record.failures = record.failures.saturating_add(1);
-            record.last_error = Some(error.clone());
-        }
         let exhausted = record.failures >= record.spec.max_attempts;
         let (cause, state, reason) = match outcome {
             Outcome::Completed { result } => {
@@ -46,7 +60,7 @@ impl Model {
                 (Cause::Fail, JobState::Dead, Some(DeadReason::AttemptsExhausted))
             }
             Outcome::Retry { delay, .. } => return self.again(id, Cause::Fail, *delay),
-            Outcome::Snoozed { delay } => {
+            Outcome::Snoozed { delay } | Outcome::Throttled { delay } => {
                 record.snoozes = record.snoozes.saturating_add(1);
                 return self.again(id, Cause::Snooze, *delay);
             }

@@ -70,6 +70,7 @@ impl Ended {
             (_, JobState::Cancelled) => AttemptEnd::Cancelled,
             (_, JobState::Dead) => AttemptEnd::Dead,
             (Outcome::Snoozed { .. }, _) => AttemptEnd::Snoozed,
+            (Outcome::Throttled { .. }, _) => AttemptEnd::Throttled,
             (Outcome::Released | Outcome::Cancelled, _) => AttemptEnd::Released,
             (Outcome::Retry { .. } | Outcome::Dead { .. }, _) => AttemptEnd::Retried,
         }

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::attempts::Report;
 use super::panics::{caught, caught_now};
+use super::reports::send_last;
 use crate::duration::deadline;
-use crate::handler::{CancelSignal, Context, DynExecutor, Fail, States, Then};
+use crate::handler::{CancelSignal, Context, DynExecutor, Fail, Reporter, States, Then};
 use crate::payload::RESULT_MAX_BYTES;
-use crate::{CancelReason, ErrorKind, JobError, Lease, Outcome, Payload};
+use crate::{CancelReason, ErrorKind, JobError, Lease, Outcome, Payload, Queue};
 
 /// What every attempt of a worker shares.
 #[derive(Debug, Clone)]
@@ -20,6 +22,9 @@ pub(super) struct Conditions {
     pub(super) cancel_grace: Duration,
     /// The same once its lease is lost: from then on another worker may run the job.
     pub(super) lost_grace: Duration,
+    pub(super) queue: Queue,
+    /// To the task that sends what attempts report.
+    pub(super) outbox: mpsc::UnboundedSender<Reporter>,
     /// Fires when nothing may go on, not even for the grace.
     pub(super) abort: CancellationToken,
 }
@@ -43,9 +48,14 @@ pub(super) async fn attempt(
     report: Report,
 ) {
     let deadline = deadline(lease.spec.options.timeout);
+    let reporter = Reporter::new(lease.spec.id, lease.token, conditions.outbox.clone());
+    let states = Arc::clone(&conditions.states);
     let context =
-        Context::new(Arc::clone(&lease), deadline, cancel.clone(), Arc::clone(&conditions.states));
+        Context::new(Arc::clone(&lease), deadline, cancel.clone(), states, reporter.clone());
     let end = watched(executor.as_ref(), context, deadline, &cancel, &conditions).await;
+    if cancel.reason() != Some(CancelReason::LeaseLost) && !conditions.abort.is_cancelled() {
+        send_last(&conditions.queue, &reporter).await;
+    }
     report.send(outcome(&lease, end, cancel.reason()));
 }
 
@@ -130,6 +140,7 @@ fn failed(lease: &Lease, fail: Fail) -> Outcome {
     match fail.then {
         Then::Dead => Outcome::Dead { error },
         Then::Snooze(delay) => Outcome::Snoozed { delay },
+        Then::Throttled(delay) => Outcome::Throttled { delay },
         Then::RetryIn(delay) => Outcome::Retry { delay, error },
         Then::Retry => {
             let delay = lease.spec.options.backoff.wait(lease.attempt(), fastrand::f64());

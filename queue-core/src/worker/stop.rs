@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::cycle::Cycle;
@@ -113,6 +113,7 @@ pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let (over_sender, over) = watch::channel(None);
     let (maintain_due, claimed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (outbox, reports) = mpsc::unbounded_channel();
     let kinds = worker.routes.iter().map(|(kind, route)| (kind.clone(), route.concurrency));
     let cycle = Cycle {
         slots: Slots::new(worker.concurrency, kinds),
@@ -127,6 +128,8 @@ pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
             states: Arc::new(worker.states),
             cancel_grace: worker.cancel_grace,
             lost_grace: worker.lease / 10,
+            queue: worker.queue.clone(),
+            outbox,
             abort: abort.clone(),
         },
         phase: phase.clone(),
@@ -140,9 +143,13 @@ pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
     let last_resort = abort.clone();
     tokio::spawn(async move {
         let cycle = tokio::spawn(cycle.run());
+        let side_work = async {
+            let reports = super::reports::run(queue.clone(), reports);
+            tokio::join!(maintain(queue.clone(), &maintain_due, &claimed), reports).0
+        };
         let report = tokio::select! {
             report = cycle => report,
-            never = maintain(queue, &maintain_due, &claimed) => match never {},
+            never = side_work => match never {},
         };
         let report = report.unwrap_or_else(|error| {
             tracing::error!(event = "worker_panicked", %error);

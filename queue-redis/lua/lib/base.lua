@@ -5,8 +5,8 @@
 -- at run time are read with pcall first: one of a wrong type is left alone, not an error.
 -- Ids, tokens and payloads are opaque strings; numbers stay below 2^53.
 
-local META, JOBS, ATT, FIN, RUN, CLAIMS, LEASES, CANCEL, DUE, IDEM, COUNT, AGES, BAD, BODY, RESULT =
-  unpack(KEYS)
+local META, JOBS, ATT, FIN, RUN, CLAIMS, LEASES, CANCEL, DUE, IDEM, COUNT, AGES, BAD, BODY, RESULT,
+  HISTORY, LOG, WHENCE = unpack(KEYS)
 local PREFIX = string.sub(META, 1, -5) -- the name of META ends in "meta"
 local call, try = redis.call, redis.pcall
 local byte, sub, floor, min, max = string.byte, string.sub, math.floor, math.min, math.max
@@ -30,14 +30,18 @@ local STATE_NAMES = {
 }
 local EXHAUSTED, FAILED, CRASH_LOOP, EXPIRED = 1, 2, 3, 4
 
-local meta = call('HMGET', META, 'schema', 'clock_ms', 'turn', 'fence', 'stale', 'epoch')
+local meta =
+  call('HMGET', META, 'schema', 'clock_ms', 'turn', 'fence', 'stale', 'epoch', 'paused', 'loose')
 if meta[1] and meta[1] ~= '1' then
   return redis.error_reply('SCHEMA the store has schema ' .. meta[1] .. ', this program knows 1')
 end
 local clock_ms = tonumber(meta[2]) or 0
+if not (clock_ms >= 0 and clock_ms <= TIME_MAX) then clock_ms = 0 end
 local turn = tonumber(meta[3]) or 0
 local fence = tonumber(meta[4]) or 0
 local stale = tonumber(meta[5]) or 0
+local paused = meta[7] -- the names of paused queues, a comma before and behind each, or false
+local loose = meta[8] -- set if quarantine may have left tickets behind in lanes
 
 -- TIME is not frozen inside a script: it is read once. The store's clock never goes back.
 local time = call('TIME')
@@ -88,11 +92,21 @@ local function read(command, key, fields)
   return answers
 end
 
--- The ids in a string of ids.
+-- The ids in a string of ids; none in one that is not such a string.
 local function split_ids(text)
   local ids = {}
+  if #text % 16 ~= 0 then return ids end
   for i = 1, #text, 16 do ids[#ids + 1] = sub(text, i, i + 15) end
   return ids
+end
+
+-- Whether `a` comes before `b` by their bytes.
+local function is_before(a, b)
+  for i = 1, min(#a, #b) do
+    local x, y = byte(a, i), byte(b, i)
+    if x ~= y then return x < y end
+  end
+  return #a < #b
 end
 
 -- Sorts ids by their bytes. Lua's own `<` follows the server's locale.

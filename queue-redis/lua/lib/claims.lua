@@ -1,13 +1,20 @@
--- A claim's record (`claims`): claimed_ms, first fence, jobs left, worker bytes, worker, and the
--- ids of its jobs in the order in which they were chosen. A job is held while `run` names the
--- claim's token for it.
+-- A claim's record (`claims`): version, claimed_ms, first fence, jobs left, worker bytes, worker,
+-- and the ids of its jobs in the order in which they were chosen. A job is held while `run` names
+-- the claim's token for it.
 
-local CLAIM_BYTES = 17
+local CLAIM_VERSION, CLAIM_BYTES = 1, 18
 
-local function is_claim(packed) return packed and #packed > CLAIM_BYTES end
+-- Whether this is a claim's record, and a whole one.
+local function is_claim(packed)
+  if not packed or #packed <= CLAIM_BYTES or byte(packed) ~= CLAIM_VERSION then return false end
+  local ids_bytes = #packed - CLAIM_BYTES - byte(packed, CLAIM_BYTES)
+  return ids_bytes > 0 and ids_bytes % 16 == 0
+end
 
 local function pack_claim(first_fence, worker, ids)
-  return pack('>I6I8HB', now, first_fence, #ids, #worker) .. worker .. concat(ids)
+  return pack('>BI6I8HB', CLAIM_VERSION, now, first_fence, #ids, #worker)
+    .. worker
+    .. concat(ids)
 end
 
 local function worker_of(packed)
@@ -19,10 +26,10 @@ local function ids_of(packed)
 end
 
 local function left_of(packed)
-  local high, low = byte(packed, 15, 16)
+  local high, low = byte(packed, 16, 17)
   return high * 256 + low
 end
 
 local function with_left(packed, left)
-  return sub(packed, 1, 14) .. pack('>H', left) .. sub(packed, CLAIM_BYTES)
+  return sub(packed, 1, 15) .. pack('>H', left) .. sub(packed, CLAIM_BYTES)
 end

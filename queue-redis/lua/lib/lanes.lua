@@ -29,6 +29,7 @@ local function lane_of(class)
     ready = class.pair .. '/ready',
     priority = class.priority,
     sound = sound,
+    indexed = score,
     live = sound and length - gone or 0,
     gone = gone,
     passed = 0, -- tickets at the head that are used up
@@ -41,7 +42,8 @@ local function lane_of(class)
 end
 
 local function push(lane, ids, id)
-  if lane.live == 0 then
+  -- A lane that has lost its place in the index gets one.
+  if lane.live <= 0 or not (lane.indexed or lane.turn) then
     turn = turn + 1
     lane.turn = turn
   end

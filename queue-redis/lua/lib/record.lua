@@ -7,12 +7,14 @@
 --   21     queue bytes          22    kind bytes           23    priority
 --   24-25  max_attempts         26    max_stalls           27-30 retention completed s
 --   31-34  retention dead s     35    flags                36-41 expires_ms
---   42..   queue, kind, key, then payload and options unless they are apart
+--   42..   queue, kind, key, the time for which the key is held at least (6 bytes, by its flag),
+--          then payload and options unless they are apart
 --
--- Flags: 1 expires, 2 its body is apart.
+-- Flags: 1 expires, 2 its body is apart, 4 its key is held until it is completed, 8 its key is held
+-- for a time at least. Without 4 and 8 the key is held as long as the record is kept.
 
 local VERSION = 1
-local CLASS_AT, NAMES_AT = 21, 42
+local CLASS_AT, NAMES_AT, HOLD_BYTES = 21, 42, 6
 
 local classes = {}
 
@@ -39,6 +41,8 @@ local function parse_class(text, queue_bytes, kind_bytes)
     dead_s = dead_s,
     expires_ms = flags % 2 == 1 and expires_ms or TIME_MAX + 1,
     apart = floor(flags / 2) % 2 == 1,
+    live_hold = floor(flags / 4) % 2 == 1,
+    at_least = floor(flags / 8) % 2 == 1,
     names = queue_bytes + kind_bytes,
   }
 end
@@ -65,7 +69,10 @@ local function class_of(bytes, base)
     class = parse_class(text, queue_bytes, kind_bytes)
     classes[text] = class
   end
-  if class then return class, names_end + key_high * 256 + key_low end
+  if not class then return nil end
+  local head_bytes = names_end + key_high * 256 + key_low
+  if class.at_least then head_bytes = head_bytes + HOLD_BYTES end
+  if #bytes >= base + head_bytes then return class, head_bytes end
 end
 
 local function payload_bytes(bytes)
@@ -82,30 +89,50 @@ local function key_of(bytes, base, class)
   return sub(bytes, from, from + length - 1)
 end
 
--- Attempts (`att`): failures, stalls, snoozes, due_ms, the token of the last settlement, and the
--- last error as opaque bytes.
-local ATT_BYTES = 29
+local function enqueued_ms_of(bytes, base) return (struct.unpack('>I6', bytes, base + 2)) end
+
+-- The end of the time for which a job holds its key at least; only of a class with such a time.
+local function hold_end_ms(bytes, base, class)
+  local high, low = byte(bytes, base + 18, base + 19)
+  local at = base + NAMES_AT + class.names + high * 256 + low
+  return min(enqueued_ms_of(bytes, base) + struct.unpack('>I6', bytes, at), TIME_MAX)
+end
+
+-- Attempts (`att`): version, failures, stalls, snoozes, due_ms, the token of the last settlement,
+-- bytes of the last error, that error, and whatever a newer program has put behind it.
+local ATT_VERSION, ATT_BYTES = 1, 32
 
 local function parse_att(bytes)
-  if not bytes or #bytes < ATT_BYTES then return nil end
-  local failures, stalls, snoozes, due_ms = struct.unpack('>HBI4I6', bytes)
+  if not bytes or #bytes < ATT_BYTES or byte(bytes) ~= ATT_VERSION then return nil end
+  local _, failures, stalls, snoozes, due_ms = struct.unpack('>BHBI4I6', bytes)
+  local high, low = byte(bytes, 31, ATT_BYTES)
+  local error_end = ATT_BYTES + high * 256 + low
   return {
     failures = failures,
     stalls = stalls,
     snoozes = snoozes,
     due_ms = due_ms,
-    token = sub(bytes, 14, ATT_BYTES),
-    error = sub(bytes, ATT_BYTES + 1),
+    token = sub(bytes, 15, 30),
+    error = sub(bytes, ATT_BYTES + 1, error_end),
+    rest = sub(bytes, error_end + 1),
   }
 end
 
 -- The attempts of a job that has no record of them yet.
 local function new_att(bytes, base)
   local due_ms = struct.unpack('>I6', bytes, base + 8)
-  return { failures = 0, stalls = 0, snoozes = 0, due_ms = due_ms, token = NO_TOKEN, error = '' }
+  return {
+    failures = 0,
+    stalls = 0,
+    snoozes = 0,
+    due_ms = due_ms,
+    token = NO_TOKEN,
+    error = '',
+    rest = '',
+  }
 end
 
 local function pack_att(att)
-  local counts = pack('>HBI4I6', att.failures, att.stalls, att.snoozes, att.due_ms)
-  return counts .. att.token .. att.error
+  local counts = pack('>BHBI4I6', ATT_VERSION, att.failures, att.stalls, att.snoozes, att.due_ms)
+  return counts .. att.token .. pack('>H', #att.error) .. att.error .. att.rest
 end

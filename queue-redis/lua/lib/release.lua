@@ -3,12 +3,13 @@
 local let_go, let_go_of = {}, {} -- ids; token → how many
 local flagged = {} -- ids that had a cancel request
 
--- Notes that a job is not running any more; `save_released` writes it.
+-- Notes that a job is not running any more; `save_released` writes it. The class is nil if its
+-- record cannot be read.
 local function release(id, token, class, had_flag)
   let_go[#let_go + 1] = id
   let_go_of[token] = (let_go_of[token] or 0) + 1
   if had_flag then flagged[#flagged + 1] = id end
-  class.let_go = (class.let_go or 0) + 1
+  if class then class.let_go = (class.let_go or 0) + 1 end
 end
 
 local function tally_released()

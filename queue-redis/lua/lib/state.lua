@@ -5,12 +5,12 @@ local function states_of(ids)
   if #ids == 0 then return {}, {} end
   local fins, runs = read('HMGET', FIN, ids), read('HMGET', RUN, ids)
   local atts, dues = read('HMGET', ATT, ids), read('ZMSCORE', DUE, ids)
-  local bad = call('EXISTS', BAD) == 1 and read('SMISMEMBER', BAD, ids) or {}
+  local bad = call('EXISTS', BAD) == 1 and read('ZMSCORE', BAD, ids) or {}
   local states, tokens = {}, {}
   for i = 1, #ids do
     local fin, att = fins[i], parse_att(atts[i])
     tokens[i] = att and att.token or NO_TOKEN
-    if bad[i] == 1 then
+    if bad[i] then
       states[i] = QUARANTINED
     elseif fin then
       states[i] = fin_state(fin)

@@ -2,8 +2,14 @@
 
 local WORDS_MAX = 16 -- in a worker's own list; a few left-overs at most are in it
 
--- Leaves a wake-up for one worker that can run this queue and kind, if none is there.
+local function is_paused(queue)
+  return paused and string.find(paused, ',' .. queue .. ',', 1, true) ~= nil
+end
+
+-- Leaves a wake-up for one worker that can run this queue and kind, if none is there. Nobody can
+-- run what is in a paused queue.
 local function wake(pair)
+  if paused and is_paused(string.match(pair, '^[^/]*')) then return end
   local key = PREFIX .. 'wake:' .. pair
   if try('LLEN', key) == 0 then try('RPUSH', key, 'w') end
 end

@@ -1,23 +1,87 @@
 //! What must agree with what.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 
 use queue_core::backend::Violation;
-use queue_core::{JobId, JobState};
+use queue_core::{Hold, JobId, JobState};
 
 use super::dump::{Dump, Other};
+use super::fix::Fix;
 use crate::record::{Head, state_of};
 
-/// Collects violations while the rules go through the dump.
-struct Auditor<'a> {
-    dump: &'a Dump,
-    found: Vec<Violation>,
-    /// Where each job is listed.
-    places: BTreeMap<JobId, Vec<JobState>>,
+/// How long a job whose lane is broken waits in `due`, as the scripts have it.
+const PARKED_MS: u64 = 60_000;
+
+/// Something that disagrees, and what would put it right, if anything safe would.
+pub(super) struct Finding {
+    pub(super) violation: Violation,
+    pub(super) fix: Option<Fix>,
 }
 
-pub(super) fn check(dump: &Dump) -> Vec<Violation> {
-    let mut auditor = Auditor { dump, found: Vec::new(), places: BTreeMap::new() };
+impl Finding {
+    pub(super) fn is(&self, violation: &Violation) -> bool {
+        self.violation.job == violation.job && self.violation.what == violation.what
+    }
+}
+
+/// Where a job is listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    Lane(String),
+    Due(JobState),
+    Run,
+    End(JobState),
+    Bad,
+}
+
+impl Place {
+    fn state(&self) -> JobState {
+        match self {
+            Self::Lane(_) => JobState::Ready,
+            Self::Due(state) | Self::End(state) => *state,
+            Self::Run => JobState::Running,
+            Self::Bad => JobState::Quarantined,
+        }
+    }
+
+    /// Of several places the one to be kept: the lowest.
+    fn rank(&self, is_readable: bool) -> u8 {
+        match self {
+            Self::Bad if !is_readable => 0,
+            Self::End(_) => 1,
+            Self::Run => 2,
+            Self::Due(_) => 3,
+            Self::Lane(_) => 4,
+            Self::Bad => 5,
+        }
+    }
+
+    /// Takes the job out of this place.
+    fn leave(&self, fix: Fix, id: &[u8]) -> Fix {
+        match self {
+            // The last ticket is the live one.
+            Self::Lane(lane) => fix.write(&[b"LREM", lane.as_bytes(), b"-1", id]),
+            Self::Due(_) => fix.write(&[b"ZREM", b"due", id]),
+            Self::Run => fix.write(&[b"HDEL", b"run", id]).write(&[b"SREM", b"cancel", id]),
+            Self::End(_) => fix.write(&[b"HDEL", b"fin", id]).write(&[b"HDEL", b"result", id]),
+            Self::Bad => fix.write(&[b"ZREM", b"bad", id]).write(&[b"HDEL", b"whence", id]),
+        }
+    }
+}
+
+/// Collects findings while the rules go through the dump.
+pub(super) struct Auditor<'a> {
+    pub(super) dump: &'a Dump,
+    found: Vec<Finding>,
+    /// Where each job is listed.
+    places: BTreeMap<JobId, Vec<Place>>,
+    /// Ids in the entries of each shelf.
+    pub(super) shelved: BTreeMap<String, u64>,
+}
+
+pub(super) fn check(dump: &Dump) -> Vec<Finding> {
+    let mut auditor =
+        Auditor { dump, found: Vec::new(), places: BTreeMap::new(), shelved: BTreeMap::new() };
     auditor.lanes();
     auditor.waiting();
     auditor.claims();
@@ -31,302 +95,224 @@ pub(super) fn check(dump: &Dump) -> Vec<Violation> {
 }
 
 impl Auditor<'_> {
-    fn job(&mut self, id: JobId, what: impl Into<String>) {
-        self.found.push(Violation::of_job(id, what));
+    pub(super) fn job(&mut self, id: JobId, what: impl Into<String>, fix: Option<Fix>) {
+        self.found.push(Finding { violation: Violation::of_job(id, what), fix });
     }
 
-    fn store(&mut self, what: impl Into<String>) {
-        self.found.push(Violation::of_store(what));
+    pub(super) fn store(&mut self, what: impl Into<String>, fix: Option<Fix>) {
+        self.found.push(Finding { violation: Violation::of_store(what), fix });
     }
 
-    fn head(&self, id: JobId) -> Option<&Head> {
+    pub(super) fn head(&self, id: JobId) -> Option<&Head> {
         self.dump.jobs.get(&id).and_then(Option::as_ref)
     }
 
-    fn place(&mut self, id: JobId, state: JobState) {
-        self.places.entry(id).or_default().push(state);
-    }
-
-    /// Ready jobs: the live tickets of the lanes.
-    fn lanes(&mut self) {
-        let mut stale = 0;
-        let mut listed = BTreeSet::new();
-        for (name, other) in &self.dump.others {
-            let Some(lane) = name.strip_prefix("lane:") else { continue };
-            let Other::List(tickets) = other else {
-                self.store(format!("{name} is not a list"));
-                continue;
-            };
-            let mut gone = self.gone(lane);
-            let total = gone.values().sum::<u64>();
-            stale += total;
-            let mut live = 0;
-            for ticket in tickets {
-                let Ok(id) = crate::reply::id(ticket) else {
-                    self.store(format!("{name} holds a ticket that is no id"));
-                    continue;
-                };
-                match gone.get_mut(ticket).filter(|count| **count > 0) {
-                    Some(count) => *count -= 1,
-                    None => {
-                        live += 1;
-                        self.place(id, JobState::Ready);
-                        if self.head(id).is_none_or(|head| head.lane != lane) {
-                            self.job(id, format!("has a ticket in the lane {lane} wrongly"));
-                        }
-                    }
-                }
-            }
-            if live == 0 || gone.values().any(|count| *count > 0) {
-                self.store(format!("{name} has {live} live tickets and {gone:?} unmatched"));
-            }
-            listed.insert(lane.to_owned());
-        }
-        if stale != self.dump.stale {
-            self.store(format!("{stale} stale tickets, {} counted", self.dump.stale));
-        }
-        self.lane_indexes(&listed);
-    }
-
-    /// The stale tickets of a lane by id; complains if their sum is not the noted one.
-    fn gone(&mut self, lane: &str) -> HashMap<Vec<u8>, u64> {
-        let Some(other) = self.dump.others.get(&format!("gone:{lane}")) else {
-            return HashMap::new();
-        };
-        let Other::Hash(fields) = other else {
-            self.store(format!("gone:{lane} is not a hash"));
-            return HashMap::new();
-        };
-        let number = |bytes: &[u8]| String::from_utf8_lossy(bytes).parse().unwrap_or(u64::MAX);
-        let mut counts: HashMap<Vec<u8>, u64> =
-            fields.iter().map(|(field, count)| (field.clone(), number(count))).collect();
-        let noted = counts.remove(&b"n"[..]).unwrap_or(0);
-        if noted != counts.values().sum::<u64>() || noted == 0 {
-            self.store(format!("gone:{lane} notes {noted} stale tickets"));
-        }
-        counts
-    }
-
-    /// `lanes:<queue>/<kind>` lists exactly the lanes that exist.
-    fn lane_indexes(&mut self, listed: &BTreeSet<String>) {
-        let mut indexed = BTreeSet::new();
-        for (name, other) in &self.dump.others {
-            let Some(pair) = name.strip_prefix("lanes:") else { continue };
-            let Other::Sorted(members) = other else {
-                self.store(format!("{name} is not a sorted set"));
-                continue;
-            };
-            for (priority, score) in members {
-                let priority = String::from_utf8_lossy(priority);
-                if priority.parse() != Ok(score >> 48) {
-                    self.store(format!("{name} has the score {score} for {priority}"));
-                }
-                indexed.insert(format!("{pair}/{priority}"));
-            }
-        }
-        for lane in listed.symmetric_difference(&indexed) {
-            self.store(format!("the lane {lane} is not both there and in its index"));
-        }
+    pub(super) fn place(&mut self, id: JobId, place: Place) {
+        self.places.entry(id).or_default().push(place);
     }
 
     fn waiting(&mut self) {
-        for id in &self.dump.due {
-            let failed = self.dump.att.get(id).is_some_and(|failures| *failures > 0);
-            self.place(*id, if failed { JobState::Retrying } else { JobState::Scheduled });
-        }
-    }
-
-    /// Running jobs, and the claims that hold them.
-    fn claims(&mut self) {
-        let mut held: HashMap<&[u8], u64> = HashMap::new();
-        for (id, run) in &self.dump.run {
-            self.place(*id, JobState::Running);
-            *held.entry(&run.token).or_default() += 1;
-            let claim = self.dump.claims.get(&run.token);
-            if claim.is_none_or(|claim| !claim.ids.contains(id)) {
-                self.job(*id, "runs under a claim that does not list it");
-            }
-        }
-        let tokens: BTreeSet<&[u8]> = (self.dump.claims.keys().chain(self.dump.leases.keys()))
-            .map(Vec::as_slice)
-            .chain(held.keys().copied())
-            .collect();
-        for token in tokens {
-            let jobs = held.get(token).copied().unwrap_or(0);
-            let left = self.dump.claims.get(token).map_or(0, |claim| claim.left);
-            let whole =
-                self.dump.claims.contains_key(token) && self.dump.leases.contains_key(token);
-            if jobs == 0 || jobs != left || !whole {
-                self.store(format!(
-                    "a claim holds {jobs} jobs, counts {left}, and has lease and list: {whole}"
-                ));
-            }
-        }
-        for id in self.dump.cancel.iter().filter(|id| !self.dump.run.contains_key(*id)) {
-            self.found.push(Violation::of_job(*id, "has a cancel request but does not run"));
-        }
-    }
-
-    /// Finished jobs, and the shelves that time their end.
-    fn shelves(&mut self) {
-        let mut shelved: BTreeMap<JobId, (String, u64)> = BTreeMap::new();
-        let mut ages: BTreeMap<String, u64> = BTreeMap::new();
-        for (name, other) in &self.dump.others {
-            if !name.starts_with("done:") && !name.starts_with("dead:") {
-                continue;
-            }
-            let Other::Sorted(batches) = other else {
-                self.store(format!("{name} is not a sorted set"));
-                continue;
-            };
-            for (ids, expiry) in batches {
-                let soonest = ages.entry(name.clone()).or_insert(*expiry);
-                *soonest = (*soonest).min(*expiry);
-                for id in crate::reply::ids(ids).unwrap_or_default() {
-                    if shelved.insert(id, (name.clone(), *expiry)).is_some() {
-                        self.job(id, "is on a shelf twice");
-                    }
-                }
-            }
-        }
-        if ages != self.dump.ages {
-            self.store(format!("shelves end at {ages:?}, noted are {:?}", self.dump.ages));
-        }
-        for (id, end) in &self.dump.fin {
-            let Some(state) = state_of(end.state).filter(|state| state.is_finished()) else {
-                self.job(*id, "has an end that is no end");
-                continue;
-            };
-            self.place(*id, state);
+        for (id, noted) in &self.dump.due {
+            let attempts = self.dump.att.get(id);
+            let failed = attempts.is_some_and(|attempts| attempts.failures > 0);
+            let state = if failed { JobState::Retrying } else { JobState::Scheduled };
+            self.place(*id, Place::Due(state));
             let Some(head) = self.head(*id) else { continue };
-            let (shelf, kept_ms) = match state {
-                JobState::Dead => (format!("dead:{}", head.queue), head.dead_ms),
-                _ => (format!("done:{}", head.queue), head.completed_ms),
-            };
-            let expected = Some((shelf, end.finished_ms + kept_ms));
-            let listed = shelved.remove(id);
-            if listed != expected {
-                self.job(*id, format!("should be on the shelf {expected:?}, is on {listed:?}"));
+            let known = attempts.map(|attempts| attempts.due_at.as_ms()).filter(|due| *due > 0);
+            let due_ms = known.unwrap_or(head.due_ms);
+            // A job whose lane cannot be written is tried again a little later.
+            let latest = due_ms.max(self.dump.now_ms + PARKED_MS);
+            if *noted < due_ms || *noted > latest {
+                let bytes = id.as_bytes().as_slice();
+                let fix = Fix::default()
+                    .check(&[b"ZSCORE", b"due", bytes], noted.to_string().as_bytes())
+                    .write(&[b"ZADD", b"due", due_ms.to_string().as_bytes(), bytes]);
+                self.job(*id, format!("is due at {due_ms}, noted is {noted}"), Some(fix));
             }
-        }
-        for id in shelved.into_keys() {
-            self.job(id, "is on a shelf and not finished");
         }
     }
 
     fn one_place_each(&mut self) {
         for id in &self.dump.bad {
-            self.place(*id, JobState::Quarantined);
+            self.place(*id, Place::Bad);
         }
         let places = std::mem::take(&mut self.places);
         for (id, listed) in &places {
+            let bytes = id.as_bytes().as_slice();
+            let states: Vec<_> = listed.iter().map(Place::state).collect();
             if !self.dump.jobs.contains_key(id) {
-                self.job(*id, format!("is listed as {listed:?} but has no record"));
+                let fix = Fix::default().absent("jobs", bytes);
+                let fix = listed.iter().fold(fix, |fix, place| place.leave(fix, bytes));
+                self.job(*id, format!("is listed as {states:?} but has no record"), Some(fix));
+            } else if listed.len() > 1 {
+                let is_readable = self.head(*id).is_some();
+                let kept = listed.iter().min_by_key(|place| place.rank(is_readable));
+                let others = listed.iter().filter(|place| Some(*place) != kept);
+                let mut fix = others.fold(Fix::default(), |fix, place| place.leave(fix, bytes));
+                if let Some(place) = kept {
+                    // The same lane twice.
+                    let again = listed.iter().filter(|other| *other == place).skip(1);
+                    fix = again.fold(fix, |fix, place| place.leave(fix, bytes));
+                }
+                self.job(*id, format!("is listed as {states:?}"), Some(fix));
             }
         }
-        for id in self.dump.jobs.keys() {
-            match places.get(id).map(Vec::as_slice) {
-                Some([_]) => {}
-                listed => self.job(*id, format!("is listed as {listed:?}")),
+        for (id, head) in &self.dump.jobs {
+            if !places.contains_key(id) {
+                let fix = listed_again(id.as_bytes().as_slice(), head.is_some(), self.dump.now_ms);
+                self.job(*id, "is listed nowhere", Some(fix));
             }
         }
         self.places = places;
     }
 
     fn counters(&mut self) {
-        let mut expected: BTreeMap<String, u64> = BTreeMap::new();
+        let mut expected: BTreeMap<String, u64> = self.shelved.clone();
         for (id, listed) in &self.places {
-            let (Some(head), [state]) = (self.head(*id), listed.as_slice()) else { continue };
-            *expected.entry(format!("{}/{state}", head.pair)).or_default() += 1;
-            let shelf = match state {
-                JobState::Dead => "dead",
-                JobState::Completed | JobState::Cancelled => "done",
-                _ => continue,
-            };
-            *expected.entry(format!("{shelf}:{}", head.queue)).or_default() += 1;
+            let (Some(head), [place]) = (self.head(*id), listed.as_slice()) else { continue };
+            if *place != Place::Bad {
+                *expected.entry(format!("{}/{}", head.pair, place.state())).or_default() += 1;
+            }
         }
-        // A record that cannot be decoded does not say what it is counted as.
-        let known = |field: &str| !field.ends_with("/quarantined");
-        let counted: BTreeMap<String, u64> = self
-            .dump
-            .count
-            .iter()
-            .filter(|(f, _)| known(f))
-            .map(|(f, n)| (f.clone(), *n))
-            .collect();
-        if expected != counted {
-            self.store(format!("counters should be {expected:?}, are {counted:?}"));
+        for pair in self.dump.bad.iter().filter_map(|id| self.dump.whence.get(id)) {
+            if is_pair(pair) {
+                *expected.entry(format!("{pair}/quarantined")).or_default() += 1;
+            }
+        }
+        let fields: std::collections::BTreeSet<_> =
+            expected.keys().chain(self.dump.count.keys()).cloned().collect();
+        for field in fields {
+            let wanted = expected.get(&field).copied().unwrap_or(0);
+            let noted = self.dump.count.get(&field);
+            if noted != expected.get(&field).copied().map(Some).as_ref() {
+                // What calls count meanwhile is added to either.
+                let noted = noted.copied().flatten().unwrap_or(0);
+                let by = i128::from(wanted) - i128::from(noted);
+                let by = by.to_string();
+                let words: [&[u8]; 4] = [b"COUNT", b"", field.as_bytes(), by.as_bytes()];
+                let fix = match wanted {
+                    0 if by == "0" => Fix::default().write(&[b"HDEL", b"count", field.as_bytes()]),
+                    _ => Fix::default().write(&words),
+                };
+                self.store(
+                    format!("the counter {field} should be {wanted}, not {noted}"),
+                    Some(fix),
+                );
+            }
         }
     }
 
-    /// A key leads to the live or completed job that names it, and each such job has its key.
+    /// A key leads to the job that holds it, and each job that holds one is led to by it.
     fn keys(&mut self) {
-        let holds_key = |id: &JobId| {
-            let end = self.dump.fin.get(id).and_then(|end| state_of(end.state));
-            !matches!(end, Some(JobState::Dead | JobState::Cancelled))
-        };
-        let mut found = Vec::new();
         for (key, id) in &self.dump.idem {
-            if self.head(*id).is_none_or(|head| head.key != *key) || !holds_key(id) {
-                found.push(Violation::of_job(*id, "an idempotency key leads to it wrongly"));
+            let Some(head) = self.head(*id) else {
+                // The key of a record that cannot be read may lead to it until somebody else
+                // takes it.
+                if !self.dump.jobs.contains_key(id) {
+                    self.wrong_key(key, *id);
+                }
+                continue;
+            };
+            let on_hold = matches!(head.hold, Hold::AtLeast(_)) && self.is_completed(*id);
+            if head.key != *key || !(on_hold || self.holds_key(*id, head)) {
+                self.wrong_key(key, *id);
             }
         }
         for (id, head) in &self.dump.jobs {
             let Some(head) = head.as_ref().filter(|head| !head.key.is_empty()) else { continue };
-            if holds_key(id) && self.dump.idem.get(&head.key) != Some(id) {
-                found.push(Violation::of_job(*id, "its idempotency key does not lead to it"));
+            let holder = self.dump.idem.get(&head.key);
+            // A job that was quarantined may have lost its key to another.
+            let is_taken = holder.and_then(|holder| self.head(*holder));
+            let is_taken = is_taken.is_some_and(|other| other.key == head.key);
+            if self.holds_key(*id, head) && holder != Some(id) && !is_taken {
+                let id_bytes = id.as_bytes().as_slice();
+                let fix = Fix::default().present("jobs", id_bytes);
+                let fix = fix.write(&[b"HSETNX", b"idem", &head.key, id_bytes]);
+                self.job(*id, "its idempotency key does not lead to it", Some(fix));
             }
         }
-        self.found.append(&mut found);
     }
 
-    /// What is apart belongs to a record that says so, and the other way round. Of a record that
-    /// cannot be decoded everything is kept.
-    fn large(&mut self) {
-        let Dump { jobs, fin, bodies, results, .. } = self.dump;
-        for (id, head) in jobs {
-            match head {
-                Some(head) if head.body_apart && !bodies.contains(id) => {
-                    self.job(*id, "has lost its payload");
-                }
-                Some(head) if !head.body_apart && bodies.contains(id) => {
-                    self.job(*id, "has a second payload");
-                }
-                _ => {}
-            }
+    fn wrong_key(&mut self, key: &[u8], id: JobId) {
+        let fix = Fix::default().check(&[b"HGET", b"idem", key], id.as_bytes().as_slice());
+        let fix = fix.write(&[b"HDEL", b"idem", key]);
+        self.job(id, "an idempotency key leads to it wrongly", Some(fix));
+    }
+
+    fn is_completed(&self, id: JobId) -> bool {
+        let end = self.dump.fin.get(&id).and_then(|end| state_of(end.state));
+        end == Some(JobState::Completed)
+    }
+
+    fn holds_key(&self, id: JobId, head: &Head) -> bool {
+        if self.dump.bad.contains(&id) {
+            return false;
         }
-        for id in bodies.iter().filter(|id| !jobs.contains_key(*id)) {
-            self.job(*id, "has a payload but no record");
-        }
-        for (id, end) in fin {
-            if end.result_apart != results.contains(id) {
-                let what = if end.result_apart { "has lost its result" } else { "has two results" };
-                self.job(*id, what);
-            }
-        }
-        for id in results.iter().filter(|id| !fin.contains_key(*id)) {
-            self.job(*id, "has a result but has not finished");
+        match self.dump.fin.get(&id).map(|end| state_of(end.state)) {
+            None => true,
+            Some(Some(JobState::Completed)) => match head.hold {
+                Hold::AtLeast(_) => head.hold_end_ms() > self.dump.now_ms,
+                hold => hold == Hold::Kept,
+            },
+            Some(_) => false,
         }
     }
 
     /// Nothing is left of jobs that are gone, and no key is there that nobody knows.
     fn leftovers(&mut self) {
-        for id in self.dump.att.keys().filter(|id| !self.dump.jobs.contains_key(*id)) {
-            self.found.push(Violation::of_job(*id, "has attempts but no record"));
+        let Dump { jobs, att, histories, logs, whence, bad, .. } = self.dump;
+        let orphans = (att.keys().map(|id| ("att", id)))
+            .chain(histories.iter().map(|id| ("history", id)))
+            .chain(logs.iter().map(|id| ("log", id)));
+        for (key, id) in orphans.filter(|(_, id)| !jobs.contains_key(*id)) {
+            let bytes = id.as_bytes().as_slice();
+            let fix = Fix::default().absent("jobs", bytes);
+            let fix = fix.write(&[b"HDEL", key.as_bytes(), bytes]);
+            self.job(*id, format!("is in {key} and has no record"), Some(fix));
+        }
+        for id in whence.keys().filter(|id| !bad.contains(*id)) {
+            let bytes = id.as_bytes().as_slice();
+            let fix = Fix::default().check(&[b"ZSCORE", b"bad", bytes], b"");
+            let fix = fix.write(&[b"HDEL", b"whence", bytes]);
+            self.job(*id, "is in whence and not quarantined", Some(fix));
+        }
+        for (key, member) in &self.dump.strays {
+            let remove: Option<&[u8]> = match *key {
+                // Perhaps all that is left of a job: that is for people to decide.
+                "jobs" | "body" | "result" => None,
+                "due" | "bad" | "ages" => Some(b"ZREM"),
+                "cancel" => Some(b"SREM"),
+                _ => Some(b"HDEL"),
+            };
+            let fix = remove.map(|verb| Fix::default().write(&[verb, key.as_bytes(), member]));
+            self.store(format!("{key} holds {} bytes that are no id or name", member.len()), fix);
         }
         for (name, other) in &self.dump.others {
             match (name.split(':').next(), other) {
                 (Some("wake"), Other::List(tokens)) if tokens.len() <= 1 => {}
                 (Some("wake"), Other::List(_)) if name.starts_with("wake:w:") => {}
-                (Some("lane" | "lanes" | "done" | "dead"), _) => {}
-                (Some("gone"), _) => {
-                    let lane = name.replacen("gone:", "lane:", 1);
-                    if !self.dump.others.contains_key(&lane) {
-                        self.store(format!("{name} is there without its lane"));
-                    }
-                }
-                _ => self.store(format!("{name} does not belong here")),
+                (Some("lane" | "lanes" | "gone" | "done" | "dead" | "held"), _) => {}
+                _ => self.store(format!("{name} does not belong here"), None),
             }
         }
     }
+}
+
+fn is_pair(text: &str) -> bool {
+    let is_legal = |name: &str| {
+        let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        !name.is_empty() && name.bytes().all(|byte| legal(byte) || b"_.-".contains(&byte))
+    };
+    text.split_once('/').is_some_and(|(queue, kind)| is_legal(queue) && is_legal(kind))
+}
+
+/// A job that is in no index becomes ready, or is quarantined if it cannot be read.
+fn listed_again(id: &[u8], is_readable: bool, now_ms: u64) -> Fix {
+    let fix = Fix::default().present("jobs", id).absent("fin", id).absent("run", id);
+    let fix = fix.check(&[b"ZSCORE", b"due", id], b"").check(&[b"ZSCORE", b"bad", id], b"");
+    if is_readable {
+        return fix.write(&[b"PUSH", b"", id]);
+    }
+    let now = now_ms.to_string();
+    fix.write(&[b"ZADD", b"bad", now.as_bytes(), id]).write(&[b"HSET", b"whence", id, b""])
 }

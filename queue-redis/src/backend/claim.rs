@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use queue_core::{
-    Claim, ClaimRequest, Error, JobError, JobId, Lease, Outcome, Settlement, Timestamp,
-};
+use queue_core::{Claim, ClaimRequest, Error, JobId, Lease, Timestamp};
 use redis::Value;
 
-use super::RedisBackend;
+use super::quarantine::Unreadable;
+use super::{RedisBackend, quarantine};
 use crate::record::{Attempts, millis, unpack_attempts, unpack_job};
 use crate::reply::{self, Items};
 use crate::scripts;
@@ -33,19 +32,21 @@ pub(super) fn call(backend: &RedisBackend, request: &ClaimRequest) -> Call {
     Call::script(&scripts::claim, cmd)
 }
 
-/// Reads the answer, and gives up jobs that this program cannot decode: they would stay leased
+/// Reads the answer, and quarantines jobs that this program cannot decode: they would stay leased
 /// and stall.
 pub(super) async fn answer(
     backend: &RedisBackend,
     request: &ClaimRequest,
     reply: Value,
 ) -> Result<Claim, Error> {
-    let Answer { claim, epoch, undecodable } = read(request, reply)?;
+    let Answer { claim, epoch, quarantined, undecodable } = read(request, reply)?;
     backend.note_epoch(&epoch).await;
+    quarantine::log(backend, &quarantined).await;
     if !undecodable.is_empty() {
         // The others are leased and must reach their worker; these wait for their lease to end.
-        if let Err(error) = give_up(backend, request, undecodable).await {
-            tracing::warn!(%error, "jobs that cannot be decoded were not settled");
+        if let Err(error) = quarantine::set_aside(backend, Some(request.token), &undecodable).await
+        {
+            tracing::warn!(%error, "jobs that cannot be decoded were not quarantined");
         }
     }
     Ok(claim)
@@ -54,7 +55,10 @@ pub(super) async fn answer(
 struct Answer {
     claim: Claim,
     epoch: Vec<u8>,
-    undecodable: Vec<(JobId, String)>,
+    /// Those that the script could not read.
+    quarantined: Vec<JobId>,
+    /// Those that this program cannot read.
+    undecodable: Vec<Unreadable>,
 }
 
 fn read(request: &ClaimRequest, reply: Value) -> Result<Answer, Error> {
@@ -67,7 +71,7 @@ fn read(request: &ClaimRequest, reply: Value) -> Result<Answer, Error> {
     claim.next_due = items.number()?.map(Duration::from_millis);
     claim.maintain = items.flag()?;
     let epoch = items.bytes()?;
-    log_quarantined(&items.ids()?);
+    let quarantined = items.ids()?;
     let offsets = offsets(&items.bytes()?)?;
     let ids = items.ids()?;
     let atts = reply::array(items.value()?)?;
@@ -89,10 +93,10 @@ fn read(request: &ClaimRequest, reply: Value) -> Result<Answer, Error> {
                 }
                 claim.leases.push(lease);
             }
-            Err(reason) => undecodable.push((id, reason)),
+            Err(reason) => undecodable.push(Unreadable { id, reason, record: Vec::new() }),
         }
     }
-    Ok(Answer { claim, epoch, undecodable })
+    Ok(Answer { claim, epoch, quarantined, undecodable })
 }
 
 /// The bodies that are apart, by the number of their job from 1.
@@ -111,31 +115,4 @@ fn offsets(bytes: &[u8]) -> Result<Vec<u64>, Error> {
     let text = String::from_utf8_lossy(bytes);
     let numbers = text.split(',').filter(|number| !number.is_empty());
     numbers.map(|number| number.parse().map_err(|_| reply::unexpected("not an offset"))).collect()
-}
-
-pub(super) fn log_quarantined(ids: &[JobId]) {
-    for id in ids {
-        tracing::error!(event = "job.quarantined", job_id = %id, "a record cannot be decoded");
-    }
-}
-
-/// The scripts could read these records and this program cannot, such as a codec of a newer
-/// version: they are dead with that reason, and their bytes are kept with the dead.
-async fn give_up(
-    backend: &RedisBackend,
-    request: &ClaimRequest,
-    undecodable: Vec<(JobId, String)>,
-) -> Result<(), Error> {
-    let settlements: Vec<Settlement> = undecodable
-        .into_iter()
-        .map(|(id, reason)| {
-            tracing::error!(event = "job.undecodable", job_id = %id, reason, "job is dead");
-            let error = JobError::new(queue_core::ErrorKind::Undecodable, reason);
-            let outcome = Outcome::Dead { error };
-            Settlement { id, token: request.token, outcome, elapsed: Duration::ZERO }
-        })
-        .collect();
-    let call = super::settle::call(backend, &settlements)?;
-    store::one(&backend.link, call, Repeat::Freely).await?;
-    Ok(())
 }

@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 
 use queue_core::{
-    ConflictReason, Due, EnqueueOutcome, Enqueued, Error, JobId, JobState, NewJob, OnConflict,
+    ConflictReason, Due, Durability, EnqueueOutcome, Enqueued, Error, JobId, JobState, NewJob,
+    OnConflict,
 };
 use redis::{Cmd, Value};
 
 use super::RedisBackend;
 use crate::record::{PackedJob, millis, pack_job, state_of};
 use crate::reply::{Items, bytes, id, unexpected};
-use crate::scripts;
+use crate::scripts::{self, Source};
 use crate::store::{self, Call, Repeat};
 
 /// The most bytes of jobs that one script takes in, unless a single job has more: so many that
@@ -27,7 +28,7 @@ struct Group<'a> {
     priority: u8,
     when: &'static str,
     ms: u64,
-    reject: bool,
+    on_conflict: &'static str,
     keyed: bool,
     /// Whether the bodies are apart.
     apart: bool,
@@ -46,7 +47,11 @@ impl<'a> Group<'a> {
             priority: job.spec.priority.level(),
             when,
             ms,
-            reject: job.on_conflict == OnConflict::Reject,
+            on_conflict: match job.on_conflict {
+                OnConflict::Reject => "r",
+                OnConflict::Replace => "p",
+                _ => "e",
+            },
             keyed: job.spec.idempotency_key.is_some(),
             apart: packed.body.is_some(),
         }
@@ -54,7 +59,7 @@ impl<'a> Group<'a> {
 
     fn write(&self, cmd: &mut Cmd) {
         cmd.arg(self.queue).arg(self.kind).arg(self.priority);
-        let conflict = if self.reject { "r" } else { "e" };
+        let conflict = self.on_conflict;
         let key = if self.keyed { "k" } else { "" };
         let body = if self.apart { "b" } else { "" };
         cmd.arg(self.when).arg(self.ms).arg(format!("{conflict}{key}{body}"));
@@ -64,6 +69,7 @@ impl<'a> Group<'a> {
 pub(super) async fn run(
     backend: &RedisBackend,
     jobs: &[NewJob],
+    durability: Durability,
 ) -> Result<Vec<EnqueueOutcome>, Error> {
     if jobs.is_empty() {
         return Ok(Vec::new());
@@ -77,10 +83,22 @@ pub(super) async fn run(
         let rest = &jobs[outcomes.len()..];
         let packed = pack_some(rest);
         let part = &rest[..packed.len()];
-        let call = Call::script(&scripts::enqueue, command(backend, part, &packed));
+        let may_replace = part.iter().any(|job| job.on_conflict == OnConflict::Replace);
+        let script = if may_replace { &scripts::replace } else { &scripts::enqueue };
+        let call = Call::script(script, command(backend, script, part, &packed));
         drop(packed);
-        let reply = store::one(&backend.link, call, repeat).await;
-        outcomes.extend(read(reply.map_err(|error| of_part(error, outcomes.len()))?, part)?);
+        let answer = match durability {
+            Durability::Memory | Durability::Replicas(0) => {
+                let reply = store::one(&backend.link, call, repeat).await;
+                reply.map(|reply| (reply, durability))
+            }
+            _ => backend.groups.make(call, repeat, durability).await,
+        };
+        let (reply, reached) = answer.map_err(|error| of_part(error, outcomes.len()))?;
+        outcomes.extend(read(reply, part)?.into_iter().map(|outcome| match outcome {
+            EnqueueOutcome::Done(done) => EnqueueOutcome::Done(done.with_durability(reached)),
+            refused => refused,
+        }));
     }
     Ok(outcomes)
 }
@@ -100,18 +118,19 @@ fn pack_some(jobs: &[NewJob]) -> Vec<PackedJob> {
     packed
 }
 
-/// "The store is full" means that none of the jobs was taken in. After a part of them was, all
-/// that can be said is that the call should be made again.
+/// "The store is full" and "unsupported" mean that none of the jobs was taken in. After a part of
+/// them was, all that can be said is that the call should be made again.
 fn of_part(error: Error, taken: usize) -> Error {
     match error {
         Error::StoreFull(why) if taken > 0 => {
             Error::Unavailable(format!("full after {taken} jobs of the batch: {why}"))
         }
+        Error::Unsupported(why) if taken > 0 => Error::Unavailable(why),
         other => other,
     }
 }
 
-fn command(backend: &RedisBackend, jobs: &[NewJob], packed: &[PackedJob]) -> Cmd {
+fn command(backend: &RedisBackend, script: &Source, jobs: &[NewJob], packed: &[PackedJob]) -> Cmd {
     let mut groups: Vec<Group<'_>> = Vec::new();
     let mut numbers: HashMap<Group<'_>, usize> = HashMap::new();
     let mut of_jobs = Vec::with_capacity(jobs.len());
@@ -124,7 +143,7 @@ fn command(backend: &RedisBackend, jobs: &[NewJob], packed: &[PackedJob]) -> Cmd
     }
     let argument_bytes = packed.iter().map(|job| job.bytes() + OVERHEAD_BYTES).sum();
     let arguments = 1 + groups.len() * 6 + jobs.len() * 5;
-    let mut cmd = scripts::enqueue.call(&backend.keys, arguments, argument_bytes);
+    let mut cmd = script.call(&backend.keys, arguments, argument_bytes);
     cmd.arg(groups.len());
     for group in &groups {
         group.write(&mut cmd);
@@ -153,6 +172,8 @@ fn read(reply: Value, jobs: &[NewJob]) -> Result<Vec<EnqueueOutcome>, Error> {
         outcomes.push(match letter {
             b'S' => created(JobState::Scheduled),
             b'R' => created(JobState::Ready),
+            b's' => replacing(job.spec.id, JobState::Scheduled, &mut items)?,
+            b'r' => replacing(job.spec.id, JobState::Ready, &mut items)?,
             b'D' => duplicate(&bytes(items.value()?)?)?,
             letter => {
                 EnqueueOutcome::Conflict { existing: next_id(&mut items)?, reason: reason(letter)? }
@@ -160,6 +181,11 @@ fn read(reply: Value, jobs: &[NewJob]) -> Result<Vec<EnqueueOutcome>, Error> {
         });
     }
     Ok(outcomes)
+}
+
+fn replacing(id: JobId, state: JobState, items: &mut Items) -> Result<EnqueueOutcome, Error> {
+    let replaced = Some(next_id(items)?);
+    Ok(EnqueueOutcome::Done(Enqueued::created(id, state).replacing(replaced)))
 }
 
 fn next_id(items: &mut Items) -> Result<JobId, Error> {

@@ -8,8 +8,11 @@ use queue_core::{
 };
 use redis::Value;
 
-use super::RedisBackend;
-use crate::record::{state_of, unpack_attempts, unpack_end, unpack_job};
+use super::quarantine::Unreadable;
+use super::{RedisBackend, quarantine};
+use crate::record::{
+    state_of, unpack_attempts, unpack_end, unpack_history, unpack_job, unpack_log,
+};
 use crate::reply::{self, Items, unexpected};
 use crate::scripts;
 use crate::store::{self, Call, Repeat};
@@ -27,15 +30,31 @@ pub(super) async fn get(
             return Err(unexpected("no answer"));
         }
         for (id, reply) in rest.iter().zip(replies) {
-            records.push(match (reply, ids) {
-                (Value::Nil, _) => None,
-                // Asked for one job, its damage is the answer; among others it must not hide them.
-                (reply, [_]) => Some(record(*id, reply)?),
-                (reply, _) => record(*id, reply).ok(),
+            records.push(match reply {
+                Value::Nil => None,
+                reply => Some(record(*id, reply)?),
             });
         }
     }
-    Ok(records)
+    let unreadable: Vec<Unreadable> = (records.iter().flatten())
+        .filter_map(|found| found.as_ref().err())
+        .filter(|found| found.state != JobState::Quarantined && found.state != JobState::Running)
+        .map(|found| found.what.clone())
+        .collect();
+    quarantine::met(backend, &unreadable).await;
+    match (&records[..], ids) {
+        // Asked for one job, its damage is the answer; among others it must not hide them.
+        ([Some(Err(found))], [id]) => {
+            Err(Error::Corrupt(format!("job {id} is quarantined: {}", found.what.reason)))
+        }
+        _ => Ok(records.into_iter().map(|found| found.and_then(Result::ok)).collect()),
+    }
+}
+
+/// A job whose record cannot be read.
+struct Damaged {
+    what: Unreadable,
+    state: JobState,
 }
 
 /// The answers about the first of these jobs.
@@ -48,12 +67,22 @@ async fn get_some(backend: &RedisBackend, ids: &[JobId]) -> Result<Vec<Value>, E
     reply::array(store::one(&backend.link, call, Repeat::Freely).await?)
 }
 
-fn record(id: JobId, reply: Value) -> Result<JobRecord, Error> {
+/// Reads the answer about one job; the inner error is about its record.
+fn record(id: JobId, reply: Value) -> Result<Result<JobRecord, Damaged>, Error> {
     let mut items = Items::of(reply)?;
     let state = u8::try_from(items.count()?).ok().and_then(state_of);
     let state = state.ok_or_else(|| unexpected("an unknown state"))?;
-    let stored = unpack_job(id, items.bytes()?, items.bytes()?)
-        .map_err(|reason| Error::Corrupt(format!("job {id}: {reason}")))?;
+    let bytes = items.bytes()?;
+    let damaged = |reason: String| {
+        Ok(Err(Damaged { what: Unreadable { id, reason, record: bytes.clone() }, state }))
+    };
+    let stored = match unpack_job(id, bytes.clone(), items.bytes()?) {
+        Ok(stored) => stored,
+        Err(reason) => return damaged(reason),
+    };
+    if state == JobState::Quarantined {
+        return damaged("it can be read by this program: recover it".to_owned());
+    }
     let mut record = JobRecord::new(stored.spec, state, stored.enqueued_at);
     record.due_at = stored.due_at;
     if let Some(attempts) = unpack_attempts(&items.bytes()?) {
@@ -68,7 +97,9 @@ fn record(id: JobId, reply: Value) -> Result<JobRecord, Error> {
     let worker = items.bytes()?;
     record.worker = std::str::from_utf8(&worker).ok().and_then(|text| WorkerId::new(text).ok());
     record.cancel_requested = items.flag()?;
-    Ok(record)
+    record.history = unpack_history(&items.bytes()?);
+    record.progress = unpack_log(&items.bytes()?).progress;
+    Ok(Ok(record))
 }
 
 pub(super) async fn stats(backend: &RedisBackend) -> Result<Vec<QueueStats>, Error> {

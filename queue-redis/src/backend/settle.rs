@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use queue_core::{
-    ClaimRequest, ClaimToken, Error, JobState, Lease, Outcome, RenewRequest, Renewal, SettleReply,
-    SettleRequest, Settled, Settlement,
+    ClaimRequest, ClaimToken, Error, HISTORY_ERROR_MAX_BYTES, JobId, JobState, Lease, Outcome,
+    RenewRequest, Renewal, SettleReply, SettleRequest, Settled, Settlement,
 };
 use redis::Value;
 
-use super::{RedisBackend, claim};
+use super::{RedisBackend, claim, quarantine};
 use crate::record::{millis, ms6, pack_result, state_of};
 use crate::reply::{self, unexpected};
 use crate::scripts;
@@ -36,7 +36,14 @@ pub(super) async fn run(
     }
     let mut replies = values.into_iter().flatten();
     let mut next = || replies.next().ok_or_else(|| unexpected("too short"));
-    let settled = if request.settlements.is_empty() { Vec::new() } else { read(request, next()?)? };
+    let settled = match request.settlements.as_slice() {
+        [] => Vec::new(),
+        settlements => {
+            let letters = reply::bytes(next()?)?;
+            quarantine::log(backend, &newly_quarantined(settlements, &letters)).await;
+            read(settlements, &letters)?
+        }
+    };
     let claim = match &request.claim {
         Some(claim) => Some(claim::answer(backend, claim, next()?).await?),
         None => None,
@@ -73,14 +80,28 @@ pub(super) fn call(backend: &RedisBackend, settlements: &[Settlement]) -> Result
             Outcome::Retry { delay, error } => (b'R', millis(*delay), error.encode()),
             Outcome::Dead { error } => (b'D', 0, error.encode()),
             Outcome::Released => (b'L', 0, Vec::new()),
-            Outcome::Snoozed { delay } => (b'Z', millis(*delay), Vec::new()),
+            Outcome::Snoozed { delay } | Outcome::Throttled { delay } => {
+                (b'Z', millis(*delay), Vec::new())
+            }
             Outcome::Cancelled => (b'X', 0, Vec::new()),
             other => return Err(Error::Unsupported(format!("the outcome {other:?}"))),
         };
         let head = head(letter, delay_ms, millis(*elapsed), token);
-        cmd.arg(id.as_bytes().as_slice()).arg(head.as_slice()).arg(blob);
+        cmd.arg(id.as_bytes().as_slice());
+        match shortened(outcome) {
+            Some(short) => cmd.arg([head.as_slice(), &short].concat()),
+            None => cmd.arg(head.as_slice()),
+        };
+        cmd.arg(blob);
     }
     Ok(Call::script(&scripts::settle, cmd))
+}
+
+/// The error as the history keeps it, if that is not the whole error.
+fn shortened(outcome: &Outcome) -> Option<Vec<u8>> {
+    let (Outcome::Retry { error, .. } | Outcome::Dead { error }) = outcome else { return None };
+    let is_long = error.message.len() > HISTORY_ERROR_MAX_BYTES;
+    is_long.then(|| error.shortened(HISTORY_ERROR_MAX_BYTES).encode())
 }
 
 /// The fixed part of a settlement; the script keeps its tail as it is.
@@ -94,9 +115,14 @@ fn head(letter: u8, delay_ms: u64, elapsed_ms: u64, token: &ClaimToken) -> [u8; 
     head
 }
 
-fn read(request: &SettleRequest, reply: Value) -> Result<Vec<Settled>, Error> {
-    let letters = reply::bytes(reply)?;
-    if letters.len() != request.settlements.len() * 2 {
+/// The jobs of which a settlement found that their records cannot be read.
+fn newly_quarantined(settlements: &[Settlement], letters: &[u8]) -> Vec<JobId> {
+    let pairs = settlements.iter().zip(letters.chunks(2));
+    pairs.filter(|(_, pair)| pair[0] == b'q').map(|(settlement, _)| settlement.id).collect()
+}
+
+fn read(settlements: &[Settlement], letters: &[u8]) -> Result<Vec<Settled>, Error> {
+    if letters.len() != settlements.len() * 2 {
         return Err(unexpected("not one answer per settlement"));
     }
     letters.chunks(2).map(|pair| settled(pair[0], pair[1])).collect()
@@ -108,7 +134,7 @@ fn settled(letter: u8, state: u8) -> Result<Settled, Error> {
     match letter {
         b'a' => Ok(Settled::Applied(state)),
         b'd' => Ok(Settled::AlreadyDone(state)),
-        b's' => Ok(Settled::Stale(state)),
+        b's' | b'q' => Ok(Settled::Stale(state)),
         b'g' => Ok(Settled::Gone),
         _ => Err(unexpected("an unknown letter")),
     }

@@ -12,9 +12,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{Ask, Home, News, Tasks, Token, lock};
+use crate::connect::reconnect_pause;
 use crate::errors::{Reaction, diagnose};
 use crate::reply;
-use crate::store::pause;
 
 /// How long one blocking command lasts if nothing happens.
 const BLOCK: Duration = Duration::from_secs(60);
@@ -69,7 +69,7 @@ struct Task {
     /// The connection, while no command is under way.
     connection: Option<MultiplexedConnection>,
     /// Blocking commands that failed in a row.
-    failures: u32,
+    failures: u64,
     /// The last of them was one that trying again does not mend.
     broken: bool,
     /// When the task ends if nobody waits until then.
@@ -153,7 +153,7 @@ impl Task {
             if broken {
                 sleep(BROKEN_PAUSE).await;
             } else if failures > 0 {
-                sleep(pause(failures)).await;
+                sleep(reconnect_pause(failures)).await;
             }
             pop(&home, connection, &lists).await
         });

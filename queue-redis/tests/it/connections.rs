@@ -1,5 +1,9 @@
 //! Connections: they break, they belong to a runtime, and runtimes end.
 
+mod load;
+mod outage;
+mod verdicts;
+
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 

@@ -1,8 +1,9 @@
 //! Answers that are lost after the server has applied the call (promise P3).
 
 use queue_core::{
-    Backend, CancelOutcome, ConflictReason, EnqueueOutcome, Error, JobState, OnConflict,
-    RenewRequest, Renewal, Settled,
+    Backend, CancelOutcome, ConflictReason, DeleteOutcome, Durability, EnqueueOutcome, Error,
+    JobState, OnConflict, QueueName, RenewRequest, Renewal, Report, Reported, RetryOutcome,
+    RetryRequest, Settled, WatchRequest,
 };
 use queue_redis::RedisBackend;
 use std::time::Duration;
@@ -34,7 +35,7 @@ async fn a_lost_enqueue_makes_one_job() {
     let (proxy, backend) = behind_proxy(&harness).await;
     let jobs = [job("a"), job("a")];
     proxy.arm(LOST);
-    let outcomes = backend.enqueue(&jobs).await.unwrap();
+    let outcomes = backend.enqueue(&jobs, Durability::Memory).await.unwrap();
     assert!(!proxy.is_armed());
     for (outcome, job) in outcomes.iter().zip(&jobs) {
         let EnqueueOutcome::Done(done) = outcome else { panic!("{outcome:?}") };
@@ -50,8 +51,8 @@ async fn a_lost_enqueue_that_may_be_rejected_is_left_to_its_caller() {
     let (proxy, backend) = behind_proxy(&harness).await;
     let jobs = [job("a").on_conflict(OnConflict::Reject)];
     proxy.arm(LOST);
-    assert!(matches!(backend.enqueue(&jobs).await, Err(Error::Unavailable(_))));
-    let outcomes = backend.enqueue(&jobs).await.unwrap();
+    assert!(matches!(backend.enqueue(&jobs, Durability::Memory).await, Err(Error::Unavailable(_))));
+    let outcomes = backend.enqueue(&jobs, Durability::Memory).await.unwrap();
     let reason = ConflictReason::Rejected;
     assert_eq!(outcomes, [EnqueueOutcome::Conflict { existing: jobs[0].job_id(), reason }]);
 }
@@ -117,5 +118,58 @@ async fn a_lost_renewal_and_a_lost_cancel_are_repeated() {
     let renewed = backend.renew(&renewal).await.unwrap();
     assert!(!proxy.is_armed());
     assert_eq!(renewed, [Renewal::Held { cancel_requested: vec![ids[0]] }]);
+    assert_sound(&backend).await;
+}
+
+/// Operators' calls and reports that are sent again do nothing twice.
+#[tokio::test]
+async fn lost_answers_of_the_other_calls_are_asked_for_again() {
+    let harness = RedisHarness::new();
+    let (proxy, backend) = behind_proxy(&harness).await;
+    let ids = enqueue(&backend, &[job("a"), job("a")]).await;
+    let leases = claim(&backend, &["a"], 2).await;
+    let (id, token) = (ids[0], leases[0].token);
+    let lines = vec!["one".to_owned()];
+    let report = Report { id, token, progress: None, lines_before: 0, lines };
+    proxy.arm(LOST);
+    assert_eq!(backend.report(&[report]).await.unwrap(), [Reported::Applied]);
+    let watch = [WatchRequest { id, after_line: 0 }];
+    assert_eq!(backend.watch(&watch).await.unwrap()[0].as_ref().unwrap().lines.len(), 1);
+
+    settle(&backend, &leases, &completed()).await;
+    let record = backend.get(&[id]).await.unwrap().remove(0).unwrap();
+    let jobs = vec![(id, record.finished_at.unwrap())];
+    proxy.arm(LOST);
+    let retried = backend.retry(&RetryRequest { jobs, keep_counts: false }).await.unwrap();
+    assert_eq!(retried, [RetryOutcome::Unchanged(JobState::Ready)]);
+    proxy.arm(LOST);
+    let deleted = backend.delete(&[(ids[1], JobState::Completed)]).await.unwrap();
+    assert_eq!(deleted, [DeleteOutcome::NotFound]);
+    let queue = QueueName::default();
+    proxy.arm(LOST);
+    assert!(!backend.set_paused(&queue, true).await.unwrap());
+    assert_eq!(backend.paused().await.unwrap(), [queue]);
+
+    proxy.arm(LOST);
+    backend.audit(true).await.unwrap();
+    assert!(!proxy.is_armed());
+    assert_sound(&backend).await;
+}
+
+/// The repeat of a replacement is a duplicate and replaces nothing more.
+#[tokio::test]
+async fn a_lost_replacement_replaces_once() {
+    let harness = RedisHarness::new();
+    let (proxy, backend) = behind_proxy(&harness).await;
+    let old = enqueue(&backend, &[job("a").idempotency_key("k")]).await;
+    let new = job("a").idempotency_key("k").on_conflict(OnConflict::Replace);
+    proxy.arm(LOST);
+    let outcomes = backend.enqueue(std::slice::from_ref(&new), Durability::Memory).await.unwrap();
+    assert!(!proxy.is_armed());
+    let EnqueueOutcome::Done(done) = &outcomes[0] else { panic!("{outcomes:?}") };
+    assert_eq!((done.id, done.state, done.duplicate), (new.job_id(), JobState::Ready, true));
+    let records = backend.get(&[old[0], new.job_id()]).await.unwrap();
+    let states: Vec<_> = records.iter().flatten().map(|record| record.state).collect();
+    assert_eq!(states, [JobState::Cancelled, JobState::Ready]);
     assert_sound(&backend).await;
 }

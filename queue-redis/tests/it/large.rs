@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use queue_core::conformance::Harness;
 use queue_core::{
-    Backend, ConflictReason, EnqueueOutcome, Error, ErrorKind, JobId, JobState, NewJob, Outcome,
-    Payload, Retention, Timestamp,
+    Backend, ConflictReason, Durability, EnqueueOutcome, Error, ErrorKind, JobId, JobState, NewJob,
+    Outcome, Payload, Retention, Timestamp,
 };
 use queue_redis::RedisBackend;
 
@@ -169,10 +169,10 @@ async fn a_batch_of_which_a_part_was_taken_in_can_be_sent_again() {
     let limit = used.parse::<usize>().unwrap() + 50 * MIB;
     harness.raw::<()>(&[b"CONFIG", b"SET", b"maxmemory", limit.to_string().as_bytes()]);
     let jobs: Vec<_> = (1..=12).map(|fill| large("a", fill, 8 * MIB)).collect();
-    let refused = backend.enqueue(&jobs).await;
+    let refused = backend.enqueue(&jobs, Durability::Memory).await;
     assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
     harness.raw::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
-    let full = backend.enqueue(&jobs).await;
+    let full = backend.enqueue(&jobs, Durability::Memory).await;
     assert!(matches!(full, Err(Error::StoreFull(_))), "{full:?}");
     harness.raw::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"0"]);
     let sent = enqueue(&backend, &jobs).await;
@@ -186,7 +186,8 @@ async fn large_duplicates_are_told_by_their_payload_alone() {
     let harness = RedisHarness::new();
     let backend = harness.now().await;
     let outcome_of = async |job: &NewJob| {
-        let outcomes = backend.enqueue(std::slice::from_ref(job)).await.unwrap();
+        let outcomes =
+            backend.enqueue(std::slice::from_ref(job), Durability::Memory).await.unwrap();
         outcomes.into_iter().next().unwrap()
     };
     let is_duplicate = |outcome: &EnqueueOutcome| match outcome {
@@ -210,7 +211,7 @@ async fn large_duplicates_are_told_by_their_payload_alone() {
     // Within one call, by key.
     let keyed = |fill| large("a", fill, 5000).idempotency_key("k");
     let batch = [keyed(1), keyed(1), keyed(2)];
-    let outcomes = backend.enqueue(&batch).await.unwrap();
+    let outcomes = backend.enqueue(&batch, Durability::Memory).await.unwrap();
     assert_eq!(outcomes.iter().map(is_duplicate).collect::<Vec<_>>(), [false, true, false]);
     let existing = batch[0].job_id();
     let reason = ConflictReason::IdempotencyKey;
@@ -225,12 +226,13 @@ async fn a_lost_payload_is_the_end_of_its_job_only() {
     let sent = enqueue(&backend, &[large("a", 1, 5000), large("a", 2, 5000)]).await;
     let body = harness.key(&backend, "body");
     harness.raw::<()>(&[b"HDEL", body.as_bytes(), sent[0].as_bytes()]);
-    let violations = backend.audit().await.unwrap();
+    let violations = backend.audit(false).await.unwrap();
     assert_eq!(violations.len(), 1, "{violations:?}");
     assert!(violations[0].what.contains("has lost its payload"), "{violations:?}");
     assert_eq!(ids(&claim(&backend, &["a"], 5).await), sent[1..]);
     let stats = backend.stats().await.unwrap();
-    assert_eq!(stats[0].jobs.get(&JobState::Dead), Some(&1));
+    assert_eq!(stats[0].jobs.get(&JobState::Quarantined), Some(&1));
+    assert_sound(&backend).await;
 }
 
 #[tokio::test]
@@ -257,7 +259,7 @@ async fn the_audit_names_large_parts_that_belong_to_nothing() {
         for id in sent.iter().chain([&stranger]) {
             harness.raw::<()>(&[b"HSET", key.as_bytes(), id.as_bytes(), b"?"]);
         }
-        let violations = backend.audit().await.unwrap();
+        let violations = backend.audit(false).await.unwrap();
         assert_eq!(violations.len(), 3, "{violations:?}");
         harness.raw::<()>(&[b"DEL", key.as_bytes()]);
     }

@@ -5,11 +5,17 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod check;
 mod connections;
 mod damage;
+mod durability;
 mod engine;
 mod faults;
+mod format;
+mod fuzz;
 mod large;
+mod quarantine;
+mod repair;
 mod store;
 mod waiting;
 

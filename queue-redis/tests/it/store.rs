@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime};
 use queue_core::backend::{FINISHED_MAX, Verdict};
 use queue_core::conformance::Harness;
 use queue_core::{
-    Backend, Error, JobState, Kind, Namespace, NewJob, Outcome, Payload, Settled, Timestamp,
+    Backend, DeleteOutcome, Durability, Error, JobId, JobState, Kind, ListRequest, Namespace,
+    NewJob, Outcome, Payload, QueueName, Report, Reported, RetryOutcome, RetryRequest, Settled,
+    Timestamp, WatchRequest,
 };
 use queue_redis::RedisBackend;
 
@@ -69,7 +71,10 @@ async fn a_full_store_refuses_new_jobs_and_finishes_old_ones() {
     enqueue(&backend, &[brief("a"), brief("a"), brief("a")]).await;
     let running = claim(&backend, &["a"], 1).await;
     harness.raw::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
-    assert!(matches!(backend.enqueue(&[job("a")]).await, Err(Error::StoreFull(_))));
+    assert!(matches!(
+        backend.enqueue(&[job("a")], Durability::Memory).await,
+        Err(Error::StoreFull(_))
+    ));
     assert_eq!(
         settle(&backend, &running, &completed()).await,
         [Settled::Applied(JobState::Completed)]
@@ -129,7 +134,10 @@ async fn data_of_a_newer_program_is_refused_by_connect_and_by_every_call() {
     harness.raw::<()>(&[b"HSET", meta.as_bytes(), b"schema", b"2"]);
     let again = RedisBackend::connect(&harness.redis.url(), backend.namespace().clone()).await;
     assert!(matches!(again, Err(Error::Refused(_))));
-    assert!(matches!(backend.enqueue(&[job("a")]).await, Err(Error::Refused(_))));
+    assert!(matches!(
+        backend.enqueue(&[job("a")], Durability::Memory).await,
+        Err(Error::Refused(_))
+    ));
     let findings = backend.check().await.unwrap();
     let bad: Vec<_> = findings.iter().filter(|f| f.verdict == Verdict::Bad).collect();
     assert_eq!(bad.iter().map(|f| f.name).collect::<Vec<_>>(), ["schema"]);
@@ -139,12 +147,17 @@ async fn data_of_a_newer_program_is_refused_by_connect_and_by_every_call() {
 async fn the_check_says_what_a_server_without_a_file_can_lose() {
     let harness = RedisHarness::new();
     let backend = harness.now().await;
-    let findings = backend.check().await.unwrap();
+    // What is known about this server's version is not what this is about.
+    let check = async || -> Vec<_> {
+        let findings = backend.check().await.unwrap();
+        findings.into_iter().filter(|finding| finding.name != "security").collect()
+    };
+    let findings = check().await;
     let warned: Vec<_> = findings.iter().filter(|f| f.verdict != Verdict::Good).collect();
     assert_eq!(warned.iter().map(|f| f.name).collect::<Vec<_>>(), ["persistence"]);
     assert!(warned[0].found.contains("loses every job"));
     harness.raw::<()>(&[b"CONFIG", b"SET", b"appendonly", b"yes"]);
-    let findings = backend.check().await.unwrap();
+    let findings = check().await;
     assert!(findings.iter().all(|f| f.verdict == Verdict::Good), "{findings:?}");
 }
 
@@ -172,7 +185,38 @@ async fn a_user_with_the_documented_permissions_can_do_everything() {
     backend.get(&ids).await.unwrap();
     backend.stats().await.unwrap();
     backend.check().await.unwrap();
+    operate(&backend, &ids).await;
     assert_sound(&backend).await;
+}
+
+/// Every call of operators and of running jobs.
+async fn operate(backend: &RedisBackend, ids: &[JobId]) {
+    for state in JobState::ALL {
+        backend.list(&ListRequest::new(state)).await.unwrap();
+    }
+    let queue = QueueName::default();
+    assert!(backend.set_paused(&queue, true).await.unwrap());
+    assert_eq!(backend.paused().await.unwrap(), std::slice::from_ref(&queue));
+    assert!(backend.set_paused(&queue, false).await.unwrap());
+    let records = backend.get(ids).await.unwrap();
+    let ended = records.iter().flatten().filter_map(|job| Some((job.spec.id, job.finished_at?)));
+    let again = RetryRequest { jobs: ended.collect(), keep_counts: false };
+    let outcomes = backend.retry(&again).await.unwrap();
+    assert!(outcomes.contains(&RetryOutcome::Ready), "{outcomes:?}");
+    for lease in claim(backend, &["a"], 5).await {
+        let (id, token) = (lease.spec.id, lease.token);
+        let lines = vec!["a line".to_owned()];
+        let report = Report { id, token, progress: None, lines_before: 0, lines };
+        assert_eq!(backend.report(&[report]).await.unwrap(), [Reported::Applied]);
+        let looks = backend.watch(&[WatchRequest { id, after_line: 0 }]).await.unwrap();
+        assert_eq!(looks[0].as_ref().unwrap().lines.len(), 1);
+        settle(backend, &[lease], &completed()).await;
+        let deleted = backend.delete(&[(id, JobState::Completed)]).await.unwrap();
+        assert_eq!(deleted, [DeleteOutcome::Deleted]);
+    }
+    backend.quarantined(ids).await.unwrap();
+    backend.recover(ids).await.unwrap();
+    backend.audit(true).await.unwrap();
 }
 
 #[tokio::test]

@@ -40,6 +40,13 @@ impl RedisHarness {
         cmd.query(&mut self.redis.client()).expect("the command works")
     }
 
+    /// All keys of the backend's namespace.
+    pub fn names(&self, backend: &RedisBackend) -> Vec<String> {
+        let mut names: Vec<String> = self.raw(&[b"KEYS", self.key(backend, "*").as_bytes()]);
+        names.sort();
+        names
+    }
+
     fn stop_clock(&self, namespace: &Namespace, now: Timestamp) {
         let _: () = redis::cmd("HSET")
             .arg(format!("{{{namespace}/0}}:meta"))
@@ -69,5 +76,33 @@ impl Harness for RedisHarness {
 
     async fn set_clock(&self, backend: &RedisBackend, now: Timestamp) {
         self.stop_clock(backend.namespace(), now);
+    }
+
+    async fn snapshot(&self, backend: &RedisBackend) -> Option<Vec<u8>> {
+        let mut packed = Vec::new();
+        for name in self.names(backend) {
+            let dump: Vec<u8> = self.raw(&[b"DUMP", name.as_bytes()]);
+            for part in [name.as_bytes(), &dump] {
+                packed.extend(u32::try_from(part.len()).expect("a size").to_be_bytes());
+                packed.extend_from_slice(part);
+            }
+        }
+        Some(packed)
+    }
+
+    async fn restore(&self, backend: &RedisBackend, snapshot: &[u8]) {
+        for name in self.names(backend) {
+            self.raw::<()>(&[b"DEL", name.as_bytes()]);
+        }
+        let mut rest = snapshot;
+        let mut part = || {
+            let (length, tail) = rest.split_first_chunk::<4>()?;
+            let (part, tail) = tail.split_at(u32::from_be_bytes(*length) as usize);
+            rest = tail;
+            Some(part)
+        };
+        while let (Some(name), Some(dump)) = (part(), part()) {
+            self.raw::<()>(&[b"RESTORE", name, b"0", dump]);
+        }
     }
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use queue_core::{
-    Backend, ClaimRequest, ClaimToken, EnqueueOutcome, Interest, JobId, Kind, KindSlots, Lease,
-    NewJob, Outcome, Payload, QueueName, Retention, SettleRequest, Settled, Settlement, WorkerId,
+    Backend, ClaimRequest, ClaimToken, Durability, EnqueueOutcome, Interest, JobId, Kind,
+    KindSlots, Lease, NewJob, Outcome, Payload, QueueName, Retention, SettleRequest, Settled,
+    Settlement, WorkerId,
 };
 use queue_redis::RedisBackend;
 
@@ -38,7 +39,7 @@ pub fn interest(worker: &str, kinds: &[&str]) -> Interest {
 }
 
 pub async fn enqueue(backend: &RedisBackend, jobs: &[NewJob]) -> Vec<JobId> {
-    let outcomes = backend.enqueue(jobs).await.unwrap();
+    let outcomes = backend.enqueue(jobs, Durability::Memory).await.unwrap();
     let id = |outcome: EnqueueOutcome| match outcome {
         EnqueueOutcome::Done(done) => done.id,
         other => panic!("not enqueued: {other:?}"),
@@ -70,6 +71,6 @@ pub async fn settle(backend: &RedisBackend, leases: &[Lease], outcome: &Outcome)
 
 /// Fails with the list if any index disagrees with the records.
 pub async fn assert_sound(backend: &RedisBackend) {
-    let violations = backend.audit().await.unwrap();
+    let violations = backend.audit(false).await.unwrap();
     assert!(violations.is_empty(), "{violations:#?}");
 }

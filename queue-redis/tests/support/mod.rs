@@ -2,5 +2,6 @@
 
 pub mod harness;
 pub mod jobs;
+pub mod log;
 pub mod proxy;
 pub mod server;

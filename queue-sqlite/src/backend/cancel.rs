@@ -23,17 +23,11 @@ fn cancel_one(session: &mut Session<'_>, id: JobId) -> Result<CancelOutcome, Fau
             session.announce();
             Ok(CancelOutcome::Requested)
         }
-        JobState::Scheduled | JobState::Ready | JobState::Retrying | JobState::Quarantined => {
-            if !session.lanes.has(head.lane)? {
-                session.discard(&head)?;
-                return Ok(CancelOutcome::Cancelled);
-            }
+        JobState::Scheduled | JobState::Ready | JobState::Retrying => {
             let end = Finish { state: JobState::Cancelled, reason: None, elapsed_ms: None };
             session.finish(&head, end)?;
             Ok(CancelOutcome::Cancelled)
         }
-        finished @ (JobState::Completed | JobState::Dead | JobState::Cancelled) => {
-            Ok(CancelOutcome::AlreadyFinished(finished))
-        }
+        finished => Ok(CancelOutcome::AlreadyFinished(finished)),
     }
 }

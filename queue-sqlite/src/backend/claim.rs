@@ -2,16 +2,16 @@
 
 use std::collections::HashMap;
 
-use queue_core::backend::PASS_MAX;
+use queue_core::backend::{CLAIM_MAX_BYTES, PASS_MAX};
 use queue_core::{Claim, ClaimRequest, DeadReason, JobState, Kind, Lease, QueueName, Timestamp};
 use rusqlite::{OptionalExtension, params};
 
 use super::promote::promote;
 use super::renew::extend;
-use super::taken::{Claimed, Pick, Taken, Unreadable};
+use super::taken::{Claimed, Pick, Taken};
 use crate::errors::Fault;
 use crate::open::Room;
-use crate::rows::{ms, time};
+use crate::rows::{ms, number, sixteen, time};
 use crate::session::{Finish, Session};
 use crate::watch::SELECT_HAS_READY;
 
@@ -30,7 +30,9 @@ pub(super) const SELECT_FIRST_LAPSED: &str =
     "SELECT 1 FROM claim WHERE until_ms <= ?1 ORDER BY until_ms LIMIT 1";
 pub(super) const SELECT_EXPIRED_SHELF: &str =
     "SELECT 1 FROM shelf WHERE next_expiry_ms <= ?1 LIMIT 1";
-pub(super) const SELECT_OVERFULL_SHELF: &str = "SELECT 1 FROM shelf WHERE records > 10000 LIMIT 1";
+pub(super) const SELECT_OVERFULL_SHELF: &str =
+    "SELECT 1 FROM shelf WHERE records > 10000 AND part > 0 LIMIT 1";
+pub(super) const HAS_PAUSE: &str = "SELECT 1 FROM pause WHERE queue = ?1";
 
 /// An answer to a claim, and the job whose time `next_due` is: its due time and id.
 pub(crate) type Answer = (Claim, Option<(i64, [u8; 16])>);
@@ -40,9 +42,18 @@ struct Wanted {
     missing: u32,
     slots: HashMap<Kind, u32>,
     taken: Vec<Taken>,
+    /// How many more bytes of payload are handed out.
+    bytes_left: usize,
     /// How many more jobs this call may meet that nobody gets: expired ones, which it buries, and
     /// unreadable ones, which it puts aside.
     misses_left: u32,
+}
+
+impl Wanted {
+    /// Whether a bound was reached that is not one of the request.
+    fn is_bounded(&self) -> bool {
+        self.misses_left == 0 || self.bytes_left == 0
+    }
 }
 
 /// A lane while a claim serves it.
@@ -60,7 +71,8 @@ pub(super) fn claim(
 ) -> Result<Answer, Fault> {
     let mut select = session.conn.prepare_cached(SELECT_CLAIM)?;
     let repeated = select.query_row([request.token.as_bytes()], |row| {
-        Ok(Claimed { claim: row.get(0)?, claimed_at: time(row.get(1)?), fence: row.get(2)? })
+        let claimed_at = time(number(row, 1)?);
+        Ok(Claimed { claim: number(row, 0)?, claimed_at, fence: number(row, 2)? })
     });
     if let Some(claimed) = repeated.optional()? {
         // Nobody was there to renew it.
@@ -75,15 +87,19 @@ pub(super) fn claim(
         missing: request.max,
         slots: request.kinds.iter().map(|k| (k.kind.clone(), k.slots)).collect(),
         taken: Vec::new(),
+        bytes_left: CLAIM_MAX_BYTES,
         misses_left: PASS_MAX,
     };
     for queue in &request.queues {
-        if wanted.missing == 0 || wanted.misses_left == 0 {
+        if wanted.missing == 0 || wanted.is_bounded() {
             break;
+        }
+        if session.conn.prepare_cached(HAS_PAUSE)?.exists([queue.as_str()])? {
+            continue;
         }
         serve_queue(session, queue, &mut wanted)?;
     }
-    let more = wanted.missing == 0 || wanted.misses_left == 0 || more_due;
+    let more = wanted.missing == 0 || wanted.is_bounded() || more_due;
     let leases = hold(session, request, wanted.taken)?;
     leave_to_others(session, request)?;
     answer(session, leases, more)
@@ -106,7 +122,9 @@ fn leave_to_others(session: &mut Session<'_>, request: &ClaimRequest) -> Result<
 
 fn answer(session: &Session<'_>, leases: Vec<Lease>, more: bool) -> Result<Answer, Fault> {
     let mut first_due = session.conn.prepare_cached(SELECT_FIRST_DUE)?;
-    let first_due = first_due.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let first_due =
+        first_due.query_row([], |row| Ok((number(row, 0)?, sixteen(row, 1)?.unwrap_or_default())));
+    let first_due = first_due.optional()?;
     let mut claim = Claim::default();
     claim.leases = leases;
     claim.more = more;
@@ -161,7 +179,7 @@ fn serve_round(
         let most = share.min(wanted.missing).min(slots);
         served_any |= serve_lane(session, served, most, wanted)?;
     }
-    Ok(served_any && wanted.misses_left > 0)
+    Ok(served_any && !wanted.is_bounded())
 }
 
 /// The lanes that take turns now: the best priority among those looked at.
@@ -194,20 +212,24 @@ fn serve_lane(
 ) -> Result<bool, Fault> {
     let mut taken = 0;
     let mut changed = false;
-    while taken < most && wanted.misses_left > 0 {
-        let Some(next) = served.pick.next(session, served.lane, most - taken)? else { break };
+    while taken < most && !wanted.is_bounded() {
+        let Some(next) = served.pick.next(session, served.lane, most - taken)? else {
+            // It may count jobs that are not there: it would be first for ever.
+            changed |= session.correct_ready(served.lane)?;
+            break;
+        };
         changed = true;
         match next {
-            Err(unreadable) => {
+            Err(broken) => {
                 wanted.misses_left -= 1;
-                let Unreadable { job, id, reason, .. } = unreadable;
-                session.put_aside(job, id, (served.lane, JobState::Ready), &reason)?;
+                session.put_aside(&broken)?;
             }
             Ok(job) if job.spec.expires_at.is_some_and(|at| at <= session.now) => {
                 wanted.misses_left -= 1;
                 bury(session, &job)?;
             }
             Ok(job) => {
+                wanted.bytes_left = wanted.bytes_left.saturating_sub(job.bytes());
                 session.leave(served.lane, JobState::Ready)?;
                 session.enter(served.lane, JobState::Running)?;
                 wanted.taken.push(job);
@@ -229,9 +251,13 @@ fn serve_lane(
 
 /// T18: a job is met after its `expires_at`.
 fn bury(session: &mut Session<'_>, job: &Taken) -> Result<(), Fault> {
-    let Some(head) = session.head(job.spec.id)? else { return Ok(()) };
     let reason = Some(DeadReason::Expired);
-    session.finish(&head, Finish { state: JobState::Dead, reason, elapsed_ms: None })
+    match session.head(job.spec.id)? {
+        Some(head) if head.state == JobState::Ready => {
+            session.finish(&head, Finish { state: JobState::Dead, reason, elapsed_ms: None })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Gives the chosen jobs to the claim.
@@ -244,8 +270,8 @@ fn hold(
         return Ok(Vec::new());
     }
     let jobs = i64::try_from(taken.len()).unwrap_or(i64::MAX);
-    let fence = (session.store.fence + 1).max(ms(session.now) * 1000);
-    session.store.fence = fence + jobs - 1;
+    let fence = session.store.fence.saturating_add(1).max(ms(session.now).saturating_mul(1000));
+    session.store.fence = fence.saturating_add(jobs - 1);
     session.conn.prepare_cached(INSERT_CLAIM)?.execute(params![
         request.token.as_bytes(),
         request.worker.as_str(),
@@ -259,7 +285,7 @@ fn hold(
     let mut leases = Vec::with_capacity(taken.len());
     let mut update = session.conn.prepare_cached(UPDATE_HELD)?;
     for (position, job) in (0..).zip(taken) {
-        update.execute((job.job, position, claim))?;
+        update.execute((job.head.job, position, claim))?;
         leases.push(claimed.lease(job, position, request.token));
     }
     Ok(leases)

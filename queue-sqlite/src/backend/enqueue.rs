@@ -1,20 +1,21 @@
 //! T1 and T2: jobs come in, or meet the job that has their id or key.
 
 use queue_core::{
-    ConflictReason, Due, EnqueueOutcome, Enqueued, Error, JobId, JobState, NewJob, OnConflict,
-    Timestamp,
+    ConflictReason, Due, Durability, EnqueueOutcome, Enqueued, Error, JobId, JobState, NewJob,
+    OnConflict, Timestamp,
 };
 use rusqlite::{OptionalExtension, Row, params};
 
 use crate::errors::Fault;
 use crate::open::Room;
-use crate::rows::{id_of, ms, seconds, state_number, state_of};
-use crate::session::{End, Session};
+use crate::rows::{bytes, hold_ms, ms, number, seconds, sixteen, state_number, state_of};
+use crate::session::{End, Finish, Session};
 
 /// Does nothing if the id or the key is taken: finding out is the rare case.
 pub(super) const INSERT_JOB: &str = "INSERT INTO job (id, lane, state, position, due_ms, enqueued_ms, \
-     max_attempts, max_stalls, expires_ms, keep_completed_s, keep_dead_s, key) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT DO NOTHING";
+     max_attempts, max_stalls, expires_ms, keep_completed_s, keep_dead_s, key, hold_ms, holds_key) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?12 IS NOT NULL) \
+     ON CONFLICT DO NOTHING";
 pub(super) const INSERT_BODY: &str =
     "INSERT INTO body (job, codec, options, payload) VALUES (?1, ?2, ?3, ?4)";
 
@@ -26,7 +27,7 @@ macro_rules! met_columns {
 }
 pub(super) const SELECT_MET_BY_ID: &str = concat!(met_columns!(), "WHERE job.id = ?1");
 pub(super) const SELECT_MET_BY_KEY: &str =
-    concat!(met_columns!(), "WHERE job.key = ?1 AND job.state <= 5");
+    concat!(met_columns!(), "WHERE job.key = ?1 AND job.holds_key = 1");
 
 /// An existing job, as far as an enqueue that met it wants to know.
 struct Met {
@@ -35,20 +36,34 @@ struct Met {
     same_work: bool,
 }
 
-/// Takes jobs in, in order.
+/// What an enqueue found out about the job that has its id or key.
+enum Meeting {
+    /// The answer to the enqueue.
+    Answer(EnqueueOutcome),
+    /// The key is free now: it was held no longer, or by this job that has been replaced.
+    Freed(Option<JobId>),
+}
+
+/// Takes jobs in, in order. What they survive once this is committed is `durability`.
 pub(crate) fn enqueue(
     session: &mut Session<'_>,
     jobs: &[NewJob],
+    durability: Durability,
     room: &Room,
 ) -> Result<Vec<EnqueueOutcome>, Fault> {
     let (mut created, mut bytes) = (0, 0);
     let mut outcomes = Vec::with_capacity(jobs.len());
     for job in jobs {
-        let outcome = enqueue_one(session, job)?;
-        if matches!(&outcome, EnqueueOutcome::Done(done) if !done.duplicate) {
-            created += 1;
-            bytes += job.spec.payload.bytes().len() as u64;
-        }
+        let outcome = match enqueue_one(session, job)? {
+            EnqueueOutcome::Done(done) => {
+                if !done.duplicate {
+                    created += 1;
+                    bytes += job.spec.payload.bytes().len() as u64;
+                }
+                EnqueueOutcome::Done(done.with_durability(durability))
+            }
+            refused => refused,
+        };
         outcomes.push(outcome);
     }
     // Asked afterwards, since only now it is known what is new: a repeat needs no room. The
@@ -60,6 +75,28 @@ pub(crate) fn enqueue(
 }
 
 fn enqueue_one(session: &mut Session<'_>, job: &NewJob) -> Result<EnqueueOutcome, Fault> {
+    if let Some(state) = insert(session, job)? {
+        return Ok(EnqueueOutcome::Done(Enqueued::created(job.spec.id, state)));
+    }
+    let replaced = match meet(session, job)? {
+        Meeting::Answer(outcome) => return Ok(outcome),
+        Meeting::Freed(replaced) => replaced,
+    };
+    match insert(session, job)? {
+        Some(state) => {
+            let done = Enqueued::created(job.spec.id, state).replacing(replaced);
+            Ok(EnqueueOutcome::Done(done))
+        }
+        None => {
+            let id = job.spec.id;
+            let what = format!("job {id} was refused for its id or key, but no job has it");
+            Err(Error::Corrupt(what).into())
+        }
+    }
+}
+
+/// Answers the state of the new job; `None` if its id or key is taken.
+fn insert(session: &mut Session<'_>, job: &NewJob) -> Result<Option<JobState>, Fault> {
     let spec = &job.spec;
     let due_at = match job.due {
         Due::Now => session.now,
@@ -85,9 +122,10 @@ fn enqueue_one(session: &mut Session<'_>, job: &NewJob) -> Result<EnqueueOutcome
         seconds(spec.retention.completed),
         seconds(spec.retention.dead),
         spec.idempotency_key.as_ref().map(|key| key.as_str()),
+        hold_ms(spec.hold),
     ])?;
     if inserted == 0 {
-        return meet(session, job);
+        return Ok(None);
     }
     session.takes_in = true;
     session.conn.prepare_cached(INSERT_BODY)?.execute(params![
@@ -102,44 +140,44 @@ fn enqueue_one(session: &mut Session<'_>, job: &NewJob) -> Result<EnqueueOutcome
         session.enter(lane, state)?;
         session.announce();
     }
-    Ok(EnqueueOutcome::Done(Enqueued::created(spec.id, state)))
+    Ok(Some(state))
 }
 
-/// T2. The id counts before the key.
-fn meet(session: &mut Session<'_>, job: &NewJob) -> Result<EnqueueOutcome, Fault> {
-    session.store.duplicates += 1;
+/// T2 and T19. The id counts before the key.
+fn meet(session: &mut Session<'_>, job: &NewJob) -> Result<Meeting, Fault> {
     let mut by_id = session.conn.prepare_cached(SELECT_MET_BY_ID)?;
     let met = by_id.query_row([job.spec.id.as_bytes()], |row| Met::read(row, job)).optional()?;
     if let Some(met) = met {
-        return Ok(met.answer(job, ConflictReason::Id));
+        session.store.duplicates = session.store.duplicates.saturating_add(1);
+        return Ok(Meeting::Answer(met.answer(job, ConflictReason::Id)));
     }
-    let key = job.spec.idempotency_key.as_ref().map(|key| key.as_str());
+    let Some(key) = job.spec.idempotency_key.as_ref() else { return Ok(Meeting::Freed(None)) };
+    let Some(holder) = session.key_holder(key.as_str())? else { return Ok(Meeting::Freed(None)) };
+    if job.on_conflict == OnConflict::Replace && holder.state.is_waiting() {
+        let end = Finish { state: JobState::Cancelled, reason: None, elapsed_ms: None };
+        session.finish(&holder, end)?;
+        return Ok(Meeting::Freed(Some(holder.id)));
+    }
+    session.store.duplicates = session.store.duplicates.saturating_add(1);
     let mut by_key = session.conn.prepare_cached(SELECT_MET_BY_KEY)?;
-    match by_key.query_row([key], |row| Met::read(row, job)).optional()? {
-        Some(met) => Ok(met.answer(job, ConflictReason::IdempotencyKey)),
-        None => Err(Error::Corrupt(format!(
-            "job {} was refused for its id or key, but no job has it",
-            job.spec.id
-        ))
-        .into()),
-    }
+    let met = by_key.query_row([key.as_str()], |row| Met::read(row, job))?;
+    Ok(Meeting::Answer(met.answer(job, ConflictReason::IdempotencyKey)))
 }
 
 impl Met {
     fn read(row: &Row<'_>, job: &NewJob) -> rusqlite::Result<Self> {
-        let codec: Option<i64> = row.get(3)?;
-        let payload = row.get_ref(4)?.as_blob_or_null()?;
-        let kind = row.get_ref(2)?.as_bytes_or_null()?;
-        let same_work = kind == Some(job.spec.kind.as_str().as_bytes())
-            && codec == Some(i64::from(job.spec.payload.codec().number()))
-            && payload == Some(job.spec.payload.bytes().as_ref());
-        Ok(Self { id: id_of(row, 0)?, state: state_of(row.get(1)?), same_work })
+        let same_work = bytes(row, 2)? == Some(job.spec.kind.as_str().as_bytes())
+            && number(row, 3)? == i64::from(job.spec.payload.codec().number())
+            && bytes(row, 4)? == Some(job.spec.payload.bytes().as_ref());
+        let id = JobId::from_bytes(sixteen(row, 0)?.unwrap_or_default());
+        let state = state_of(number(row, 1)?).unwrap_or(JobState::Quarantined);
+        Ok(Self { id, state, same_work })
     }
 
     fn answer(self, job: &NewJob, reason: ConflictReason) -> EnqueueOutcome {
         let reason = match job.on_conflict {
             _ if !self.same_work => reason,
-            OnConflict::Existing => {
+            OnConflict::Existing | OnConflict::Replace => {
                 return EnqueueOutcome::Done(Enqueued::duplicate(self.id, self.state));
             }
             _ => ConflictReason::Rejected,

@@ -1,82 +1,137 @@
 //! Reading jobs.
 
-use queue_core::{Error, JobError, JobId, JobRecord, Kind, Priority, QueueName, WorkerId};
+use queue_core::{Error, JobId, JobRecord, Progress, WorkerId};
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::errors::Fault;
 use crate::rows::{
-    AFTER_SPEC, Unreadable, decoded, duration_of_ms, payload, reason_of, spec, spec_columns,
-    state_of, time,
+    bytes, error_of, history, names, number, payload, spec, spec_columns, text, time, whole,
 };
+use crate::session::{HEAD_COLUMNS, Head, Lane, head_columns};
 
 pub(super) const SELECT_RECORD: &str = concat!(
     "SELECT ",
+    head_columns!(),
+    ", ",
     spec_columns!(),
-    ", lane.queue, lane.kind, lane.priority, job.state, job.dead_reason, job.failures, \
-     job.stalls, job.snoozes, job.enqueued_ms, job.due_ms, job.finished_ms, claim.until_ms, \
-     claim.worker, job.cancel_requested, note.error, note.result_codec, note.result, \
-     job.elapsed_ms \
+    ", lane.queue, lane.kind, lane.priority, claim.until_ms, claim.worker, note.error, \
+     note.result_codec, note.result, note.percent, note.doing, note.history, quarantine.reason \
      FROM job LEFT JOIN lane ON lane.lane = job.lane LEFT JOIN body ON body.job = job.job \
      LEFT JOIN note ON note.job = job.job LEFT JOIN claim ON claim.claim = job.claim \
-     WHERE job.id = ?1"
+     LEFT JOIN quarantine ON quarantine.job = job.job WHERE job.id = ?1"
 );
+
+/// A job that cannot be given as a record.
+#[derive(Debug)]
+pub(super) enum Unread {
+    /// It is quarantined.
+    Aside(String),
+    /// It should be.
+    Broken {
+        /// Its rowid.
+        job: i64,
+        reason: String,
+    },
+}
+
+/// What was read of some jobs.
+#[derive(Debug, Default)]
+pub(super) struct Got {
+    pub(super) records: Vec<Option<JobRecord>>,
+    /// The rowids of jobs that cannot be read and are not quarantined.
+    pub(super) broken: Vec<i64>,
+    /// Why the only job that was asked for cannot be given.
+    pub(super) error: Option<Error>,
+}
 
 /// Reads jobs; `None` for an unknown id.
 ///
 /// A record that cannot be read is an error if it is all that was asked for; among others it is
 /// `None`, so that it does not hide them.
-pub(super) fn get(conn: &Connection, ids: &[JobId]) -> Result<Vec<Option<JobRecord>>, Fault> {
+pub(super) fn get(conn: &Connection, ids: &[JobId]) -> Result<Got, Fault> {
     let mut select = conn.prepare_cached(SELECT_RECORD)?;
-    let mut records = Vec::with_capacity(ids.len());
+    let mut got = Got::default();
     for id in ids {
-        match select.query_row([id.as_bytes()], |row| decoded(read(row))).optional()? {
-            None => records.push(None),
-            Some(Ok(record)) => records.push(Some(record)),
-            Some(Err(reason)) if ids.len() == 1 => {
-                return Err(Error::Corrupt(format!("job {id}: {reason}")).into());
+        let reason = match select.query_row([id.as_bytes()], read).optional()? {
+            None => None,
+            Some(Ok(record)) => {
+                got.records.push(Some(record));
+                continue;
             }
-            Some(Err(_)) => records.push(None),
-        }
+            Some(Err(Unread::Aside(reason))) => Some(format!("job {id} is quarantined: {reason}")),
+            Some(Err(Unread::Broken { job, reason })) => {
+                got.broken.push(job);
+                Some(format!("job {id}: {reason}"))
+            }
+        };
+        got.records.push(None);
+        got.error = reason.filter(|_| ids.len() == 1).map(Error::Corrupt);
     }
-    Ok(records)
+    Ok(got)
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<Result<JobRecord, Unreadable>> {
-    let at = |offset: usize| AFTER_SPEC + offset;
-    let name = |offset| row.get::<_, Option<String>>(at(offset)).map(Option::unwrap_or_default);
-    let queue = QueueName::new(name(0)?);
-    let kind = Kind::new(name(1)?);
-    let priority = row.get::<_, Option<u8>>(at(2))?.and_then(Priority::new);
-    let (Ok(queue), Ok(kind), Some(priority)) = (queue, kind, priority) else {
-        return Ok(Err("its lane is missing or has an illegal name".to_owned()));
+/// The record of a row of [`SELECT_RECORD`].
+pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Result<JobRecord, Unread>> {
+    let at = |offset: usize| HEAD_COLUMNS + 4 + offset;
+    let broken = |job: i64, reason: String| Ok(Err(Unread::Broken { job, reason }));
+    let head = match Head::read(row)? {
+        Ok(head) => head,
+        Err(found) => return broken(found.job, found.reason),
     };
-    let spec = match spec(row, queue, kind, priority)? {
+    if head.state == queue_core::JobState::Quarantined {
+        let reason = text(row, at(11))?.unwrap_or("nobody noted why");
+        return Ok(Err(Unread::Aside(reason.to_owned())));
+    }
+    let Some((queue, kind, priority)) = names(row, at(0))? else {
+        return broken(head.job, "its lane is missing or cannot be read".to_owned());
+    };
+    let lane = Lane::named(head.lane, queue, kind, priority);
+    let spec = match spec(row, HEAD_COLUMNS, &head, &lane)? {
         Ok(spec) => spec,
-        Err(reason) => return Ok(Err(reason)),
+        Err(reason) => return broken(head.job, reason),
     };
-    let mut record = JobRecord::new(spec, state_of(row.get(at(3))?), time(row.get(at(8))?));
-    record.dead_reason = row.get::<_, Option<i64>>(at(4))?.and_then(reason_of);
-    record.failures = row.get(at(5))?;
-    record.stalls = row.get(at(6))?;
-    record.snoozes = row.get(at(7))?;
-    record.due_at = time(row.get(at(9))?);
-    record.finished_at = row.get::<_, Option<i64>>(at(10))?.map(time);
-    record.lease_until = row.get::<_, Option<i64>>(at(11))?.map(time);
-    // A label for people: one that cannot be read is left out.
-    record.worker = row.get::<_, Option<String>>(at(12))?.and_then(|w| WorkerId::new(w).ok());
-    record.cancel_requested = row.get(at(13))?;
-    record.elapsed = row.get::<_, Option<i64>>(at(17))?.map(duration_of_ms);
-    if let Some(error) = row.get_ref(at(14))?.as_blob_or_null()? {
-        match JobError::decode(error) {
-            Ok(error) => record.last_error = Some(error),
-            Err(reason) => return Ok(Err(reason)),
-        }
+    let mut record = JobRecord::new(spec, head.state, head.enqueued_at);
+    record.dead_reason = head.dead_reason;
+    record.failures = head.failures;
+    record.stalls = head.stalls;
+    record.snoozes = head.snoozes;
+    record.due_at = head.due_at;
+    record.finished_at = head.finished_at;
+    record.lease_until = whole(row, at(3))?.map(time);
+    // A label for people: one that cannot be read is left out, as are progress and history.
+    record.worker = text(row, at(4))?.and_then(|worker| WorkerId::new(worker).ok());
+    record.cancel_requested = head.cancel_requested;
+    record.elapsed = head.elapsed;
+    record.last_error = bytes(row, at(5))?.map(error_of);
+    match result(row, at(6))? {
+        Ok(result) => record.result = result,
+        Err(reason) => return broken(head.job, reason),
     }
-    if let Some(codec) = row.get::<_, Option<i64>>(at(15))? {
-        match payload(codec, row.get(at(16))?) {
-            Ok(result) => record.result = Some(result),
-            Err(reason) => return Ok(Err(reason)),
-        }
-    }
+    record.progress = progress(row, at(8))?;
+    let history = bytes(row, at(10))?.map(history::decode);
+    record.history = history.and_then(Result::ok).unwrap_or_default();
     Ok(Ok(record))
+}
+
+/// A job's result, from its codec and bytes, which stand from column `first` on.
+pub(super) fn result(
+    row: &Row<'_>,
+    first: usize,
+) -> rusqlite::Result<Result<Option<queue_core::Payload>, String>> {
+    Ok(match (whole(row, first)?, bytes(row, first + 1)?) {
+        (None, None) => Ok(None),
+        (Some(codec), Some(stored)) => {
+            payload(codec, stored).map(Some).map_err(|reason| format!("its result: {reason}"))
+        }
+        _ => Err("half of its result is missing".to_owned()),
+    })
+}
+
+/// Progress from its two columns, which stand from column `first` on.
+pub(super) fn progress(row: &Row<'_>, first: usize) -> rusqlite::Result<Option<Progress>> {
+    if whole(row, first)?.is_none() {
+        return Ok(None);
+    }
+    let percent = u8::try_from(number(row, first)?.clamp(0, 100)).unwrap_or(0);
+    Ok(Some(Progress::new(percent, text(row, first + 1)?.unwrap_or_default())))
 }

@@ -3,14 +3,17 @@
 use std::cmp::Reverse;
 
 use queue_core::backend::FINISHED_MAX;
-use queue_core::{DeadReason, JobState, Maintained, QueueName};
+use queue_core::{AttemptRecord, DeadReason, JobState, Maintained, QueueName, WorkerId};
 
-use super::held::Claims;
+use rusqlite::OptionalExtension;
+
+use super::attempts::{note_attempt, worker_of};
 use super::promote::promote;
 use crate::errors::Fault;
 use crate::open::Room;
-use crate::rows::ms;
-use crate::session::{End, Finish, Head, SELECT_HEADS_OF_CLAIM, Session};
+use crate::rows::{ms, number, text};
+use crate::session::shelves::DELETE_SHELF;
+use crate::session::{End, Finish, Head, Part, SELECT_HEADS_OF_CLAIM, Session};
 
 /// [`FINISHED_MAX`] as SQLite takes it. Queries have it as a literal, so that the planner can prove
 /// that the partial index of fuller shelves fits.
@@ -22,9 +25,13 @@ const RECORDS_MAX: i64 = {
 /// Claims whose lease is over, longest ago first.
 pub(super) const SELECT_LAPSED: &str =
     "SELECT claim FROM claim WHERE until_ms <= ?1 ORDER BY until_ms, token LIMIT 1";
-pub(super) const SELECT_DROPPABLE_SHELVES: &str = "SELECT shelf, queue, dead, records FROM shelf \
+/// Claims whose lease ends at no time that there is.
+pub(super) const SELECT_ENDLESS: &str =
+    "SELECT claim FROM claim WHERE until_ms > 281474976710655 ORDER BY until_ms, token LIMIT 1";
+pub(super) const SELECT_DROPPABLE_SHELVES: &str = "SELECT shelf, queue FROM shelf \
      WHERE shelf IN (SELECT shelf FROM shelf WHERE next_expiry_ms <= ?1 \
-     UNION ALL SELECT shelf FROM shelf WHERE records > 10000) ORDER BY +queue, dead LIMIT ?2";
+     UNION ALL SELECT shelf FROM shelf WHERE records > 10000 AND part > 0) \
+     ORDER BY +queue LIMIT ?2";
 pub(super) const COUNT_EXPIRED: &str = "SELECT count(*) FROM (SELECT 1 FROM job \
      WHERE shelf = ?1 AND expiry_ms <= ?2 LIMIT ?3)";
 
@@ -49,43 +56,57 @@ pub(super) fn maintain(
 
 /// Takes jobs back from lapsed claims, whole claims at a time.
 fn reap(session: &mut Session<'_>, budget: u32, done: &mut Maintained) -> Result<(), Fault> {
-    loop {
-        let mut select = session.conn.prepare_cached(SELECT_LAPSED)?;
-        let mut rows = select.query([ms(session.now)])?;
-        let Some(claim) = rows.next()?.map(|row| row.get::<_, i64>(0)).transpose()? else {
-            return Ok(());
-        };
-        drop(rows);
+    while let Some(claim) = lapsed(session)? {
         if done.reaped >= u64::from(budget) {
             done.more = true;
             return Ok(());
         }
         reap_claim(session, claim, done)?;
     }
+    Ok(())
+}
+
+fn lapsed(session: &Session<'_>) -> Result<Option<i64>, Fault> {
+    let mut lapsed = session.conn.prepare_cached(SELECT_LAPSED)?;
+    let claim = lapsed.query_row([ms(session.now)], |row| number(row, 0)).optional()?;
+    if claim.is_some() {
+        return Ok(claim);
+    }
+    let mut endless = session.conn.prepare_cached(SELECT_ENDLESS)?;
+    Ok(endless.query_row([], |row| number(row, 0)).optional()?)
 }
 
 fn reap_claim(session: &mut Session<'_>, claim: i64, done: &mut Maintained) -> Result<(), Fault> {
     let mut select = session.conn.prepare_cached(SELECT_HEADS_OF_CLAIM)?;
-    let heads = select.query_map([claim], Head::read)?;
-    let mut heads: Vec<Head> = heads.collect::<Result<_, _>>()?;
+    let found = select.query_map([claim], Head::read)?;
+    let found: Vec<_> = found.collect::<Result<_, _>>()?;
+    done.reaped += found.len() as u64;
+    let mut heads = Vec::with_capacity(found.len());
+    for head in found {
+        heads.extend(session.sound(head)?);
+    }
+    let worker = match heads.first() {
+        Some(head) => worker_of(session, head)?,
+        None => None,
+    };
     // From the last to the first, each to the head: the lane ends up in order.
     heads.sort_by_key(|head| Reverse(head.id));
-    let mut claims = Claims::default();
-    // A claim without jobs would be found again and again: it goes in any case.
-    claims.let_go(claim);
     for head in heads {
-        claims.let_go(claim);
-        done.reaped += 1;
-        if !session.is_movable(&head)? {
-            continue;
-        }
-        done.crash_loops += u64::from(reap_job(session, head)?);
+        done.crash_loops += u64::from(reap_job(session, head, worker.clone())?);
     }
-    claims.save(session)
+    // Also one that had no jobs, which would be found again and again.
+    session.count_held(claim)
 }
 
 /// T11; says whether the job is dead now.
-fn reap_job(session: &mut Session<'_>, mut head: Head) -> Result<bool, Fault> {
+fn reap_job(
+    session: &mut Session<'_>,
+    mut head: Head,
+    worker: Option<WorkerId>,
+) -> Result<bool, Fault> {
+    let attempt =
+        AttemptRecord::lease_expired(head.failures.saturating_add(1), worker, session.now);
+    note_attempt(session, head.job, &attempt, None)?;
     head.stalls = head.stalls.saturating_add(1);
     let crash_loop = head.stalls >= head.max_stalls && !head.cancel_requested;
     let (state, reason) = if crash_loop {
@@ -106,32 +127,84 @@ fn drop_finished(
     budget: u32,
     done: &mut Maintained,
 ) -> Result<(), Fault> {
-    let now = ms(session.now);
     // What this pass has put onto shelves counts too.
     session.shelves.save()?;
-    let mut select = session.conn.prepare_cached(SELECT_DROPPABLE_SHELVES)?;
-    // Each has at least one record that may go, so one more than may go tells whether more is left.
-    let shelves = select.query_map((now, i64::from(budget) + 1), |row| {
-        // A name that cannot be read is none, and skipped below.
-        let queue = row.get_ref(1)?.as_str().unwrap_or_default().to_owned();
-        Ok((row.get::<_, i64>(0)?, queue, row.get::<_, bool>(2)?, row.get::<_, i64>(3)?))
-    })?;
-    let shelves: Vec<_> = shelves.collect::<Result<_, _>>()?;
     let mut left = i64::from(budget);
-    for (shelf, queue, dead, records) in shelves {
-        let Ok(queue) = QueueName::new(&queue) else { continue };
-        let mut count = session.conn.prepare_cached(COUNT_EXPIRED)?;
-        // One more than may be dropped tells whether something is left.
-        let expired: i64 = count.query_row((shelf, now, left + 1), |row| row.get(0))?;
-        let droppable = expired.max(records - RECORDS_MAX);
-        let dropping = droppable.min(left);
-        if dropping > 0 {
-            left -= session.drop_oldest(shelf, &queue, dead, dropping)?;
+    for queue in droppable_queues(session, left + 1)? {
+        for part in Part::ALL {
+            done.more |= drop_part(session, &queue, part, &mut left, &mut done.dropped)?;
         }
-        done.more |= droppable > dropping;
     }
-    done.dropped = (i64::from(budget) - left).unsigned_abs();
     Ok(())
+}
+
+/// The queues that have a shelf from which something may be dropped, in order; at most `limit`
+/// shelves are looked at. Each has at least one such record, so one more than may be dropped tells
+/// whether more is left.
+fn droppable_queues(session: &Session<'_>, limit: i64) -> Result<Vec<QueueName>, Fault> {
+    let mut select = session.conn.prepare_cached(SELECT_DROPPABLE_SHELVES)?;
+    let mut rows = select.query((ms(session.now), limit))?;
+    let (mut queues, mut nameless) = (Vec::new(), Vec::new());
+    while let Some(row) = rows.next()? {
+        match text(row, 1)?.map(QueueName::new) {
+            Some(Ok(queue)) => queues.push(queue),
+            _ => nameless.push(number(row, 0)?),
+        }
+    }
+    drop(rows);
+    for shelf in nameless {
+        // Its records stay, and an audit finds them; it would be found again and again.
+        tracing::error!(shelf, "a shelf has no legal name and is dropped; run an audit to repair");
+        session.conn.prepare_cached(DELETE_SHELF)?.execute([shelf])?;
+    }
+    queues.dedup();
+    Ok(queues)
+}
+
+/// Handles the records of one shelf whose time is over, at most `left`; says whether there are
+/// more of them.
+fn drop_part(
+    session: &mut Session<'_>,
+    queue: &QueueName,
+    part: Part,
+    left: &mut i64,
+    dropped: &mut u64,
+) -> Result<bool, Fault> {
+    let Some(shelf) = session.shelves.find(queue, part)? else { return Ok(false) };
+    let (shelf, mut records) = (shelf.shelf, shelf.records);
+    let mut count = session.conn.prepare_cached(COUNT_EXPIRED)?;
+    // One more than may be dropped tells whether something is left.
+    let expired: i64 = count.query_row((shelf, ms(session.now), *left + 1), |row| row.get(0))?;
+    if expired == 0 {
+        // Its next expiry may have been wrong: it would be found again and again.
+        session.shelves.look_again(shelf);
+    }
+    if part != Part::Held && records > RECORDS_MAX {
+        records = session.shelves.count(shelf)?;
+    }
+    let droppable = match part {
+        Part::Held => expired,
+        Part::Done | Part::Dead => expired.max(records.saturating_sub(RECORDS_MAX)),
+    };
+    let handled = droppable.min(*left);
+    *left -= handled;
+    for head in session.oldest(shelf, handled)? {
+        *dropped += u64::from(expire_record(session, &head, part)?);
+    }
+    Ok(droppable > handled)
+}
+
+/// A record's time on its shelf is over: it is dropped, or, if it was only kept for its key so
+/// far, joins the others of its queue. Says whether it was dropped.
+fn expire_record(session: &mut Session<'_>, head: &Head, part: Part) -> Result<bool, Fault> {
+    let finished_at = head.finished_at.unwrap_or(session.now);
+    let kept_until = finished_at.after(head.retention.completed);
+    if part == Part::Held && kept_until > session.now {
+        session.reshelve(head, Part::Done, kept_until)?;
+        return Ok(false);
+    }
+    session.remove(head)?;
+    Ok(true)
 }
 
 /// Gives pages back to the file system, some at a time, once many more are free than are in use,

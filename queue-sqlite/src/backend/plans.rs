@@ -5,10 +5,13 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::{cancel, claim, enqueue, get, held, maintain, renew, settle, stats, taken};
+use super::{
+    attempts, cancel, claim, enqueue, get, list, maintain, operate, quarantine, renew, repair,
+    report, settle, stats, taken,
+};
 use crate::SqliteOptions;
 use crate::open::prepare;
-use crate::session::{self, job, lanes, shelves};
+use crate::session::{self, claims, job, lanes, quarantine as aside, shelves};
 use crate::watch::look;
 
 /// A statement's name and text, and the lines of its plan.
@@ -22,6 +25,12 @@ macro_rules! planned {
 
 const JOB: &str = "SEARCH job USING INTEGER PRIMARY KEY (rowid=?)";
 const JOB_BY_ID: &str = "SEARCH job USING INDEX sqlite_autoindex_job_1 (id=?)";
+const JOB_BY_KEY: &str = "SEARCH job USING INDEX job_key (key=?)";
+const NOTE: &str = "SEARCH note USING INTEGER PRIMARY KEY (rowid=?)";
+const NOTE_OF_JOB: &str = "SEARCH note USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN";
+const WHY: &str = "SEARCH quarantine USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN";
+const READY_OF_LANE: &str = "SEARCH job USING COVERING INDEX job_ready (lane=?)";
+const PAUSE: &str = "SEARCH pause USING PRIMARY KEY (queue=?)";
 const BODY: &str = "SEARCH body USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN";
 const LANE: &str = "SEARCH lane USING INTEGER PRIMARY KEY (rowid=?)";
 const LANE_OF_JOB: &str = "SEARCH lane USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN";
@@ -39,39 +48,60 @@ const PLANNED: &[Planned] = planned![
     session::SELECT_STORE => [STORE],
     session::UPDATE_STORE => [STORE],
     // Jobs.
+    job::SELECT_HEAD => [JOB],
+    job::SELECT_RUNNING_BY_ID => [JOB_BY_ID],
     job::SELECT_HEAD_BY_ID => [JOB_BY_ID],
+    job::SELECT_HEAD_BY_KEY => [JOB_BY_KEY],
     job::SELECT_HEADS_OF_CLAIM => ["SEARCH job USING INDEX job_held (claim=?)"],
     job::SELECT_DUE_HEADS => ["SEARCH job USING INDEX job_due (due_ms<?)"],
     job::UPDATE_READY => [JOB],
     job::UPDATE_WAITING => [JOB],
     job::UPDATE_FINISHED => [JOB],
-    job::UPDATE_QUARANTINED => [JOB],
+    job::UPDATE_SHELVED => [JOB],
+    job::UPDATE_KEY_FREED => [JOB],
     job::DELETE_JOB => [
         JOB,
         "SEARCH note USING INTEGER PRIMARY KEY (rowid=?)",
+        // And the lines with the note, which is not shown.
         "SEARCH body USING INTEGER PRIMARY KEY (rowid=?)",
     ],
     job::SELECT_OLDEST => ["SEARCH job USING INDEX job_finished (shelf=?)"],
+    // Jobs that cannot be read.
+    aside::UPDATE_QUARANTINED => [JOB],
+    aside::UPSERT_QUARANTINE => [],
+    aside::DELETE_QUARANTINE => ["SEARCH quarantine USING INTEGER PRIMARY KEY (rowid=?)"],
+    aside::SELECT_ID_TEXT => [JOB],
+    aside::UPDATE_ID => [JOB],
     // Lanes.
     lanes::SELECT_LANE => [LANE],
     lanes::SELECT_LANE_BY_NAME => [
         "SEARCH lane USING INDEX sqlite_autoindex_lane_1 (queue=? AND kind=? AND priority=?)",
     ],
-    lanes::SELECT_READY_LANES => [LANES],
+    lanes::SELECT_READY_LANES => [LANES, "CORRELATED SCALAR SUBQUERY 1", READY_OF_LANE],
+    lanes::COUNT_READY => [READY_OF_LANE],
     lanes::INSERT_LANE => [],
     lanes::UPDATE_LANE => [LANE],
     lanes::DELETE_LANE => [LANE],
     // Shelves.
-    shelves::SELECT_SHELF => [
-        "SEARCH shelf USING INDEX sqlite_autoindex_shelf_1 (queue=? AND dead=?)",
+    shelves::SELECT_SHELF => [SHELF],
+    shelves::SELECT_SHELF_BY_NAME => [
+        "SEARCH shelf USING INDEX sqlite_autoindex_shelf_1 (queue=? AND part=?)",
     ],
     shelves::INSERT_SHELF => [],
     shelves::UPDATE_SHELF => [SHELF],
     shelves::DELETE_SHELF => [SHELF],
-    shelves::SELECT_NEXT_EXPIRY => ["SEARCH job USING COVERING INDEX job_finished (shelf=?)"],
+    shelves::SELECT_NEXT_EXPIRY => [
+        "SEARCH job USING COVERING INDEX job_finished (shelf=? AND expiry_ms>?)",
+    ],
     shelves::COUNT_RECORDS => ["SEARCH job USING COVERING INDEX job_finished (shelf=?)"],
     // What the watching thread asks after every commit.
-    look::SELECT_HAS_READY => [LANES],
+    look::SELECT_HAS_READY => [
+        LANES,
+        "SCALAR SUBQUERY 2",
+        PAUSE,
+        "CORRELATED SCALAR SUBQUERY 1",
+        READY_OF_LANE,
+    ],
     look::SELECT_LANE_NAMES => [LANE],
     look::HAS_ASKED => ["SCAN job USING COVERING INDEX job_asked"],
     look::SELECT_ASKED_OF_WORKER => [
@@ -90,24 +120,57 @@ const PLANNED: &[Planned] = planned![
         "SEARCH shelf USING COVERING INDEX shelf_expiry (next_expiry_ms<?)",
     ],
     claim::SELECT_OVERFULL_SHELF => ["SCAN shelf USING INDEX shelf_over"],
+    claim::HAS_PAUSE => [PAUSE],
     // Enqueue.
     enqueue::INSERT_JOB => [],
     enqueue::INSERT_BODY => [],
     enqueue::SELECT_MET_BY_ID => [JOB_BY_ID, LANE_OF_JOB, BODY],
-    enqueue::SELECT_MET_BY_KEY => ["SEARCH job USING INDEX job_key (key=?)", LANE_OF_JOB, BODY],
+    enqueue::SELECT_MET_BY_KEY => [JOB_BY_KEY, LANE_OF_JOB, BODY],
     // Get.
     get::SELECT_RECORD => [
         JOB_BY_ID,
         LANE_OF_JOB,
         BODY,
-        "SEARCH note USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN",
+        NOTE_OF_JOB,
         "SEARCH claim USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN",
+        WHY,
     ],
+    // What attempts leave behind.
+    attempts::SELECT_HISTORY => [NOTE],
+    attempts::UPSERT_HISTORY => [],
+    attempts::SELECT_WORKER => [CLAIM],
     // Claims that let jobs go.
-    held::UPDATE_JOBS => [CLAIM],
-    held::DELETE_CLAIM => [CLAIM],
+    claims::UPDATE_LEFT => [CLAIM],
+    claims::UPDATE_HELD_COUNT => [CLAIM],
+    claims::COUNT_HELD => ["SEARCH job USING COVERING INDEX job_held (claim=?)"],
+    claims::DELETE_CLAIM => [CLAIM],
+    // Listings: from where the page before ended.
+    list::SELECT_LISTED_DUE => [
+        "SEARCH job USING INDEX job_due ((due_ms,id)>(?,?))", LANE_OF_JOB, NOTE_OF_JOB,
+    ],
+    list::SELECT_LISTED_READY => [
+        "SEARCH job USING INDEX job_ready (lane=? AND position>?)", LANE_OF_JOB, NOTE_OF_JOB,
+    ],
+    list::SELECT_LISTED_RUNNING => [
+        "SEARCH job USING INDEX job_held ((claim,position)>(?,?))", LANE_OF_JOB, NOTE_OF_JOB,
+    ],
+    list::SELECT_LISTED_FINISHED => [
+        "SEARCH job USING INDEX job_finished (shelf=? AND (expiry_ms,id)<(?,?))",
+        LANE_OF_JOB,
+        NOTE_OF_JOB,
+    ],
+    list::SELECT_LISTED_ASIDE => [
+        "SEARCH job USING INDEX job_quarantined (job>?)", LANE_OF_JOB, NOTE_OF_JOB,
+    ],
+    list::SELECT_NEXT_LANES => [
+        "SEARCH lane USING INDEX sqlite_autoindex_lane_1 ((queue,kind,priority)>(?,?,?))",
+    ],
+    list::SELECT_NEXT_SHELVES => [
+        "SEARCH shelf USING COVERING INDEX sqlite_autoindex_shelf_1 ((queue,part)>(?,?))",
+    ],
     // Maintain.
     maintain::SELECT_LAPSED => ["SEARCH claim USING COVERING INDEX claim_until (until_ms<?)"],
+    maintain::SELECT_ENDLESS => ["SEARCH claim USING COVERING INDEX claim_until (until_ms>?)"],
     maintain::SELECT_DROPPABLE_SHELVES => [
         SHELF,
         "LIST SUBQUERY 2",
@@ -123,6 +186,32 @@ const PLANNED: &[Planned] = planned![
         "SEARCH job USING COVERING INDEX job_finished (shelf=? AND expiry_ms<?)",
         "SCAN (subquery-1)",
     ],
+    // What operators do.
+    operate::SELECT_KEY => [JOB],
+    operate::UPDATE_RETRIED => [JOB],
+    operate::UPDATE_NO_RESULT => [NOTE],
+    operate::INSERT_PAUSE => [],
+    operate::DELETE_PAUSE => [PAUSE],
+    operate::SELECT_PAUSED => ["SCAN pause"],
+    quarantine::SELECT_RAW_JOB => [JOB_BY_ID, WHY],
+    quarantine::SELECT_RAW_LANE => [LANE],
+    quarantine::SELECT_RAW_BODY => ["SEARCH body USING INTEGER PRIMARY KEY (rowid=?)"],
+    quarantine::SELECT_RAW_NOTE => [NOTE],
+    quarantine::SELECT_ASIDE => [JOB_BY_ID, LANE_OF_JOB, BODY, NOTE_OF_JOB, WHY],
+    quarantine::UPDATE_RECOVERED => [JOB],
+    // Repair.
+    repair::UPDATE_PLACES => [JOB],
+    repair::HAS_OTHER_HOLDER => [
+        "SEARCH holder USING COVERING INDEX job_key (key=?)", "SCALAR SUBQUERY 1", JOB,
+    ],
+    // Reports.
+    report::SELECT_LOG => [NOTE],
+    report::UPSERT_LOG => [],
+    report::SELECT_LINE_SIZES => ["SEARCH line USING PRIMARY KEY (job=?)"],
+    report::DELETE_LINES => ["SEARCH line USING PRIMARY KEY (job=? AND number<?)"],
+    report::INSERT_LINE => [],
+    report::SELECT_WATCHED => [JOB_BY_ID, NOTE_OF_JOB],
+    report::SELECT_LINES => ["SEARCH line USING PRIMARY KEY (job=? AND number>?)"],
     // Renew.
     renew::UPDATE_LEASE => [CLAIM_BY_TOKEN],
     renew::SELECT_ASKED => ["SEARCH job USING INDEX job_asked (claim=?)"],
@@ -130,12 +219,16 @@ const PLANNED: &[Planned] = planned![
     settle::SELECT_CLAIM_ID => [
         "SEARCH claim USING COVERING INDEX sqlite_autoindex_claim_1 (token=?)",
     ],
-    settle::UPSERT_ERROR => [],
     settle::UPSERT_RESULT => [],
     // Counts: lanes only, in the order of their index.
     stats::SELECT_COUNTS => ["SCAN lane USING INDEX sqlite_autoindex_lane_1"],
     // What a claim reads of jobs.
+    taken::SELECT_FIRST_READY => ["SEARCH job USING INDEX job_ready (lane=?)", BODY],
     taken::SELECT_READY => ["SEARCH job USING INDEX job_ready (lane=? AND position>?)", BODY],
+    taken::SELECT_FIRST_READY_WHOLE => ["SEARCH job USING INDEX job_ready (lane=?)", BODY],
+    taken::SELECT_READY_WHOLE => [
+        "SEARCH job USING INDEX job_ready (lane=? AND position>?)", BODY,
+    ],
     taken::SELECT_HELD => ["SEARCH job USING INDEX job_held (claim=?)", BODY],
 ];
 
@@ -152,9 +245,12 @@ fn statements_use_the_indexes_that_were_made_for_them() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("queue.db");
     let conn = prepare(&path, &SqliteOptions::default()).unwrap().conn;
-    for (name, sql, expected) in PLANNED {
-        assert_eq!(plan(&conn, sql), *expected, "{name}");
-    }
+    let wrong: Vec<_> = PLANNED
+        .iter()
+        .map(|(name, sql, expected)| (name, plan(&conn, sql), expected))
+        .filter(|(_, found, expected)| found != *expected)
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 /// The names of the constants in a directory that hold statements.

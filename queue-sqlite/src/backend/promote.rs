@@ -8,14 +8,15 @@ use crate::session::{End, Head, SELECT_DUE_HEADS, Session};
 pub(super) fn promote(session: &mut Session<'_>, budget: u32) -> Result<(u64, bool), Fault> {
     let mut select = session.conn.prepare_cached(SELECT_DUE_HEADS)?;
     let due = select.query_map((ms(session.now), i64::from(budget) + 1), Head::read)?;
-    let mut due: Vec<Head> = due.collect::<Result<_, _>>()?;
+    let mut due: Vec<_> = due.collect::<Result<_, _>>()?;
     let budget = usize::try_from(budget).unwrap_or(usize::MAX);
     let more = due.len() > budget;
     due.truncate(budget);
-    for head in &due {
-        if session.is_movable(head)? {
-            session.make_ready(head, End::Tail)?;
+    let handled = due.len() as u64;
+    for found in due {
+        if let Some(head) = session.sound(found)? {
+            session.make_ready(&head, End::Tail)?;
         }
     }
-    Ok((due.len() as u64, more))
+    Ok((handled, more))
 }

@@ -3,7 +3,7 @@
 use queue_core::{ClaimToken, JobId, RenewRequest, Renewal};
 
 use crate::errors::Fault;
-use crate::rows::ms;
+use crate::rows::{ms, sixteen};
 use crate::session::Session;
 
 /// Never shortens a lease and never makes one.
@@ -25,8 +25,9 @@ pub(super) fn renew(
 fn renew_one(session: &Session<'_>, token: ClaimToken, until_ms: i64) -> Result<Renewal, Fault> {
     let Some(claim) = extend(session, token, until_ms)? else { return Ok(Renewal::Lost) };
     let mut asked = session.conn.prepare_cached(SELECT_ASKED)?;
-    let asked = asked.query_map([claim], |row| row.get(0).map(JobId::from_bytes))?;
-    Ok(Renewal::Held { cancel_requested: asked.collect::<Result<_, _>>()? })
+    let asked = asked.query_map([claim], |row| Ok(sixteen(row, 0)?.map(JobId::from_bytes)))?;
+    let asked: Vec<_> = asked.collect::<Result<_, _>>()?;
+    Ok(Renewal::Held { cancel_requested: asked.into_iter().flatten().collect() })
 }
 
 /// Lets a claim last until `until_ms` at least; answers its rowid if it holds jobs.

@@ -4,19 +4,17 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use queue_core::{
-    ClaimToken, DeadReason, JobError, JobState, Outcome, Payload, Settled, Settlement,
+    AttemptRecord, ClaimToken, DeadReason, JobState, Outcome, Payload, Settled, Settlement,
 };
 use rusqlite::OptionalExtension;
 
-use super::held::Claims;
+use super::attempts::{note_attempt, worker_of};
 use crate::errors::Fault;
 use crate::open::Room;
-use crate::rows::{duration_ms, ms};
-use crate::session::{End, Finish, Head, Session};
+use crate::rows::duration_ms;
+use crate::session::{Claims, End, Finish, Head, Session};
 
 pub(super) const SELECT_CLAIM_ID: &str = "SELECT claim FROM claim WHERE token = ?1";
-pub(super) const UPSERT_ERROR: &str = "INSERT INTO note (job, error) VALUES (?1, ?2) \
-     ON CONFLICT (job) DO UPDATE SET error = excluded.error";
 pub(super) const UPSERT_RESULT: &str = "INSERT INTO note (job, result_codec, result) VALUES (?1, ?2, ?3) \
      ON CONFLICT (job) DO UPDATE SET result_codec = excluded.result_codec, \
      result = excluded.result";
@@ -53,7 +51,7 @@ fn result_bytes(settlement: &Settlement) -> u64 {
     }
 }
 
-fn claim_of(session: &Session<'_>, token: ClaimToken) -> Result<Option<i64>, Fault> {
+pub(super) fn claim_of(session: &Session<'_>, token: ClaimToken) -> Result<Option<i64>, Fault> {
     let mut select = session.conn.prepare_cached(SELECT_CLAIM_ID)?;
     Ok(select.query_row([token.as_bytes()], |row| row.get(0)).optional()?)
 }
@@ -74,9 +72,6 @@ fn settle_one(
         });
     };
     claims.let_go(claim);
-    if !session.is_movable(&head)? {
-        return Ok(Settled::Stale(JobState::Quarantined));
-    }
     head.settled_by = token;
     conclude(session, head, settlement).map(Settled::Applied)
 }
@@ -90,7 +85,10 @@ fn conclude(
     let outcome = &settlement.outcome;
     if let Outcome::Retry { error, .. } | Outcome::Dead { error } = outcome {
         head.failures = head.failures.saturating_add(1);
-        note_error(session, &head, error)?;
+        let (number, worker) = (head.failures, worker_of(session, &head)?);
+        let elapsed = Duration::from_millis(elapsed_ms(settlement).unsigned_abs());
+        let attempt = AttemptRecord::failed(number, worker, session.now, error, elapsed);
+        note_attempt(session, head.job, &attempt, Some(error))?;
     }
     let exhausted = head.failures >= head.max_attempts;
     let (state, reason) = match outcome {
@@ -104,7 +102,7 @@ fn conclude(
         _ if head.cancel_requested => (JobState::Cancelled, None),
         Outcome::Retry { .. } if exhausted => (JobState::Dead, Some(DeadReason::AttemptsExhausted)),
         Outcome::Retry { delay, .. } => return again(session, head, *delay),
-        Outcome::Snoozed { delay } => {
+        Outcome::Snoozed { delay } | Outcome::Throttled { delay } => {
             head.snoozes = head.snoozes.saturating_add(1);
             return again(session, head, *delay);
         }
@@ -117,7 +115,7 @@ fn conclude(
             return Err(queue_core::Error::Unsupported(reason).into());
         }
     };
-    let elapsed_ms = Some(duration_ms(settlement.elapsed));
+    let elapsed_ms = Some(elapsed_ms(settlement));
     session.finish(&head, Finish { state, reason, elapsed_ms })?;
     Ok(state)
 }
@@ -125,7 +123,7 @@ fn conclude(
 /// Runs again after `delay`; at once means the tail of its lane.
 fn again(session: &mut Session<'_>, mut head: Head, delay: Duration) -> Result<JobState, Fault> {
     let due_at = session.now.after(delay);
-    head.due_ms = ms(due_at);
+    head.due_at = due_at;
     if due_at > session.now {
         return session.make_wait(&head);
     }
@@ -133,9 +131,8 @@ fn again(session: &mut Session<'_>, mut head: Head, delay: Duration) -> Result<J
     Ok(JobState::Ready)
 }
 
-fn note_error(session: &Session<'_>, head: &Head, error: &JobError) -> Result<(), Fault> {
-    session.conn.prepare_cached(UPSERT_ERROR)?.execute((head.job, error.encode()))?;
-    Ok(())
+fn elapsed_ms(settlement: &Settlement) -> i64 {
+    duration_ms(settlement.elapsed)
 }
 
 fn note_result(session: &Session<'_>, head: &Head, result: &Payload) -> Result<(), Fault> {

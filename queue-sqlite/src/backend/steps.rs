@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use queue_core::backend::PASS_MAX;
 use queue_core::{
-    ClaimRequest, ClaimToken, Due, KindSlots, NewJob, Payload, QueueName, Retention, WorkerId,
+    ClaimRequest, ClaimToken, Due, Durability, KindSlots, NewJob, Payload, QueueName, Retention,
+    WorkerId,
 };
 
 use super::{cancel, claim, enqueue};
@@ -50,14 +51,14 @@ fn a_claim_does_not_read_the_backlog() {
         session.start_step();
         for batch in 0..batches {
             let jobs: Vec<NewJob> = (0..PASS_MAX).map(job).collect();
-            enqueue::enqueue(&mut session, &jobs, &room).unwrap();
+            enqueue::enqueue(&mut session, &jobs, Durability::Fsync, &room).unwrap();
             // Finished records of other queues, each with a shelf.
             let kept = Retention { completed: Duration::from_secs(60), dead: Duration::ZERO };
             let queue = |n| QueueName::new(format!("q{batch}-{n}")).unwrap();
             let done: Vec<NewJob> =
                 (0..20).map(|n| job(5).queue(queue(n)).retention(kept)).collect();
             assert!(matches!(done[0].due, Due::After(_)));
-            enqueue::enqueue(&mut session, &done, &room).unwrap();
+            enqueue::enqueue(&mut session, &done, Durability::Fsync, &room).unwrap();
             let ids: Vec<_> = done.iter().map(NewJob::job_id).collect();
             cancel::cancel(&mut session, &ids).unwrap();
         }

@@ -2,82 +2,109 @@
 
 use std::collections::VecDeque;
 
-use queue_core::{ClaimToken, JobId, JobSpec, Lease, Timestamp};
+use queue_core::{ClaimToken, JobSpec, Lease, Timestamp};
 use rusqlite::Row;
 
 use crate::errors::Fault;
-use crate::rows::{AFTER_SPEC, decoded, id_of, number, spec, spec_columns, time};
-use crate::session::{Lane, Session};
+use crate::rows::{number, spec, spec_columns};
+use crate::session::{
+    Broken, HEAD_COLUMNS, Head, Lane, READY_COLUMNS, Raw, Session, head_columns, ready_columns,
+};
 
+macro_rules! claimed_columns {
+    () => {
+        concat!(
+            "SELECT ",
+            head_columns!(),
+            ", ",
+            spec_columns!(),
+            " FROM job LEFT JOIN body ON body.job = job.job "
+        )
+    };
+}
+macro_rules! ready {
+    () => {
+        concat!(
+            "SELECT ",
+            ready_columns!(),
+            ", ",
+            spec_columns!(),
+            " FROM job LEFT JOIN body ON body.job = job.job "
+        )
+    };
+}
+macro_rules! first_of_lane {
+    () => {
+        "WHERE job.lane = ?1 AND job.state = 3 ORDER BY job.position LIMIT ?2"
+    };
+}
+macro_rules! next_of_lane {
+    () => {
+        "WHERE job.lane = ?1 AND job.state = 3 AND job.position > ?2 ORDER BY job.position LIMIT ?3"
+    };
+}
+/// The first ready jobs of a lane; one that lost its position comes first.
+pub(super) const SELECT_FIRST_READY: &str = concat!(ready!(), first_of_lane!());
 /// The first ready jobs of a lane after a position.
-pub(super) const SELECT_READY: &str = concat!(
-    "SELECT ",
-    spec_columns!(),
-    ", job.job, job.lane, job.position, job.enqueued_ms, job.due_ms, job.failures, job.stalls \
-     FROM job LEFT JOIN body ON body.job = job.job \
-     WHERE job.lane = ?1 AND job.state = 3 AND job.position > ?2 ORDER BY job.position LIMIT ?3"
-);
+pub(super) const SELECT_READY: &str = concat!(ready!(), next_of_lane!());
+/// The same with all that there is of a job.
+pub(super) const SELECT_FIRST_READY_WHOLE: &str = concat!(claimed_columns!(), first_of_lane!());
+pub(super) const SELECT_READY_WHOLE: &str = concat!(claimed_columns!(), next_of_lane!());
 /// The jobs that a claim holds, in the order in which they were chosen.
-pub(super) const SELECT_HELD: &str = concat!(
-    "SELECT ",
-    spec_columns!(),
-    ", job.job, job.lane, job.position, job.enqueued_ms, job.due_ms, job.failures, job.stalls \
-     FROM job LEFT JOIN body ON body.job = job.job \
-     WHERE job.claim = ?1 AND job.state = 4 ORDER BY job.position"
-);
+pub(super) const SELECT_HELD: &str =
+    concat!(claimed_columns!(), "WHERE job.claim = ?1 AND job.state = 4 ORDER BY job.position");
+
+/// Payloads are read ahead up to so many bytes (1 MiB), or one job's.
+const READ_AHEAD_BYTES: usize = 1024 * 1024;
 
 /// A job that a claim takes, with what its lease says.
 #[derive(Debug)]
 pub(super) struct Taken {
-    pub(super) job: i64,
+    pub(super) head: Head,
     pub(super) spec: JobSpec,
-    position: i64,
-    enqueued_at: Timestamp,
-    due_at: Timestamp,
-    failures: u16,
-    stalls: u8,
-}
-
-/// A job whose record cannot be read.
-#[derive(Debug)]
-pub(super) struct Unreadable {
-    pub(super) job: i64,
-    pub(super) id: JobId,
-    pub(super) reason: String,
-    position: i64,
 }
 
 impl Taken {
-    fn read(row: &Row<'_>, lane: &Lane) -> rusqlite::Result<Result<Self, Unreadable>> {
-        let job = row.get(AFTER_SPEC)?;
-        let position = row.get(AFTER_SPEC + 2)?;
-        match decoded(spec(row, lane.queue.clone(), lane.kind.clone(), lane.priority))? {
-            Ok(spec) => Ok(Ok(Self {
-                job,
-                spec,
-                position,
-                enqueued_at: time(row.get(AFTER_SPEC + 3)?),
-                due_at: time(row.get(AFTER_SPEC + 4)?),
-                failures: number(row, AFTER_SPEC + 5, u16::MAX)?,
-                stalls: number(row, AFTER_SPEC + 6, u8::MAX)?,
-            })),
-            Err(reason) => Ok(Err(Unreadable { job, id: id_of(row, 0)?, reason, position })),
+    fn read(row: &Row<'_>, lane: &Lane) -> rusqlite::Result<Result<Self, Broken>> {
+        let head = match Head::read(row)? {
+            Ok(head) => head,
+            Err(broken) => return Ok(Err(broken)),
+        };
+        Self::with_spec(row, HEAD_COLUMNS, head, lane)
+    }
+
+    /// As [`Taken::read`], from what a claim needs only.
+    fn read_ready(row: &Row<'_>, lane: &Lane) -> rusqlite::Result<Result<Self, Broken>> {
+        let raw = Raw::read_ready(row, lane.lane)?;
+        match raw.flaw() {
+            None => Self::with_spec(row, READY_COLUMNS, raw.head(), lane),
+            Some(column) => Ok(Err(raw.broken_rule(column))),
         }
+    }
+
+    fn with_spec(
+        row: &Row<'_>,
+        first: usize,
+        head: Head,
+        lane: &Lane,
+    ) -> rusqlite::Result<Result<Self, Broken>> {
+        Ok(match spec(row, first, &head, lane)? {
+            Ok(spec) => Ok(Self { head, spec }),
+            Err(reason) => Err(head.broken(reason)),
+        })
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.spec.payload.bytes().len()
     }
 }
 
 /// Reads the ready jobs of a lane from its head, some at a time.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Pick {
-    read: VecDeque<Result<Taken, Unreadable>>,
+    read: VecDeque<Result<Taken, Broken>>,
     /// The position of the last job that was read.
-    after: i64,
-}
-
-impl Default for Pick {
-    fn default() -> Self {
-        Self { read: VecDeque::new(), after: i64::MIN }
-    }
+    after: Option<i64>,
 }
 
 impl Pick {
@@ -87,18 +114,33 @@ impl Pick {
         session: &mut Session<'_>,
         lane: i64,
         want: u32,
-    ) -> Result<Option<Result<Taken, Unreadable>>, Fault> {
+    ) -> Result<Option<Result<Taken, Broken>>, Fault> {
         if self.read.is_empty() {
             let lane = session.lanes.load(lane)?.clone();
-            let mut select = session.conn.prepare_cached(SELECT_READY)?;
-            let values = (lane.lane, self.after, want);
-            let rows = select.query_map(values, |row| Taken::read(row, &lane))?;
-            self.read = rows.collect::<Result<_, _>>()?;
-            self.after = match self.read.back() {
-                Some(Ok(taken)) => taken.position,
-                Some(Err(unreadable)) => unreadable.position,
-                None => self.after,
+            let sql = match (self.after, session.careful) {
+                (None, false) => SELECT_FIRST_READY,
+                (Some(_), false) => SELECT_READY,
+                (None, true) => SELECT_FIRST_READY_WHOLE,
+                (Some(_), true) => SELECT_READY_WHOLE,
             };
+            let mut select = session.conn.prepare_cached(sql)?;
+            let mut rows = match self.after {
+                None => select.query((lane.lane, want))?,
+                Some(after) => select.query((lane.lane, after, want))?,
+            };
+            let mut bytes = 0;
+            while bytes < READ_AHEAD_BYTES {
+                let Some(row) = rows.next()? else { break };
+                let (read, position) = if session.careful {
+                    (Taken::read(row, &lane)?, number(row, 4)?)
+                } else {
+                    (Taken::read_ready(row, &lane)?, number(row, 2)?)
+                };
+                // Without a position it stands before all others.
+                self.after = Some(position);
+                bytes += read.as_ref().map_or(0, Taken::bytes);
+                self.read.push_back(read);
+            }
         }
         Ok(self.read.pop_front())
     }
@@ -115,15 +157,16 @@ pub(super) struct Claimed {
 impl Claimed {
     pub(super) fn lease(&self, job: Taken, position: i64, token: ClaimToken) -> Lease {
         let fence = self.fence.saturating_add(position).unsigned_abs();
-        let mut lease = Lease::new(job.spec, token, fence, self.claimed_at);
-        lease.failures = job.failures;
-        lease.stalls = job.stalls;
-        lease.enqueued_at = job.enqueued_at;
-        lease.due_at = job.due_at;
+        let Taken { head, spec } = job;
+        let mut lease = Lease::new(spec, token, fence, self.claimed_at);
+        lease.failures = head.failures;
+        lease.stalls = head.stalls;
+        lease.enqueued_at = head.enqueued_at;
+        lease.due_at = head.due_at;
         lease
     }
 
-    /// The leases of all jobs that it still holds.
+    /// The leases of all jobs that it still holds. Jobs that cannot be read are put aside.
     pub(super) fn leases(
         &self,
         session: &mut Session<'_>,
@@ -131,22 +174,26 @@ impl Claimed {
     ) -> Result<Vec<Lease>, Fault> {
         let mut select = session.conn.prepare_cached(SELECT_HELD)?;
         let mut rows = select.query([self.claim])?;
-        let mut leases = Vec::new();
+        let (mut leases, mut broken) = (Vec::new(), Vec::new());
         while let Some(row) = rows.next()? {
-            let lane = row.get(AFTER_SPEC + 1)?;
-            // What cannot be read is left out. Its lease ends like that of a job whose worker
-            // died, and the next claim that meets it puts it aside.
-            if !session.lanes.has(lane)? {
-                session.unreadable.note(id_of(row, 0)?, "its lane is missing");
-                continue;
-            }
-            match Taken::read(row, session.lanes.load(lane)?)? {
+            let read = match Head::read(row)? {
+                Err(flawed) => Err(flawed),
+                Ok(head) if !session.lanes.has(head.lane)? => {
+                    Err(head.broken("its lane is missing or cannot be read".to_owned()))
+                }
+                Ok(head) => Taken::read(row, session.lanes.load(head.lane)?)?,
+            };
+            match read {
                 Ok(taken) => {
-                    let position = taken.position;
+                    let position = taken.head.position;
                     leases.push(self.lease(taken, position, token));
                 }
-                Err(unreadable) => session.unreadable.note(unreadable.id, &unreadable.reason),
+                Err(flawed) => broken.push(flawed),
             }
+        }
+        drop(rows);
+        for flawed in &broken {
+            session.put_aside(flawed)?;
         }
         Ok(leases)
     }

@@ -30,7 +30,7 @@ const JOURNAL_SIZE_LIMIT: i64 = 64 * 1024 * 1024;
 pub(crate) const PAGE_SIZE: i64 = 4096;
 const AUTO_VACUUM_INCREMENTAL: i64 = 2;
 /// Prepared statements that a connection keeps: more than there are queries.
-const STATEMENTS_KEPT: usize = 96;
+const STATEMENTS_KEPT: usize = 160;
 
 /// Opens a file that exists.
 pub(crate) fn connect(path: &Path, role: Role) -> Result<Connection, Error> {

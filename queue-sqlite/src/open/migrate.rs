@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use queue_core::{Error, Namespace};
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::errors::Fault;
 
@@ -36,7 +36,7 @@ fn migrate_in_transaction(
     namespace: &Namespace,
 ) -> Result<(), Fault> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let version = version(&tx, path)?;
+    let version = version_in_transaction(&tx, path)?;
     for (number, migration) in (1..).zip(MIGRATIONS).skip(version) {
         tx.execute_batch(migration)?;
         tx.pragma_update(None, "user_version", number)?;
@@ -51,6 +51,12 @@ fn migrate_in_transaction(
 
 /// The version of a queue database, 0 for an empty file. Refuses files of others.
 pub(super) fn version(conn: &Connection, path: &Path) -> Result<usize, Fault> {
+    // All of it at one moment: another process may be making the tables.
+    let tx = Transaction::new_unchecked(conn, TransactionBehavior::Deferred)?;
+    version_in_transaction(&tx, path)
+}
+
+fn version_in_transaction(conn: &Connection, path: &Path) -> Result<usize, Fault> {
     let pragma = |name: &str| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);
     let path = path.display();

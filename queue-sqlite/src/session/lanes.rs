@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{Session, Store};
 use crate::errors::Fault;
-use crate::rows::{number, state_number};
+use crate::rows::{names, number, state_number};
 
 /// The jobs of one queue, kind and priority. See the table `lane`.
 #[derive(Debug, Clone)]
@@ -49,9 +49,15 @@ pub(crate) const SELECT_LANE_BY_NAME: &str = concat!(
     lane_columns!(),
     " FROM lane WHERE queue = ?1 AND kind = ?2 AND priority = ?3"
 );
-/// The lanes of one queue and kind that hold ready jobs: at most one per priority.
-pub(crate) const SELECT_READY_LANES: &str =
-    concat!("SELECT ", lane_columns!(), " FROM lane WHERE queue = ?1 AND kind = ?2 AND ready > 0");
+/// The lanes of one queue and kind that hold ready jobs, also if they count none: at most one per
+/// priority.
+pub(crate) const SELECT_READY_LANES: &str = concat!(
+    "SELECT ",
+    lane_columns!(),
+    " FROM lane WHERE queue = ?1 AND kind = ?2 AND (ready > 0 \
+     OR EXISTS (SELECT 1 FROM job WHERE job.lane = lane.lane AND job.state = 3))"
+);
+pub(crate) const COUNT_READY: &str = "SELECT count(*) FROM job WHERE lane = ?1 AND state = 3";
 pub(crate) const INSERT_LANE: &str = "INSERT INTO lane (queue, kind, priority, turn, head, tail, scheduled, \
      retrying, ready, running, completed, dead, cancelled, quarantined) \
      VALUES (?1, ?2, ?3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)";
@@ -61,22 +67,24 @@ pub(crate) const UPDATE_LANE: &str = "UPDATE lane SET turn = ?2, head = ?3, tail
 pub(crate) const DELETE_LANE: &str = "DELETE FROM lane WHERE lane = ?1";
 
 impl Lane {
+    /// A lane of which only the names are of interest.
+    pub(crate) const fn named(lane: i64, queue: QueueName, kind: Kind, priority: Priority) -> Self {
+        let (turn, head, tail, jobs) = (0, 0, 0, [0; 8]);
+        Self { lane, queue, kind, priority, turn, head, tail, jobs, changed: false, kept: false }
+    }
+
     fn read(row: &Row<'_>) -> rusqlite::Result<Result<Self, Error>> {
-        let lane: i64 = row.get(0)?;
-        let unreadable = || Error::Corrupt(format!("lane {lane} has an illegal name"));
-        let (Ok(queue), Ok(kind)) = (row.get_ref(1)?.as_str(), row.get_ref(2)?.as_str()) else {
-            return Ok(Err(unreadable()));
+        let lane = number(row, 0)?;
+        let Some((queue, kind, priority)) = names(row, 1)? else {
+            return Ok(Err(Error::Corrupt(format!("lane {lane} has an illegal name"))));
         };
-        let (queue, kind) = (QueueName::new(queue), Kind::new(kind));
-        let priority = Priority::new(number(row, 3, u8::MAX)?);
-        let (Ok(queue), Ok(kind), Some(priority)) = (queue, kind, priority) else {
-            return Ok(Err(unreadable()));
-        };
+        // Numbers that the table does not allow would stop whoever writes the lane back.
         let mut jobs = [0; 8];
         for (index, count) in jobs.iter_mut().enumerate() {
-            *count = row.get(7 + index)?;
+            *count = number(row, 7 + index)?.max(0);
         }
-        let (turn, head, tail) = (row.get(4)?, row.get(5)?, row.get(6)?);
+        let (turn, head, tail) = (number(row, 4)?, number(row, 5)?, number(row, 6)?);
+        let (head, tail) = (head.min(tail), head.max(tail));
         Ok(Ok(Self {
             lane,
             queue,
@@ -169,21 +177,9 @@ impl<'c> Lanes<'c> {
             None => {
                 self.conn.prepare_cached(INSERT_LANE)?.execute(values)?;
                 let lane = self.conn.last_insert_rowid();
-                let (queue, kind) = (queue.clone(), kind.clone());
-                let (turn, head, tail, jobs) = (0, 0, 0, [0; 8]);
+                let named = Lane::named(lane, queue.clone(), kind.clone(), priority);
                 // Changed, so that it goes again if no job joins it.
-                Lane {
-                    lane,
-                    queue,
-                    kind,
-                    priority,
-                    turn,
-                    head,
-                    tail,
-                    jobs,
-                    changed: true,
-                    kept: false,
-                }
+                Lane { changed: true, ..named }
             }
         };
         let rowid = lane.lane;
@@ -204,7 +200,14 @@ impl<'c> Lanes<'c> {
         let found = select.query_map((queue.as_str(), kind.as_str()), Lane::read)?;
         let mut lanes = Vec::new();
         for lane in found {
-            let Ok(lane) = lane? else { continue };
+            let Ok(mut lane) = lane? else { continue };
+            if lane.ready() == 0 {
+                // A wrong count, which an audit finds, must not keep its jobs from running.
+                let mut count = self.conn.prepare_cached(COUNT_READY)?;
+                lane.jobs[count_index(JobState::Ready)] =
+                    count.query_row([lane.lane], |row| row.get(0))?;
+                (lane.changed, lane.kept) = (true, true);
+            }
             self.names.insert(name_of(&lane), lane.lane);
             self.lanes.insert(lane.lane, lane.clone());
             lanes.push(lane);
@@ -246,7 +249,8 @@ impl Session<'_> {
     /// Counts a job that comes into a lane, in this state. Ready jobs come by [`Session::push`].
     pub(crate) fn enter(&mut self, lane: i64, state: JobState) -> Result<(), Fault> {
         let lane = self.lanes.load(lane)?;
-        lane.jobs[count_index(state)] += 1;
+        let count = &mut lane.jobs[count_index(state)];
+        *count = count.saturating_add(1);
         lane.changed = true;
         Ok(())
     }
@@ -267,28 +271,42 @@ impl Session<'_> {
         let Store { turn, .. } = &mut self.store;
         let lane = self.lanes.load(lane)?;
         if lane.ready() == 0 {
-            *turn += 1;
+            *turn = turn.saturating_add(1);
             lane.turn = *turn;
         }
-        lane.jobs[count_index(JobState::Ready)] += 1;
+        let count = &mut lane.jobs[count_index(JobState::Ready)];
+        *count = count.saturating_add(1);
         lane.changed = true;
         let position = match end {
             End::Head => {
-                lane.head -= 1;
+                lane.head = lane.head.saturating_sub(1);
                 lane.head
             }
             End::Tail => {
-                lane.tail += 1;
-                lane.tail - 1
+                let position = lane.tail;
+                lane.tail = lane.tail.saturating_add(1);
+                position
             }
         };
         self.announce();
         Ok(position)
     }
 
+    /// Counts a lane as one without ready jobs, in which none was found; says whether it was
+    /// counted otherwise.
+    pub(crate) fn correct_ready(&mut self, lane: i64) -> Result<bool, Fault> {
+        let lane = self.lanes.load(lane)?;
+        let was_wrong = lane.ready() > 0;
+        if was_wrong {
+            lane.jobs[count_index(JobState::Ready)] = 0;
+            (lane.changed, lane.kept) = (true, true);
+        }
+        Ok(was_wrong)
+    }
+
     /// Stamps a lane that was served and still holds ready jobs.
     pub(crate) fn next_turn(&mut self, lane: i64) -> Result<i64, Fault> {
-        self.store.turn += 1;
+        self.store.turn = self.store.turn.saturating_add(1);
         let turn = self.store.turn;
         let lane = self.lanes.load(lane)?;
         lane.turn = turn;

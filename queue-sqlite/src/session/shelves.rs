@@ -6,9 +6,34 @@ use queue_core::QueueName;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::errors::Fault;
+use crate::rows::number;
 
-/// The finished records of one queue, dead or not. See the table `shelf`.
-#[derive(Debug, Clone, Copy)]
+/// The finished records of a queue that retention treats alike. Dropped in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Part {
+    /// Completed jobs that hold their key for a time; not bounded in number until that is over.
+    Held,
+    /// Completed and cancelled jobs.
+    Done,
+    /// Dead jobs.
+    Dead,
+}
+
+impl Part {
+    pub(crate) const ALL: [Self; 3] = [Self::Held, Self::Done, Self::Dead];
+
+    /// Its number in the tables.
+    pub(crate) const fn number(self) -> i64 {
+        match self {
+            Self::Held => 0,
+            Self::Done => 1,
+            Self::Dead => 2,
+        }
+    }
+}
+
+/// One part of the finished records of a queue. See the table `shelf`.
+#[derive(Debug, Clone)]
 pub(crate) struct Shelf {
     pub(crate) shelf: i64,
     pub(crate) records: i64,
@@ -19,80 +44,128 @@ pub(crate) struct Shelf {
 }
 
 pub(crate) const SELECT_SHELF: &str =
-    "SELECT shelf, records, next_expiry_ms FROM shelf WHERE queue = ?1 AND dead = ?2";
+    "SELECT shelf, records, next_expiry_ms FROM shelf WHERE shelf = ?1";
+pub(crate) const SELECT_SHELF_BY_NAME: &str =
+    "SELECT shelf, records, next_expiry_ms FROM shelf WHERE queue = ?1 AND part = ?2";
 pub(crate) const INSERT_SHELF: &str =
-    "INSERT INTO shelf (queue, dead, records, next_expiry_ms) VALUES (?1, ?2, 0, ?3)";
+    "INSERT INTO shelf (queue, part, records, next_expiry_ms) VALUES (?1, ?2, 0, ?3)";
 pub(crate) const UPDATE_SHELF: &str =
     "UPDATE shelf SET records = ?2, next_expiry_ms = ?3 WHERE shelf = ?1";
 pub(crate) const DELETE_SHELF: &str = "DELETE FROM shelf WHERE shelf = ?1";
 /// When the first record of a shelf may be dropped.
 pub(crate) const SELECT_NEXT_EXPIRY: &str = "SELECT expiry_ms FROM job \
-     WHERE shelf = ?1 ORDER BY expiry_ms, id LIMIT 1";
+     WHERE shelf = ?1 AND expiry_ms IS NOT NULL ORDER BY expiry_ms, id LIMIT 1";
 
 pub(crate) const COUNT_RECORDS: &str = "SELECT count(*) FROM job WHERE shelf = ?1";
 
-/// The shelves that a transaction has read.
+/// The shelves that a transaction has read, by their rowid.
 #[derive(Debug)]
 pub(crate) struct Shelves<'c> {
     conn: &'c Connection,
-    shelves: HashMap<(QueueName, bool), Shelf>,
+    shelves: HashMap<i64, Shelf>,
+    names: HashMap<(QueueName, Part), i64>,
 }
 
 impl<'c> Shelves<'c> {
     pub(super) fn new(conn: &'c Connection) -> Self {
-        Self { conn, shelves: HashMap::new() }
+        Self { conn, shelves: HashMap::new(), names: HashMap::new() }
     }
 
     pub(super) fn clear(&mut self) {
         self.shelves.clear();
+        self.names.clear();
     }
 
     /// Counts a record onto a shelf, which is made if there is none.
     pub(crate) fn add(
         &mut self,
         queue: &QueueName,
-        dead: bool,
+        part: Part,
         expiry_ms: i64,
     ) -> Result<Shelf, Fault> {
-        let shelf = self.load(queue, dead, expiry_ms)?;
-        shelf.records += 1;
+        let shelf = match self.find(queue, part)? {
+            Some(shelf) => shelf.shelf,
+            None => self.make(queue, part, expiry_ms)?,
+        };
+        let Some(shelf) = self.shelves.get_mut(&shelf) else {
+            return Err(rusqlite::Error::QueryReturnedNoRows.into());
+        };
+        shelf.records = shelf.records.saturating_add(1);
         shelf.next_expiry_ms = shelf.next_expiry_ms.min(expiry_ms);
         shelf.changed = true;
-        Ok(*shelf)
+        Ok(shelf.clone())
     }
 
-    /// Counts records off a shelf.
-    pub(crate) fn remove(
-        &mut self,
-        queue: &QueueName,
-        dead: bool,
-        records: i64,
-    ) -> Result<(), Fault> {
-        let shelf = self.load(queue, dead, i64::MAX)?;
-        shelf.records -= records;
-        shelf.changed = true;
-        shelf.unsure = true;
+    /// Counts a record off a shelf. One that leads to no shelf is counted nowhere.
+    pub(crate) fn remove(&mut self, shelf: i64) -> Result<(), Fault> {
+        if !self.shelves.contains_key(&shelf) {
+            let mut select = self.conn.prepare_cached(SELECT_SHELF)?;
+            let Some(found) = select.query_row([shelf], Shelf::read).optional()? else {
+                return Ok(());
+            };
+            self.shelves.insert(shelf, found);
+        }
+        if let Some(shelf) = self.shelves.get_mut(&shelf) {
+            shelf.records -= 1;
+            shelf.changed = true;
+            shelf.unsure = true;
+        }
         Ok(())
     }
 
-    fn load(&mut self, queue: &QueueName, dead: bool, expiry: i64) -> Result<&mut Shelf, Fault> {
-        let name = (queue.clone(), dead);
-        if !self.shelves.contains_key(&name) {
-            let mut select = self.conn.prepare_cached(SELECT_SHELF)?;
-            let found = select.query_row((queue.as_str(), dead), Shelf::read).optional()?;
-            let shelf = match found {
-                Some(found) => found,
-                None => {
-                    let mut insert = self.conn.prepare_cached(INSERT_SHELF)?;
-                    insert.execute((queue.as_str(), dead, expiry))?;
-                    let shelf = self.conn.last_insert_rowid();
-                    let (records, next_expiry_ms) = (0, expiry);
-                    Shelf { shelf, records, next_expiry_ms, changed: true, unsure: false }
-                }
-            };
-            self.shelves.insert(name.clone(), shelf);
+    /// The shelf of a part of a queue, if it has records.
+    pub(crate) fn find(
+        &mut self,
+        queue: &QueueName,
+        part: Part,
+    ) -> Result<Option<&mut Shelf>, Fault> {
+        let name = (queue.clone(), part);
+        let shelf = match self.names.get(&name) {
+            Some(shelf) => *shelf,
+            None => {
+                let mut select = self.conn.prepare_cached(SELECT_SHELF_BY_NAME)?;
+                let values = (queue.as_str(), part.number());
+                let found = select.query_row(values, Shelf::read).optional()?;
+                let Some(found) = found else { return Ok(None) };
+                let shelf = found.shelf;
+                self.names.insert(name, shelf);
+                // It may be known by its rowid already, and have changed since it was read.
+                self.shelves.entry(shelf).or_insert(found);
+                shelf
+            }
+        };
+        Ok(self.shelves.get_mut(&shelf))
+    }
+
+    /// Counts the records of a shelf again, rather than dropping some for a wrong count; answers
+    /// how many there are.
+    pub(crate) fn count(&mut self, shelf: i64) -> Result<i64, Fault> {
+        let mut count = self.conn.prepare_cached(COUNT_RECORDS)?;
+        let records = count.query_row([shelf], |row| row.get(0))?;
+        if let Some(shelf) = self.shelves.get_mut(&shelf) {
+            shelf.records = records;
+            shelf.changed = true;
         }
-        self.shelves.get_mut(&name).ok_or_else(|| rusqlite::Error::QueryReturnedNoRows.into())
+        Ok(records)
+    }
+
+    /// Has the next expiry of a shelf read again.
+    pub(crate) fn look_again(&mut self, shelf: i64) {
+        if let Some(shelf) = self.shelves.get_mut(&shelf) {
+            shelf.changed = true;
+            shelf.unsure = true;
+        }
+    }
+
+    fn make(&mut self, queue: &QueueName, part: Part, expiry_ms: i64) -> Result<i64, Fault> {
+        let mut insert = self.conn.prepare_cached(INSERT_SHELF)?;
+        insert.execute((queue.as_str(), part.number(), expiry_ms))?;
+        let shelf = self.conn.last_insert_rowid();
+        self.names.insert((queue.clone(), part), shelf);
+        let (records, next_expiry_ms) = (0, expiry_ms);
+        let made = Shelf { shelf, records, next_expiry_ms, changed: true, unsure: false };
+        self.shelves.insert(shelf, made);
+        Ok(shelf)
     }
 
     /// Writes the shelves that changed; those without records go.
@@ -117,6 +190,7 @@ impl<'c> Shelves<'c> {
             update.execute((shelf.shelf, shelf.records, shelf.next_expiry_ms))?;
         }
         self.shelves.retain(|_, shelf| shelf.records > 0);
+        self.names.retain(|_, shelf| self.shelves.contains_key(shelf));
         Ok(())
     }
 }
@@ -124,9 +198,10 @@ impl<'c> Shelves<'c> {
 impl Shelf {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
-            shelf: row.get(0)?,
-            records: row.get(1)?,
-            next_expiry_ms: row.get(2)?,
+            shelf: number(row, 0)?,
+            // The table allows no less than 0.
+            records: number(row, 1)?.max(0),
+            next_expiry_ms: number(row, 2)?,
             changed: false,
             unsure: false,
         })

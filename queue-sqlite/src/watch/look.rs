@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::Round;
 use crate::backend::SELECT_FIRST_DUE;
 use crate::errors::Fault;
+use crate::rows::{names, number, sixteen};
 
 /// A due time and the job that has it.
 pub(super) type FirstDue = (i64, [u8; 16]);
@@ -18,9 +19,12 @@ pub(super) type Asked = (JobId, ClaimToken);
 pub(super) type Pair = (QueueName, Kind);
 
 const DATA_VERSION: &str = "PRAGMA data_version";
-pub(crate) const SELECT_HAS_READY: &str =
-    "SELECT 1 FROM lane WHERE queue = ?1 AND kind = ?2 AND ready > 0 LIMIT 1";
-pub(crate) const SELECT_LANE_NAMES: &str = "SELECT queue, kind FROM lane WHERE lane = ?1";
+/// Whether a queue that is not paused has ready jobs of a kind.
+pub(crate) const SELECT_HAS_READY: &str = "SELECT 1 FROM lane \
+     WHERE queue = ?1 AND kind = ?2 AND (ready > 0 \
+     OR EXISTS (SELECT 1 FROM job WHERE job.lane = lane.lane AND job.state = 3)) \
+     AND NOT EXISTS (SELECT 1 FROM pause WHERE pause.queue = ?1) LIMIT 1";
+pub(crate) const SELECT_LANE_NAMES: &str = "SELECT queue, kind, priority FROM lane WHERE lane = ?1";
 /// Whether a cancel request is open; seldom.
 pub(crate) const HAS_ASKED: &str = "SELECT 1 FROM job WHERE cancel_requested = 1 LIMIT 1";
 /// The open cancel requests for jobs of a worker.
@@ -77,14 +81,13 @@ pub(super) fn look(
 
 fn first_due(conn: &Connection) -> Result<Option<(FirstDue, Pair)>, Fault> {
     let mut select = conn.prepare_cached(SELECT_FIRST_DUE)?;
-    let first = select.query_row([], |row| Ok(((row.get(0)?, row.get(1)?), row.get::<_, i64>(2)?)));
+    let first = select.query_row([], |row| {
+        Ok(((number(row, 0)?, sixteen(row, 1)?.unwrap_or_default()), number(row, 2)?))
+    });
     let Some((first_due, lane)) = first.optional()? else { return Ok(None) };
-    let mut names = conn.prepare_cached(SELECT_LANE_NAMES)?;
-    let names = names.query_row([lane], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-    let named = |(queue, kind): (String, String)| {
-        Some((QueueName::new(queue).ok()?, Kind::new(kind).ok()?))
-    };
-    Ok(names.and_then(named).map(|pair| (first_due, pair)))
+    let mut select = conn.prepare_cached(SELECT_LANE_NAMES)?;
+    let named = select.query_row([lane], |row| names(row, 0)).optional()?.flatten();
+    Ok(named.map(|(queue, kind, _)| (first_due, (queue, kind))))
 }
 
 fn asked(
@@ -101,9 +104,11 @@ fn asked(
             continue;
         }
         let requests = select.query_map([interest.worker.as_str()], |row| {
-            Ok((JobId::from_bytes(row.get(0)?), ClaimToken::from_bytes(row.get(1)?)))
+            let (id, token) = (sixteen(row, 0)?, sixteen(row, 1)?);
+            Ok(id.map(JobId::from_bytes).zip(token.map(ClaimToken::from_bytes)))
         })?;
-        asked.insert(interest.worker.clone(), requests.collect::<Result<_, _>>()?);
+        let requests: Vec<_> = requests.collect::<Result<_, _>>()?;
+        asked.insert(interest.worker.clone(), requests.into_iter().flatten().collect());
     }
     Ok(asked)
 }

@@ -15,6 +15,9 @@ pub(super) trait Pending: Send {
     /// How many jobs it touches, about.
     fn jobs(&self) -> usize;
 
+    /// Whether its commit must be synced to the disk.
+    fn is_synced(&self) -> bool;
+
     /// Runs it as one step of the transaction. What it answers is kept until the commit.
     fn run(&mut self, session: &mut Session<'_>) -> Result<(), Fault>;
 
@@ -28,6 +31,7 @@ pub(super) trait Pending: Send {
 /// A call of one type.
 pub(super) struct Call<T, F> {
     jobs: usize,
+    is_synced: bool,
     work: F,
     outcome: Option<T>,
     answer: oneshot::Sender<Result<T, Error>>,
@@ -44,7 +48,14 @@ where
     pub(super) fn new(jobs: usize, work: F) -> (Box<Self>, Answer<T>) {
         let (answer, receiver) = oneshot::channel();
         let failed = Arc::new(AtomicBool::new(false));
-        (Box::new(Self { jobs, work, outcome: None, answer, failed, before: None }), receiver)
+        let (is_synced, outcome, before) = (false, None, None);
+        (Box::new(Self { jobs, is_synced, work, outcome, answer, failed, before }), receiver)
+    }
+
+    /// Makes this a call whose commit is synced to the disk.
+    pub(super) fn synced(mut self: Box<Self>) -> Box<Self> {
+        self.is_synced = true;
+        self
     }
 
     /// Makes this a call that is not run if `first`, which is sent before it, fails.
@@ -60,6 +71,10 @@ where
 {
     fn jobs(&self) -> usize {
         self.jobs
+    }
+
+    fn is_synced(&self) -> bool {
+        self.is_synced
     }
 
     fn run(&mut self, session: &mut Session<'_>) -> Result<(), Fault> {

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use rusqlite::Connection;
 use tokio::sync::mpsc;
 
 use super::call::Pending;
+use crate::Durability;
 use crate::errors::Fault;
 use crate::open::{Place, Room, impatiently};
 use crate::session::Session;
@@ -36,13 +38,22 @@ pub(crate) struct Outside {
     pub(crate) place: Arc<Place>,
     pub(crate) room: Room,
     pub(crate) watch: Arc<Watch>,
+    /// What every commit survives.
+    pub(crate) durability: Durability,
+    /// What the connection is set to, as far as is known.
+    set: Cell<Option<Durability>>,
     /// [`commit`], or what a test puts in its place.
     pub(crate) commit: fn(&Connection) -> Result<(), Fault>,
 }
 
 impl Outside {
-    pub(crate) fn new(place: Arc<Place>, room: Room, watch: Arc<Watch>) -> Self {
-        Self { place, room, watch, commit }
+    pub(crate) fn new(
+        place: Arc<Place>,
+        room: Room,
+        watch: Arc<Watch>,
+        durability: Durability,
+    ) -> Self {
+        Self { place, room, watch, durability, set: Cell::new(None), commit }
     }
 }
 
@@ -197,6 +208,15 @@ impl From<Fault> for Stop {
 /// One transaction. Calls that fail are answered and leave `calls`; says whether there is news for
 /// waiting workers.
 fn transact(conn: &Connection, calls: &mut Calls, outside: &Outside) -> Result<bool, Stop> {
+    let wanted = match outside.durability {
+        Durability::Memory if calls.iter().any(|call| call.is_synced()) => Durability::Fsync,
+        usual => usual,
+    };
+    if outside.set.get() != Some(wanted) {
+        outside.set.set(None);
+        set_durability(conn, wanted)?;
+        outside.set.set(Some(wanted));
+    }
     execute(conn, "BEGIN IMMEDIATE")?;
     let mut session = Session::new(conn)?;
     let mut index = 0;
@@ -215,7 +235,12 @@ fn transact(conn: &Connection, calls: &mut Calls, outside: &Outside) -> Result<b
                 execute(conn, "ROLLBACK TO step")?;
                 execute(conn, "RELEASE step")?;
                 session.reload()?;
-                calls.remove(index).fail(fault.into());
+                if fault.is_broken_rule() && !session.careful {
+                    // A damaged job is in the way: it is found and put aside the second time.
+                    session.careful = true;
+                } else {
+                    calls.remove(index).fail(fault.into());
+                }
             }
         }
     }
@@ -223,6 +248,26 @@ fn transact(conn: &Connection, calls: &mut Calls, outside: &Outside) -> Result<b
     let committed = (outside.commit)(conn);
     committed.map_err(|fault| Stop { fault, failed: None, takes_in })?;
     Ok(session.has_news())
+}
+
+/// Sets what the next commit survives, which is possible outside of transactions only. A sync
+/// covers all commits before it, too.
+fn set_durability(conn: &Connection, durability: Durability) -> Result<(), Fault> {
+    let found = || -> Result<i64, Fault> {
+        Ok(conn.prepare_cached("PRAGMA synchronous")?.query_row([], |row| row.get(0))?)
+    };
+    let level = durability.synchronous();
+    if found()? == level {
+        return Ok(());
+    }
+    conn.pragma_update(None, "synchronous", level)?;
+    match found()? {
+        set if set == level => Ok(()),
+        kept => {
+            let what = format!("SQLite keeps synchronous at {kept} instead of {level}");
+            Err(Error::Refused(what).into())
+        }
+    }
 }
 
 /// A panic in one call is a bug that its caller has to hear of, and that must not end the thread

@@ -1,12 +1,14 @@
 //! Data that nobody wrote with this program.
 
 use queue_core::{
-    Backend, CancelOutcome, EnqueueOutcome, Error, JobId, JobState, SettleRequest, Settled,
-    Timestamp,
+    Backend, CancelOutcome, DeleteOutcome, EnqueueOutcome, Error, JobId, JobState, SettleRequest,
+    Settled, Timestamp,
 };
 use queue_sqlite::SqliteBackend;
 
-use crate::support::{assert_sound, beside, completion, count, job, open, request, set_clock};
+use crate::support::{
+    STORED, assert_sound, beside, completion, count, job, open, request, set_clock,
+};
 
 /// Later than any clock that runs a test.
 const LATER: Timestamp = Timestamp::from_ms(4_102_444_800_000);
@@ -21,7 +23,7 @@ async fn an_unreadable_job_is_put_aside_and_blocks_nobody() {
     let directory = tempfile::tempdir().unwrap();
     let backend = open(&directory.path().join("queue.db"));
     let jobs = [job("a"), job("b"), job("c"), job("d")];
-    backend.enqueue(&jobs).await.unwrap();
+    backend.enqueue(&jobs, STORED).await.unwrap();
     break_job(&backend, "body SET options = x'c1'", jobs[0].job_id());
     break_job(&backend, "body SET codec = 99", jobs[2].job_id());
 
@@ -38,14 +40,16 @@ async fn an_unreadable_job_is_put_aside_and_blocks_nobody() {
     let records = backend.get(&[jobs[0].job_id(), jobs[1].job_id()]).await.unwrap();
     assert!(records[0].is_none() && records[1].is_some());
 
-    // Its bytes are kept until somebody calls it off.
+    // Its bytes are kept until somebody deletes it.
     let bytes = "SELECT payload FROM body JOIN job USING (job) WHERE id = ?1";
     let bytes: Vec<u8> = beside(backend.path())
         .query_row(bytes, [jobs[2].job_id().as_bytes()], |row| row.get(0))
         .unwrap();
     assert_eq!(bytes, b"c");
     let cancelled = backend.cancel(&[jobs[0].job_id()]).await.unwrap();
-    assert_eq!(cancelled, [CancelOutcome::Cancelled]);
+    assert_eq!(cancelled, [CancelOutcome::AlreadyFinished(JobState::Quarantined)]);
+    let deleted = backend.delete(&[(jobs[0].job_id(), JobState::Quarantined)]).await.unwrap();
+    assert_eq!(deleted, [DeleteOutcome::Deleted]);
     assert_sound(&backend).await;
 }
 
@@ -58,14 +62,18 @@ const DAMAGE: &[(&str, &str)] = &[
     ("DELETE FROM claim", "its claim is missing"),
     ("UPDATE shelf SET records = 5", "counts 5 records"),
     ("UPDATE shelf SET next_expiry_ms = 5", "until 5"),
-    ("UPDATE shelf SET dead = 1", "another queue or kind of end"),
+    ("UPDATE shelf SET part = 2", "another queue or kind of end"),
     ("DELETE FROM body WHERE job = 1", "its body is missing"),
     ("UPDATE job SET lane = 77 WHERE job = 3", "its lane is missing"),
     ("INSERT INTO lane SELECT 9, 'q', 'k', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0", "instead of none"),
     ("UPDATE store SET fence = 1", "fence"),
     ("UPDATE store SET clock_ms = 1", "future"),
     ("DELETE FROM store", "0 rows about itself"),
-    ("PRAGMA ignore_check_constraints = 1; UPDATE job SET state = 1 WHERE state = 4", "CHECK"),
+    (
+        "PRAGMA ignore_check_constraints = 1; UPDATE job SET state = 1 WHERE state = 4",
+        "breaks the rules",
+    ),
+    ("PRAGMA ignore_check_constraints = 1; UPDATE claim SET jobs = -1", "CHECK"),
 ];
 
 #[tokio::test]
@@ -73,19 +81,19 @@ async fn the_audit_finds_what_is_wrong() {
     let directory = tempfile::tempdir().unwrap();
     for (index, (damage, found)) in DAMAGE.iter().enumerate() {
         let backend = open(&directory.path().join(index.to_string()));
-        backend.enqueue(&[job("a"), job("b"), job("c")]).await.unwrap();
+        backend.enqueue(&[job("a"), job("b"), job("c")], STORED).await.unwrap();
         let claim = backend.claim(&request(2)).await.unwrap();
         backend.settle(&completion(&claim.leases[..1])).await.unwrap();
         assert_sound(&backend).await;
         beside(backend.path()).execute_batch(damage).unwrap();
-        let violations = backend.audit().await.unwrap();
+        let violations = backend.audit(false).await.unwrap();
         assert!(violations.iter().any(|v| v.what.contains(found)), "{damage}: {violations:?}");
     }
 }
 
 /// The only violations are those of jobs whose lane is missing.
 async fn assert_sound_but_for_lanes(backend: &SqliteBackend) {
-    for violation in backend.audit().await.unwrap() {
+    for violation in backend.audit(false).await.unwrap() {
         assert!(violation.what.contains("lane is missing"), "{violation:?}");
     }
 }
@@ -107,7 +115,7 @@ async fn a_key_that_is_not_text_blocks_nobody() {
     let directory = tempfile::tempdir().unwrap();
     let backend = open(&directory.path().join("queue.db"));
     let jobs = [job("a").idempotency_key("x"), job("b")];
-    backend.enqueue(&jobs).await.unwrap();
+    backend.enqueue(&jobs, STORED).await.unwrap();
     break_job(&backend, "job SET key = CAST(x'ff' AS TEXT)", jobs[0].job_id());
     let records = backend.get(&[jobs[0].job_id(), jobs[1].job_id()]).await.unwrap();
     assert!(records[0].is_none() && records[1].is_some());
@@ -125,7 +133,7 @@ async fn a_key_may_hold_any_text() {
     let backend = open(&directory.path().join("queue.db"));
     for key in ["\0x", "\0", &"x".repeat(256), &"\u{10ffff}".repeat(64)] {
         let job = job("a").idempotency_key(key);
-        backend.enqueue(std::slice::from_ref(&job)).await.unwrap();
+        backend.enqueue(std::slice::from_ref(&job), STORED).await.unwrap();
         let record = backend.get(&[job.job_id()]).await.unwrap().remove(0).unwrap();
         assert_eq!(record.spec.idempotency_key.unwrap().as_str(), key);
         let claim = backend.claim(&request(10)).await.unwrap();
@@ -145,7 +153,7 @@ async fn a_missing_lane_is_one_jobs_trouble_when_it_is_due() {
     for by_claim in [true, false] {
         let backend = open(&directory.path().join(by_claim.to_string()));
         let jobs = [job("a").delay(later()), job("b").delay(later()), job("c")];
-        backend.enqueue(&jobs).await.unwrap();
+        backend.enqueue(&jobs, STORED).await.unwrap();
         lose_lane(&backend, jobs[0].job_id());
         set_clock(backend.path(), LATER);
         if !by_claim {
@@ -156,12 +164,16 @@ async fn a_missing_lane_is_one_jobs_trouble_when_it_is_due() {
         assert_eq!(given, [jobs[2].job_id(), jobs[1].job_id()]);
         assert!(!claim.maintain, "nothing is left to be done again and again");
         assert_eq!(state_number(&backend, jobs[0].job_id()), QUARANTINED);
-        // Whoever enqueues it again learns that it is there; whoever calls it off is rid of it.
-        let again = backend.enqueue(&jobs[..1]).await.unwrap();
+        // Whoever enqueues it again learns that it is there; whoever deletes it is rid of it.
+        let again = backend.enqueue(&jobs[..1], STORED).await.unwrap();
         assert!(matches!(again[0], EnqueueOutcome::Conflict { .. }), "{again:?}");
-        let cancelled = backend.cancel(&[jobs[0].job_id()]).await.unwrap();
-        assert_eq!(cancelled, [CancelOutcome::Cancelled]);
+        let deleted = backend.delete(&[(jobs[0].job_id(), JobState::Quarantined)]).await.unwrap();
+        assert_eq!(deleted, [DeleteOutcome::Deleted]);
         assert_eq!(state_number(&backend, jobs[0].job_id()), None);
+        // All that is left of it is the count of the lane that it lost.
+        let repaired = backend.audit(true).await.unwrap();
+        assert!(repaired.len() == 1 && repaired[0].repaired, "{repaired:?}");
+        assert_sound(&backend).await;
     }
 }
 
@@ -170,7 +182,7 @@ async fn a_missing_lane_is_one_jobs_trouble_when_it_runs() {
     let directory = tempfile::tempdir().unwrap();
     let backend = open(&directory.path().join("queue.db"));
     let jobs = ["a", "b", "c", "d", "e"].map(job);
-    backend.enqueue(&jobs).await.unwrap();
+    backend.enqueue(&jobs, STORED).await.unwrap();
     let claim = backend.claim(&request(4)).await.unwrap();
     for job in [&jobs[1], &jobs[3]] {
         lose_lane(&backend, job.job_id());
@@ -195,26 +207,28 @@ async fn a_missing_lane_is_one_jobs_trouble_when_it_runs() {
 }
 
 #[tokio::test]
-async fn finished_records_without_a_lane_or_a_right_count_are_dropped_all_the_same() {
+async fn a_missing_lane_or_a_wrong_count_does_not_keep_records_for_ever() {
     let directory = tempfile::tempdir().unwrap();
     let backend = open(&directory.path().join("queue.db"));
     let jobs = ["a", "b", "c"].map(job);
-    backend.enqueue(&jobs).await.unwrap();
+    backend.enqueue(&jobs, STORED).await.unwrap();
     let claim = backend.claim(&request(3)).await.unwrap();
     backend.settle(&completion(&claim.leases)).await.unwrap();
     lose_lane(&backend, jobs[1].job_id());
     beside(backend.path()).execute("UPDATE shelf SET records = 1", []).unwrap();
     set_clock(backend.path(), LATER);
-    assert_eq!(backend.maintain(2).await.unwrap().dropped, 2);
+    // The one that cannot be read is kept for somebody to look at.
     assert_eq!(backend.maintain(2).await.unwrap().dropped, 1);
-    assert!(jobs.iter().all(|job| state_number(&backend, job.job_id()).is_none()));
+    assert_eq!(backend.maintain(2).await.unwrap().dropped, 1);
+    let states = jobs.map(|job| state_number(&backend, job.job_id()));
+    assert_eq!(states, [None, QUARANTINED, None]);
 }
 
 #[tokio::test]
 async fn a_wrong_count_does_not_stop_a_job() {
     let directory = tempfile::tempdir().unwrap();
     let backend = open(&directory.path().join("queue.db"));
-    backend.enqueue(&[job("a"), job("b")]).await.unwrap();
+    backend.enqueue(&[job("a"), job("b")], STORED).await.unwrap();
     let claim = backend.claim(&request(2)).await.unwrap();
     beside(backend.path()).execute("UPDATE lane SET running = 0", []).unwrap();
     let settled = backend.settle(&completion(&claim.leases)).await.unwrap().settled;
@@ -227,7 +241,7 @@ async fn unreadable_jobs_that_a_claim_meets_are_bounded() {
     let backend = open(&directory.path().join("queue.db"));
     for _ in 0..2 {
         let jobs: Vec<_> = (0..300).map(|n| job(n.to_string())).collect();
-        backend.enqueue(&jobs).await.unwrap();
+        backend.enqueue(&jobs, STORED).await.unwrap();
     }
     beside(backend.path()).execute("UPDATE body SET options = x'c1'", []).unwrap();
     let claim = backend.claim(&request(1)).await.unwrap();

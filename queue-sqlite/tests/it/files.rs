@@ -7,7 +7,7 @@ use queue_core::backend::{CheckFinding, Verdict};
 use queue_core::{Backend, Error, Namespace, Timestamp};
 use queue_sqlite::{Durability, SqliteBackend, SqliteOptions};
 
-use crate::support::{beside, interest, job, open, request, set_clock};
+use crate::support::{STORED, beside, interest, job, open, request, set_clock};
 
 fn refusal(path: &Path) -> String {
     match SqliteBackend::open(path, SqliteOptions::default()) {
@@ -104,7 +104,7 @@ async fn a_link_is_followed_before_the_file_is_judged() {
     std::os::unix::fs::symlink(&target, &link).unwrap();
     let backend = open(&link);
     assert_eq!(backend.path(), target.canonicalize().unwrap());
-    backend.enqueue(&[job("x")]).await.unwrap();
+    backend.enqueue(&[job("x")], STORED).await.unwrap();
     // All that stands beside the file stands beside the real one.
     assert_eq!(std::fs::read_dir(&links).unwrap().count(), 1);
 }
@@ -167,13 +167,13 @@ async fn a_file_that_was_deleted_takes_nothing_in_any_more() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("queue.db");
     let backend = open(&path);
-    backend.enqueue(&[job("x")]).await.unwrap();
+    backend.enqueue(&[job("x")], STORED).await.unwrap();
     std::fs::remove_file(&path).unwrap();
     let refused = |what: &str, error: Error| match error {
         Error::Refused(why) => assert!(why.contains("moved or deleted"), "{what}: {why}"),
         other => panic!("{what}: {other:?}"),
     };
-    refused("enqueue", backend.enqueue(&[job("y")]).await.unwrap_err());
+    refused("enqueue", backend.enqueue(&[job("y")], STORED).await.unwrap_err());
     refused("claim", backend.claim(&request(1)).await.unwrap_err());
     refused("get", backend.get(&[]).await.unwrap_err());
     refused("stats", backend.stats().await.unwrap_err());
@@ -245,7 +245,7 @@ async fn namespaces_do_not_see_each_other() {
     let named = |name| SqliteOptions::default().namespace(Namespace::new(name).unwrap());
     let ours = SqliteBackend::open(&path, named("ours")).unwrap();
     let theirs = SqliteBackend::open(&path, named("theirs")).unwrap();
-    ours.enqueue(&[job("x")]).await.unwrap();
+    ours.enqueue(&[job("x")], STORED).await.unwrap();
     assert_eq!(ours.stats().await.unwrap().len(), 1);
     assert_eq!(theirs.stats().await.unwrap(), []);
     // A file that was renamed by hand is not mistaken for another namespace's.

@@ -5,7 +5,7 @@ use std::path::Path;
 use queue_core::{Backend, Error, JobState};
 use queue_sqlite::SqliteBackend;
 
-use crate::support::{count, job, open};
+use crate::support::{STORED, count, job, open};
 
 /// How often this process has the file open.
 fn descriptors(path: &Path) -> usize {
@@ -20,7 +20,7 @@ async fn closing_leaves_one_complete_file() {
     let directory = tempfile::tempdir().unwrap();
     let backend = open(&directory.path().join("queue.db"));
     let path = backend.path().to_owned();
-    backend.enqueue(&[job("x")]).await.unwrap();
+    backend.enqueue(&[job("x")], STORED).await.unwrap();
     backend.close().await;
     // Beside it only the space that is kept, in which there is nothing.
     let reserve = directory.path().join("queue.db-reserve");
@@ -37,7 +37,7 @@ async fn opening_and_closing_leaks_nothing() {
     let path = directory.path().join("leaky.db");
     for round in 0..100 {
         let backend = open(&path);
-        backend.enqueue(&[job(round.to_string())]).await.unwrap();
+        backend.enqueue(&[job(round.to_string())], STORED).await.unwrap();
         assert!(descriptors(&path) > 0);
         backend.close().await;
         assert_eq!(descriptors(&path), 0, "round {round}");
@@ -53,7 +53,7 @@ async fn what_was_asked_for_is_finished_although_nobody_waits() {
     for number in 0..50 {
         let jobs = [job(number.to_string())];
         // Sent by the first poll, and then dropped.
-        let call = std::pin::pin!(backend.enqueue(&jobs));
+        let call = std::pin::pin!(backend.enqueue(&jobs, STORED));
         assert!(poll_once(call).is_pending());
     }
     backend.close().await;
@@ -70,7 +70,7 @@ async fn a_call_that_meets_damage_fails_alone() {
     let backend = open(&directory.path().join("queue.db"));
     let conn = crate::support::beside(backend.path());
     conn.execute_batch("DROP TABLE body").unwrap();
-    let error = backend.enqueue(&[job("x")]).await.unwrap_err();
+    let error = backend.enqueue(&[job("x")], STORED).await.unwrap_err();
     assert!(matches!(error, Error::Corrupt(_)), "{error:?}");
     // It is undone, and the store goes on.
     assert_eq!(count(&backend, JobState::Ready).await, 0);

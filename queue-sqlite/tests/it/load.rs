@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use queue_core::{Backend, JobState, NewJob, Retention};
+use queue_core::{Backend, JobState, ListRequest, NewJob, Retention};
 use queue_sqlite::{Durability, SqliteBackend, SqliteOptions};
 
-use crate::support::{assert_sound, beside, completion, count, job, open, request};
+use crate::support::{STORED, assert_sound, beside, completion, count, job, open, request};
 
 fn fast() -> SqliteOptions {
     SqliteOptions::default().durability(Durability::Memory)
@@ -18,10 +18,20 @@ async fn a_file_that_was_large_gives_space_back() {
     let retention = Retention { completed: Duration::ZERO, dead: Duration::ZERO };
     let big = "x".repeat(1024 * 1024);
     for _ in 0..20 {
-        backend.enqueue(&[job(big.clone()).retention(retention)]).await.unwrap();
+        backend.enqueue(&[job(big.clone()).retention(retention)], STORED).await.unwrap();
     }
-    let claim = backend.claim(&request(20)).await.unwrap();
-    backend.settle(&completion(&claim.leases)).await.unwrap();
+    // A claim gives so many bytes only, and says that there is more.
+    let mut claims = 0;
+    loop {
+        let claim = backend.claim(&request(20)).await.unwrap();
+        claims += 1;
+        backend.settle(&completion(&claim.leases)).await.unwrap();
+        if !claim.more {
+            break;
+        }
+        assert_eq!(claim.leases.len(), 8);
+    }
+    assert_eq!(claims, 3);
     let pages = || -> i64 {
         let conn = beside(backend.path());
         conn.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap()
@@ -38,7 +48,7 @@ async fn a_file_that_was_large_gives_space_back() {
 async fn a_long_reader_does_not_stop_the_work() {
     let directory = tempfile::tempdir().unwrap();
     let backend = open(&directory.path().join("queue.db"));
-    backend.enqueue(&[job("before")]).await.unwrap();
+    backend.enqueue(&[job("before")], STORED).await.unwrap();
     let reader = beside(backend.path());
     reader.execute_batch("BEGIN").unwrap();
     let jobs = "SELECT count(*) FROM job";
@@ -46,10 +56,13 @@ async fn a_long_reader_does_not_stop_the_work() {
     assert_eq!(seen(), 1);
     for round in 0..20 {
         let batch: Vec<NewJob> = (0..100).map(|n| job(format!("{round}-{n}"))).collect();
-        backend.enqueue(&batch).await.unwrap();
+        backend.enqueue(&batch, STORED).await.unwrap();
         let claim = backend.claim(&request(50)).await.unwrap();
         backend.settle(&completion(&claim.leases)).await.unwrap();
     }
+    // Listings are short reads of their own, page by page: they do not wait for it either.
+    let completed = ListRequest { limit: 100, ..ListRequest::new(JobState::Completed) };
+    assert_eq!(backend.list(&completed).await.unwrap().jobs.len(), 100);
     // It still sees what it saw; all others see what is there.
     assert_eq!(seen(), 1);
     assert_eq!(count(&backend, JobState::Completed).await, 1000);

@@ -2,12 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests and their helpers")]
 
+mod corrupt;
 mod damage;
+mod durability;
 mod files;
 mod full;
+mod golden;
 mod lifecycle;
+mod listing;
 mod load;
 mod processes;
+mod repair;
 mod support;
 mod waking;
 

@@ -9,10 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use queue_core::{Backend, JobId, JobState, NewJob, Wake};
+use queue_core::{
+    Backend, ErrorKind, JobError, JobId, JobState, Lease, NewJob, OnConflict, Outcome, Progress,
+    QueueName, Report, RetryRequest, Wake,
+};
+use queue_sqlite::SqliteBackend;
 
 use crate::support::{
-    assert_sound, completion, count, interest, job, kind, open, request, set_clock,
+    STORED, assert_sound, completion, count, interest, job, kind, open, request, set_clock,
 };
 
 /// Names the file that a helper works on.
@@ -75,7 +79,7 @@ fn say(word: &str, what: impl std::fmt::Display) {
     stdout.flush().unwrap();
 }
 
-/// Enqueues, claims and settles until it is killed, and says what was acknowledged.
+/// Does everything that writes until it is killed, and says what was acknowledged.
 #[tokio::test]
 async fn helper_works_until_it_is_killed() {
     let Some(file) = file() else { return };
@@ -84,27 +88,71 @@ async fn helper_works_until_it_is_killed() {
         let jobs: Vec<NewJob> = (0..20)
             .map(|n| job("x").idempotency_key(format!("{}-{round}-{n}", std::process::id())))
             .collect();
-        backend.enqueue(&jobs).await.unwrap();
+        backend.enqueue(&jobs, STORED).await.unwrap();
         jobs.iter().for_each(|job| say("enqueued", job.job_id()));
         let claim = backend.claim(&request(7)).await.unwrap();
-        backend.settle(&completion(&claim.leases[..claim.leases.len() / 2])).await.unwrap();
-        claim.leases[..claim.leases.len() / 2].iter().for_each(|l| say("completed", l.spec.id));
+        let (done, rest) = claim.leases.split_at(claim.leases.len() / 2);
+        report(&backend, &claim.leases).await;
+        backend.settle(&completion(done)).await.unwrap();
+        done.iter().for_each(|lease| say("completed", lease.spec.id));
+        operate(&backend, &rest[..rest.len() / 2]).await;
     }
 }
+
+async fn report(backend: &SqliteBackend, leases: &[Lease]) {
+    let report = |lease: &Lease| Report {
+        id: lease.spec.id,
+        token: lease.token,
+        progress: Some(Progress::new(50, "half")),
+        lines_before: 0,
+        lines: vec!["a line".to_owned(); 3],
+    };
+    let reports: Vec<Report> = leases.iter().map(report).collect();
+    backend.report(&reports).await.unwrap();
+}
+
+/// What leaves something else behind than a completed job: a failure, jobs that were replaced,
+/// run again and deleted, a pause.
+async fn operate(backend: &SqliteBackend, leases: &[Lease]) {
+    let mut settle = completion(leases);
+    for settlement in &mut settle.settlements {
+        let error = JobError::new(ErrorKind::Failed, "not this time");
+        settlement.outcome = Outcome::Retry { delay: Duration::ZERO, error };
+    }
+    backend.settle(&settle).await.unwrap();
+    let later = || job("later").delay(Duration::from_secs(3600)).idempotency_key("debounced");
+    let replacing = [(); 2].map(|()| later().on_conflict(OnConflict::Replace));
+    backend.enqueue(&replacing, STORED).await.unwrap();
+    let replaced = replacing[0].job_id();
+    let record = backend.get(&[replaced]).await.unwrap().remove(0);
+    let finished_at = record.and_then(|record| record.finished_at);
+    if let Some(finished_at) = finished_at {
+        let again = RetryRequest { jobs: vec![(replaced, finished_at)], keep_counts: false };
+        backend.retry(&again).await.unwrap();
+        backend.delete(&[(replaced, JobState::Cancelled)]).await.unwrap();
+    }
+    let queue = "elsewhere".parse().unwrap();
+    backend.set_paused(&queue, true).await.unwrap();
+    backend.set_paused(&queue, false).await.unwrap();
+}
+
+/// How often the helpers are killed, unless `KILL_ROUNDS` says otherwise; two of them each time.
+const ROUNDS_DEFAULT: usize = 8;
 
 #[tokio::test]
 async fn killed_processes_lose_nothing_that_was_acknowledged() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("queue.db");
     let backend = open(&path);
-    for round in 0..8 {
+    let rounds = std::env::var("KILL_ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
+    for round in 0..rounds.unwrap_or(ROUNDS_DEFAULT) {
         let mut helpers = [(); 2].map(|()| Helper::start("helper_works_until_it_is_killed", &path));
         let mut enqueued = HashSet::new();
         let mut completed = HashSet::new();
         // Killed after so many lines, wherever it is then: in the middle of a commit as likely as
         // not, since that is what it does most of its time.
         for helper in &mut helpers {
-            for _ in 0..=round * 5 {
+            for _ in 0..=(round % 8) * 5 {
                 enqueued.insert(helper.hear("enqueued").unwrap().parse::<JobId>().unwrap());
             }
         }
@@ -136,7 +184,7 @@ async fn killed_processes_lose_nothing_that_was_acknowledged() {
 }
 
 /// What the killed processes left running is taken back and done.
-async fn recover(backend: &queue_sqlite::SqliteBackend, path: &Path) {
+async fn recover(backend: &SqliteBackend, path: &Path) {
     let running = count(backend, JobState::Running).await;
     assert!(running > 0, "they were killed with jobs in their hands");
     set_clock(path, queue_core::Timestamp::from_ms(4_102_444_800_000));
@@ -161,7 +209,7 @@ async fn recover(backend: &queue_sqlite::SqliteBackend, path: &Path) {
     assert_sound(backend).await;
 }
 
-/// Enqueues one job for each line that it is told.
+/// Enqueues one job for each line that it is told, or resumes the queue.
 #[tokio::test]
 async fn helper_enqueues_on_command() {
     let Some(file) = file() else { return };
@@ -169,10 +217,14 @@ async fn helper_enqueues_on_command() {
     say("open", "");
     for line in std::io::stdin().lines() {
         let new = match line.unwrap().as_str() {
+            "resume" => {
+                assert!(backend.set_paused(&QueueName::default(), false).await.unwrap());
+                continue;
+            }
             "later" => job("x").delay(Duration::from_secs(3600)),
             _ => job("x"),
         };
-        backend.enqueue(&[new]).await.unwrap();
+        backend.enqueue(&[new], STORED).await.unwrap();
     }
 }
 
@@ -213,4 +265,29 @@ async fn a_job_of_another_process_wakes_a_waiter() {
     assert_eq!(woken, Wake::Timeout);
     let none = queue_core::Interest { kinds: vec![kind()], queues: Vec::new(), ..interest() };
     assert_eq!(backend.wait(&none, Duration::from_millis(1)).await.unwrap(), Wake::Timeout);
+}
+
+#[tokio::test]
+async fn a_queue_that_another_process_resumes_wakes_a_waiter() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("queue.db");
+    let backend = open(&path);
+    assert!(backend.set_paused(&QueueName::default(), true).await.unwrap());
+    backend.enqueue(&[job("x")], STORED).await.unwrap();
+    let mut helper = Helper::start("helper_enqueues_on_command", &path);
+    helper.hear("open").unwrap();
+    let mut tell = helper.child.stdin.take().unwrap();
+    // While it is paused there is nothing to wake up for.
+    let woken = backend.wait(&interest(), Duration::from_millis(100)).await.unwrap();
+    assert_eq!(woken, Wake::Timeout);
+    let claim = backend.claim(&request(10)).await.unwrap();
+    assert!(claim.leases.is_empty() && !claim.more);
+    let interest = interest();
+    let wait = backend.wait(&interest, Duration::from_secs(20));
+    let resume = async {
+        writeln!(tell, "resume").unwrap();
+    };
+    let (woken, ()) = tokio::join!(wait, resume);
+    assert_eq!(woken.unwrap(), Wake::Work);
+    assert_eq!(backend.claim(&request(10)).await.unwrap().leases.len(), 1);
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use queue_core::conformance::Harness;
 use queue_core::{
-    Backend, ClaimRequest, ClaimToken, Interest, JobState, Kind, KindSlots, Lease, NewJob, Outcome,
-    Payload, QueueName, SettleRequest, Settlement, Timestamp, WorkerId,
+    Backend, ClaimRequest, ClaimToken, Durability, Interest, JobState, Kind, KindSlots, Lease,
+    NewJob, Outcome, Payload, QueueName, SettleRequest, Settlement, Timestamp, WorkerId,
 };
 use queue_sqlite::{SqliteBackend, SqliteOptions};
 use tempfile::TempDir;
@@ -32,6 +32,12 @@ impl SqliteHarness {
 
 pub(crate) fn open(path: &Path) -> SqliteBackend {
     SqliteBackend::open(path, SqliteOptions::default()).unwrap()
+}
+
+/// A store that does not wait for the disk.
+pub(crate) fn fast(path: &Path) -> SqliteBackend {
+    let options = SqliteOptions::default().durability(queue_sqlite::Durability::Memory);
+    SqliteBackend::open(path, options).unwrap()
 }
 
 /// A connection beside the backend, as somebody with the command line tool would have it.
@@ -66,6 +72,9 @@ impl Harness for SqliteHarness {
         set_clock(backend.path(), now);
     }
 }
+
+/// What the tests ask for.
+pub(crate) const STORED: Durability = Durability::Fsync;
 
 pub(crate) fn kind() -> Kind {
     Kind::new("k").unwrap()
@@ -113,5 +122,5 @@ pub(crate) async fn count(backend: &SqliteBackend, state: JobState) -> u64 {
 }
 
 pub(crate) async fn assert_sound(backend: &SqliteBackend) {
-    assert_eq!(backend.audit().await.unwrap(), []);
+    assert_eq!(backend.audit(false).await.unwrap(), []);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use queue_core::{Backend, ClaimRequest, Interest, KindSlots, Timestamp, Wake, WorkerId};
 
-use crate::support::{interest, job, kind, open, request, set_clock};
+use crate::support::{STORED, interest, job, kind, open, request, set_clock};
 
 #[tokio::test]
 async fn a_worker_that_has_no_slots_left_leaves_the_job_to_another() {
@@ -25,7 +25,7 @@ async fn a_worker_that_has_no_slots_left_leaves_the_job_to_another() {
             woken
         })
     });
-    backend.enqueue(&[job("x")]).await.unwrap();
+    backend.enqueue(&[job("x")], STORED).await.unwrap();
     for waiter in waiting {
         assert_eq!(waiter.await.unwrap(), Wake::Work);
     }
@@ -38,7 +38,7 @@ async fn a_repeated_claim_extends_its_lease_and_never_shortens_it() {
     let at = |seconds: u64| Timestamp::from_ms((4_102_444_800 + seconds) * 1000);
     set_clock(backend.path(), at(0));
     let job = job("x");
-    backend.enqueue(std::slice::from_ref(&job)).await.unwrap();
+    backend.enqueue(std::slice::from_ref(&job), STORED).await.unwrap();
     let claim = request(1);
     let until = async || {
         let record = backend.get(&[job.job_id()]).await.unwrap().remove(0).unwrap();

@@ -1,6 +1,7 @@
 //! `workerd enqueue --batch`: a job in JSON per line, as many as there are.
 //!
-//! Lines are read, checked and written 500 or 4 MiB at a time, so a file of any length takes
+//! Lines are read, checked and written 500 or 4 MiB at a time, as far as they ask for the same
+//! durability, so a file of any length takes
 //! little memory. What was written when something goes wrong is told by line numbers. Programs
 //! get a document for each line as soon as the store has answered for it, and one in the end.
 
@@ -13,14 +14,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use queue::backend::PASS_MAX;
-use queue::{EnqueueOutcome, Enqueued, Error, NewJob, Queue};
+use queue::{EnqueueOutcome, Error, NewJob, Queue};
 use serde::Serialize;
 use serde_json::json;
 
-use super::Common;
+use super::{Common, enqueue};
 use crate::display::print;
 use crate::exit::{Exit, Failure, Outcome};
-use line::Lines;
+use line::{Chunk, Lines};
 
 /// How many conflicts are listed; all are counted.
 const CONFLICTS_LISTED_MAX: usize = 100;
@@ -36,6 +37,8 @@ const RETRY_WAITS_MS: [u64; 6] = [50, 100, 250, 500, 1000, 2000];
 struct Summary {
     created: usize,
     duplicates: usize,
+    /// Of the created ones, those that took the place of another.
+    replacements: usize,
     conflicts: usize,
     /// The first of them.
     conflicting: Vec<Conflict>,
@@ -78,13 +81,14 @@ async fn write_all(
     summary: &mut Summary,
 ) -> Result<(), Failure> {
     loop {
-        let chunk = lines.chunk(PASS_MAX as usize, CHUNK_MAX_BYTES)?;
-        let (Some((first, _)), Some((last, _))) = (chunk.first(), chunk.last()) else {
+        let Chunk { jobs, durability } = lines.chunk(PASS_MAX as usize, CHUNK_MAX_BYTES)?;
+        let (Some((first, _)), Some((last, _))) = (jobs.first(), jobs.last()) else {
             return Ok(());
         };
         let range = *first..=*last;
-        let (numbers, jobs): (Vec<usize>, Vec<NewJob>) = chunk.into_iter().unzip();
-        let outcomes = write(queue, &jobs).await.map_err(|e| interrupted(e, &range))?;
+        let (numbers, jobs): (Vec<usize>, Vec<NewJob>) = jobs.into_iter().unzip();
+        let queue = durability.map_or(queue.clone(), |asked| queue.clone().durability(asked));
+        let outcomes = write(&queue, &jobs).await.map_err(|e| interrupted(e, &range))?;
         summary.written_to_line = *range.end();
         summary.count(common.json, numbers.into_iter().zip(outcomes))?;
     }
@@ -122,9 +126,13 @@ impl Summary {
         let mut told = String::new();
         for (line, outcome) in outcomes {
             let document = match outcome {
-                EnqueueOutcome::Done(Enqueued { id, state, duplicate, .. }) => {
+                EnqueueOutcome::Done(enqueued) => {
+                    let duplicate = enqueued.duplicate;
                     *(if duplicate { &mut self.duplicates } else { &mut self.created }) += 1;
-                    json!({ "line": line, "id": id, "state": state, "duplicate": duplicate })
+                    self.replacements += usize::from(enqueued.replaced.is_some());
+                    let mut document = enqueue::document(&enqueued);
+                    document["line"] = line.into();
+                    document
                 }
                 EnqueueOutcome::Conflict { existing, reason } => {
                     self.conflicts += 1;
@@ -146,11 +154,12 @@ impl Summary {
 
     /// Adds to a failure what came of the lines before it.
     fn explain(&self, failure: Failure) -> Failure {
-        let Self { created, duplicates, conflicts, written_to_line, .. } = self;
+        let Self { created, duplicates, replacements, conflicts, written_to_line, .. } = self;
         let failure = failure
             .detail("written_to_line", *written_to_line)
             .detail("created", *created)
             .detail("duplicates", *duplicates)
+            .detail("replacements", *replacements)
             .detail("conflicts", *conflicts)
             .detail("conflicting", json!(self.conflicting));
         if *written_to_line == 0 {
@@ -164,9 +173,14 @@ impl Summary {
     }
 
     fn to_text(&self) -> String {
-        let Self { created, duplicates, conflicts, conflicting, .. } = self;
-        let mut text =
-            format!("{created} created, {duplicates} there before, {conflicts} in conflict\n");
+        let Self { created, duplicates, replacements, conflicts, conflicting, .. } = self;
+        let replaced = match replacements {
+            0 => String::new(),
+            count => format!(" ({count} in the place of another)"),
+        };
+        let mut text = format!(
+            "{created} created{replaced}, {duplicates} there before, {conflicts} in conflict\n"
+        );
         for Conflict { line, existing, reason } in conflicting {
             text += &format!("line {line}: conflicts with {existing}: {reason}\n");
         }

@@ -1,6 +1,6 @@
-//! `workerd check` and `workerd audit`: is everything as it should be?
+//! `workerd check`: is everything as it should be?
 
-use queue::backend::{CheckFinding, Verdict, Violation};
+use queue::backend::{CheckFinding, Verdict};
 use serde::Serialize;
 
 use super::Common;
@@ -71,36 +71,4 @@ fn report(common: &Common, config: Option<&Config>, findings: &[Finding]) -> Str
         .map(|f| vec![f.verdict.to_owned(), f.name.to_owned(), f.found.clone(), f.remedy.clone()])
         .collect();
     text + &table(&["verdict", "what", "found", "what to do"], &rows)
-}
-
-#[derive(Serialize)]
-struct Audited {
-    violations: Vec<Disagreement>,
-}
-
-#[derive(Serialize)]
-struct Disagreement {
-    job: Option<String>,
-    what: String,
-}
-
-/// # Errors
-/// Why the store could not be looked at.
-pub(super) async fn audit(common: &Common) -> Outcome {
-    let violations = common.connect().await?.audit().await?;
-    let is_clean = violations.is_empty();
-    let disagreement = |violation: Violation| Disagreement {
-        job: violation.job.map(|id| id.to_string()),
-        what: violation.what,
-    };
-    let audited = Audited { violations: violations.into_iter().map(disagreement).collect() };
-    common.answer(&audited, || {
-        if is_clean {
-            return "every index agrees with the jobs\n".to_owned();
-        }
-        let row = |v: &Disagreement| vec![v.job.clone().unwrap_or_default(), v.what.clone()];
-        let rows: Vec<Vec<String>> = audited.violations.iter().map(row).collect();
-        table(&["job", "what disagrees"], &rows)
-    })?;
-    Ok(if is_clean { Exit::Done } else { Exit::Failed })
 }

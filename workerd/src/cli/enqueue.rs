@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ArgGroup;
-use queue::{Enqueued, Error, JobId, Kind, NewJob, Queue};
-use serde_json::json;
+use queue::{Enqueued, Error, Hold, JobId, Kind, NewJob, Queue};
+use serde_json::{Value, json};
 
+use super::fields::{Conflicting, hold};
 use super::{Common, batch, payload};
 use crate::config::duration;
 use crate::exit::{Exit, Failure, Outcome};
@@ -41,6 +42,15 @@ pub(super) struct Args {
     #[arg(long, value_name = "KEY", conflicts_with = "batch")]
     idempotency_key: Option<String>,
 
+    /// What happens if a job with this id or key is there already [default: existing]
+    #[arg(long, value_name = "WHAT", conflicts_with = "batch")]
+    on_conflict: Option<Conflicting>,
+
+    /// How long it keeps its key: live (until it is completed), kept (as long as its record is),
+    /// or for at least a time such as 10m [default: kept]
+    #[arg(long, value_parser = hold, requires = "idempotency_key", conflicts_with = "batch")]
+    hold: Option<Hold>,
+
     /// How many failed attempts make it dead [default: 10]
     #[arg(long, value_name = "COUNT", conflicts_with = "batch")]
     max_attempts: Option<u16>,
@@ -54,8 +64,8 @@ pub(super) struct Args {
     id: Option<JobId>,
 
     /// A file with a job in JSON per line; - for standard input. The fields: kind, payload, and
-    /// if wanted queue, priority, delay_ms, run_at, idempotency_key, on_conflict (existing or
-    /// reject), max_attempts, timeout_ms, expires_at, headers, id
+    /// if wanted queue, priority, delay_ms, run_at, idempotency_key, on_conflict, hold,
+    /// durability, max_attempts, timeout_ms, expires_at, headers, id
     #[arg(long, value_name = "FILE")]
     batch: Option<PathBuf>,
 }
@@ -72,12 +82,24 @@ pub(super) async fn execute(common: &Common, args: Args) -> Outcome {
     let job = new_job(kind, args)?;
     let queue = common.connect_to_write().await?;
     let enqueued = enqueue(&queue, job).await?;
-    let Enqueued { id, state, duplicate, .. } = enqueued;
-    common.answer(&json!({ "id": id, "state": state, "duplicate": duplicate }), || {
+    common.answer(&document(&enqueued), || {
+        let Enqueued { id, state, duplicate, replaced, .. } = enqueued;
         let was_there = if duplicate { ", was there before" } else { "" };
-        format!("{id} ({state}{was_there})\n")
+        let replaced = replaced.map(|id| format!(", in the place of {id}")).unwrap_or_default();
+        format!("{id} ({state}{was_there}{replaced})\n")
     })?;
     Ok(Exit::Done)
+}
+
+/// What programs are told of a job that is in the store.
+pub(super) fn document(enqueued: &Enqueued) -> Value {
+    json!({
+        "id": enqueued.id,
+        "state": enqueued.state,
+        "duplicate": enqueued.duplicate,
+        "replaced": enqueued.replaced,
+        "durability": enqueued.durability.to_string(),
+    })
 }
 
 fn new_job(kind: Kind, args: Args) -> Result<NewJob, Failure> {
@@ -98,6 +120,12 @@ fn new_job(kind: Kind, args: Args) -> Result<NewJob, Failure> {
     }
     if let Some(key) = args.idempotency_key {
         job = job.idempotency_key(key);
+    }
+    if let Some(conflicting) = args.on_conflict {
+        job = job.on_conflict(conflicting.into());
+    }
+    if let Some(hold) = args.hold {
+        job = job.hold(hold);
     }
     if let Some(attempts) = args.max_attempts {
         job = job.max_attempts(attempts);

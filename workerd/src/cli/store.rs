@@ -64,6 +64,8 @@ impl Store {
     }
 
     pub(crate) fn options(&self) -> ConnectOptions {
-        ConnectOptions::default().namespace(self.namespace.clone()).durability(self.durability)
+        let mut options = ConnectOptions::default().namespace(self.namespace.clone());
+        options.durability = self.durability;
+        options
     }
 }

@@ -95,16 +95,14 @@ impl<'s, 'a> Settings<'s, 'a> {
         let namespace = file.string("namespace", "a name such as \"default\"");
         let mut table = section(file, "store", empty);
         let url = table.string("url", "an address such as \"redis://127.0.0.1:6379\"");
-        let durability = table.string("durability", "\"memory\" or \"fsync\"");
+        let durability = table.string("durability", "\"memory\", \"fsync\" or \"replicas:1\"");
         table.finish();
         Store {
             url: self.pick(Setting::Url, url, value::store_url),
             namespace: self
                 .pick(Setting::Namespace, namespace, value::namespace)
                 .unwrap_or_default(),
-            durability: self
-                .pick(Setting::Durability, durability, value::durability)
-                .unwrap_or_default(),
+            durability: self.pick(Setting::Durability, durability, value::durability),
         }
     }
 

@@ -48,7 +48,7 @@ level = "info,queue_core=debug"
 fn a_file_with_everything_is_read() {
     let config = read(WHOLE).unwrap();
     assert_eq!(config.store.namespace.as_str(), "shop");
-    assert_eq!(config.store.durability, Durability::Fsync);
+    assert_eq!(config.store.durability, Some(Durability::Fsync));
     assert_eq!(config.worker.concurrency, 64);
     assert_eq!(config.worker.lease, Duration::from_secs(20));
     assert_eq!(config.worker.shutdown_grace, Duration::from_secs(90));
@@ -68,6 +68,17 @@ fn the_shown_configuration_reads_back_as_the_same_and_hides_the_password() {
         assert!(!view.contains("hunter2"), "{view}");
         let again = toml::to_string(&View::of(&read(&view).unwrap())).unwrap();
         assert_eq!(view, again);
+    }
+}
+
+#[test]
+fn every_durability_has_its_name() {
+    for durability in [Durability::Memory, Durability::Fsync, Durability::Replicas(2)] {
+        let text = format!("[store]\ndurability = \"{durability}\"");
+        let config = read(&text).unwrap();
+        assert_eq!(config.store.durability, Some(durability));
+        let view = toml::to_string(&View::of(&config)).unwrap();
+        assert!(view.contains(&format!("durability = \"{durability}\"")), "{view}");
     }
 }
 
@@ -121,8 +132,9 @@ const WRONG: &[(&str, &str, &str)] = &[
     ),
     ("[store]\nurl = 7", "w.toml:2: store.url: is of type integer", "write an address"),
     ("store = 7", "w.toml:1: store: is of type integer", "write a table"),
-    ("[store]\ndurability = \"replicas:1\"", "w.toml:2: store.durability: ", "not supported"),
-    ("[store]\ndurability = \"disk\"", "w.toml:2: store.durability: ", "write \"memory\" or"),
+    ("[store]\ndurability = \"replicas:0\"", "w.toml:2: store.durability: ", "\"replicas:1\""),
+    ("[store]\ndurability = \"replicas:256\"", "w.toml:2: store.durability: ", "\"replicas:1\""),
+    ("[store]\ndurability = \"disk\"", "w.toml:2: store.durability: ", "write \"memory\","),
     ("namespace = \"No Such\"", "w.toml:1: namespace: ", "1 to 64 characters"),
     ("namespaec = \"a\"", "w.toml:1: namespaec: unknown key", "namespace"),
     ("[worker]\n\nslots = 3", "w.toml:3: worker.slots: unknown key", "concurrency"),

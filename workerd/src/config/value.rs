@@ -55,14 +55,18 @@ pub(super) fn store_url(text: &str) -> Result<StoreUrl, String> {
     StoreUrl::new(text)
 }
 
-pub(super) fn durability(text: &str) -> Result<Durability, String> {
+/// What an acknowledged enqueue survives.
+///
+/// # Errors
+/// What to write.
+pub(crate) fn durability(text: &str) -> Result<Durability, String> {
+    let replicas = |text: &str| text.strip_prefix("replicas:")?.parse().ok().filter(|&n| n > 0);
     match text {
         "memory" => Ok(Durability::Memory),
         "fsync" => Ok(Durability::Fsync),
-        _ if text.starts_with("replicas:") => {
-            Err("replicas are not supported in this version; write \"memory\" or \"fsync\"".into())
-        }
-        _ => Err(format!("{text:?} is not possible; write \"memory\" or \"fsync\"")),
+        _ => replicas(text).map(Durability::Replicas).ok_or_else(|| {
+            format!("{text:?} is not possible; write \"memory\", \"fsync\" or \"replicas:1\"")
+        }),
     }
 }
 

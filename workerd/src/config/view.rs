@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use queue::Durability;
 use serde::Serialize;
 
 use super::{Config, LogFormat, Queues};
@@ -22,7 +21,7 @@ pub(crate) struct View {
 #[derive(Debug, Serialize)]
 struct Store {
     url: Option<String>,
-    durability: Option<&'static str>,
+    durability: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -71,11 +70,7 @@ impl View {
             namespace: store.namespace.to_string(),
             store: Store {
                 url: store.url.as_ref().map(ToString::to_string),
-                durability: match store.durability {
-                    Durability::Memory => Some("memory"),
-                    Durability::Fsync => Some("fsync"),
-                    _ => None,
-                },
+                durability: store.durability.map(|durability| durability.to_string()),
             },
             worker: Worker {
                 concurrency: worker.concurrency,

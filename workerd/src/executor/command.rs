@@ -4,9 +4,11 @@
 //! how it is stopped) is written down for its authors in this crate's README.
 
 mod attempt;
+mod events;
 mod folder;
 mod group;
 mod input;
+mod listener;
 mod output;
 mod result;
 mod starts;
@@ -21,6 +23,7 @@ use std::time::Duration;
 use queue::{Context, Executor, Fail, Payload};
 
 use attempt::Attempt;
+pub(crate) use events::make as make_event_pipe;
 use starts::Starts;
 pub(crate) use template::Template;
 
@@ -86,6 +89,7 @@ impl Executor for CommandExecutor {
             number: context.attempt(),
             fence: context.fence(),
             remaining: context.remaining(),
+            listener: &context,
         };
         attempt::run(&self.command, &self.starts, &attempt, context.cancelled()).await
     }

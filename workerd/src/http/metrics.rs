@@ -43,8 +43,8 @@ fn set_gauges(status: &WorkerStatus) {
     gauge!("workerd_fetch_last_progress_timestamp_seconds").set(progress.as_secs_f64());
 }
 
-/// The gauge `queue_jobs`. Written by hand rather than recorded, so that it is absent while the
-/// store does not answer, instead of showing what was true once.
+/// The gauges `queue_jobs` and `queue_blocked_jobs`. Written by hand rather than recorded, so that
+/// they are absent while the store does not answer, instead of showing what was true once.
 #[derive(Debug, Default)]
 pub(super) struct JobCounts {
     last: Mutex<Option<(Instant, String)>>,
@@ -59,8 +59,9 @@ impl JobCounts {
         {
             return text.clone();
         }
-        let text = match tokio::time::timeout(COUNTS_TIMEOUT, queue.stats()).await {
-            Ok(Ok(stats)) => render(&stats, queues),
+        let ask = async { tokio::try_join!(queue.stats(), queue.paused()) };
+        let text = match tokio::time::timeout(COUNTS_TIMEOUT, ask).await {
+            Ok(Ok((stats, paused))) => render(&stats, &paused, queues),
             Ok(Err(_)) | Err(_) => String::new(),
         };
         *last = Some((Instant::now(), text.clone()));
@@ -70,16 +71,20 @@ impl JobCounts {
 
 /// Every state of every queue of this worker's configuration, zeros too; all other queues of the
 /// store together are `other`, since anybody can make a queue by enqueueing to it.
-fn render(stats: &[QueueStats], queues: &[QueueName]) -> String {
+fn render(stats: &[QueueStats], paused: &[QueueName], queues: &[QueueName]) -> String {
     let mut counts: BTreeMap<(&str, JobState), u64> = BTreeMap::new();
+    let mut blocked: BTreeMap<&str, u64> = BTreeMap::new();
     for queue in queues.iter().map(QueueName::as_str) {
         counts.extend(JobState::ALL.into_iter().map(|state| ((queue, state), 0)));
+        blocked.insert(queue, 0);
     }
     for row in stats {
         let queue = if queues.contains(&row.queue) { row.queue.as_str() } else { "other" };
         for (state, count) in &row.jobs {
             *counts.entry((queue, *state)).or_default() += count;
         }
+        let ready = row.jobs.get(&JobState::Ready).filter(|_| paused.contains(&row.queue));
+        *blocked.entry(queue).or_default() += ready.copied().unwrap_or(0);
     }
     let mut text = "# HELP queue_jobs Jobs in the store, by queue and state.\n\
                     # TYPE queue_jobs gauge\n"
@@ -87,6 +92,12 @@ fn render(stats: &[QueueStats], queues: &[QueueName]) -> String {
     for ((queue, state), count) in counts {
         // Names have no character that would need an escape.
         let _ = writeln!(text, "queue_jobs{{queue=\"{queue}\",state=\"{state}\"}} {count}");
+    }
+    text += "# HELP queue_blocked_jobs Ready jobs that may not start, by queue and reason.\n\
+             # TYPE queue_blocked_jobs gauge\n";
+    for (queue, count) in blocked {
+        let labels = format!("queue=\"{queue}\",reason=\"paused\"");
+        let _ = writeln!(text, "queue_blocked_jobs{{{labels}}} {count}");
     }
     text
 }
@@ -109,15 +120,20 @@ mod tests {
         let stats = [
             row("a", "x", &[(JobState::Ready, 2), (JobState::Dead, 1)]),
             row("a", "y", &[(JobState::Ready, 3)]),
+            row("b", "y", &[(JobState::Ready, 4), (JobState::Running, 1)]),
             row("strange1", "x", &[(JobState::Ready, 1)]),
             row("strange2", "x", &[(JobState::Ready, 1)]),
         ];
-        let text = render(&stats, &[QueueName::new("a").unwrap()]);
+        let name = |name: &str| QueueName::new(name).unwrap();
+        let text = render(&stats, &[name("b"), name("strange1")], &[name("a"), name("b")]);
         for line in [
             "queue_jobs{queue=\"a\",state=\"ready\"} 5",
             "queue_jobs{queue=\"a\",state=\"dead\"} 1",
             "queue_jobs{queue=\"a\",state=\"running\"} 0",
             "queue_jobs{queue=\"other\",state=\"ready\"} 2",
+            "queue_blocked_jobs{queue=\"a\",reason=\"paused\"} 0",
+            "queue_blocked_jobs{queue=\"b\",reason=\"paused\"} 4",
+            "queue_blocked_jobs{queue=\"other\",reason=\"paused\"} 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

@@ -7,25 +7,13 @@ use std::time::Duration;
 use queue::{Fail, JobId, JobState, NewJob, Worker};
 use serde_json::{Value, json};
 
-use crate::support::{Hostile, Said, Store, said, until_finished, workerd};
-
-/// Runs a command on a store, for programs.
-fn ask(store: &Store, arguments: &[&str]) -> Said {
-    said(workerd().arg("--json").args(arguments).env("WORKERD_URL", store.url()))
-}
+use crate::support::{
+    Hostile, Said, Store, ask, ask_plainly, is_plain, said, text, until_finished, workerd,
+};
 
 /// The last document of several.
 fn last(said: &Said) -> Value {
     serde_json::from_str(said.out.lines().last().unwrap()).unwrap()
-}
-
-/// Runs a command on a store, for people.
-fn ask_plainly(store: &Store, arguments: &[&str]) -> Said {
-    said(workerd().args(arguments).env("WORKERD_URL", store.url()))
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap()
 }
 
 #[test]
@@ -54,7 +42,7 @@ fn a_job_is_enqueued_shown_counted_and_cancelled() {
 
     let counted = ask(&store, &["queue", "ls"]).json();
     let row = json!({ "queue": "q", "kind": "a.b", "jobs": { "scheduled": 1 } });
-    assert_eq!(counted, json!({ "queues": [row] }));
+    assert_eq!(counted, json!({ "queues": [row], "paused": [] }));
 
     let cancelled = ask(&store, &["job", "cancel", &id]);
     assert_eq!((cancelled.code, &cancelled.json()["result"]), (0, &json!("cancelled")));
@@ -86,7 +74,7 @@ fn every_failure_has_its_exit_code() {
     assert!(!std::path::Path::new(store.url().strip_prefix("sqlite:").unwrap()).exists());
     ask(&store, &["enqueue", "a"]);
     let unknown = JobId::new().to_string();
-    for command in ["show", "wait", "cancel"] {
+    for command in ["show", "wait", "cancel", "watch", "retry", "delete", "recover"] {
         let said = ask(&store, &["job", command, &unknown]);
         assert_eq!((said.code, &said.error()["error"]["code"]), (4, &json!("not_found")));
     }
@@ -103,6 +91,22 @@ fn every_failure_has_its_exit_code() {
         &["enqueue"],
         &["enqueue", "a", "--batch", "-"],
         &["job", "show", "1"],
+        &["job", "ls", "--cursor", "x"],
+        &["job", "ls", "--state", "ready", "--cursor", "no-such-cursor"],
+        &["job", "ls", "--state", "leased"],
+        &["job", "ls", "--limit", "0"],
+        &["job", "retry"],
+        &["job", "cancel"],
+        &["job", "cancel", "--yes"],
+        &["job", "cancel", text(&id), "--all"],
+        &["queue", "purge", "default", "--state", "running", "--yes"],
+        &["queue", "purge", "default", "--state", "quarantined", "--yes"],
+        &["dead", "redrive", "--rate", "0"],
+        &["dead", "redrive", "--error", "12"],
+        &["dead", "redrive", text(&id), "--dry-run"],
+        &["enqueue", "a", "--hold", "live"],
+        &["enqueue", "a", "--durability", "disk"],
+        &["enqueue", "a", "--durability", "replicas:1"],
         &["job", "wait", text(&id), "--timeout", "soon"],
         &["--namespace", "No Name", "queue", "ls"],
     ] {
@@ -211,18 +215,25 @@ async fn what_jobs_say_cannot_command_the_terminal() {
 
     let shown = ask_plainly(&store, &["job", "show", &id.to_string()]);
     assert!(shown.out.contains("\\u{1b}[31mred\\u{7}\n           line 2"), "{shown:?}");
-    let is_plain = |c: char| c == '\n' || !(c.is_control() || c == '\u{202e}');
-    assert!(shown.out.chars().all(is_plain), "{shown:?}");
+    assert!(is_plain(&shown.out), "{shown:?}");
+    let listed = ask_plainly(&store, &["dead", "ls"]);
+    assert!(listed.out.contains("\\u{1b}[31mred\\u{7}") && is_plain(&listed.out), "{listed:?}");
     let json = ask(&store, &["job", "wait", &id.to_string()]);
     assert_eq!(json.code, 1);
     assert_eq!(text(&json.json()["error"]["message"]), "\u{1b}[31mred\u{7}\nline 2");
+    assert_eq!(json.json()["idempotency_key"], "\u{9b}");
+    assert!(is_plain(&json.out), "{json:?}");
 }
 
 #[test]
 fn shells_get_their_completions() {
     for shell in ["bash", "zsh", "fish"] {
         let said = said(workerd().args(["completions", shell]));
-        assert!(said.code == 0 && said.out.contains("enqueue"), "{shell}");
+        assert_eq!(said.code, 0, "{shell}");
+        for command in ["enqueue", "redrive", "recover", "watch", "purge", "--max-failures"] {
+            let option = command.trim_start_matches('-');
+            assert!(said.out.contains(option), "{shell}: {command}");
+        }
     }
 }
 

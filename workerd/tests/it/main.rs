@@ -3,7 +3,11 @@
 
 mod cli;
 mod crash;
+mod damage;
 mod demo;
+mod enqueue;
+mod operate;
 mod run;
 mod startup;
 mod support;
+mod watch;

@@ -43,6 +43,13 @@ impl Said {
         serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 
+    /// Standard output as the documents it is, one a line.
+    pub(crate) fn documents(&self) -> Vec<Value> {
+        let document =
+            |line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {self:?}"));
+        self.out.lines().map(document).collect()
+    }
+
     /// Standard error as the one document it is.
     pub(crate) fn error(&self) -> Value {
         serde_json::from_str(&self.err).unwrap_or_else(|e| panic!("{e}: {self:?}"))
@@ -53,6 +60,25 @@ pub(crate) fn said(command: &mut Command) -> Said {
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Said { code: status.code().unwrap_or(-1), out: text(stdout), err: text(stderr) }
+}
+
+/// Runs a command on a store, for programs.
+pub(crate) fn ask(store: &Store, arguments: &[&str]) -> Said {
+    said(workerd().arg("--json").args(arguments).env("WORKERD_URL", store.url()))
+}
+
+/// Runs a command on a store, for people.
+pub(crate) fn ask_plainly(store: &Store, arguments: &[&str]) -> Said {
+    said(workerd().args(arguments).env("WORKERD_URL", store.url()))
+}
+
+pub(crate) fn text(value: &Value) -> &str {
+    value.as_str().unwrap()
+}
+
+/// Whether a terminal would show all of it and obey none of it.
+pub(crate) fn is_plain(text: &str) -> bool {
+    text.chars().all(|c| c == '\n' || !(c.is_control() || c == '\u{202e}'))
 }
 
 /// A store of a test's own.

@@ -9,9 +9,9 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use crate::{
-    Claim, ClaimRequest, ClaimToken, ErrorKind, JobError, JobId, Kind, KindSlots, NewJob,
-    OnConflict, Outcome, Payload, QueueName, Retention, SettleRequest, Settlement, Timestamp,
-    WorkerId,
+    Claim, ClaimRequest, ClaimToken, ErrorKind, Hold, JobError, JobId, JobState, Kind, KindSlots,
+    NewJob, OnConflict, Outcome, Payload, Progress, QueueName, Report, Retention, SettleRequest,
+    Settlement, Timestamp, WorkerId,
 };
 
 /// The ids that jobs are made with; few, so that they meet.
@@ -22,14 +22,59 @@ const QUEUES: [&str; 2] = ["default", "other"];
 
 #[derive(Debug, Clone)]
 pub(super) enum Step {
-    Enqueue { jobs: Vec<JobPlan>, twice: bool },
-    Claim { claim: ClaimPlan, twice: bool },
-    RepeatClaim { claim: Index },
-    Settle { ends: Vec<End>, claim: Option<ClaimPlan>, twice: bool },
-    Renew { claims: Vec<Index>, lease: Duration },
-    Cancel { jobs: Vec<u8> },
-    Maintain { budget: u32 },
-    Advance { by: Duration },
+    Enqueue {
+        jobs: Vec<JobPlan>,
+        twice: bool,
+    },
+    Claim {
+        claim: ClaimPlan,
+        twice: bool,
+    },
+    RepeatClaim {
+        claim: Index,
+    },
+    Settle {
+        ends: Vec<End>,
+        claim: Option<ClaimPlan>,
+        twice: bool,
+    },
+    Renew {
+        claims: Vec<Index>,
+        lease: Duration,
+    },
+    Cancel {
+        jobs: Vec<u8>,
+        twice: bool,
+    },
+    Retry {
+        jobs: Vec<u8>,
+        keep_counts: bool,
+        late: bool,
+        twice: bool,
+    },
+    /// Without a state, in the one that each job is in.
+    Delete {
+        jobs: Vec<u8>,
+        state: Option<JobState>,
+        twice: bool,
+    },
+    Pause {
+        queue: usize,
+        paused: bool,
+        twice: bool,
+    },
+    Report {
+        reports: Vec<ReportPlan>,
+        twice: bool,
+    },
+    Snapshot,
+    RollBack,
+    Maintain {
+        budget: u32,
+    },
+    Advance {
+        by: Duration,
+    },
     Reconnect,
 }
 
@@ -42,7 +87,8 @@ pub(super) struct JobPlan {
     priority: u8,
     delay_ms: u64,
     key: Option<u8>,
-    reject: bool,
+    hold: Hold,
+    on_conflict: OnConflict,
     max_attempts: u16,
     max_stalls: u8,
     expires_in: Option<Duration>,
@@ -63,6 +109,14 @@ pub(super) struct End {
     outcome: Outcome,
 }
 
+#[derive(Debug, Clone)]
+pub(super) struct ReportPlan {
+    lease: Index,
+    percent: Option<u8>,
+    lines_before: u64,
+    lines: u8,
+}
+
 pub(super) fn sequences() -> impl Strategy<Value = Vec<Step>> {
     vec(step(), 1..60)
 }
@@ -78,11 +132,36 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(ends, claim, twice)| Step::Settle { ends, claim, twice }),
         3 => (vec(any::<Index>(), 1..4), lease())
             .prop_map(|(claims, lease)| Step::Renew { claims, lease }),
-        3 => vec(0..IDS + 2, 1..4).prop_map(|jobs| Step::Cancel { jobs }),
+        3 => (some_jobs(), twice()).prop_map(|(jobs, twice)| Step::Cancel { jobs, twice }),
+        3 => (some_jobs(), any::<bool>(), prop::bool::weighted(0.1), twice()).prop_map(
+            |(jobs, keep_counts, late, twice)| Step::Retry { jobs, keep_counts, late, twice }
+        ),
+        2 => (some_jobs(), prop::option::weighted(0.2, state()), twice())
+            .prop_map(|(jobs, state, twice)| Step::Delete { jobs, state, twice }),
+        1 => (0..QUEUES.len(), prop::bool::weighted(0.4), twice())
+            .prop_map(|(queue, paused, twice)| Step::Pause { queue, paused, twice }),
+        3 => (vec(report_plan(), 1..4), twice())
+            .prop_map(|(reports, twice)| Step::Report { reports, twice }),
+        1 => Just(Step::Snapshot),
+        1 => Just(Step::RollBack),
         3 => prop_oneof![1_u32..4, Just(500)].prop_map(|budget| Step::Maintain { budget }),
         4 => duration().prop_map(|by| Step::Advance { by }),
         1 => Just(Step::Reconnect),
     ]
+}
+
+fn some_jobs() -> impl Strategy<Value = Vec<u8>> {
+    vec(0..IDS + 2, 1..4)
+}
+
+fn state() -> impl Strategy<Value = JobState> {
+    prop::sample::select(JobState::ALL.to_vec())
+}
+
+fn report_plan() -> impl Strategy<Value = ReportPlan> {
+    (any::<Index>(), prop::option::of(0_u8..=100), 0_u64..4, 0_u8..4).prop_map(
+        |(lease, percent, lines_before, lines)| ReportPlan { lease, percent, lines_before, lines },
+    )
 }
 
 fn duration() -> impl Strategy<Value = Duration> {
@@ -103,7 +182,20 @@ fn job_plan() -> impl Strategy<Value = JobPlan> {
             1 => Just(10_000),
         ],
     );
-    let conflict = (prop::option::weighted(0.3, 0..KEYS), prop::bool::weighted(0.1));
+    let conflict = (
+        prop::option::weighted(0.4, 0..KEYS),
+        prop_oneof![
+            Just(Hold::Kept),
+            Just(Hold::Live),
+            Just(Hold::AtLeast(Duration::from_secs(6))),
+            Just(Hold::AtLeast(Duration::from_millis(100))),
+        ],
+        prop_oneof![
+            6 => Just(OnConflict::Existing),
+            1 => Just(OnConflict::Reject),
+            3 => Just(OnConflict::Replace),
+        ],
+    );
     let limits = (
         1_u16..4,
         1_u8..3,
@@ -118,7 +210,8 @@ fn job_plan() -> impl Strategy<Value = JobPlan> {
         priority: order.0,
         delay_ms: order.1,
         key: conflict.0,
-        reject: conflict.1,
+        hold: conflict.1,
+        on_conflict: conflict.2,
         max_attempts: limits.0,
         max_stalls: limits.1,
         expires_in: limits.2,
@@ -142,6 +235,7 @@ fn end() -> impl Strategy<Value = End> {
         1 => error().prop_map(|error| Outcome::Dead { error }),
         2 => Just(Outcome::Released),
         2 => delay().prop_map(|delay| Outcome::Snoozed { delay }),
+        1 => delay().prop_map(|delay| Outcome::Throttled { delay }),
         1 => Just(Outcome::Cancelled),
     ];
     (any::<Index>(), outcome).prop_map(|(lease, outcome)| End { lease, outcome })
@@ -185,12 +279,11 @@ impl World {
             .delay(Duration::from_millis(plan.delay_ms))
             .max_attempts(plan.max_attempts)
             .max_stalls(plan.max_stalls)
+            .hold(plan.hold)
+            .on_conflict(plan.on_conflict)
             .retention(Retention { completed: kept, dead: kept });
         if let Some(key) = plan.key {
             job = job.idempotency_key(format!("key-{key}"));
-        }
-        if plan.reject {
-            job = job.on_conflict(OnConflict::Reject);
         }
         if let Some(expires_in) = plan.expires_in {
             let expires_at = self.now.after(expires_in).as_ms();
@@ -250,6 +343,30 @@ impl World {
         }
         let settlements = order.iter().filter_map(|id| settlements.remove(id)).collect();
         SettleRequest { settlements, claim: claim.map(|plan| self.claim(plan)) }
+    }
+
+    pub(super) fn queue(&self, number: usize) -> QueueName {
+        QueueName::new(QUEUES[number]).unwrap()
+    }
+
+    /// Reports of leases that may be long lost; of a job only one.
+    pub(super) fn reports(&self, plans: &[ReportPlan]) -> Vec<Report> {
+        let mut reports: Vec<Report> = Vec::new();
+        for plan in plans.iter().filter(|_| !self.leases.is_empty()) {
+            let (token, id) = *plan.lease.get(&self.leases);
+            if reports.iter().any(|report| report.id == id) {
+                continue;
+            }
+            let line = |n| format!("line {}", plan.lines_before + u64::from(n));
+            reports.push(Report {
+                id,
+                token,
+                progress: plan.percent.map(|percent| Progress::new(percent, line(percent))),
+                lines_before: plan.lines_before,
+                lines: (0..plan.lines).map(line).collect(),
+            });
+        }
+        reports
     }
 
     pub(super) fn tokens(&self, claims: &[Index]) -> Vec<ClaimToken> {

@@ -9,11 +9,13 @@ use super::*;
 use crate::SqliteOptions;
 use crate::open::{Opened, prepare};
 
+const STORED: queue_core::Durability = queue_core::Durability::Fsync;
+
 fn store() -> (TempDir, Connection, Outside) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("queue.db");
     let Opened { place, room, conn, .. } = prepare(&path, &SqliteOptions::default()).unwrap();
-    let outside = Outside::new(place, room, Arc::default());
+    let outside = Outside::new(place, room, Arc::default(), Durability::Fsync);
     (directory, conn, outside)
 }
 
@@ -167,7 +169,7 @@ fn enqueue_call(room: &Room) -> (Box<dyn Pending>, Answer<Vec<EnqueueOutcome>>) 
     let room = room.clone();
     let jobs = [NewJob::new("k".parse().unwrap(), Payload::raw("x"))];
     let (call, answer) = Call::new(1, move |session: &mut Session<'_>| {
-        crate::backend::enqueue_for_tests(session, &jobs, &room)
+        crate::backend::enqueue_for_tests(session, &jobs, STORED, &room)
     });
     (call, answer)
 }
@@ -277,8 +279,9 @@ fn a_step_that_fails_leaves_no_trace_in_what_the_next_one_counts() {
     let room = outside.room.clone();
     let job = || NewJob::new("k".parse().unwrap(), Payload::raw("x"));
     let jobs = [job(), job()];
-    let enqueue =
-        move |session: &mut Session<'_>| crate::backend::enqueue_for_tests(session, &jobs, &room);
+    let enqueue = move |session: &mut Session<'_>| {
+        crate::backend::enqueue_for_tests(session, &jobs, STORED, &room)
+    };
     let twice = enqueue.clone();
     let (failing, mut failed) = Call::new(2, move |session: &mut Session<'_>| {
         twice(session)?;
@@ -292,4 +295,32 @@ fn a_step_that_fails_leaves_no_trace_in_what_the_next_one_counts() {
     assert!(created.iter().all(|o| matches!(o, EnqueueOutcome::Done(e) if !e.duplicate)));
     let ready: i64 = conn.query_row("SELECT ready FROM lane", [], |row| row.get(0)).unwrap();
     assert_eq!(ready, 2);
+}
+
+/// Answers what `PRAGMA synchronous` is when its transaction is made.
+fn synchronous_call(synced: bool) -> (Box<dyn Pending>, Answer<i64>) {
+    let (call, answer) = Call::new(1, |session: &mut Session<'_>| {
+        session.store.duplicates += 1;
+        Ok(session.conn.pragma_query_value(None, "synchronous", |row| row.get(0))?)
+    });
+    if synced { (call.synced(), answer) } else { (call, answer) }
+}
+
+#[test]
+fn a_group_is_synced_if_one_of_its_calls_asks_for_it_and_the_next_is_not() {
+    let (_directory, mut conn, mut outside) = store();
+    outside.durability = Durability::Memory;
+    for synced in [false, true, false, true] {
+        let (plain, mut plain_answer) = synchronous_call(false);
+        let (asking, mut asking_answer) = synchronous_call(synced);
+        assert!(!commit_group(&mut conn, vec![plain, asking], &outside));
+        let expected = if synced { 2 } else { 1 };
+        assert_eq!(plain_answer.try_recv().unwrap().unwrap(), expected);
+        assert_eq!(asking_answer.try_recv().unwrap().unwrap(), expected);
+    }
+    // A store that always syncs never stops doing so.
+    outside.durability = Durability::Fsync;
+    let (plain, mut answer) = synchronous_call(false);
+    assert!(!commit_group(&mut conn, vec![plain], &outside));
+    assert_eq!(answer.try_recv().unwrap().unwrap(), 2);
 }

@@ -5,11 +5,13 @@ use std::io::{BufRead, Read};
 use std::time::{Duration, SystemTime};
 
 use queue::payload::{PAYLOAD_DEFAULT_MAX_BYTES, PAYLOAD_HARD_MAX_BYTES};
-use queue::{JobId, Kind, NewJob, OnConflict, QueueName, Timestamp};
+use queue::{Durability, JobId, Kind, NewJob, QueueName, Timestamp};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::cli::fields::{Conflicting, hold};
 use crate::cli::payload;
+use crate::config::durability;
 use crate::exit::Failure;
 
 /// The most bytes of a line: the greatest payload and room for everything else.
@@ -30,6 +32,10 @@ struct Line<'a> {
     run_at: Option<u64>,
     idempotency_key: Option<String>,
     on_conflict: Option<Conflicting>,
+    /// `live`, `kept` or a duration.
+    hold: Option<String>,
+    /// `memory`, `fsync` or `replicas:N`.
+    durability: Option<String>,
     max_attempts: Option<u16>,
     timeout_ms: Option<u64>,
     /// Milliseconds since 1970-01-01 UTC.
@@ -40,11 +46,20 @@ struct Line<'a> {
     limits: Option<serde::de::IgnoredAny>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Conflicting {
-    Existing,
-    Reject,
+/// Jobs that are written together, with their line numbers; none at the end.
+#[derive(Debug, Default)]
+pub(super) struct Chunk {
+    pub(super) jobs: Vec<(usize, NewJob)>,
+    /// What all of them ask for.
+    pub(super) durability: Option<Durability>,
+}
+
+/// A line that was read.
+#[derive(Debug)]
+struct Parsed {
+    number: usize,
+    job: NewJob,
+    durability: Option<Durability>,
 }
 
 /// Reads lines and counts them from 1.
@@ -53,26 +68,42 @@ pub(super) struct Lines<R> {
     input: R,
     number: usize,
     buffer: Vec<u8>,
+    /// A line that begins the next chunk.
+    ahead: Option<Parsed>,
 }
 
 impl<R: BufRead> Lines<R> {
     pub(super) fn new(input: R) -> Self {
-        Self { input, number: 0, buffer: Vec::new() }
+        Self { input, number: 0, buffer: Vec::new(), ahead: None }
     }
 
-    /// The jobs of the next lines, at most `max` or about `max_bytes`, with their line numbers;
-    /// none at the end. Blank lines are skipped.
+    /// The jobs of the next lines, at most `max` or about `max_bytes`, up to one that asks for
+    /// another durability. Blank lines are skipped.
     ///
     /// # Errors
     /// The first line that is no job, and why.
-    pub(super) fn chunk(
-        &mut self,
-        max: usize,
-        max_bytes: usize,
-    ) -> Result<Vec<(usize, NewJob)>, Failure> {
-        let (mut jobs, mut bytes) = (Vec::new(), 0);
-        while jobs.len() < max && bytes < max_bytes && self.next_line()? {
+    pub(super) fn chunk(&mut self, max: usize, max_bytes: usize) -> Result<Chunk, Failure> {
+        let (mut chunk, mut bytes) = (Chunk::default(), 0);
+        while chunk.jobs.len() < max && bytes < max_bytes {
+            let Some(line) = self.next_job()? else { break };
+            if chunk.jobs.is_empty() {
+                chunk.durability = line.durability;
+            } else if chunk.durability != line.durability {
+                self.ahead = Some(line);
+                break;
+            }
             bytes += self.buffer.len();
+            chunk.jobs.push((line.number, line.job));
+        }
+        Ok(chunk)
+    }
+
+    /// The job of the next line that is not blank.
+    fn next_job(&mut self) -> Result<Option<Parsed>, Failure> {
+        if let Some(line) = self.ahead.take() {
+            return Ok(Some(line));
+        }
+        while self.next_line()? {
             let mut line = self.buffer.as_slice();
             if self.number == 1 {
                 // What some editors put before a text to say that it is Unicode.
@@ -82,10 +113,10 @@ impl<R: BufRead> Lines<R> {
             if line.is_empty() {
                 continue;
             }
-            let job = job(line).map_err(|e| self.wrong(&e))?;
-            jobs.push((self.number, job));
+            let (job, durability) = job(line).map_err(|e| self.wrong(&e))?;
+            return Ok(Some(Parsed { number: self.number, job, durability }));
         }
-        Ok(jobs)
+        Ok(None)
     }
 
     /// Reads one line into the buffer; `false` at the end of the input.
@@ -108,7 +139,7 @@ impl<R: BufRead> Lines<R> {
     }
 }
 
-fn job(text: &[u8]) -> Result<NewJob, String> {
+fn job(text: &[u8]) -> Result<(NewJob, Option<Durability>), String> {
     let line: Line<'_> = serde_json::from_slice(text).map_err(|e| without_line(&e))?;
     if line.limits.is_some() {
         return Err("limits are not supported in this version; leave them out".to_owned());
@@ -116,6 +147,10 @@ fn job(text: &[u8]) -> Result<NewJob, String> {
     if line.delay_ms.is_some() && line.run_at.is_some() {
         return Err("delay_ms and run_at exclude each other; keep one".to_owned());
     }
+    if line.hold.is_some() && line.idempotency_key.is_none() {
+        return Err("hold is about an idempotency_key, and there is none".to_owned());
+    }
+    let durability = line.durability.as_deref().map(durability).transpose()?;
     let payload = payload::json(line.payload.get())?;
     let mut job = NewJob::new(line.kind, payload);
     if let Some(queue) = line.queue {
@@ -133,10 +168,12 @@ fn job(text: &[u8]) -> Result<NewJob, String> {
     if let Some(key) = line.idempotency_key {
         job = job.idempotency_key(key);
     }
-    job = job.on_conflict(match line.on_conflict {
-        Some(Conflicting::Reject) => OnConflict::Reject,
-        Some(Conflicting::Existing) | None => OnConflict::Existing,
-    });
+    if let Some(text) = line.hold {
+        job = job.hold(hold(&text)?);
+    }
+    if let Some(conflicting) = line.on_conflict {
+        job = job.on_conflict(conflicting.into());
+    }
     if let Some(attempts) = line.max_attempts {
         job = job.max_attempts(attempts);
     }
@@ -153,7 +190,7 @@ fn job(text: &[u8]) -> Result<NewJob, String> {
         job = job.id(id);
     }
     job.validate(PAYLOAD_DEFAULT_MAX_BYTES).map_err(|e| e.to_string())?;
-    Ok(job)
+    Ok((job, durability))
 }
 
 /// The error without its place in terms of a text that has one line only.
@@ -163,12 +200,12 @@ fn without_line(error: &serde_json::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use queue::Due;
+    use queue::{Due, Hold, OnConflict};
 
     use super::*;
 
     fn jobs(text: &str, max: usize) -> Result<Vec<(usize, NewJob)>, Failure> {
-        Lines::new(text.as_bytes()).chunk(max, usize::MAX)
+        Ok(Lines::new(text.as_bytes()).chunk(max, usize::MAX)?.jobs)
     }
 
     #[test]
@@ -176,7 +213,7 @@ mod tests {
         let id = JobId::new();
         let text = format!(
             r#"{{"kind":"k","payload":{{"n": 1.50}},"queue":"q","priority":2,"delay_ms":5,
-            "idempotency_key":"key","on_conflict":"reject","max_attempts":3,"timeout_ms":7,
+            "idempotency_key":"key","on_conflict":"reject","hold":"1m 30s","max_attempts":3,"timeout_ms":7,
             "expires_at":9,"headers":{{"a":"b"}},"id":"{id}"}}"#
         );
         let jobs = jobs(&text.replace('\n', " "), 10).unwrap();
@@ -187,6 +224,7 @@ mod tests {
         assert_eq!(job.due, Due::After(Duration::from_millis(5)));
         assert_eq!(job.spec.idempotency_key.as_ref().unwrap().as_str(), "key");
         assert_eq!((job.on_conflict, job.spec.max_attempts), (OnConflict::Reject, 3));
+        assert_eq!(job.spec.hold, Hold::AtLeast(Duration::from_secs(90)));
         assert_eq!(job.spec.options.timeout, Duration::from_millis(7));
         assert_eq!(job.spec.expires_at, Some(Timestamp::from_ms(9)));
         assert_eq!(job.spec.options.headers["a"], "b");
@@ -198,10 +236,25 @@ mod tests {
         let text = "{\"kind\":\"a\",\"payload\":1}\n\n{\"kind\":\"b\",\"payload\":2}\r\n\
                     {\"kind\":\"c\",\"payload\":3}";
         let mut lines = Lines::new(text.as_bytes());
-        let numbers = |chunk: Vec<(usize, NewJob)>| chunk.iter().map(|c| c.0).collect::<Vec<_>>();
+        let numbers = |chunk: Chunk| chunk.jobs.iter().map(|c| c.0).collect::<Vec<_>>();
         assert_eq!(numbers(lines.chunk(2, 100).unwrap()), [1, 3]);
         assert_eq!(numbers(lines.chunk(2, 100).unwrap()), [4]);
-        assert!(lines.chunk(2, 100).unwrap().is_empty());
+        assert!(lines.chunk(2, 100).unwrap().jobs.is_empty());
+    }
+
+    #[test]
+    fn a_chunk_asks_for_one_durability() {
+        let line = |more: &str| format!("{{\"kind\":\"a\",\"payload\":1{more}}}\n");
+        let (fsync, plain) = (line(",\"durability\":\"fsync\""), line(""));
+        let text = [&*plain, &plain, &fsync, &fsync, "\n", &plain].concat();
+        let mut lines = Lines::new(text.as_bytes());
+        let mut chunks = Vec::new();
+        while let chunk = lines.chunk(10, usize::MAX).unwrap()
+            && let Some((first, _)) = chunk.jobs.first()
+        {
+            chunks.push((*first, chunk.jobs.len(), chunk.durability));
+        }
+        assert_eq!(chunks, [(1, 2, None), (3, 2, Some(Durability::Fsync)), (6, 1, None)]);
     }
 
     #[test]
@@ -209,9 +262,9 @@ mod tests {
         let line = "{\"kind\":\"a\",\"payload\":1}\n";
         let text = format!("\u{feff}{}", line.repeat(5));
         let mut lines = Lines::new(text.as_bytes());
-        assert_eq!(lines.chunk(10, 2 * line.len()).unwrap().len(), 2);
-        assert_eq!(lines.chunk(10, 1).unwrap().len(), 1);
-        assert_eq!(lines.chunk(10, usize::MAX).unwrap().len(), 2);
+        assert_eq!(lines.chunk(10, 2 * line.len()).unwrap().jobs.len(), 2);
+        assert_eq!(lines.chunk(10, 1).unwrap().jobs.len(), 1);
+        assert_eq!(lines.chunk(10, usize::MAX).unwrap().jobs.len(), 2);
     }
 
     #[test]
@@ -225,6 +278,9 @@ mod tests {
             ("{\"kind\":\"a\",\"payload\":1,\"delay_ms\":1,\"run_at\":1}", "exclude each other"),
             ("{\"kind\":\"a\",\"payload\":1,\"id\":\"x\"}", "UUID"),
             ("{\"kind\":\"a\",\"payload\":1} x", "trailing characters, at column 26"),
+            ("{\"kind\":\"a\",\"payload\":1,\"on_conflict\":\"x\"}", "unknown variant `x`"),
+            ("{\"kind\":\"a\",\"payload\":1,\"hold\":\"live\"}", "idempotency_key"),
+            ("{\"kind\":\"a\",\"payload\":1,\"durability\":\"disk\"}", "\"replicas:1\""),
             ("[1]", "invalid type"),
             ("{\"kind\":\"a\",\"payload\":1e999}", "number out of range"),
         ] {

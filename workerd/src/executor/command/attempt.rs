@@ -7,10 +7,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use queue::{CancelReason, ERROR_MAX_BYTES, ErrorKind, Fail, JobId, Kind, Payload, QueueName};
 use tokio::time::sleep;
 
+use super::events::Events;
 use super::folder::Folder;
 use super::group::Group;
 use super::input::Input;
-use super::output::Pipes;
+use super::listener::Listener;
+use super::output::{Pipes, Tail};
 use super::starts::Starts;
 use super::{ALWAYS_PASSED, Command, result};
 
@@ -26,6 +28,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) fence: u64,
     /// How much of the job's own time limit is left; the worker watches it.
     pub(crate) remaining: Duration,
+    /// Who hears what it says while it runs.
+    pub(super) listener: &'a dyn Listener,
 }
 
 /// How long the streams are read on after the program's end, in case that processes it left
@@ -58,11 +62,14 @@ pub(super) async fn run(
         Ok(folder) => folder,
         Err(error) => return Err(starts.failed("cannot make a folder for the attempt", &error)),
     };
+    let events = Events::open(&folder.events, attempt.listener)
+        .map_err(|error| starts.failed("cannot open a pipe for the attempt", &error))?;
     let mut process = process(command, attempt, &input, &folder);
     let started = Group::start(&mut process, folder.result.clone());
     let (mut group, streams) = started.map_err(|e| not_started(command, starts, &e))?;
     starts.succeeded();
-    let mut pipes = Pipes::new(streams, input.stdin, command.output_max_bytes);
+    let max_bytes = command.output_max_bytes;
+    let mut pipes = Pipes::new(streams, input.stdin, max_bytes, events, attempt.listener);
 
     let stop = tokio::select! {
         biased;
@@ -83,14 +90,15 @@ pub(super) async fn run(
     }
     let status = group.finish().await;
     let _ = tokio::time::timeout(STREAMS_GRACE, pipes.run()).await;
+    pipes.finish();
 
     // Whatever a program says after it was told to stop, it may not have done its work: many end
     // with code 0 on TERM.
     if let Some(stop) = stop {
-        return Err(stopped(stop, command, &pipes));
+        return Err(stopped(stop, command, &pipes.errors.tail));
     }
     let status = status.map_err(|e| Fail::retry(format!("cannot learn the exit status: {e}")))?;
-    match result::failure(status, &pipes.errors) {
+    match result::failure(status, &pipes.errors.tail) {
         Some(fail) => Err(fail),
         None => result::result(command, &folder.result, pipes).await,
     }
@@ -126,7 +134,8 @@ fn process(
         .env("WORKERD_ATTEMPT", attempt.number.to_string())
         .env("WORKERD_FENCE", attempt.fence.to_string())
         .env("WORKERD_DEADLINE", deadline_ms.to_string())
-        .env("WORKERD_RESULT", &folder.result);
+        .env("WORKERD_RESULT", &folder.result)
+        .env("WORKERD_EVENTS", &folder.events);
     process
 }
 
@@ -148,22 +157,21 @@ async fn time_limit(limit: Option<Duration>) {
     }
 }
 
-fn stopped(stop: Stop, command: &Command, pipes: &Pipes) -> Fail {
+fn stopped(stop: Stop, command: &Command, errors: &Tail) -> Fail {
     let what = match stop {
         Stop::TimedOut => {
             let limit = humantime::format_duration(command.timeout.unwrap_or_default());
             let what = format!("timed out after {limit}");
-            return Fail::retry(result::with_errors(&what, &pipes.errors))
-                .kind(ErrorKind::TimedOut);
+            return Fail::retry(result::with_errors(&what, errors)).kind(ErrorKind::TimedOut);
         }
         // The worker, whose limit it was, says so itself.
         Stop::Cancelled(CancelReason::TimedOut) => {
-            return Fail::retry(pipes.errors.last_lines(ERROR_MAX_BYTES / 2));
+            return Fail::retry(errors.last_lines(ERROR_MAX_BYTES / 2));
         }
         Stop::Cancelled(CancelReason::Requested) => "stopped because the job was cancelled",
         Stop::Cancelled(CancelReason::LeaseLost) => "stopped because the lease was lost",
         Stop::Cancelled(CancelReason::Shutdown) => "stopped because the worker shuts down",
         Stop::Cancelled(_) => "stopped",
     };
-    Fail::retry(result::with_errors(what, &pipes.errors))
+    Fail::retry(result::with_errors(what, errors))
 }

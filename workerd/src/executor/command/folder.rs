@@ -7,6 +7,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
+use super::events;
+
 /// A folder that only this user can enter; removed with everything in it when it is dropped.
 #[derive(Debug)]
 pub(super) struct Folder {
@@ -17,6 +19,8 @@ pub(super) struct Folder {
     /// Where the program may leave its result. Outside of `work`, so that a file that happens to
     /// have this name is not taken for one.
     pub(super) result: PathBuf,
+    /// The named pipe through which it may tell how far it is.
+    pub(super) events: PathBuf,
 }
 
 impl Folder {
@@ -27,8 +31,9 @@ impl Folder {
             let dir = tempfile::Builder::new().prefix("workerd-").tempdir()?;
             let work = dir.path().join("work");
             std::fs::create_dir(&work)?;
-            let result = dir.path().join("result");
-            Ok(Self { dir: Some(dir), work, result })
+            let (result, events) = (dir.path().join("result"), dir.path().join("events"));
+            events::make(&events)?;
+            Ok(Self { dir: Some(dir), work, result, events })
         })
         .await
     }

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 
+use super::events::Events;
 use super::group::Streams;
+use super::listener::{Lines, Listener, tell_line};
 
 /// How much of the end of standard error is kept.
 const STDERR_TAIL_BYTES: usize = 64 * 1024;
@@ -14,45 +16,66 @@ const READ_BYTES: usize = 16 * 1024;
 
 /// The streams and what was read from them so far.
 #[derive(Debug)]
-pub(super) struct Pipes {
+pub(super) struct Pipes<'a> {
     stdin: Option<ChildStdin>,
     /// What the program has not taken yet.
     input: Bytes,
     stdout: Option<ChildStdout>,
     stderr: Option<ChildStderr>,
+    events: Events<'a>,
     pub(super) output: Head,
-    pub(super) errors: Tail,
+    pub(super) errors: Errors<'a>,
 }
 
-impl Pipes {
-    pub(super) fn new(streams: Streams, input: Bytes, output_max_bytes: usize) -> Self {
+impl<'a> Pipes<'a> {
+    pub(super) fn new(
+        streams: Streams,
+        input: Bytes,
+        output_max_bytes: usize,
+        events: Events<'a>,
+        listener: &'a dyn Listener,
+    ) -> Self {
         Self {
             stdin: streams.stdin,
             input,
             stdout: streams.stdout,
             stderr: streams.stderr,
+            events,
             output: Head { bytes: Vec::new(), max_bytes: output_max_bytes, overflowed: false },
-            errors: Tail { bytes: Vec::new() },
+            errors: Errors { tail: Tail { bytes: Vec::new() }, lines: Lines::default(), listener },
         }
     }
 
-    /// Feeds and drains the program until it has closed its ends.
+    /// Feeds, drains and hears the program until it has closed its ends of the standard streams.
     ///
     /// # Cancel safety
     /// Safe to drop and call again: nothing that was read or written is forgotten.
     pub(super) async fn run(&mut self) {
-        tokio::join!(
-            feed(&mut self.stdin, &mut self.input),
-            drain(&mut self.stdout, &mut self.output),
-            drain(&mut self.stderr, &mut self.errors),
-        );
+        let Self { stdin, input, stdout, stderr, events, output, errors } = self;
+        let streams = async {
+            tokio::join!(feed(stdin, input), drain(stdout, output), drain(stderr, errors));
+        };
+        tokio::select! {
+            () = streams => {}
+            never = events.serve() => match never {},
+        }
     }
 
-    /// Like [`Self::run`], and then waits for ever: for use beside what ends an attempt, which
+    /// Like [`Self::run`], and then hears it for ever: for use beside what ends an attempt, which
     /// closed streams do not.
+    ///
+    /// # Cancel safety
+    /// As [`Self::run`].
     pub(super) async fn serve(&mut self) -> std::convert::Infallible {
         self.run().await;
-        std::future::pending().await
+        self.events.serve().await
+    }
+
+    /// Tells the last words of a program that has ended.
+    pub(super) fn finish(&mut self) {
+        self.events.finish();
+        let Errors { lines, listener, .. } = &mut self.errors;
+        lines.end(|line| tell_line(line, *listener));
     }
 }
 
@@ -94,6 +117,21 @@ impl Keep for Head {
         let room = self.max_bytes - self.bytes.len();
         self.overflowed |= bytes.len() > room;
         self.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+}
+
+/// Standard error: its end is kept, and its lines are the job's log.
+#[derive(Debug)]
+pub(super) struct Errors<'a> {
+    pub(super) tail: Tail,
+    lines: Lines,
+    listener: &'a dyn Listener,
+}
+
+impl Keep for Errors<'_> {
+    fn keep(&mut self, bytes: &[u8]) {
+        self.tail.keep(bytes);
+        self.lines.feed(bytes, |line| tell_line(line, self.listener));
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) fn with_errors(what: &str, errors: &Tail) -> String {
 pub(super) async fn result(
     command: &Command,
     file: &Path,
-    pipes: Pipes,
+    pipes: Pipes<'_>,
 ) -> Result<Option<Payload>, Fail> {
     let max_bytes = command.output_max_bytes;
     let (path, limit) = (PathBuf::from(file), max_bytes as u64 + 1);

@@ -190,6 +190,7 @@ impl fmt::Display for Template {
 
 #[cfg(test)]
 mod tests {
+    use super::super::listener::tests::Heard;
     use queue::{JobId, Kind, Payload, QueueName};
     use serde_json::{Value, json};
 
@@ -209,6 +210,7 @@ mod tests {
             number: 3,
             fence: 1,
             remaining: std::time::Duration::from_secs(1),
+            listener: &Heard::default(),
         };
         let payload: &RawValue = serde_json::from_str(payload).unwrap();
         Template::parse(template).unwrap().render(&attempt, payload)

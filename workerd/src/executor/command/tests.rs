@@ -5,13 +5,15 @@ mod escapes;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use queue::{CancelReason, Codec, ErrorKind, Fail, JobId, Kind, Payload, QueueName};
+use queue::{CancelReason, Codec, ErrorKind, Fail, JobId, Kind, Payload, Progress, QueueName};
 use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::attempt::{self, Attempt};
+use super::listener::tests::Heard;
 use super::*;
 
 fn literal(text: &str) -> Template {
@@ -48,6 +50,15 @@ async fn run_until(
     payload: &Payload,
     cancelled: impl Future<Output = CancelReason>,
 ) -> Result<Option<Payload>, Fail> {
+    hear(command, payload, cancelled, &Heard::default()).await
+}
+
+async fn hear(
+    command: &Command,
+    payload: &Payload,
+    cancelled: impl Future<Output = CancelReason>,
+    listener: &Heard,
+) -> Result<Option<Payload>, Fail> {
     let attempt = Attempt {
         job: JobId::from_bytes([7; 16]),
         kind: &Kind::new("test.kind").unwrap(),
@@ -56,6 +67,7 @@ async fn run_until(
         number: 2,
         fence: 41,
         remaining: Duration::from_secs(60),
+        listener,
     };
     attempt::run(command, &Starts::default(), &attempt, cancelled).await
 }
@@ -194,7 +206,50 @@ async fn the_environment_is_cleared_but_for_what_is_listed() {
     ] {
         assert!(environment.lines().any(|l| l == line), "{line} is not in\n{environment}");
     }
-    assert!(names.contains(&"WORKERD_DEADLINE") && names.contains(&"WORKERD_RESULT"));
+    for name in ["WORKERD_DEADLINE", "WORKERD_RESULT", "WORKERD_EVENTS"] {
+        assert!(names.contains(&name), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_program_says_while_it_runs_is_heard() {
+    let heard = Heard::default();
+    let script = "echo '{\"progress\": 40, \"text\": \"half\"}' > \"$WORKERD_EVENTS\"
+        echo working >&2; echo '{\"log\": \"a\"}' > \"$WORKERD_EVENTS\"
+        exec 3> \"$WORKERD_EVENTS\"; env -i sh -c 'echo not json >&3'
+        printf '{\"progress\": 100}' >&3; printf 'last words' >&2; exit 3";
+    let fail = hear(&shell(script), &Payload::default(), std::future::pending(), &heard).await;
+    assert_eq!(fail.unwrap_err(), Fail::retry("exit code 3: working\nlast words"));
+    let progress = [Progress::new(40, "half"), Progress::new(100, "")];
+    assert_eq!(*heard.progress.lock().unwrap(), progress);
+    let mut lines = heard.lines.into_inner().unwrap();
+    lines.sort_unstable();
+    assert_eq!(lines, ["a", "last words", "not json", "working"]);
+}
+
+#[tokio::test]
+async fn events_are_heard_at_once_and_hold_nobody_up() {
+    let heard = Arc::new(Heard::default());
+    let listener = Arc::clone(&heard);
+    // More than a pipe holds, from a program that ends only when all of it was heard.
+    let script = "yes '{\"progress\": 7}' | head -n 20000 > \"$WORKERD_EVENTS\"
+        while :; do sleep 0.02; done";
+    let told = async {
+        while heard.progress.lock().unwrap().len() < 20_000 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        CancelReason::Requested
+    };
+    soon(hear(&shell(script), &Payload::default(), told, &listener)).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_program_that_holds_its_events_open_holds_nothing_up() {
+    let started = Instant::now();
+    let script = "exec 3> \"$WORKERD_EVENTS\"; sleep 1000 >&- 2>&- & echo 1";
+    let result = soon(run(&shell(script), &Payload::default())).await;
+    assert_eq!(result, Ok(Some(Payload::from_parts(Codec::Json, "1"))));
+    assert!(started.elapsed() < Duration::from_secs(10));
 }
 
 #[tokio::test]

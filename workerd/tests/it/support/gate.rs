@@ -21,11 +21,15 @@ impl Gate {
         Self { folder }
     }
 
+    /// A script that waits at the gate.
+    pub(crate) fn script(&self) -> String {
+        let path = self.folder.path().display();
+        format!("while [ -d {path} ] && [ ! -e {path}/open ]; do sleep 0.02; done")
+    }
+
     /// An executor for the kind `gate` that waits at the gate.
     pub(crate) fn executor(&self) -> String {
-        let path = self.folder.path().display();
-        let script = format!("while [ -d {path} ] && [ ! -e {path}/open ]; do sleep 0.02; done");
-        executor("gate", &script)
+        executor("gate", &self.script())
     }
 
     /// An executor for the kind `held` that never ends by itself; see [`Gate::watch`].

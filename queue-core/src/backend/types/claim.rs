@@ -1,0 +1,131 @@
+//! Leases: how they are got and kept.
+
+use std::time::Duration;
+
+use crate::{ClaimToken, JobId, JobSpec, Kind, QueueName, Timestamp, WorkerId};
+
+/// A worker's free slots for one kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KindSlots {
+    /// The kind.
+    pub kind: Kind,
+    /// How many jobs of it the worker can start now. With 0 it gets none, and if jobs of the kind
+    /// are ready, another waiting worker is woken for them.
+    pub slots: u32,
+}
+
+/// A worker asks for jobs.
+///
+/// # Which jobs it gets
+///
+/// A *lane* is the ready jobs of one queue, kind and priority, first in first out. A store-wide
+/// clock, the *turn*, ticks when an empty lane gets its first job and when a lane is served, and
+/// stamps that lane. For each queue, in the request's order, while jobs are missing:
+///
+/// 1. Of the lanes that hold jobs of a kind with free slots, the 32 with the lowest
+///    (priority, turn) are looked at; of these the ones of the best priority form the group.
+/// 2. Each lane of the group, in the order of turns, gives up to
+///    `ceil(missing / size of the group)` jobs from its head, as far as the slots of its kind
+///    reach. A lane that still holds jobs after serving gets a new turn.
+/// 3. Again from 1 until nothing is missing or no lane can serve.
+///
+/// A job that is met after its `expires_at` is dead with reason `expired` and not counted. Paused
+/// queues are passed over. A store may give fewer jobs than that, but at least one, and say
+/// [`Claim::more`], when their payloads have [`CLAIM_MAX_BYTES`](crate::backend::CLAIM_MAX_BYTES) together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimRequest {
+    /// A fresh random token; the same one again for a repeat.
+    pub token: ClaimToken,
+    /// Who asks, for people to see.
+    pub worker: WorkerId,
+    /// The queues, first one first; no duplicates.
+    pub queues: Vec<QueueName>,
+    /// The kinds it can run; no duplicates.
+    pub kinds: Vec<KindSlots>,
+    /// The most jobs it wants, 1 to [`PASS_MAX`](crate::backend::PASS_MAX).
+    pub max: u32,
+    /// How long it holds them without renewal; whole milliseconds, at least 1.
+    pub lease: Duration,
+}
+
+/// A running job in the hands of the worker that claimed it.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Lease {
+    /// What its producer said.
+    pub spec: JobSpec,
+    /// The claim's token.
+    pub token: ClaimToken,
+    /// Attempts that ended in failure before this one.
+    pub failures: u16,
+    /// Leases of this job that expired.
+    pub stalls: u8,
+    /// A number that is greater than that of every earlier lease of the store, for downstream
+    /// systems that can refuse writes with an older one.
+    pub fence: u64,
+    /// When the store took the job in.
+    pub enqueued_at: Timestamp,
+    /// Since when the job could run.
+    pub due_at: Timestamp,
+    /// The store's time of the claim.
+    pub claimed_at: Timestamp,
+}
+
+impl Lease {
+    /// A lease of a first attempt, for stores to fill in.
+    #[must_use]
+    pub fn new(spec: JobSpec, token: ClaimToken, fence: u64, claimed_at: Timestamp) -> Self {
+        Self {
+            spec,
+            token,
+            failures: 0,
+            stalls: 0,
+            fence,
+            enqueued_at: claimed_at,
+            due_at: claimed_at,
+            claimed_at,
+        }
+    }
+
+    /// The number of this attempt, from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u16 {
+        self.failures.saturating_add(1)
+    }
+}
+
+/// The answer to a claim.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Claim {
+    /// The jobs, in the order in which they were chosen (in any order for a repeat).
+    pub leases: Vec<Lease>,
+    /// Asking again at once may give more: the claim stopped at a bound, not for lack of jobs.
+    pub more: bool,
+    /// How long until the next scheduled or retrying job of the store is due.
+    pub next_due: Option<Duration>,
+    /// Whether [`Backend::maintain`](crate::backend::Backend::maintain) has something to do now.
+    pub maintain: bool,
+}
+
+/// A worker extends claims.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RenewRequest {
+    /// The claims; no duplicates, at most [`PASS_MAX`](crate::backend::PASS_MAX).
+    pub tokens: Vec<ClaimToken>,
+    /// How long from now they shall last at least; whole milliseconds.
+    pub lease: Duration,
+}
+
+/// What became of one claim of a renewal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Renewal {
+    /// It holds jobs and lasts at least as long as asked for.
+    Held {
+        /// Those of its jobs that somebody asked to cancel, in any order.
+        cancel_requested: Vec<JobId>,
+    },
+    /// It holds no jobs: all settled, or reaped.
+    Lost,
+}

@@ -1,0 +1,26 @@
+//! Waiting for work.
+
+use crate::{Kind, QueueName, WorkerId};
+
+/// What a waiting worker could run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interest {
+    /// Who waits; a cancel request for one of its running jobs also wakes it.
+    pub worker: WorkerId,
+    /// The queues.
+    pub queues: Vec<QueueName>,
+    /// The kinds it has free slots for; may be empty.
+    pub kinds: Vec<Kind>,
+}
+
+/// Why a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Wake {
+    /// There may be jobs to claim.
+    Work,
+    /// One of the worker's running jobs may have been asked to stop: renew to learn which.
+    Cancel,
+    /// Nothing was heard for the time of the wait.
+    Timeout,
+}

@@ -1,0 +1,9 @@
+//! The queue handle and the worker engine over the memory backend, and over one that loses calls
+//! and replies.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod enqueue;
+mod operate;
+mod support;
+mod worker;

@@ -1,0 +1,246 @@
+//! The queue handle in operators' hands.
+
+use std::time::Duration;
+
+use crate::support::{Faulty, Gate};
+use futures_util::StreamExt;
+use queue_core::{
+    Context, DeleteOutcome, Durability, Error, Fail, Fingerprint, Job, JobEvent, JobId, JobState,
+    ListRequest, LogLine, MemoryBackend, NewJob, Progress, Queue, QueueName, Redrive, RedriveStop,
+    RetryOutcome, Selection, State, Worker,
+};
+use serde::{Deserialize, Serialize};
+
+const LONG: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Task {
+    n: u32,
+}
+
+impl Job for Task {
+    const KIND: &'static str = "task";
+}
+
+fn task(n: u32) -> NewJob {
+    NewJob::of(&Task { n }).unwrap()
+}
+
+async fn dead_jobs(queue: &Queue, count: u32) -> Vec<JobId> {
+    let jobs: Vec<NewJob> = (0..count).map(task).collect();
+    let ids: Vec<JobId> = jobs.iter().map(NewJob::job_id).collect();
+    queue.enqueue_all(jobs).await.unwrap();
+    let fails = async |job: Task| {
+        Err::<(), _>(Fail::dead(format!(
+            "user {} is odd: {}",
+            job.n,
+            ["no", "yes"][job.n as usize % 2]
+        )))
+    };
+    let worker = Worker::new(queue).handle::<Task, _>(fails).start().unwrap();
+    for id in &ids {
+        assert_eq!(queue.wait_finished(*id, LONG).await.unwrap().unwrap().state, JobState::Dead);
+    }
+    worker.drain(LONG).await;
+    ids
+}
+
+async fn count(queue: &Queue, state: JobState) -> u64 {
+    queue.stats().await.unwrap().iter().filter_map(|row| row.jobs.get(&state)).sum()
+}
+
+#[tokio::test]
+async fn progress_and_log_reach_those_who_watch() {
+    let queue = Queue::memory();
+    let gate = Gate::default();
+    let opened = gate.clone();
+    let handler = move |context: Context, State(gate): State<Gate>, _: Task| async move {
+        context.log("first\nsecond\n");
+        context.progress(Progress::new(30, "reading"));
+        gate.passed().await;
+        context.progress(Progress::new(90, "writing"));
+        context.log("last");
+        Ok::<(), Fail>(())
+    };
+    let worker = Worker::new(&queue).state(gate).handle::<Task, _>(handler).start().unwrap();
+    let id = queue.enqueue(task(1)).await.unwrap().id;
+    let mut events = queue.watch(id, 0);
+    let mut lines = Vec::new();
+    let mut progress = Vec::new();
+    let mut states = Vec::new();
+    while let Some(event) = tokio::time::timeout(LONG, events.next()).await.unwrap() {
+        match event.unwrap() {
+            JobEvent::State { state, failures } => states.push((state, failures)),
+            JobEvent::Progress(at) => {
+                if at.percent == 30 {
+                    opened.open();
+                }
+                progress.push(at);
+            }
+            JobEvent::Line(LogLine { text, .. }) => lines.push(text),
+            _ => {}
+        }
+    }
+    assert_eq!(lines, ["first", "second", "last"]);
+    assert_eq!(progress, [Progress::new(30, "reading"), Progress::new(90, "writing")]);
+    assert_eq!(states.last(), Some(&(JobState::Completed, 0)));
+    // Somebody who comes back hears only what is new.
+    let again: Vec<_> = queue.watch(id, 2).collect().await;
+    let again: Vec<JobEvent> = again.into_iter().map(Result::unwrap).collect();
+    assert!(matches!(&again[0], JobEvent::Line(line) if line.text == "last"), "{again:?}");
+    assert_eq!(queue.watch(JobId::new(), 0).count().await, 0);
+    worker.drain(LONG).await;
+}
+
+#[tokio::test]
+async fn what_an_attempt_told_survives_lost_reports_and_failures() {
+    let backend = Faulty::new(MemoryBackend::new());
+    backend.lose_every(3);
+    let queue = Queue::new(backend.clone());
+    let handler = async |context: Context, job: Task| {
+        for n in 0..5 {
+            context.log(format!("job {} line {n}", job.n));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        if context.attempt() == 1 { Err(Fail::retry_in(Duration::ZERO, "once")) } else { Ok(()) }
+    };
+    let worker = Worker::new(&queue).handle::<Task, _>(handler).start().unwrap();
+    let job = task(7);
+    let id = job.job_id();
+    while queue.enqueue(job.clone()).await.is_err() {}
+    let events: Vec<_> = queue.watch(id, 0).collect().await;
+    let lines: Vec<(u16, String)> = events
+        .into_iter()
+        .filter_map(|event| match event {
+            Ok(JobEvent::Line(line)) => Some((line.attempt, line.text)),
+            _ => None,
+        })
+        .collect();
+    let attempt = |n: u16| (0..5).map(move |line| (n, format!("job 7 line {line}")));
+    // The last words of an attempt may be lost with their call, but nothing comes twice or in
+    // another order.
+    let all: Vec<_> = attempt(1).chain(attempt(2)).collect();
+    let mut rest = all.iter();
+    assert!(lines.iter().all(|line| rest.any(|known| known == line)), "{lines:?}");
+    assert!(!lines.is_empty());
+    backend.lose_every(0);
+    worker.drain(LONG).await;
+}
+
+#[tokio::test]
+async fn dead_jobs_are_grouped_by_error_and_driven_again() {
+    let queue = Queue::memory();
+    let ids = dead_jobs(&queue, 9).await;
+    let groups = queue.dead_errors(None, None).await.unwrap();
+    let counts: Vec<u64> = groups.iter().map(|group| group.jobs).collect();
+    assert_eq!(counts, [5, 4]);
+    let odd = groups[1].error;
+    let record = queue.get(ids[1]).await.unwrap().unwrap();
+    assert_eq!(odd, record.last_error.as_ref().map(Fingerprint::of));
+
+    let dry = Redrive { error: odd, dry_run: true, ..Redrive::default() };
+    let counted = queue.redrive(&dry).await.unwrap();
+    assert_eq!((counted.matched, counted.ready), (4, 0));
+    assert_eq!(count(&queue, JobState::Dead).await, 9);
+    let done = queue.redrive(&Redrive { dry_run: false, ..dry }).await.unwrap();
+    assert_eq!((done.matched, done.ready, done.stopped), (4, 4, None));
+    assert_eq!(queue.retry(ids[0]).await.unwrap(), RetryOutcome::Ready);
+    assert_eq!(queue.retry(ids[0]).await.unwrap(), RetryOutcome::Unchanged(JobState::Ready));
+    assert_eq!(count(&queue, JobState::Ready).await, 5);
+    assert_eq!(queue.audit().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_redrive_stops_when_too_many_fail_again() {
+    let queue = Queue::memory();
+    dead_jobs(&queue, 60).await;
+    let fails_again = async |_: Task| Err::<(), _>(Fail::dead("still broken"));
+    let worker = Worker::new(&queue).handle::<Task, _>(fails_again).start().unwrap();
+    let careful = Redrive { max_failure_share: Some(0.5), ..Redrive::default() };
+    let done = queue.redrive(&careful).await.unwrap();
+    assert_eq!(done.stopped, Some(RedriveStop::TooManyFailures));
+    assert!(done.ready < 60 || done.failed >= 10, "{done:?}");
+    worker.drain(LONG).await;
+
+    let works = async |_: Task| Ok::<(), Fail>(());
+    let worker = Worker::new(&queue).handle::<Task, _>(works).start().unwrap();
+    let done = queue.redrive(&careful).await.unwrap();
+    assert_eq!((done.stopped, done.failed), (None, 0));
+    assert_eq!(count(&queue, JobState::Dead).await, 0);
+    assert_eq!(count(&queue, JobState::Completed).await, 60);
+    worker.drain(LONG).await;
+}
+
+#[tokio::test]
+async fn a_careful_redrive_without_workers_gives_up() {
+    let queue = Queue::memory();
+    dead_jobs(&queue, 5).await;
+    let patience = Some(Duration::from_millis(60));
+    let careful = Redrive { max_failure_share: Some(0.5), patience, ..Redrive::default() };
+    let done = queue.redrive(&careful).await.unwrap();
+    assert_eq!((done.ready, done.stopped), (5, Some(RedriveStop::NoOutcomes)));
+}
+
+#[tokio::test]
+async fn selections_are_purged_and_cancelled_page_by_page() {
+    let queue = Queue::memory();
+    let jobs = (0..1300).map(|n| task(n).queue(if n < 1200 { "big" } else { "small" }));
+    queue.enqueue_all(jobs).await.unwrap();
+    let big = QueueName::new("big").unwrap();
+    let selection = Selection::of([JobState::Ready, JobState::Scheduled]).queue(Some(big));
+    assert_eq!(queue.select(&selection, 30).await.unwrap().len(), 30);
+    assert_eq!(queue.cancel_all(&selection).await.unwrap().cancelled, 1200);
+    assert_eq!(queue.cancel_all(&selection).await.unwrap().cancelled, 0);
+    assert_eq!(
+        queue
+            .purge(&Selection::of(JobState::ALL.into_iter().filter(|s| *s != JobState::Running)))
+            .await
+            .unwrap(),
+        1300
+    );
+    assert_eq!(queue.stats().await.unwrap(), []);
+    let running = queue.purge(&Selection::of([JobState::Running])).await;
+    assert!(matches!(running, Err(Error::BadRequest(_))));
+    assert_eq!(queue.audit().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn one_job_is_deleted_in_whatever_state() {
+    let queue = Queue::memory();
+    let id = queue.enqueue(task(1)).await.unwrap().id;
+    assert_eq!(queue.delete(id).await.unwrap(), DeleteOutcome::Deleted);
+    assert_eq!(queue.delete(id).await.unwrap(), DeleteOutcome::NotFound);
+    let none = ListRequest { limit: 0, ..ListRequest::new(JobState::Ready) };
+    assert!(matches!(queue.list(&none).await, Err(Error::BadRequest(_))));
+}
+
+#[tokio::test]
+async fn memory_refuses_to_promise_more_than_it_has() {
+    let queue = Queue::memory();
+    let enqueued = queue.enqueue(task(1)).await.unwrap();
+    assert_eq!(enqueued.durability, Durability::Memory);
+    for more in [Durability::Fsync, Durability::Replicas(1)] {
+        let refused = queue.clone().durability(more).enqueue(task(2)).await;
+        assert!(matches!(refused, Err(Error::Unsupported(_))), "{refused:?}");
+    }
+    assert_eq!(count(&queue, JobState::Ready).await, 1);
+}
+
+#[tokio::test]
+async fn a_paused_queue_runs_nothing_until_it_is_resumed() {
+    let queue = Queue::memory();
+    let name = QueueName::default();
+    assert!(queue.pause(&name).await.unwrap());
+    let works = async |_: Task| Ok::<(), Fail>(());
+    let worker = Worker::new(&queue).handle::<Task, _>(works).start().unwrap();
+    let id = queue.enqueue(task(1)).await.unwrap().id;
+    let waited = queue.wait_finished(id, Duration::from_millis(50)).await.unwrap().unwrap();
+    assert_eq!(
+        (waited.state, queue.paused().await.unwrap()),
+        (JobState::Ready, vec![name.clone()])
+    );
+    assert!(queue.resume(&name).await.unwrap());
+    let done = queue.wait_finished(id, LONG).await.unwrap().unwrap();
+    assert_eq!(done.state, JobState::Completed);
+    worker.drain(LONG).await;
+}

@@ -1,0 +1,248 @@
+//! What the engine's tests need: a backend that loses calls and replies, and a gate.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use queue_core::backend::{CheckFinding, QuarantinedJob, Violation};
+use queue_core::{
+    Backend, CancelOutcome, Claim, ClaimRequest, DeleteOutcome, Durability, EnqueueOutcome, Error,
+    Interest, JobId, JobRecord, JobState, ListRequest, Maintained, MemoryBackend, NewJob, Page,
+    QueueName, QueueStats, RecoverOutcome, RenewRequest, Renewal, Report, Reported, RetryOutcome,
+    RetryRequest, SettleReply, SettleRequest, Wake, WatchRequest, Watched,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Once open, open for all.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Gate(CancellationToken);
+
+impl Gate {
+    pub(crate) fn open(&self) {
+        self.0.cancel();
+    }
+
+    pub(crate) async fn passed(&self) {
+        self.0.cancelled().await;
+    }
+}
+
+/// A memory backend behind a bad network.
+#[derive(Debug, Clone)]
+pub(crate) struct Faulty(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    backend: MemoryBackend,
+    cut_off: AtomicBool,
+    lose_every: AtomicU64,
+    calls: AtomicU64,
+    trouble: Mutex<Trouble>,
+}
+
+/// What goes wrong besides lost calls and replies.
+#[derive(Debug, Default)]
+struct Trouble {
+    /// No settle that carries this job is taken.
+    unreadable: Option<JobId>,
+    /// Every settle is refused, as by a server whose permissions were changed.
+    refuses: bool,
+    /// Settles of more than one outcome do not fit.
+    nearly_full: bool,
+    /// Settles never come back.
+    settle_hangs: bool,
+    /// So many renewals never come back.
+    renewals_hang: u32,
+    /// So many renewals panic.
+    renewals_panic: u32,
+    /// The next claim panics.
+    claim_panics: bool,
+}
+
+impl Faulty {
+    pub(crate) fn new(backend: MemoryBackend) -> Self {
+        let inner = Inner {
+            backend,
+            cut_off: AtomicBool::new(false),
+            lose_every: AtomicU64::new(0),
+            calls: AtomicU64::new(0),
+            trouble: Mutex::default(),
+        };
+        Self(Arc::new(inner))
+    }
+
+    /// No call arrives while this is set.
+    pub(crate) fn cut_off(&self, cut_off: bool) {
+        self.0.cut_off.store(cut_off, Ordering::SeqCst);
+    }
+
+    /// Of `n` calls one is lost, in turns before and after it took effect; none for 0.
+    pub(crate) fn lose_every(&self, n: u64) {
+        self.0.lose_every.store(n, Ordering::SeqCst);
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Trouble> {
+        self.0.trouble.lock().unwrap()
+    }
+
+    pub(crate) fn unreadable(&self, id: JobId) {
+        self.trouble().unreadable = Some(id);
+    }
+
+    pub(crate) fn refuses(&self, refuses: bool) {
+        self.trouble().refuses = refuses;
+    }
+
+    pub(crate) fn nearly_full(&self) {
+        self.trouble().nearly_full = true;
+    }
+
+    pub(crate) fn settle_hangs(&self) {
+        self.trouble().settle_hangs = true;
+    }
+
+    pub(crate) fn renewals_fail(&self, hang: u32, panic: u32) {
+        let mut trouble = self.trouble();
+        (trouble.renewals_hang, trouble.renewals_panic) = (hang, panic);
+    }
+
+    pub(crate) fn claim_panics(&self) {
+        self.trouble().claim_panics = true;
+    }
+
+    /// Looks past the network.
+    pub(crate) async fn record(&self, id: JobId) -> JobRecord {
+        self.0.backend.get(&[id]).await.unwrap().remove(0).unwrap()
+    }
+
+    async fn over_network<T>(
+        &self,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let lost = |what: &str| Err(Error::Unavailable(format!("{what} was lost")));
+        let n = self.0.lose_every.load(Ordering::SeqCst);
+        let count = self.0.calls.fetch_add(1, Ordering::SeqCst);
+        let loses = n > 0 && count.is_multiple_of(n);
+        if self.0.cut_off.load(Ordering::SeqCst) || (loses && count.is_multiple_of(2 * n)) {
+            return lost("the call");
+        }
+        let answer = call.await?;
+        if loses || self.0.cut_off.load(Ordering::SeqCst) {
+            return lost("the reply");
+        }
+        Ok(answer)
+    }
+}
+
+impl Backend for Faulty {
+    async fn enqueue(
+        &self,
+        jobs: &[NewJob],
+        durability: Durability,
+    ) -> Result<Vec<EnqueueOutcome>, Error> {
+        self.over_network(self.0.backend.enqueue(jobs, durability)).await
+    }
+
+    async fn claim(&self, request: &ClaimRequest) -> Result<Claim, Error> {
+        let panics = std::mem::take(&mut self.trouble().claim_panics);
+        assert!(!panics, "a bug in the backend");
+        self.over_network(self.0.backend.claim(request)).await
+    }
+
+    async fn renew(&self, request: &RenewRequest) -> Result<Vec<Renewal>, Error> {
+        let take = |count: &mut u32| {
+            let some = *count > 0;
+            *count = count.saturating_sub(1);
+            some
+        };
+        let hangs = take(&mut self.trouble().renewals_hang);
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        assert!(!take(&mut self.trouble().renewals_panic), "a bug in the backend");
+        self.over_network(self.0.backend.renew(request)).await
+    }
+
+    async fn settle(&self, request: &SettleRequest) -> Result<SettleReply, Error> {
+        let hangs = self.trouble().settle_hangs;
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        if self.trouble().refuses {
+            return Err(Error::Refused("no permission".to_owned()));
+        }
+        if self.trouble().nearly_full && request.settlements.len() > 1 {
+            return Err(Error::StoreFull("no room for so much".to_owned()));
+        }
+        let unreadable = self.trouble().unreadable;
+        if request.settlements.iter().any(|settlement| Some(settlement.id) == unreadable) {
+            return Err(Error::Corrupt("a record cannot be read".to_owned()));
+        }
+        self.over_network(self.0.backend.settle(request)).await
+    }
+
+    async fn wait(&self, interest: &Interest, timeout: Duration) -> Result<Wake, Error> {
+        self.over_network(self.0.backend.wait(interest, timeout)).await
+    }
+
+    async fn cancel(&self, ids: &[JobId]) -> Result<Vec<CancelOutcome>, Error> {
+        self.over_network(self.0.backend.cancel(ids)).await
+    }
+
+    async fn get(&self, ids: &[JobId]) -> Result<Vec<Option<JobRecord>>, Error> {
+        // Never lost: this is how the tests look.
+        self.0.backend.get(ids).await
+    }
+
+    async fn stats(&self) -> Result<Vec<QueueStats>, Error> {
+        self.0.backend.stats().await
+    }
+
+    async fn maintain(&self, budget: u32) -> Result<Maintained, Error> {
+        self.over_network(self.0.backend.maintain(budget)).await
+    }
+
+    async fn list(&self, request: &ListRequest) -> Result<Page, Error> {
+        self.over_network(self.0.backend.list(request)).await
+    }
+
+    async fn retry(&self, request: &RetryRequest) -> Result<Vec<RetryOutcome>, Error> {
+        self.over_network(self.0.backend.retry(request)).await
+    }
+
+    async fn delete(&self, jobs: &[(JobId, JobState)]) -> Result<Vec<DeleteOutcome>, Error> {
+        self.over_network(self.0.backend.delete(jobs)).await
+    }
+
+    async fn quarantined(&self, ids: &[JobId]) -> Result<Vec<Option<QuarantinedJob>>, Error> {
+        self.over_network(self.0.backend.quarantined(ids)).await
+    }
+
+    async fn recover(&self, ids: &[JobId]) -> Result<Vec<RecoverOutcome>, Error> {
+        self.over_network(self.0.backend.recover(ids)).await
+    }
+
+    async fn set_paused(&self, queue: &QueueName, paused: bool) -> Result<bool, Error> {
+        self.over_network(self.0.backend.set_paused(queue, paused)).await
+    }
+
+    async fn paused(&self) -> Result<Vec<QueueName>, Error> {
+        self.over_network(self.0.backend.paused()).await
+    }
+
+    async fn report(&self, reports: &[Report]) -> Result<Vec<Reported>, Error> {
+        self.over_network(self.0.backend.report(reports)).await
+    }
+
+    async fn watch(&self, requests: &[WatchRequest]) -> Result<Vec<Option<Watched>>, Error> {
+        self.over_network(self.0.backend.watch(requests)).await
+    }
+
+    async fn audit(&self, repair: bool) -> Result<Vec<Violation>, Error> {
+        self.0.backend.audit(repair).await
+    }
+
+    async fn check(&self) -> Result<Vec<CheckFinding>, Error> {
+        self.0.backend.check().await
+    }
+}

@@ -1,0 +1,215 @@
+-- Lists jobs by state, a page at a time.
+--
+-- KEYS   18 fixed keys
+-- ARGV   number of the state, queue or "", kind or "", the most jobs, then where to go on: of ready
+--        jobs queue/kind, priority, place in the lane; of waiting and quarantined ones due time
+--        and id; of running ones end of the lease, token, place in the claim; of finished ones
+--        shelf, expiry, first id of the entry, how many of its ids are left
+-- Reply  { where to go on, quarantined ids (joined), { id, head, attempts or "", finished record
+--        without its result or "" }, … }; of a record that cannot be read the whole instead
+--        of the head
+--
+-- Invariant: writes nothing, and looks at no more than about LOOKS_MAX jobs. While nothing changes,
+-- going on to the end gives every job once.
+
+local LOOKS_MAX, PAGE_MAX_BYTES = 500, 1024 * 1024
+local state, queue, kind, limit = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
+local from = {}
+for i = 5, #ARGV do from[i - 4] = ARGV[i] end
+
+local jobs, page_bytes, looks = {}, 0, 0
+
+local function is_full() return #jobs >= limit or page_bytes >= PAGE_MAX_BYTES end
+
+local function fits(class)
+  return (queue == '' or class.queue == queue)
+    and (kind == '' or sub(class.pair, #class.queue + 2) == kind)
+end
+
+-- Puts those of these jobs on the page that are in the state asked for; answers how many it has
+-- looked at before the page was full. `accept(i)` may refuse one.
+local function consider(ids, accept)
+  local records, states = read('HMGET', JOBS, ids), states_of(ids)
+  local atts, fins = read('HMGET', ATT, ids), read('HMGET', FIN, ids)
+  for i, id in ipairs(ids) do
+    if is_full() then return i - 1 end
+    looks = looks + 1
+    if #id == 16 and records[i] and states[i] == state and (not accept or accept(i)) then
+      local class, head_bytes = class_of(records[i], 0)
+      if not class or fits(class) then
+        local head = class and sub(records[i], 1, head_bytes) or records[i]
+        local fin = fins[i] and sub(fins[i], 1, 30) or ''
+        jobs[#jobs + 1] = { id, head, atts[i] or '', fin }
+        page_bytes = page_bytes + #head + #(atts[i] or '')
+      end
+    end
+  end
+  return #ids
+end
+
+local function is_over() return is_full() or looks >= LOOKS_MAX end
+
+-- How many members of a zset come before (score, text); members count by their first 16 bytes.
+-- With `also_equal`, that very one counts, too.
+local function rank_of(key, score, text, also_equal)
+  local low = call('ZCOUNT', key, '-inf', '(' .. score)
+  local high = call('ZCOUNT', key, '-inf', score)
+  while low < high do
+    local middle = floor((low + high) / 2)
+    local member = sub(call('ZRANGE', key, middle, middle)[1], 1, 16)
+    if is_before(member, text) or also_equal and member == text then
+      low = middle + 1
+    else
+      high = middle
+    end
+  end
+  return low
+end
+
+-- A page of a zset of ids; answers where the next one begins.
+local function list_by_time(key, look)
+  local rank = from[1] and rank_of(key, from[1], from[2], true) or 0
+  local page = call('ZRANGE', key, rank, rank + LOOKS_MAX - 1, 'WITHSCORES')
+  local ids = {}
+  for i = 1, #page, 2 do ids[#ids + 1] = page[i] end
+  local count = look(ids)
+  if count == 0 or count == #ids and #ids < LOOKS_MAX then return {} end
+  return { page[2 * count], page[2 * count - 1] }
+end
+
+-- Whether the job of the ticket at `place` is in the lane there: its stale tickets come first.
+local function live_tickets(lane, tickets, place)
+  local gone = stale > 0 and read('HMGET', PREFIX .. 'gone:' .. lane, tickets) or {}
+  return function(i)
+    local times = tonumber(gone[i] or nil) or 0
+    if times == 0 then return true end
+    return call('LPOS', PREFIX .. 'lane:' .. lane, tickets[i], 'RANK', times + 1) == place + i - 1
+  end
+end
+
+local function list_lane(pair, priority, place)
+  local lane = pair .. '/' .. priority
+  while true do
+    local wanted = min(limit - #jobs, LOOKS_MAX - looks)
+    local tickets = try('LRANGE', PREFIX .. 'lane:' .. lane, place, place + wanted - 1)
+    if tickets.err or #tickets == 0 then return nil end
+    place = place + consider(tickets, live_tickets(lane, tickets, place))
+    if is_over() then return { pair, priority, tostring(place) } end
+  end
+end
+
+local function list_ready()
+  local counts, pairs_ = call('HGETALL', COUNT), {}
+  for i = 1, #counts, 2 do
+    local pair = string.match(counts[i], '^([^/]+/[^/]+)/ready$')
+    if pair and not (from[1] and is_before(pair, from[1])) then pairs_[#pairs_ + 1] = pair end
+  end
+  table.sort(pairs_, is_before)
+  for _, pair in ipairs(pairs_) do
+    local of_queue, of_kind = string.match(pair, '^([^/]+)/([^/]+)$')
+    if (queue == '' or of_queue == queue) and (kind == '' or of_kind == kind) then
+      local index = try('ZRANGE', PREFIX .. 'lanes:' .. pair, 0, -1)
+      for _, priority in ipairs(index.err and {} or index) do
+        local goes_on = pair == from[1] and priority == from[2]
+        if goes_on or pair ~= from[1] or priority > from[2] then
+          looks = looks + 1
+          local place = goes_on and tonumber(from[3]) or 0
+          if is_over() then return { pair, priority, tostring(place) } end
+          local next_place = list_lane(pair, priority, place)
+          if next_place then return next_place end
+        end
+      end
+    end
+  end
+  return {}
+end
+
+-- Running jobs by the ends of their leases. A renewal moves a lease on: it may be met again, but
+-- is not missed.
+local function list_running()
+  local rank = from[1] and rank_of(LEASES, from[1], from[2], false) or 0
+  while true do
+    local lease = call('ZRANGE', LEASES, rank, rank, 'WITHSCORES')
+    local token, ends = lease[1], lease[2]
+    if not token then return {} end
+    local place = token == from[2] and ends == from[1] and tonumber(from[3]) or 0
+    local packed = call('HGET', CLAIMS, token)
+    local ids = is_claim(packed) and ids_of(packed) or {}
+    local rest = {}
+    for i = place + 1, #ids do rest[#rest + 1] = ids[i] end
+    local runs = read('HMGET', RUN, rest)
+    looks = looks + 1
+    place = place + consider(rest, function(i) return runs[i] and sub(runs[i], 1, 16) == token end)
+    if is_over() and #token == 16 then return { ends, token, tostring(place) } end
+    rank = rank + 1
+  end
+end
+
+local function shelf_names()
+  local names, wanted = {}, {}
+  if state == COMPLETED then wanted.held = true end
+  wanted[state == DEAD and 'dead' or 'done'] = true
+  for _, name in ipairs(call('ZRANGE', AGES, 0, -1)) do
+    if wanted[sub(name, 1, 4)] and (queue == '' or sub(name, 6) == queue) then
+      names[#names + 1] = name
+    end
+  end
+  table.sort(names, is_before)
+  return names
+end
+
+-- The entries of a shelf from the last, each from its end.
+local function list_shelf(shelf, goes_on)
+  local key = PREFIX .. shelf
+  local size = try('ZCARD', key)
+  if type(size) ~= 'number' then return nil end
+  local rank = (goes_on and rank_of(key, from[2], from[3], true) or size) - 1
+  while rank >= 0 do
+    local entry = call('ZRANGE', key, rank, rank, 'WITHSCORES')
+    local ids, expiry = split_ids(entry[1]), entry[2]
+    local left = #ids
+    if goes_on and expiry == from[2] and ids[1] == from[3] then left = min(left, tonumber(from[4])) end
+    local backwards = {}
+    for i = left, 1, -1 do backwards[#backwards + 1] = ids[i] end
+    looks = looks + 1
+    left = left - consider(backwards)
+    if is_over() and ids[1] then return { shelf, expiry, ids[1], tostring(left) } end
+    rank = rank - 1
+  end
+end
+
+local function list_finished()
+  for _, shelf in ipairs(shelf_names()) do
+    if not from[1] or not is_before(shelf, from[1]) then
+      local next_place = list_shelf(shelf, shelf == from[1])
+      if next_place then return next_place end
+    end
+  end
+  return {}
+end
+
+local bad = {}
+local function look_at_quarantined(ids)
+  for i, pair in ipairs(read('HMGET', WHENCE, ids)) do
+    if #bad >= limit then return i - 1 end
+    local of_queue, of_kind = string.match(pair or '', '^([^/]+)/([^/]+)$')
+    local fits_ = not of_queue
+      or (queue == '' or of_queue == queue) and (kind == '' or of_kind == kind)
+    if fits_ and #ids[i] == 16 then bad[#bad + 1] = ids[i] end
+  end
+  return #ids
+end
+
+local next_place
+if state == READY then
+  next_place = list_ready()
+elseif state == SCHEDULED or state == RETRYING then
+  next_place = list_by_time(DUE, consider)
+elseif state == RUNNING then
+  next_place = list_running()
+elseif state == QUARANTINED then
+  next_place = list_by_time(BAD, look_at_quarantined)
+else
+  next_place = list_finished()
+end
+return { next_place, concat(bad), unpack(jobs) }

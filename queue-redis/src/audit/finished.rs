@@ -1,0 +1,216 @@
+//! Finished jobs, the shelves that time their end, and what is kept apart.
+
+use std::collections::BTreeMap;
+
+use queue_core::{Hold, JobId, JobState};
+
+use super::dump::{Dump, Other};
+use super::fix::Fix;
+use super::rules::{Auditor, Place};
+use crate::record::{Head, state_of};
+
+/// An entry of a shelf.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    shelf: String,
+    expiry: u64,
+    ids: Vec<u8>,
+}
+
+impl Entry {
+    /// The entry without some of its ids.
+    fn without(&self, leaving: &[JobId]) -> Fix {
+        let expiry = self.expiry.to_string();
+        let shelf = self.shelf.as_bytes();
+        let mut left = Vec::new();
+        for id in self.ids.chunks(16) {
+            if !leaving.iter().any(|other| other.as_bytes().as_slice() == id) {
+                left.extend_from_slice(id);
+            }
+        }
+        let fix = Fix::default()
+            .check(&[b"ZSCORE", shelf, &self.ids], expiry.as_bytes())
+            .write(&[b"ZREM", shelf, &self.ids]);
+        if left.is_empty() { fix } else { fix.write(&[b"ZADD", shelf, expiry.as_bytes(), &left]) }
+    }
+}
+
+impl Auditor<'_> {
+    pub(super) fn shelves(&mut self) {
+        let listed = self.entries();
+        let mut wrong: BTreeMap<Entry, Vec<JobId>> = BTreeMap::new();
+        let mut right: BTreeMap<JobId, ()> = BTreeMap::new();
+        for (id, entry) in listed {
+            let is_right = self
+                .expected(id)
+                .iter()
+                .any(|place| place.0 == entry.shelf && place.1 == entry.expiry);
+            if !is_right || right.insert(id, ()).is_some() {
+                wrong.entry(entry).or_default().push(id);
+            }
+        }
+        for (entry, ids) in wrong {
+            for id in &ids {
+                let what = format!("is on the shelf {} at {} wrongly", entry.shelf, entry.expiry);
+                self.job(*id, what, Some(entry.without(&ids)));
+            }
+        }
+        for (id, end) in &self.dump.fin {
+            let state = state_of(end.state).filter(|state| is_end(*state));
+            let bytes = id.as_bytes().as_slice();
+            if self.dump.bad.contains(id) {
+                continue;
+            }
+            if !self.dump.jobs.contains_key(id) && state.is_none() {
+                let fix = Fix::default().absent("jobs", bytes).write(&[b"HDEL", b"fin", bytes]);
+                self.job(*id, "is in fin and has no record", Some(fix));
+                continue;
+            }
+            let Some(state) = state else {
+                let now = self.dump.now_ms.to_string();
+                let pair = self.head(*id).map(|head| head.pair.clone()).unwrap_or_default();
+                let fix = Fix::default()
+                    .present("jobs", bytes)
+                    .write(&[b"ZADD", b"bad", b"NX", now.as_bytes(), bytes])
+                    .write(&[b"HSET", b"whence", bytes, pair.as_bytes()]);
+                self.job(*id, "has an end that is no end", Some(fix));
+                continue;
+            };
+            self.place(*id, Place::End(state));
+            if right.contains_key(id) {
+                continue;
+            }
+            if let Some((shelf, expiry)) = self.expected(*id).into_iter().next() {
+                let at = expiry.to_string();
+                let fix = Fix::default().present("fin", bytes).write(&[
+                    b"ZADD",
+                    shelf.as_bytes(),
+                    at.as_bytes(),
+                    bytes,
+                ]);
+                self.job(*id, format!("should be on the shelf {shelf} at {expiry}"), Some(fix));
+            }
+        }
+    }
+
+    /// The ids on all shelves, each with its entry; looks at `ages` on the way.
+    fn entries(&mut self) -> Vec<(JobId, Entry)> {
+        let mut found = Vec::new();
+        let mut ages: BTreeMap<String, u64> = BTreeMap::new();
+        for (name, other) in &self.dump.others {
+            let is_shelf = ["done:", "dead:", "held:"].iter().any(|kind| name.starts_with(kind));
+            if !is_shelf {
+                continue;
+            }
+            let Other::Sorted(batches) = other else {
+                let fix = Fix::default().write(&[b"DEL", name.as_bytes()]);
+                self.store(format!("{name} is not a sorted set"), Some(fix));
+                continue;
+            };
+            for (ids, expiry) in batches {
+                let soonest = ages.entry(name.clone()).or_insert(*expiry);
+                *soonest = (*soonest).min(*expiry);
+                let Ok(members) = crate::reply::ids(ids) else {
+                    let fix = Fix::default().write(&[b"ZREM", name.as_bytes(), ids]);
+                    self.store(format!("{name} holds an entry that is no ids"), Some(fix));
+                    continue;
+                };
+                if !name.starts_with("held:") {
+                    *self.shelved.entry(name.clone()).or_default() += members.len() as u64;
+                }
+                let entry = Entry { shelf: name.clone(), expiry: *expiry, ids: ids.clone() };
+                found.extend(members.into_iter().map(|id| (id, entry.clone())));
+            }
+        }
+        let names: Vec<String> = ages.keys().chain(self.dump.ages.keys()).cloned().collect();
+        for name in names {
+            let (soonest, noted) = (ages.get(&name), self.dump.ages.get(&name));
+            if soonest != noted {
+                let shelf = name.as_bytes();
+                let fix = match soonest.map(u64::to_string) {
+                    Some(soonest) => {
+                        Fix::default().write(&[b"ZADD", b"ages", soonest.as_bytes(), shelf])
+                    }
+                    None => Fix::default()
+                        .check(&[b"EXISTS", shelf], b"0")
+                        .write(&[b"ZREM", b"ages", shelf]),
+                };
+                let what = format!("the shelf {name} ends at {soonest:?}, noted is {noted:?}");
+                self.store(what, Some(fix));
+            }
+        }
+        found
+    }
+
+    /// Where a job may be shelved, the best place first; nowhere if it has not finished.
+    fn expected(&self, id: JobId) -> Vec<(String, u64)> {
+        let (Some(end), Some(head)) = (self.dump.fin.get(&id), self.head(id)) else {
+            return Vec::new();
+        };
+        let Some(state) = state_of(end.state).filter(|state| is_end(*state)) else {
+            return Vec::new();
+        };
+        if self.dump.bad.contains(&id) {
+            return Vec::new();
+        }
+        let cap = queue_core::Timestamp::MAX.as_ms();
+        let (shelf, kept_ms) = match state {
+            JobState::Dead => ("dead", head.dead_ms),
+            _ => ("done", head.completed_ms),
+        };
+        let own = (format!("{shelf}:{}", head.queue), (end.finished_ms + kept_ms).min(cap));
+        let held = (format!("held:{}", head.queue), head.hold_end_ms());
+        let is_held = state == JobState::Completed
+            && matches!(head.hold, Hold::AtLeast(_))
+            && !head.key.is_empty()
+            && held.1 > end.finished_ms;
+        match is_held {
+            false => vec![own],
+            true if held.1 > self.dump.now_ms => vec![held],
+            // Maintenance moves it.
+            true => vec![own, held],
+        }
+    }
+
+    /// What is apart belongs to a record that says so, and the other way round. Of a record that
+    /// cannot be decoded everything is kept.
+    pub(super) fn large(&mut self) {
+        let Dump { jobs, fin, bodies, results, bad, .. } = self.dump;
+        let drop_from = |key: &str, id: &JobId, fix: Fix| {
+            fix.write(&[b"HDEL", key.as_bytes(), id.as_bytes().as_slice()])
+        };
+        let lost = |head: &Head, id: &JobId| head.body_apart && !bodies.contains(id);
+        for (id, head) in jobs.iter().filter(|(id, _)| !bad.contains(*id)) {
+            let Some(head) = head else { continue };
+            if lost(head, id) {
+                self.job(*id, "has lost its payload", None);
+            } else if !head.body_apart && bodies.contains(id) {
+                let fix = drop_from("body", id, Fix::default());
+                self.job(*id, "has a second payload", Some(fix));
+            }
+        }
+        for id in bodies.iter().filter(|id| !jobs.contains_key(*id)) {
+            let fix = Fix::default().absent("jobs", id.as_bytes().as_slice());
+            self.job(*id, "has a payload but no record", Some(drop_from("body", id, fix)));
+        }
+        for (id, end) in fin.iter().filter(|(id, _)| !bad.contains(*id)) {
+            match (end.result_apart, results.contains(id)) {
+                (true, false) => self.job(*id, "has lost its result", None),
+                (false, true) => {
+                    let fix = drop_from("result", id, Fix::default());
+                    self.job(*id, "has two results", Some(fix));
+                }
+                _ => {}
+            }
+        }
+        for id in results.iter().filter(|id| !fin.contains_key(*id) && !bad.contains(*id)) {
+            let fix = Fix::default().absent("fin", id.as_bytes().as_slice());
+            let fix = drop_from("result", id, fix);
+            self.job(*id, "has a result but has not finished", Some(fix));
+        }
+    }
+}
+
+fn is_end(state: JobState) -> bool {
+    state.is_finished() && state != JobState::Quarantined
+}

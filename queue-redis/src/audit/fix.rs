@@ -1,0 +1,71 @@
+//! Repairs: what must still be so, and what to write then.
+
+use queue_core::Error;
+
+use crate::connect::Link;
+use crate::keys::Keys;
+use crate::scripts;
+use crate::store::{self, Call, Repeat};
+
+type Command = Vec<Vec<u8>>;
+
+/// So many fixes are made by one script.
+const FIXES_MAX: usize = 200;
+
+/// One repair. The second word of a command is a key without the namespace's prefix.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Fix {
+    checks: Vec<(Command, Vec<u8>)>,
+    writes: Vec<Command>,
+}
+
+fn command(words: &[&[u8]]) -> Command {
+    words.iter().map(|word| word.to_vec()).collect()
+}
+
+impl Fix {
+    /// The command must answer this; nothing and null are the same.
+    pub(super) fn check(mut self, words: &[&[u8]], answer: &[u8]) -> Self {
+        self.checks.push((command(words), answer.to_vec()));
+        self
+    }
+
+    /// Nothing must be in this hash for the job.
+    pub(super) fn absent(self, key: &str, field: &[u8]) -> Self {
+        self.check(&[b"HEXISTS", key.as_bytes(), field], b"0")
+    }
+
+    /// The hash must have something for the job.
+    pub(super) fn present(self, key: &str, field: &[u8]) -> Self {
+        self.check(&[b"HEXISTS", key.as_bytes(), field], b"1")
+    }
+
+    pub(super) fn write(mut self, words: &[&[u8]]) -> Self {
+        self.writes.push(command(words));
+        self
+    }
+}
+
+/// Makes the repairs whose checks hold.
+pub(super) async fn make(link: &Link, keys: &Keys, fixes: &[Fix]) -> Result<(), Error> {
+    for fixes in fixes.chunks(FIXES_MAX) {
+        let mut cmd = scripts::repair.call(keys, fixes.len() * 16, fixes.len() * 512);
+        let add = |cmd: &mut redis::Cmd, words: &Command| {
+            cmd.arg(words.len());
+            for word in words {
+                cmd.arg(word.as_slice());
+            }
+        };
+        for fix in fixes {
+            cmd.arg(fix.checks.len());
+            for (words, answer) in &fix.checks {
+                add(&mut cmd, words);
+                cmd.arg(answer.as_slice());
+            }
+            cmd.arg(fix.writes.len());
+            fix.writes.iter().for_each(|words| add(&mut cmd, words));
+        }
+        store::one(link, Call::script(&scripts::repair, cmd), Repeat::Freely).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,173 @@
+//! The stored bytes, as the scripts write them: data outlives the program that wrote it, so these
+//! must not change by accident, and what a newer program has added survives.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use queue_core::conformance::Harness;
+use queue_core::{
+    Backend, ClaimToken, Durability, ErrorKind, Hold, JobError, JobId, JobState, Kind, NewJob,
+    Outcome, Payload, Progress, Report, SettleRequest, Settled, Settlement, Timestamp,
+    WatchRequest, WorkerId,
+};
+use queue_redis::RedisBackend;
+
+use crate::support::harness::RedisHarness;
+use crate::support::jobs::{assert_sound, request};
+
+const START: Timestamp = Timestamp::from_ms(0x0300_0000_0001);
+static ID: LazyLock<JobId> = LazyLock::new(|| JobId::from_bytes([7; 16]));
+static TOKEN: LazyLock<ClaimToken> = LazyLock::new(|| ClaimToken::from_bytes([9; 16]));
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+struct Store {
+    harness: RedisHarness,
+    backend: RedisBackend,
+}
+
+impl Store {
+    async fn new() -> Self {
+        let harness = RedisHarness::new();
+        let backend = harness.fresh(START).await;
+        Self { harness, backend }
+    }
+
+    fn read(&self, key: &str, field: &[u8]) -> Vec<u8> {
+        self.harness.raw(&[b"HGET", self.harness.key(&self.backend, key).as_bytes(), field])
+    }
+
+    fn write(&self, key: &str, field: &[u8], bytes: &[u8]) {
+        let key = self.harness.key(&self.backend, key);
+        self.harness.raw::<()>(&[b"HSET", key.as_bytes(), field, bytes]);
+    }
+
+    fn of_job(&self, key: &str) -> Vec<u8> {
+        self.read(key, ID.as_bytes())
+    }
+
+    async fn enqueue(&self, hold: Hold) {
+        let job = NewJob::new(Kind::new("a").unwrap(), Payload::raw("p"))
+            .id(*ID)
+            .idempotency_key("k")
+            .hold(hold);
+        self.backend.enqueue(&[job], Durability::Memory).await.unwrap();
+    }
+
+    async fn claim(&self) {
+        let mut request = request(&["a"], 1);
+        request.token = *TOKEN;
+        request.worker = WorkerId::new("w").unwrap();
+        assert_eq!(self.backend.claim(&request).await.unwrap().leases.len(), 1);
+    }
+
+    async fn settle(&self, outcome: Outcome) -> Settled {
+        let elapsed = Duration::from_millis(5);
+        let settlements = vec![Settlement { id: *ID, token: *TOKEN, outcome, elapsed }];
+        let request = SettleRequest { settlements, claim: None };
+        self.backend.settle(&request).await.unwrap().settled[0]
+    }
+
+    async fn fail(&self) {
+        let error = JobError::new(ErrorKind::Failed, "e");
+        let outcome = Outcome::Retry { delay: Duration::ZERO, error };
+        assert_eq!(self.settle(outcome).await, Settled::Applied(JobState::Ready));
+    }
+
+    async fn report(&self, lines_before: u64, lines: &[&str]) {
+        let lines = lines.iter().map(|line| (*line).to_owned()).collect();
+        let progress = Some(Progress::new(40, "half"));
+        let report = Report { id: *ID, token: *TOKEN, progress, lines_before, lines };
+        self.backend.report(&[report]).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn each_format_has_these_bytes() {
+    let store = Store::new().await;
+    store.enqueue(Hold::AtLeast(Duration::from_millis(0x0a0b))).await;
+    let head = concat!(
+        "01",                 // version
+        "030000000001",       // enqueued
+        "030000000001",       // due
+        "00000001",           // payload bytes
+        "0001",               // key bytes
+        "00",                 // codec
+        "0701",               // queue and kind bytes
+        "05",                 // priority
+        "000a03",             // attempts, stalls
+        "00015180001275",     // retention of completed, dead …
+        "00",                 // …
+        "08",                 // flags: held for a time
+        "000000000000",       // no expiry
+        "64656661756c74616b", // default, a, k
+        "000000000a0b",       // the time
+    );
+    let record = store.of_job("jobs");
+    assert_eq!(hex(&record[..record.len() - 2]), head);
+    assert_eq!(hex(&record[record.len() - 2..]), "7080", "payload and options");
+
+    store.claim().await;
+    assert_eq!(hex(&store.of_job("run")), format!("{}{head}", "09".repeat(16)));
+    let claim = concat!("01", "030000000001", "000bb800000003e8", "0001", "01", "77");
+    let ids = "07".repeat(16);
+    assert_eq!(hex(&store.read("claims", TOKEN.as_bytes().as_slice())), format!("{claim}{ids}"));
+
+    store.report(0, &["l"]).await;
+    let token = "09".repeat(16);
+    let told = concat!("28", "0004", "0000", "68616c66"); // percent, lengths, text
+    let line = concat!("000f", "000000000001", "030000000001", "0001", "6c");
+    let expected = format!("01{}{}{token}{told}{line}", "000000000001", "000000000001");
+    assert_eq!(hex(&store.of_job("log")), expected);
+
+    store.fail().await;
+    let error = "82a46b696e64a66661696c6564a76d657373616765a165";
+    let length = format!("{:04x}", error.len() / 2);
+    let counts = concat!("01", "0001", "00", "00000000", "030000000001");
+    assert_eq!(hex(&store.of_job("att")), format!("{counts}{token}{length}{error}"));
+    let entry = format!("0001{}{}00{}{}", "030000000001", "000000000005", "0177", error);
+    assert_eq!(hex(&store.of_job("history")), format!("01{:04x}{entry}", entry.len() / 2));
+
+    store.claim().await;
+    store.settle(Outcome::Completed { result: Some(Payload::raw("r")) }).await;
+    let end = concat!("04", "00", "030000000001", "000000000005");
+    assert_eq!(hex(&store.of_job("fin")), format!("{end}{token}0072"));
+    assert_sound(&store.backend).await;
+}
+
+/// An older program settles, reports and reaps what a newer one has written.
+#[tokio::test]
+async fn what_a_newer_program_has_added_survives_a_rewrite() {
+    let store = Store::new().await;
+    store.enqueue(Hold::Kept).await;
+    store.claim().await;
+    store.report(0, &["one"]).await;
+    store.fail().await;
+    let att = [store.of_job("att"), b"new".to_vec()].concat();
+    store.write("att", ID.as_bytes(), &att);
+    // An entry of a history with more to it, and more about a log.
+    let mut history = store.of_job("history");
+    history[2] += 3;
+    history.extend(b"new");
+    store.write("history", ID.as_bytes(), &history);
+    let mut log = store.of_job("log");
+    log[33] = 3;
+    let text_end = 34 + "half".len();
+    log.splice(text_end..text_end, *b"new");
+    store.write("log", ID.as_bytes(), &log);
+
+    store.claim().await;
+    store.report(0, &["one", "two"]).await;
+    store.fail().await;
+    assert!(store.of_job("att").ends_with(b"new"));
+    assert!(store.of_job("history").starts_with(&history));
+    assert_eq!(&store.of_job("log")[text_end..text_end + 3], b"new");
+    let watch = [WatchRequest { id: *ID, after_line: 0 }];
+    let seen = store.backend.watch(&watch).await.unwrap().remove(0).unwrap();
+    let lines: Vec<_> = seen.lines.iter().map(|line| line.text.as_str()).collect();
+    assert_eq!((lines, seen.failures), (vec!["one", "two"], 2));
+    assert_eq!(seen.progress, Some(Progress::new(40, "half")));
+    assert_sound(&store.backend).await;
+}

@@ -1,0 +1,126 @@
+//! `audit(true)`: what is safe to put right is put right.
+
+use queue_core::backend::Violation;
+use queue_core::{Backend, JobState};
+use queue_redis::RedisBackend;
+
+use crate::support::harness::RedisHarness;
+use crate::support::jobs::{assert_sound, claim, completed, enqueue, job, settle};
+
+/// A job in each state but quarantined.
+async fn populated(harness: &RedisHarness) -> RedisBackend {
+    let backend = harness.now().await;
+    let minute = std::time::Duration::from_secs(60);
+    let jobs: Vec<_> = (0..6).map(|n| job("a").idempotency_key(format!("k{n}"))).collect();
+    enqueue(&backend, &jobs).await;
+    enqueue(&backend, &[job("a").delay(minute)]).await;
+    let leases = claim(&backend, &["a"], 4).await;
+    settle(&backend, &leases[..2], &completed()).await;
+    assert_sound(&backend).await;
+    backend
+}
+
+async fn repaired(backend: &RedisBackend) -> Vec<Violation> {
+    let found = backend.audit(true).await.unwrap();
+    assert_eq!(backend.audit(false).await.unwrap(), [], "after {found:#?}");
+    assert!(found.iter().all(|violation| violation.repaired), "{found:#?}");
+    found
+}
+
+#[tokio::test]
+async fn each_index_and_counter_is_made_again_from_the_records() {
+    let lost: &[(&[&str], usize)] = &[
+        (&["DEL", "count"], 4),
+        (&["HSET", "count", "default/a/ready", "77"], 1),
+        (&["HSET", "count", "default/a/ready", "?"], 1),
+        (&["HSET", "count", "nobody/x/ready", "1"], 1),
+        (&["DEL", "lane:default/a/5"], 2),
+        (&["SET", "lane:default/a/5", "?"], 2),
+        (&["RPUSH", "lane:default/a/5", "no id"], 1),
+        (&["RPUSH", "lane:default/a/5", "an-id-of-nobody!"], 1),
+        (&["DEL", "lanes:default/a"], 1),
+        (&["ZADD", "lanes:default/a", "0", "x"], 1),
+        (&["HSET", "gone:default/a/5", "n", "3"], 1),
+        (&["HSET", "gone:other/a/5", "an-id-of-nobody!", "1"], 1),
+        (&["HSET", "meta", "stale", "12"], 1),
+        (&["DEL", "due"], 1),
+        (&["ZADD", "due", "1", "an-id-of-nobody!"], 1),
+        (&["DEL", "run"], 2),
+        (&["DEL", "claims"], 2),
+        (&["DEL", "leases"], 1),
+        (&["ZADD", "leases", "1", "nobody's"], 1),
+        (&["SADD", "cancel", "an-id-of-nobody!"], 1),
+        (&["DEL", "done:default"], 2),
+        (&["ZADD", "done:default", "1", "an-id-of-nobody!"], 1),
+        (&["ZADD", "done:default", "1", "?"], 1),
+        (&["DEL", "ages"], 1),
+        (&["DEL", "idem"], 6),
+        (&["HSET", "idem", "key", "an-id-of-nobody!"], 1),
+        (&["HSET", "idem", "key", "?"], 1),
+        (&["HSET", "att", "an-id-of-nobody!", "?"], 1),
+        (&["HSET", "history", "an-id-of-nobody!", "?"], 1),
+        (&["HSET", "log", "an-id-of-nobody!", "?"], 1),
+        (&["HSET", "body", "an-id-of-nobody!", "?"], 1),
+        (&["HSET", "result", "an-id-of-nobody!", "?"], 1),
+        (&["ZADD", "bad", "1", "an-id-of-nobody!"], 1),
+        (&["HSET", "whence", "an-id-of-nobody!", "default/a"], 1),
+        (&["HDEL", "meta", "clock_ms"], 0),
+    ];
+    let harness = RedisHarness::new();
+    for (words, least) in lost {
+        let backend = populated(&harness).await;
+        let key = harness.key(&backend, words[1]);
+        let mut command: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        command[1] = key.as_bytes();
+        if words[0] == "SET" {
+            harness.raw::<()>(&[b"DEL", key.as_bytes()]);
+        }
+        harness.raw::<redis::Value>(&command);
+        assert!(backend.audit(false).await.unwrap().len() >= *least, "{words:?}");
+        let found = repaired(&backend).await;
+        assert!(found.len() >= *least, "{words:?}: {found:?}");
+        // Every job is there and can be run.
+        let stats = backend.stats().await.unwrap();
+        let jobs: u64 = stats.iter().flat_map(|row| row.jobs.values()).sum();
+        assert_eq!(jobs, 7, "{words:?}: {stats:?}");
+        let ready = stats[0].jobs.get(&JobState::Ready).copied().unwrap_or(0);
+        let left = claim(&backend, &["a"], 10).await;
+        assert_eq!(left.len() as u64, ready, "{words:?}");
+        settle(&backend, &left, &completed()).await;
+        assert_sound(&backend).await;
+    }
+}
+
+#[tokio::test]
+async fn a_job_in_two_places_stays_in_one() {
+    let harness = RedisHarness::new();
+    let backend = populated(&harness).await;
+    let name = |key: &str| harness.key(&backend, key);
+    let finished: Vec<Vec<u8>> = harness.raw(&[b"HKEYS", name("fin").as_bytes()]);
+    let running: Vec<Vec<u8>> = harness.raw(&[b"HKEYS", name("run").as_bytes()]);
+    for id in [&finished[0], &running[0]] {
+        harness.raw::<()>(&[b"RPUSH", name("lane:default/a/5").as_bytes(), id]);
+        harness.raw::<()>(&[b"ZADD", name("due").as_bytes(), b"5", id]);
+    }
+    harness.raw::<()>(&[b"ZADD", name("done:default").as_bytes(), b"5", &running[1]]);
+    harness.raw::<()>(&[b"ZADD", name("bad").as_bytes(), b"5", &running[1]]);
+    repaired(&backend).await;
+    let left = claim(&backend, &["a"], 10).await;
+    assert_eq!(left.len(), 2);
+    assert!(left.iter().all(|lease| !running.contains(&lease.spec.id.as_bytes().to_vec())));
+}
+
+/// What nobody can make again is named and left alone.
+#[tokio::test]
+async fn what_cannot_be_put_right_is_not_marked_so() {
+    let harness = RedisHarness::new();
+    let backend = populated(&harness).await;
+    for (key, field) in [("jobs", "no id"), ("strange", "?")] {
+        let key = harness.key(&backend, key);
+        harness.raw::<()>(&[b"HSET", key.as_bytes(), field.as_bytes(), b"?"]);
+    }
+    let found = backend.audit(true).await.unwrap();
+    assert_eq!(found.iter().filter(|violation| !violation.repaired).count(), 2, "{found:?}");
+    let again = backend.audit(true).await.unwrap();
+    assert_eq!(again.len(), 2);
+}

@@ -1,0 +1,141 @@
+//! The stored format of version 1, written down: this program writes these rows, and reads them.
+//! Whoever has to change something here needs a migration.
+
+use std::path::Path;
+use std::time::Duration;
+
+use queue_core::{
+    AttemptEnd, Backend, ClaimRequest, ClaimToken, Codec, ErrorKind, Hold, JobError, JobId,
+    JobState, NewJob, Outcome, Payload, Progress, Report, Retention, Timestamp, WatchRequest,
+};
+
+use crate::support::{STORED, assert_sound, beside, completion, job, open, request, set_clock};
+
+const START: Timestamp = Timestamp::from_ms(4_102_444_800_000);
+
+/// All rows of the store of [`write_all`].
+const GOLDEN: &str = include_str!("golden.sql");
+
+const TABLES: [&str; 10] =
+    ["store", "lane", "claim", "pause", "shelf", "job", "body", "note", "line", "quarantine"];
+
+fn id(byte: u8) -> JobId {
+    JobId::from_bytes([byte; 16])
+}
+
+fn refused() -> JobError {
+    JobError::new(ErrorKind::Failed, "no")
+}
+
+/// The INSERTs that make the rows of a file.
+fn rows(path: &Path) -> String {
+    let conn = beside(path);
+    let mut text = String::new();
+    for table in TABLES {
+        let columns = format!(
+            "SELECT group_concat('quote(' || name || ')', ' || '', '' || ') \
+             FROM pragma_table_info('{table}')"
+        );
+        let columns: String = conn.query_row(&columns, [], |row| row.get(0)).unwrap();
+        let sql =
+            format!("SELECT 'INSERT INTO {table} VALUES (' || {columns} || ');' FROM {table}");
+        let mut select = conn.prepare(&sql).unwrap();
+        for row in select.query_map([], |row| row.get::<_, String>(0)).unwrap() {
+            text.push_str(&row.unwrap());
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// Makes jobs in as many states as there are, with everything that can be stored about a job.
+async fn write_all(path: &Path) {
+    let backend = open(path);
+    set_clock(path, START);
+    let token = ClaimToken::from_bytes([7; 16]);
+    let first = job("a")
+        .id(id(1))
+        .idempotency_key("one")
+        .hold(Hold::AtLeast(Duration::from_secs(10)))
+        .header("traceparent", "00-ab-cd-01")
+        .expires_at(START.after(Duration::from_secs(60)).into());
+    let names = [(2, "b"), (3, "c"), (4, "d"), (5, "e")];
+    let others = names.map(|(number, payload)| job(payload).id(id(number)));
+    let jobs: Vec<NewJob> = std::iter::once(first).chain(others).collect();
+    backend.enqueue(&jobs, STORED).await.unwrap();
+    let claim = backend.claim(&ClaimRequest { token, ..request(4) }).await.unwrap();
+    let report = Report {
+        id: id(1),
+        token,
+        progress: Some(Progress::new(40, "on its way")),
+        lines_before: 0,
+        lines: vec!["a line".to_owned()],
+    };
+    backend.report(&[report]).await.unwrap();
+    let mut settle = completion(&claim.leases[..3]);
+    let retry = Outcome::Retry { delay: Duration::from_secs(5), error: refused() };
+    let outcomes = [
+        Outcome::Completed { result: Some(Payload::raw("r")) },
+        retry,
+        Outcome::Dead { error: refused() },
+    ];
+    for (settlement, outcome) in settle.settlements.iter_mut().zip(outcomes) {
+        settlement.outcome = outcome;
+    }
+    backend.settle(&settle).await.unwrap();
+    backend.cancel(&[id(4)]).await.unwrap();
+    beside(path).execute_batch("UPDATE body SET options = x'c1' WHERE job = 5").unwrap();
+    backend.claim(&request(1)).await.unwrap();
+    backend.set_paused(&"idle".parse().unwrap(), true).await.unwrap();
+    backend.close().await;
+}
+
+#[tokio::test]
+async fn version_1_is_written_as_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("queue.db");
+    write_all(&path).await;
+    let written = rows(&path);
+    let (_comment, golden) = GOLDEN.split_once('\n').unwrap();
+    assert!(written == golden, "{written}");
+}
+
+#[tokio::test]
+async fn version_1_is_read_as_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = open(&directory.path().join("queue.db"));
+    let conn = beside(backend.path());
+    conn.execute_batch("DELETE FROM store").unwrap();
+    conn.execute_batch(GOLDEN).unwrap();
+    assert_sound(&backend).await;
+    let records = backend.get(&[1, 2, 3, 4, 5].map(id)).await.unwrap();
+    let [completed, retrying, dead, running] = [0, 1, 2, 3].map(|n| records[n].clone().unwrap());
+    assert_eq!(records[4], None);
+
+    assert_eq!(completed.state, JobState::Completed);
+    assert_eq!(completed.spec.hold, Hold::AtLeast(Duration::from_secs(10)));
+    assert_eq!(completed.spec.idempotency_key.unwrap().as_str(), "one");
+    assert_eq!(completed.spec.retention, Retention::default());
+    assert_eq!(completed.spec.expires_at, Some(START.after(Duration::from_secs(60))));
+    assert_eq!(completed.spec.options.headers["traceparent"], "00-ab-cd-01");
+    assert_eq!(completed.result, Some(Payload::from_parts(Codec::Raw, "r")));
+    assert_eq!(completed.progress, Some(Progress::new(40, "on its way")));
+    assert_eq!(completed.elapsed, Some(Duration::from_millis(1)));
+
+    assert_eq!(retrying.state, JobState::Retrying);
+    assert_eq!(retrying.due_at, START.after(Duration::from_secs(5)));
+    assert_eq!(retrying.last_error, Some(refused()));
+    assert_eq!((retrying.history[0].number, retrying.history[0].ended_at), (1, START));
+    let elapsed = Duration::from_millis(1);
+    assert_eq!(retrying.history[0].end, AttemptEnd::Failed { error: refused(), elapsed });
+
+    assert_eq!((dead.state, dead.spec.payload), (JobState::Dead, Payload::raw("c")));
+    assert_eq!(running.lease_until, Some(START.after(Duration::from_secs(30))));
+    assert!(running.state == JobState::Running && running.cancel_requested);
+
+    let watched = backend.watch(&[WatchRequest { id: id(1), after_line: 0 }]).await.unwrap();
+    assert_eq!(watched[0].as_ref().unwrap().lines[0].text, "a line");
+    let aside = backend.quarantined(&[id(5)]).await.unwrap().remove(0).unwrap();
+    assert!(aside.reason.contains("options"), "{aside:?}");
+    assert_eq!(backend.paused().await.unwrap(), ["idle".parse().unwrap()]);
+}

@@ -1,0 +1,148 @@
+//! What `audit` with repair puts right.
+
+use std::time::Duration;
+
+use queue_core::{
+    Backend, ErrorKind, Hold, JobError, JobId, JobState, Outcome, Payload, RecoverOutcome,
+    Retention, SettleRequest,
+};
+use queue_sqlite::SqliteBackend;
+
+use crate::support::{STORED, assert_sound, beside, completion, count, fast, job, request};
+
+/// A store with jobs 1 to 6: ready, completed with a result, running, running, dead, scheduled.
+async fn store(path: &std::path::Path) -> (SqliteBackend, Vec<JobId>) {
+    let backend = fast(path);
+    let order = ["b", "c", "d", "e"].map(|name| job(name).idempotency_key(name));
+    backend.enqueue(&order, STORED).await.unwrap();
+    let claim = backend.claim(&request(4)).await.unwrap();
+    let mut done = completion(&claim.leases[..1]);
+    done.settlements[0].outcome = Outcome::Completed { result: Some(Payload::raw("r")) };
+    backend.settle(&done).await.unwrap();
+    let mut dead = completion(&claim.leases[3..]);
+    let error = JobError::new(ErrorKind::Failed, "no");
+    dead.settlements[0].outcome = Outcome::Dead { error };
+    backend.settle(&SettleRequest { claim: None, ..dead }).await.unwrap();
+    let rest = [job("a"), job("f").delay(Duration::from_secs(3600))];
+    backend.enqueue(&rest, STORED).await.unwrap();
+    let ids = order.iter().chain(&rest).map(|job| job.job_id()).collect();
+    (backend, ids)
+}
+
+const DAMAGE: &[&str] = &[
+    "UPDATE lane SET ready = 7, running = 0, tail = head",
+    "UPDATE lane SET turn = 1000",
+    "UPDATE claim SET jobs = 9",
+    "UPDATE claim SET until_ms = 9223372036854775807",
+    "UPDATE claim SET until_ms = 5",
+    "DELETE FROM claim",
+    "UPDATE shelf SET records = 5, next_expiry_ms = 5",
+    "UPDATE shelf SET part = 1 - part WHERE part = 1",
+    "DELETE FROM shelf",
+    "UPDATE job SET holds_key = 0",
+    "INSERT INTO lane SELECT 9, 'q', 'k', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0",
+    "UPDATE store SET fence = 1",
+    "UPDATE store SET turn = 0",
+    "INSERT INTO quarantine VALUES (77, 3, 5, 'no reason')",
+    "PRAGMA foreign_keys = 0; INSERT INTO note (job) VALUES (77); \
+     INSERT INTO line VALUES (77, 1, 1, 1, 'x'); INSERT INTO body VALUES (78, 0, x'80', x'');",
+    "PRAGMA ignore_check_constraints = 1; UPDATE job SET position = NULL WHERE state BETWEEN 3 AND 4",
+    "PRAGMA ignore_check_constraints = 1; UPDATE job SET claim = NULL WHERE state = 4",
+    "PRAGMA ignore_check_constraints = 1; UPDATE job SET shelf = NULL WHERE state > 4",
+    "PRAGMA ignore_check_constraints = 1; UPDATE job SET expiry_ms = NULL WHERE state > 4",
+    "PRAGMA ignore_check_constraints = 1; UPDATE job SET state = 2 WHERE state = 1",
+    "PRAGMA ignore_check_constraints = 1; UPDATE job SET cancel_requested = 1",
+];
+
+#[tokio::test]
+async fn what_is_counted_wrongly_or_leads_nowhere_is_put_right() {
+    let directory = tempfile::tempdir().unwrap();
+    for (index, damage) in DAMAGE.iter().enumerate() {
+        let (backend, ids) = store(&directory.path().join(index.to_string())).await;
+        assert_sound(&backend).await;
+        beside(backend.path()).execute_batch(damage).unwrap();
+        // Without being asked, nothing is changed.
+        let found = backend.audit(false).await.unwrap();
+        assert!(!found.is_empty() && found.iter().all(|v| !v.repaired), "{damage}: {found:?}");
+        let repaired = backend.audit(true).await.unwrap();
+        assert!(repaired.iter().all(|v| v.repaired), "{damage}: {repaired:?}");
+        assert_sound(&backend).await;
+        assert_eq!(count(&backend, JobState::Quarantined).await, 0, "{damage}");
+        // Nothing was lost, and all of it runs.
+        let records = backend.get(&ids).await.unwrap();
+        assert!(records.iter().all(Option::is_some), "{damage}");
+        assert_eq!(records[0].as_ref().unwrap().result, Some(Payload::raw("r")), "{damage}");
+        let stalls: u32 = records.iter().flatten().map(|record| u32::from(record.stalls)).sum();
+        assert_eq!(stalls, 0, "{damage}");
+        let keys = ["b", "c", "d"].map(|name| job(name).idempotency_key(name));
+        for outcome in backend.enqueue(&keys, STORED).await.unwrap() {
+            let met = matches!(&outcome, queue_core::EnqueueOutcome::Done(done) if done.duplicate);
+            assert!(met, "{damage}: {outcome:?}");
+        }
+        let claim = backend.claim(&request(10)).await.unwrap();
+        assert!(claim.leases.iter().any(|lease| lease.spec.id == ids[4]), "{damage}");
+        assert_sound(&backend).await;
+    }
+}
+
+#[tokio::test]
+async fn a_running_job_without_a_claim_becomes_ready_and_an_unreadable_one_is_quarantined() {
+    let directory = tempfile::tempdir().unwrap();
+    let (backend, ids) = store(&directory.path().join("queue.db")).await;
+    let damage = "DELETE FROM claim; UPDATE body SET options = x'c1' WHERE job = 4;";
+    beside(backend.path()).execute_batch(damage).unwrap();
+    backend.audit(true).await.unwrap();
+    assert_sound(&backend).await;
+    assert_eq!(count(&backend, JobState::Running).await, 0);
+    assert_eq!(count(&backend, JobState::Ready).await, 3);
+    assert_eq!(count(&backend, JobState::Quarantined).await, 1);
+    let raw = backend.quarantined(&ids[3..4]).await.unwrap().remove(0).unwrap();
+    assert!(raw.reason.contains("options"), "{raw:?}");
+    assert!(raw.parts.contains(&("body.options".to_owned(), vec![0xc1])));
+    assert!(raw.parts.contains(&("job.dead_reason".to_owned(), b"2".to_vec())));
+    // Still not readable, then mended by hand.
+    let recovered = backend.recover(&ids[3..4]).await.unwrap();
+    assert_eq!(recovered, [RecoverOutcome::Unreadable]);
+    let mend = "UPDATE body SET options = x'80' WHERE job = 4";
+    beside(backend.path()).execute_batch(mend).unwrap();
+    let recovered = backend.recover(&ids[3..4]).await.unwrap();
+    assert_eq!(recovered, [RecoverOutcome::Recovered(JobState::Dead)]);
+    let record = backend.get(&ids[3..4]).await.unwrap().remove(0).unwrap();
+    assert_eq!(record.failures, 1);
+    assert_eq!(record.last_error.unwrap().message, "no");
+    assert_sound(&backend).await;
+}
+
+#[tokio::test]
+async fn a_recovered_job_takes_its_key_back_if_that_is_free() {
+    let directory = tempfile::tempdir().unwrap();
+    for taken in [false, true] {
+        let backend = fast(&directory.path().join(taken.to_string()));
+        let kept = Retention { completed: Duration::from_secs(60), dead: Duration::from_secs(60) };
+        let first = job("x").idempotency_key("key").hold(Hold::Live).retention(kept);
+        backend.enqueue(std::slice::from_ref(&first), STORED).await.unwrap();
+        let set = |options| {
+            let sql = format!("UPDATE body SET options = x'{options}' WHERE job = 1");
+            beside(backend.path()).execute_batch(&sql).unwrap();
+        };
+        set("c1");
+        assert!(backend.get(&[first.job_id()]).await.is_err());
+        let second = job("x").idempotency_key("key");
+        if taken {
+            // Its key was freed.
+            backend.enqueue(std::slice::from_ref(&second), STORED).await.unwrap();
+            assert_eq!(count(&backend, JobState::Ready).await, 1);
+        }
+        set("80");
+        let recovered = backend.recover(&[first.job_id()]).await.unwrap();
+        assert_eq!(recovered, [RecoverOutcome::Recovered(JobState::Ready)]);
+        let third = job("x").idempotency_key("key");
+        let met = backend.enqueue(&[third], STORED).await.unwrap().remove(0);
+        let holder = if taken { second.job_id() } else { first.job_id() };
+        assert!(
+            matches!(&met, queue_core::EnqueueOutcome::Done(done) if done.id == holder),
+            "{met:?}"
+        );
+        assert_sound(&backend).await;
+    }
+}
