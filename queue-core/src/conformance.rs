@@ -103,7 +103,7 @@ macro_rules! conformance {
                 a_settle_and_a_reaper_do_not_both_win, the_largest_of_everything_fits;
             delay: nothing_runs_before_its_time, due_jobs_run_in_the_order_of_their_times,
                 the_next_due_time_is_told, many_due_at_once_are_all_run,
-                no_time_is_too_far;
+                no_time_is_too_far, maintenance_says_when_there_is_more;
             cancel: a_waiting_job_is_cancelled_at_once, a_running_job_is_asked,
                 a_cancelled_job_whose_worker_died_is_not_retried, cancels_are_noops_when_late,
                 a_cancelled_ready_job_does_not_disturb_its_lane;

@@ -161,7 +161,7 @@ impl Backend for MemoryBackend {
     }
 
     async fn list(&self, request: &ListRequest) -> Result<Page, Error> {
-        self.lock().list(request)
+        self.step(|model| model.list(request))
     }
 
     async fn retry(&self, request: &RetryRequest) -> Result<Vec<RetryOutcome>, Error> {

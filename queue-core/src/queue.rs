@@ -204,7 +204,7 @@ impl Queue {
     /// then, finished or not; `None` if the store does not know it.
     ///
     /// # Errors
-    /// Those of every [`Backend`] call.
+    /// Those of every [`Backend`] call; one that a retry can help only at the end of `timeout`.
     ///
     /// # Cancel safety
     /// Safe to drop: it only reads.
@@ -216,8 +216,16 @@ impl Queue {
         let deadline = deadline(timeout);
         let mut pause = Duration::from_millis(2);
         loop {
-            let record = self.get(id).await?;
+            let answer = self.get(id).await;
             let left = deadline.saturating_duration_since(Instant::now());
+            let record = match answer {
+                Err(error) if error.is_retryable() && !left.is_zero() => {
+                    tokio::time::sleep(pause.min(left)).await;
+                    pause = (pause * 2).min(Duration::from_millis(250));
+                    continue;
+                }
+                answer => answer?,
+            };
             if record.as_ref().is_none_or(|record| record.state.is_finished()) || left.is_zero() {
                 return Ok(record);
             }

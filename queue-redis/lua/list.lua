@@ -5,7 +5,7 @@
 --        jobs queue/kind, priority, place in the lane; of waiting and quarantined ones due time
 --        and id; of running ones end of the lease, token, place in the claim; of finished ones
 --        shelf, expiry, first id of the entry, how many of its ids are left
--- Reply  { where to go on, quarantined ids (joined), { id, head, attempts or "", finished record
+-- Reply  { now, where to go on, quarantined ids (joined), { id, head, attempts or "", finished record
 --        without its result or "" }, … }; of a record that cannot be read the whole instead
 --        of the head
 --
@@ -212,4 +212,4 @@ elseif state == QUARANTINED then
 else
   next_place = list_finished()
 end
-return { next_place, concat(bad), unpack(jobs) }
+return { now, next_place, concat(bad), unpack(jobs) }

@@ -1,6 +1,6 @@
 //! Reading the scripts' replies.
 
-use queue_core::{Error, JobId};
+use queue_core::{Error, JobId, Timestamp};
 use redis::Value;
 
 /// A reply that is not what its script answers.
@@ -42,6 +42,10 @@ impl Items {
 
     pub(crate) fn count(&mut self) -> Result<u64, Error> {
         self.number()?.ok_or_else(|| unexpected("a negative number"))
+    }
+
+    pub(crate) fn timestamp(&mut self) -> Result<Timestamp, Error> {
+        self.count().map(Timestamp::from_ms)
     }
 
     pub(crate) fn flag(&mut self) -> Result<bool, Error> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Harness;
 use super::store::{Store, enqueue_on, ids, job};
-use crate::{Enqueued, JobId, JobState, NewJob, Timestamp};
+use crate::{Backend, Enqueued, JobId, JobState, NewJob, Timestamp};
 
 pub async fn nothing_runs_before_its_time<H: Harness>(harness: &H) {
     let store = Store::new(harness).await;
@@ -78,5 +78,17 @@ pub async fn no_time_is_too_far<H: Harness>(harness: &H) {
     }
     store.advance(Duration::from_secs(1_000_000)).await;
     assert!(store.claim(9).await.leases.is_empty());
+    store.audit().await;
+}
+
+pub async fn maintenance_says_when_there_is_more<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let delay = Duration::from_secs(1);
+    enqueue_on(&store.backend, &[job("a").delay(delay), job("a").delay(delay)]).await;
+    store.advance(delay).await;
+    let first = store.backend.maintain(1).await.unwrap();
+    assert_eq!((first.promoted, first.more), (1, true));
+    let second = store.backend.maintain(1).await.unwrap();
+    assert_eq!((second.promoted, second.more), (1, false));
     store.audit().await;
 }

@@ -67,6 +67,8 @@ pub async fn each_state_lists_its_jobs<H: Harness>(harness: &H) {
         assert_eq!(found, [JobSummary::of(&record)], "{state}");
     }
     assert_eq!(ids_in(&store, JobState::Quarantined).await, []);
+    let page = store.backend.list(&ListRequest::new(JobState::Ready)).await.unwrap();
+    assert_eq!(page.now, store.now());
     store.complete(&lease).await;
     assert_eq!(ids_in(&store, JobState::Running).await, []);
 }

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
 use crate::job::shortened;
-use crate::{ClaimToken, JobId, LOG_LINE_MAX_BYTES, LOG_LINES_MAX, Progress, Report};
+use crate::{
+    ClaimToken, JobId, LOG_LINE_MAX_BYTES, LOG_LINES_MAX, LOG_MAX_BYTES, Progress, Report,
+};
 
 /// One attempt's end of the reports: takes progress and lines without waiting for the store.
 #[derive(Clone)]
@@ -26,10 +28,30 @@ struct Pending {
     progress: Option<Progress>,
     /// The newest; more than the store keeps are not worth keeping here.
     lines: VecDeque<String>,
+    /// The bytes of their texts.
+    bytes: usize,
     /// How many lines came before these.
     lines_before: u64,
     /// Whether it stands in the outbox.
     is_queued: bool,
+}
+
+impl Pending {
+    fn push(&mut self, line: String) {
+        self.bytes += line.len();
+        self.lines.push_back(line);
+        while self.lines.len() > LOG_LINES_MAX || self.bytes > LOG_MAX_BYTES {
+            self.pop();
+        }
+    }
+
+    /// Forgets the oldest line; says whether there was one.
+    fn pop(&mut self) -> bool {
+        let Some(line) = self.lines.pop_front() else { return false };
+        self.bytes -= line.len();
+        self.lines_before += 1;
+        true
+    }
 }
 
 impl Reporter {
@@ -45,11 +67,7 @@ impl Reporter {
     pub(crate) fn log(&self, text: &str) {
         self.change(|pending| {
             for line in text.lines() {
-                pending.lines.push_back(shortened(line.to_owned(), LOG_LINE_MAX_BYTES));
-                if pending.lines.len() > LOG_LINES_MAX {
-                    pending.lines.pop_front();
-                    pending.lines_before += 1;
-                }
+                pending.push(shortened(line, LOG_LINE_MAX_BYTES));
             }
         });
     }
@@ -86,9 +104,7 @@ impl Reporter {
             pending.progress = None;
         }
         let seen = report.lines_before + report.lines.len() as u64;
-        while pending.lines_before < seen && pending.lines.pop_front().is_some() {
-            pending.lines_before += 1;
-        }
+        while pending.lines_before < seen && pending.pop() {}
     }
 
     /// Stands in the outbox again: its report did not reach the store.
@@ -146,5 +162,13 @@ mod tests {
         let report = reporter.take_up().unwrap();
         assert_eq!((report.lines_before, report.lines.len()), (7, LOG_LINES_MAX));
         assert_eq!(report.lines[0], "7");
+        let long = "x".repeat(1024 * 1024);
+        for _ in 0..LOG_LINES_MAX {
+            reporter.log(&long);
+        }
+        let report = reporter.take_up().unwrap();
+        let bytes: usize = report.lines.iter().map(String::capacity).sum();
+        assert!(bytes <= LOG_MAX_BYTES, "{bytes}");
+        assert_eq!(report.lines_before + report.lines.len() as u64, 207);
     }
 }

@@ -11,7 +11,7 @@ use crate::SUMMARY_ERROR_MAX_BYTES;
 ///
 /// It is made of the first line of the message, as far as a [`JobSummary`](crate::JobSummary)
 /// holds it, with each run of letters and digits that contains a digit and each quoted text
-/// replaced, hashed with [FNV-1a](https://datatracker.ietf.org/doc/html/draft-eastlake-fnv).
+/// replaced, except for the number behind a word such as `code`, `status` or `signal`, hashed with [FNV-1a](https://datatracker.ietf.org/doc/html/draft-eastlake-fnv).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint(u64);
 
@@ -31,19 +31,32 @@ impl Fingerprint {
 fn pattern(line: &str) -> String {
     let mut pattern = String::with_capacity(line.len());
     let mut rest = line;
+    // The last word, and what stood before the token.
+    let (mut word, mut before) = ("", ' ');
     while let Some(first) = rest.chars().next() {
-        let bytes = match first {
-            '"' | '`' => rest[1..].find(first).map_or(1, |end| end + 2),
-            _ => rest.find(|c: char| !is_word(c)).unwrap_or(rest.len()).max(first.len_utf8()),
+        // An apostrophe inside a word is none that opens a quotation.
+        let quotes = matches!(first, '"' | '`') || (first == '\'' && !is_word(before));
+        let closing = if quotes { rest[1..].find(first) } else { None };
+        let bytes = match closing {
+            Some(end) => end + 2,
+            None => rest.find(|c: char| !is_word(c)).unwrap_or(rest.len()).max(first.len_utf8()),
         };
         let (token, after) = rest.split_at(bytes);
-        let varies = bytes > 1 && matches!(first, '"' | '`')
-            || token.bytes().any(|byte| byte.is_ascii_digit());
+        let has_digit = token.bytes().any(|byte| byte.is_ascii_digit());
+        let names_a_cause = CAUSES.iter().any(|cause| cause.eq_ignore_ascii_case(word));
+        let varies = closing.is_some() || (has_digit && !names_a_cause);
         pattern.push_str(if varies { "#" } else { token });
+        if token.chars().all(is_word) {
+            word = token;
+        }
+        before = token.chars().next_back().unwrap_or(' ');
         rest = after;
     }
     pattern
 }
+
+/// Words whose number says what went wrong.
+const CAUSES: [&str; 7] = ["code", "error", "errno", "exit", "http", "signal", "status"];
 
 fn is_word(c: char) -> bool {
     c.is_alphanumeric() || "_-".contains(c)
@@ -86,17 +99,30 @@ mod tests {
             of("job 0198c2f0-7b1c-7e3a-9d52-000000000000: timed out after 20.25s\nat line 3"),
         );
         assert_ne!(of("no user 17"), of("no order 17"));
+        assert_eq!(of("KeyError: 'alice'"), of("KeyError: 'bob the second'"));
+        assert_eq!(of("can't open 'a b'"), of("can't open 'c'"));
         let panicked = JobError::new(ErrorKind::Panicked, "no user 17");
         assert_ne!(of("no user 17"), Fingerprint::of(&panicked));
     }
 
     #[test]
+    fn numbers_that_name_the_cause_count() {
+        assert_ne!(of("exit code 1: no"), of("exit code 137: no"));
+        assert_ne!(of("signal 9"), of("signal 11"));
+        assert_ne!(of("HTTP 404 for order 7"), of("HTTP 500 for order 7"));
+        assert_eq!(of("HTTP 404 for order 7"), of("HTTP 404 for order 8"));
+        assert_ne!(of("status: 404"), of("status: 500"));
+    }
+
+    #[test]
     fn any_message_has_one_and_its_text_reads_back() {
-        for message in ["", "\"", "\"open", "``", "ä \"ö\" 日本", &"x1 ".repeat(1000)] {
+        for message in ["", "\"", "\"open", "``", "'", "''", "ä \"ö\" 日本", &"x1 ".repeat(1000)]
+        {
             let fingerprint = of(message);
             assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint), "{message:?}");
         }
         assert_eq!("12".parse::<Fingerprint>(), Err(InvalidFingerprint));
         assert_eq!(pattern("a `b c` d1-e \"x"), "a # # \"x");
+        assert_eq!(pattern("it's 'ä'"), "it's #");
     }
 }

@@ -28,7 +28,7 @@ impl Progress {
     /// `percent` is at most 100, and `text` is cut to [`PROGRESS_TEXT_MAX_BYTES`].
     #[must_use]
     pub fn new(percent: u8, text: impl Into<String>) -> Self {
-        Self { percent: percent.min(100), text: shortened(text.into(), PROGRESS_TEXT_MAX_BYTES) }
+        Self { percent: percent.min(100), text: shortened(&text.into(), PROGRESS_TEXT_MAX_BYTES) }
     }
 }
 
@@ -55,16 +55,16 @@ impl LogLine {
 }
 
 /// Cuts a text that is longer than `max_bytes` between two characters and marks the cut.
-pub(crate) fn shortened(mut text: String, max_bytes: usize) -> String {
-    if text.len() > max_bytes {
-        let mut end = max_bytes - "…".len();
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-        text.push('…');
+pub(crate) fn shortened(text: &str, max_bytes: usize) -> String {
+    if text.len() <= max_bytes {
+        return text.to_owned();
     }
-    text
+    let mut end = max_bytes - "…".len();
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    // Not cut out of a copy: that would keep the room of the whole text.
+    [&text[..end], "…"].concat()
 }
 
 #[cfg(test)]
@@ -73,8 +73,8 @@ mod tests {
 
     #[test]
     fn a_text_is_cut_between_characters() {
-        assert_eq!(shortened("äää".to_owned(), 6), "äää");
-        assert_eq!(shortened("ääää".to_owned(), 6), "ä…");
+        assert_eq!(shortened("äää", 6), "äää");
+        assert_eq!(shortened("ääää", 6), "ä…");
         assert_eq!(Progress::new(200, "x".repeat(300)).percent, 100);
         assert!(Progress::new(0, "x".repeat(300)).text.len() <= PROGRESS_TEXT_MAX_BYTES);
     }

@@ -119,14 +119,14 @@ impl JobError {
     /// An error; a message that is too long is cut at a character boundary.
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        let message = shortened(message.into(), ERROR_MAX_BYTES);
+        let message = shortened(&message.into(), ERROR_MAX_BYTES);
         Self { kind, message }
     }
 
     /// The same error with a message of at most `max_bytes`.
     #[must_use]
     pub fn shortened(&self, max_bytes: usize) -> Self {
-        Self { kind: self.kind, message: shortened(self.message.clone(), max_bytes) }
+        Self { kind: self.kind, message: shortened(&self.message, max_bytes) }
     }
 
     /// The stored form.

@@ -32,7 +32,7 @@ impl Model {
         let limit = request.limit as usize;
         let next = (jobs.len() > limit).then(|| Cursor::new((start + limit).to_string())).flatten();
         jobs.truncate(limit);
-        Ok(Page::new(jobs, Vec::new(), next))
+        Ok(Page::new(self.now, jobs, Vec::new(), next))
     }
 
     /// T15.

@@ -1,10 +1,12 @@
 //! What operators do with a [`Queue`].
 
+use std::collections::HashSet;
+
 use super::Queue;
 use crate::backend::{PASS_MAX, QuarantinedJob, Violation};
 use crate::{
     CancelOutcome, DeleteOutcome, Error, JobId, JobState, JobSummary, Kind, ListRequest, Page,
-    QueueName, RecoverOutcome, RetryOutcome, RetryRequest,
+    QueueName, RecoverOutcome, RetryOutcome, RetryRequest, Timestamp,
 };
 
 /// Which jobs an operation on many is about.
@@ -39,9 +41,34 @@ impl Selection {
         self
     }
 
+    /// The states in the order in which jobs pass through them, so that a job that moves on during
+    /// a sweep is met again.
+    fn in_order(&self) -> impl Iterator<Item = JobState> {
+        use JobState::{
+            Cancelled, Completed, Dead, Quarantined, Ready, Retrying, Running, Scheduled,
+        };
+        [Scheduled, Retrying, Ready, Running, Completed, Dead, Cancelled, Quarantined]
+            .into_iter()
+            .filter(|state| self.states.contains(state))
+    }
+
     fn list(&self, state: JobState) -> ListRequest {
         let Self { queue, kind, .. } = self.clone();
         ListRequest { queue, kind, ..ListRequest::new(state) }
+    }
+}
+
+/// An operation on all jobs that are there when it begins.
+#[derive(Debug, Default)]
+struct Sweep {
+    began_at: Option<Timestamp>,
+}
+
+impl Sweep {
+    /// The jobs of a page that were enqueued before it began.
+    fn ids_of<'p>(&mut self, page: &'p Page) -> impl Iterator<Item = JobId> + use<'p> {
+        let began_at = *self.began_at.get_or_insert(page.now);
+        page.jobs.iter().filter(move |job| job.enqueued_at <= began_at).map(|job| job.id)
     }
 }
 
@@ -140,82 +167,83 @@ impl Queue {
         Ok(outcomes.into_iter().next().unwrap_or(DeleteOutcome::NotFound))
     }
 
-    /// Deletes all selected jobs but running ones, page by page, and says how many. If it is
-    /// interrupted, what was deleted stays deleted; call it again.
+    /// Deletes all selected jobs that are in the store now, page by page, and says how many. Jobs
+    /// that are enqueued meanwhile stay. If it is interrupted, what was deleted stays deleted;
+    /// call it again.
     ///
     /// # Errors
-    /// [`Error::BadRequest`] if the selection names running jobs, and those of every
-    /// [`Backend`](crate::Backend) call.
+    /// [`Error::BadRequest`] if the selection names running jobs, or quarantined ones of a queue or
+    /// kind, which cannot be known; and those of every [`Backend`](crate::Backend) call.
     pub async fn purge(&self, selection: &Selection) -> Result<u64, Error> {
-        if selection.states.contains(&JobState::Running) {
+        let names = |state| selection.states.contains(&state);
+        if names(JobState::Running) {
             let why = "running jobs cannot be purged: cancel them";
             return Err(Error::BadRequest(why.to_owned()));
         }
+        if names(JobState::Quarantined) && (selection.queue.is_some() || selection.kind.is_some()) {
+            let why = "the queue and kind of quarantined jobs may be unknown: purge all, or delete \
+                       them by their ids";
+            return Err(Error::BadRequest(why.to_owned()));
+        }
+        let mut sweep = Sweep::default();
         let mut deleted = 0;
-        for &state in &selection.states {
-            // Deleting moves others to pages that are past: until a sweep finds nothing.
-            loop {
-                let of_sweep = self.purge_sweep(selection, state).await?;
-                deleted += of_sweep;
-                if of_sweep == 0 {
-                    break;
+        loop {
+            let mut of_sweep = 0;
+            for state in selection.in_order() {
+                let mut pages = self.pages(selection.list(state));
+                while let Some(page) = pages.next().await? {
+                    let ids = sweep.ids_of(&page).chain(page.quarantined.iter().copied());
+                    let jobs: Vec<_> = ids.map(|id| (id, state)).collect();
+                    let outcomes = self.backend.delete_boxed(&jobs).await?;
+                    let is_deleted = |outcome: &&DeleteOutcome| **outcome == DeleteOutcome::Deleted;
+                    of_sweep += outcomes.iter().filter(is_deleted).count() as u64;
                 }
             }
+            deleted += of_sweep;
+            // Deleting moves others to pages that are past, and jobs move between states: until a
+            // sweep finds nothing.
+            if of_sweep == 0 {
+                return Ok(deleted);
+            }
         }
-        Ok(deleted)
     }
 
-    async fn purge_sweep(&self, selection: &Selection, state: JobState) -> Result<u64, Error> {
-        let mut deleted = 0;
-        let mut pages = self.pages(selection.list(state));
-        while let Some(page) = pages.next().await? {
-            let ids = page.jobs.iter().map(|job| job.id).chain(page.quarantined);
-            let jobs: Vec<_> = ids.map(|id| (id, state)).collect();
-            let outcomes = self.backend.delete_boxed(&jobs).await?;
-            let is_deleted = |outcome: &&DeleteOutcome| **outcome == DeleteOutcome::Deleted;
-            deleted += outcomes.iter().filter(is_deleted).count() as u64;
-        }
-        Ok(deleted)
-    }
-
-    /// Cancels all selected jobs, page by page: waiting ones at once, running ones are asked to
-    /// stop. Says how many of each. If it is interrupted, call it again.
+    /// Cancels all selected jobs that are in the store now, page by page: waiting ones at once,
+    /// running ones are asked to stop. Says how many of each. Jobs that are enqueued meanwhile
+    /// stay. If it is interrupted, call it again.
+    ///
+    /// Cancelled records count among the [`FINISHED_MAX`](crate::backend::FINISHED_MAX) of their
+    /// queue: very many of them push completed records out, with the idempotency keys that these
+    /// hold ([`Hold::Kept`](crate::Hold::Kept)).
     ///
     /// # Errors
     /// Those of every [`Backend`](crate::Backend) call.
     pub async fn cancel_all(&self, selection: &Selection) -> Result<Cancelled, Error> {
-        let mut cancelled = Cancelled::default();
-        for &state in &selection.states {
-            loop {
-                let of_sweep = self.cancel_sweep(selection, state).await?;
-                cancelled.cancelled += of_sweep.cancelled;
-                cancelled.requested = cancelled.requested.max(of_sweep.requested);
-                if of_sweep.cancelled == 0 {
-                    break;
+        let mut sweep = Sweep::default();
+        let mut done = Cancelled::default();
+        let mut requested = HashSet::new();
+        loop {
+            let before = (done.cancelled, requested.len());
+            for state in selection.in_order() {
+                let mut pages = self.pages(selection.list(state));
+                while let Some(page) = pages.next().await? {
+                    let ids: Vec<JobId> = sweep.ids_of(&page).collect();
+                    for (id, outcome) in ids.iter().zip(self.backend.cancel_boxed(&ids).await?) {
+                        match outcome {
+                            CancelOutcome::Cancelled => done.cancelled += 1,
+                            CancelOutcome::Requested => drop(requested.insert(*id)),
+                            CancelOutcome::AlreadyFinished(_) | CancelOutcome::NotFound => {}
+                        }
+                    }
                 }
             }
-        }
-        Ok(cancelled)
-    }
-
-    async fn cancel_sweep(
-        &self,
-        selection: &Selection,
-        state: JobState,
-    ) -> Result<Cancelled, Error> {
-        let mut cancelled = Cancelled::default();
-        let mut pages = self.pages(selection.list(state));
-        while let Some(page) = pages.next().await? {
-            let ids: Vec<JobId> = page.jobs.iter().map(|job| job.id).collect();
-            for outcome in self.backend.cancel_boxed(&ids).await? {
-                match outcome {
-                    CancelOutcome::Cancelled => cancelled.cancelled += 1,
-                    CancelOutcome::Requested => cancelled.requested += 1,
-                    CancelOutcome::AlreadyFinished(_) | CancelOutcome::NotFound => {}
-                }
+            done.requested = requested.len() as u64;
+            // A job may have moved to a state that was swept before it came: until a sweep finds
+            // nothing.
+            if (done.cancelled, requested.len()) == before {
+                return Ok(done);
             }
         }
-        Ok(cancelled)
     }
 
     /// Lists jobs of all selected states, up to `max`.

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::Queue;
+use super::{Pages, Queue};
 use crate::backend::PASS_MAX;
 use crate::job::Fingerprint;
 use crate::{
-    Error, JobId, JobState, JobSummary, Kind, ListRequest, QueueName, RetryOutcome, RetryRequest,
-    WatchRequest, Watched,
+    Error, JobId, JobState, JobSummary, Kind, ListRequest, Page, QueueName, RetryOutcome,
+    RetryRequest, WatchRequest, Watched,
 };
 
 /// With [`Redrive::max_failure_share`]: the most redriven jobs whose outcome is not known yet.
@@ -21,6 +21,10 @@ const OUTCOMES_MIN: u64 = 10;
 
 /// The pause between two looks at the outcomes.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a redrive goes on trying when the store is away.
+const OUTAGE_MAX: Duration = Duration::from_secs(60);
+const OUTAGE_PAUSE: Duration = Duration::from_millis(250);
 
 /// Which dead jobs shall run again, and how carefully.
 ///
@@ -51,8 +55,8 @@ pub struct Redrive {
     /// Stops once more than this share (0 to 1) of the redriven jobs failed again, counted from
     /// the tenth outcome. With it, at most 100 redriven jobs are under way at any time.
     pub max_failure_share: Option<f64>,
-    /// With a failure share: how long to wait for the next outcome before giving up, as when no
-    /// worker runs these kinds. Default: 60 s.
+    /// With a failure share: how long to wait while none of the redriven jobs runs or ends before
+    /// giving up, as when no worker runs these kinds. Default: 60 s.
     pub patience: Option<Duration>,
 }
 
@@ -80,7 +84,7 @@ pub struct Redriven {
 pub enum RedriveStop {
     /// Too many of the redriven jobs failed again.
     TooManyFailures,
-    /// No outcome became known for the time of the patience.
+    /// None of the redriven jobs ran or ended for the time of the patience.
     NoOutcomes,
 }
 
@@ -181,7 +185,7 @@ impl Run<'_> {
         let Redrive { queue, kind, dry_run, .. } = self.redrive;
         let mut pages = self.queue.pages(dead(queue.as_ref(), kind.as_ref()));
         let mut found = false;
-        while let Some(page) = pages.next().await? {
+        while let Some(page) = next_page(&mut pages).await? {
             let jobs: Vec<_> = page.jobs.into_iter().filter(|job| self.matches(job)).collect();
             self.done.matched += jobs.len() as u64;
             found |= !jobs.is_empty();
@@ -236,7 +240,7 @@ impl Run<'_> {
             keep_counts: self.redrive.keep_counts,
         };
         self.redriven.extend(jobs.iter().map(|job| job.id));
-        let outcomes = self.queue.retry_all(&request).await?;
+        let outcomes = patiently(|| self.queue.retry_all(&request)).await?;
         for (job, outcome) in jobs.iter().zip(outcomes) {
             if outcome == RetryOutcome::Ready {
                 self.done.ready += 1;
@@ -259,14 +263,14 @@ impl Run<'_> {
         let mut heard_at = Instant::now();
         loop {
             let before = self.outstanding.len();
-            self.look().await?;
+            let some_run = self.look().await?;
             if self.failures_exceed_share() {
                 self.done.stopped = Some(RedriveStop::TooManyFailures);
             }
             if self.outstanding.len() <= rest || self.done.stopped.is_some() {
                 return Ok(());
             }
-            if self.outstanding.len() < before {
+            if some_run || self.outstanding.len() < before {
                 heard_at = Instant::now();
             } else if heard_at.elapsed() >= patience {
                 self.done.stopped = Some(RedriveStop::NoOutcomes);
@@ -276,13 +280,16 @@ impl Run<'_> {
         }
     }
 
-    async fn look(&mut self) -> Result<(), Error> {
+    /// Counts what has ended; says whether some of the others run.
+    async fn look(&mut self) -> Result<bool, Error> {
         let requests: Vec<_> = self
             .outstanding
             .iter()
             .map(|(id, _)| WatchRequest { id: *id, after_line: u64::MAX })
             .collect();
-        let looks = self.queue.backend.watch_boxed(&requests).await?;
+        let looks = patiently(|| self.queue.backend.watch_boxed(&requests)).await?;
+        let runs = |look: &Watched| look.state == JobState::Running;
+        let some_run = looks.iter().flatten().any(runs);
         let mut looks = looks.into_iter();
         let (mut completed, mut failed) = (0, 0);
         self.outstanding.retain(|(_, failures)| match outcome(looks.next().flatten(), *failures) {
@@ -298,7 +305,7 @@ impl Run<'_> {
         });
         self.done.completed += completed;
         self.done.failed += failed;
-        Ok(())
+        Ok(some_run)
     }
 
     fn failures_exceed_share(&self) -> bool {
@@ -306,6 +313,36 @@ impl Run<'_> {
         let Redriven { completed, failed, .. } = self.done;
         let known = completed + failed;
         known >= OUTCOMES_MIN && failed as f64 > share * known as f64
+    }
+}
+
+/// As [`patiently`].
+async fn next_page(pages: &mut Pages) -> Result<Option<Page>, Error> {
+    let give_up_at = Instant::now() + OUTAGE_MAX;
+    loop {
+        match pages.next().await {
+            Err(error) if error.is_retryable() && Instant::now() < give_up_at => {
+                sleep(OUTAGE_PAUSE).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// Makes a call again while the store is away, for a while: what was counted would be lost with
+/// an error, and a repeat changes nothing more.
+async fn patiently<T, F>(call: impl Fn() -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let give_up_at = Instant::now() + OUTAGE_MAX;
+    loop {
+        match call().await {
+            Err(error) if error.is_retryable() && Instant::now() < give_up_at => {
+                sleep(OUTAGE_PAUSE).await;
+            }
+            answer => return answer,
+        }
     }
 }
 

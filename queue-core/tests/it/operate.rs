@@ -172,6 +172,22 @@ async fn a_redrive_stops_when_too_many_fail_again() {
 }
 
 #[tokio::test]
+async fn a_careful_redrive_waits_for_what_runs() {
+    let queue = Queue::memory();
+    dead_jobs(&queue, 3).await;
+    let slow = async |_: Task| {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        Ok::<(), Fail>(())
+    };
+    let worker = Worker::new(&queue).handle::<Task, _>(slow).start().unwrap();
+    let patience = Some(Duration::from_millis(150));
+    let careful = Redrive { max_failure_share: Some(0.5), patience, ..Redrive::default() };
+    let done = queue.redrive(&careful).await.unwrap();
+    assert_eq!((done.completed, done.stopped), (3, None));
+    worker.drain(LONG).await;
+}
+
+#[tokio::test]
 async fn a_careful_redrive_without_workers_gives_up() {
     let queue = Queue::memory();
     dead_jobs(&queue, 5).await;
@@ -202,6 +218,45 @@ async fn selections_are_purged_and_cancelled_page_by_page() {
     let running = queue.purge(&Selection::of([JobState::Running])).await;
     assert!(matches!(running, Err(Error::BadRequest(_))));
     assert_eq!(queue.audit().await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancelling_all_reaches_jobs_that_move_and_leaves_new_ones_alone() {
+    let queue = Queue::memory();
+    // Jobs that go round and round between running, retrying and ready.
+    let restless = async |_: Task| {
+        tokio::task::yield_now().await;
+        Err::<(), _>(Fail::retry_in(Duration::from_millis(1), "again"))
+    };
+    let worker = Worker::new(&queue).concurrency(32).handle::<Task, _>(restless).start().unwrap();
+    let jobs = (0..1500).map(|n| task(n).max_attempts(u16::MAX));
+    queue.enqueue_all(jobs).await.unwrap();
+    let live = [JobState::Scheduled, JobState::Ready, JobState::Running, JobState::Retrying];
+    queue.cancel_all(&Selection::of(live)).await.unwrap();
+    worker.drain(LONG).await;
+    assert_eq!(count(&queue, JobState::Cancelled).await, 1500);
+
+    // A producer that never stops does not keep it going.
+    let producer = queue.clone();
+    let flood = tokio::spawn(async move {
+        for n in 0.. {
+            producer.enqueue_all((0..50).map(|_| task(n))).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    });
+    let ready = Selection::of([JobState::Ready]);
+    let sweep = tokio::time::timeout(LONG, queue.purge(&ready)).await;
+    flood.abort();
+    sweep.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn quarantined_jobs_of_a_queue_are_not_purged_blindly() {
+    let queue = Queue::memory();
+    let quarantined = Selection::of([JobState::Quarantined]);
+    assert_eq!(queue.purge(&quarantined).await.unwrap(), 0);
+    let refused = queue.purge(&quarantined.queue(Some(QueueName::default()))).await;
+    assert!(matches!(refused, Err(Error::BadRequest(_))));
 }
 
 #[tokio::test]

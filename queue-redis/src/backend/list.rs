@@ -26,6 +26,7 @@ pub(super) async fn run(backend: &RedisBackend, request: &ListRequest) -> Result
     }
     let call = Call::script(&scripts::list, cmd);
     let mut items = Items::of(store::one(&backend.link, call, Repeat::Freely).await?)?;
+    let now = items.timestamp()?;
     let next = reply::array(items.value()?)?.into_iter().map(reply::bytes);
     let next = next_cursor(request, &next.collect::<Result<Vec<_>, _>>()?)?;
     let quarantined = items.ids()?;
@@ -39,7 +40,7 @@ pub(super) async fn run(backend: &RedisBackend, request: &ListRequest) -> Result
     if *state != JobState::Running {
         quarantine::met(backend, &unreadable).await;
     }
-    Ok(Page::new(jobs, quarantined, next))
+    Ok(Page::new(now, jobs, quarantined, next))
 }
 
 /// The inner error is about the job's record.

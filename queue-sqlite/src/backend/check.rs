@@ -87,8 +87,12 @@ fn clock(conn: &Connection, path: &Path, now: Timestamp) -> Result<CheckFinding,
     }
     let found = format!("{} s ahead of the machine's", ahead.as_secs());
     let remedy = format!(
-        "nothing gets due until the machine's clock is there; set that right, or stop all workers \
-         and set the store's back: sqlite3 {} 'UPDATE store SET clock_ms = unixepoch() * 1000'",
+        "nothing gets due and no lease ends until the machine's clock is there; set that right, or \
+         stop all workers and set the store's back, with the leases and retries that were given \
+         meanwhile (delayed jobs keep their time): sqlite3 {} 'UPDATE store SET clock_ms = \
+         unixepoch() * 1000; UPDATE claim SET claimed_ms = min(claimed_ms, unixepoch() * 1000), \
+         until_ms = min(until_ms, unixepoch() * 1000); UPDATE job SET due_ms = min(due_ms, \
+         unixepoch() * 1000) WHERE state = 2'",
         path.display()
     );
     Ok(CheckFinding::bad(NAME, found, remedy))

@@ -5,13 +5,15 @@
 
 mod cursor;
 
+use std::time::SystemTime;
+
 use queue_core::{
-    Error, JobId, JobState, JobSummary, Kind, ListRequest, Page, Priority, QueueName,
+    Error, JobId, JobState, JobSummary, Kind, ListRequest, Page, Priority, QueueName, Timestamp,
 };
 use rusqlite::{Connection, Params, Row};
 
 use crate::errors::Fault;
-use crate::rows::{bytes, error_of, names, number, sixteen, text};
+use crate::rows::{bytes, error_of, names, number, sixteen, text, time};
 use crate::session::{HEAD_COLUMNS, Head, Part, head_columns};
 use cursor::Place;
 
@@ -88,7 +90,10 @@ pub(super) fn list(conn: &Connection, request: &ListRequest) -> Result<Listed, F
         JobState::Quarantined => listing.quarantined(start.as_ref())?,
     }
     let next = listing.next.as_ref().and_then(|place| place.cursor(request));
-    Ok((Page::new(listing.jobs, listing.aside, next), listing.broken))
+    let clock_ms =
+        conn.query_row("SELECT clock_ms FROM store WHERE one = 1", [], |row| row.get(0))?;
+    let now = Timestamp::from(SystemTime::now()).max(time(clock_ms));
+    Ok((Page::new(now, listing.jobs, listing.aside, next), listing.broken))
 }
 
 /// A page while it is being made.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{JobId, JobState, JobSummary, Kind, QueueName};
+use crate::{JobId, JobState, JobSummary, Kind, QueueName, Timestamp};
 
 /// Asks for one page of the jobs in a state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,13 +41,20 @@ pub struct Page {
     /// and still have a next one: the store looks at no more than about
     /// [`PASS_MAX`](crate::backend::PASS_MAX) jobs for each.
     pub next: Option<Cursor>,
+    /// The store's time of the page, for those who want to leave later jobs alone.
+    pub now: Timestamp,
 }
 
 impl Page {
     /// A page.
     #[must_use]
-    pub const fn new(jobs: Vec<JobSummary>, quarantined: Vec<JobId>, next: Option<Cursor>) -> Self {
-        Self { jobs, quarantined, next }
+    pub const fn new(
+        now: Timestamp,
+        jobs: Vec<JobSummary>,
+        quarantined: Vec<JobId>,
+        next: Option<Cursor>,
+    ) -> Self {
+        Self { jobs, quarantined, next, now }
     }
 }
 
