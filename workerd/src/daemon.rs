@@ -12,6 +12,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::http::{Running, Server, Shared};
 use crate::machine;
 use crate::signals::Signals;
+use crate::store_check;
 use crate::telemetry;
 
 /// Runs until a signal ends it. `customize` adds handlers of the program's own; without it, there
@@ -41,6 +42,8 @@ pub(crate) async fn run(
             return Ok(Exit::Done);
         }
     };
+    // Beside the work, which does not wait for it; it ends with the runtime at the latest.
+    tokio::spawn(store_check::tell(queue.clone()));
     let mut worker = worker(config, &queue)?;
     if let Some(customize) = customize {
         worker = customize(worker);

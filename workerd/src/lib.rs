@@ -39,6 +39,7 @@ mod exit;
 mod http;
 mod machine;
 mod signals;
+mod store_check;
 mod telemetry;
 
 use std::io;

@@ -22,6 +22,9 @@ pub(super) enum Command {
 /// # Errors
 /// Why it was not done.
 pub(super) async fn execute(common: &Common, command: Command) -> Outcome {
+    if let Command::Redrive(args) = &command {
+        args.verify()?;
+    }
     let queue = common.connect().await?;
     match command {
         Command::Ls(args) => ls::execute(common, &queue, args).await,

@@ -17,6 +17,14 @@ fn last(said: &Said) -> Value {
 }
 
 #[test]
+fn the_help_of_a_cancel_of_all_says_what_it_pushes_out() {
+    let help = said(workerd().args(["job", "cancel", "--help"])).out;
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("count among the 10 000 finished records"), "{help}");
+    assert!(help.contains("idempotency keys that are held as kept"), "{help}");
+}
+
+#[test]
 fn a_job_is_enqueued_shown_counted_and_cancelled() {
     let store = Store::sqlite();
     let payload = "{ \"n\": 1.50 }";

@@ -6,9 +6,39 @@ use queue::{JobId, JobRecord, JobState, Queue};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Daemon, Gate, Store, job, on_every_store, until, until_finished};
+use crate::support::{Daemon, Gate, Store, executor, job, on_every_store, until, until_finished};
 
 on_every_store!(the_jobs_of_a_killed_replica_run_elsewhere);
+
+/// The first block of the README that shows how to write events.
+fn shown_to_write_events() -> &'static str {
+    let blocks = include_str!("../../README.md").split("```sh\n").skip(1);
+    let mut scripts = blocks.map(|block| block.split("```").next().unwrap());
+    scripts.find(|script| script.contains("WORKERD_EVENTS")).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_outlives_its_daemon_does_not_wait_for_a_reader() {
+    let (gate, store) = (Gate::new(), Store::sqlite());
+    let queue = store.connect().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (started, ended) = (folder.path().join("started"), folder.path().join("ended"));
+    let script = [
+        &format!(": > '{}'", started.display()),
+        &gate.script(),
+        shown_to_write_events(),
+        &format!(": > '{}'", ended.display()),
+    ];
+    let mut daemon = Daemon::start(&store.url(), &executor("orphan", &script.join("\n")));
+    queue.enqueue(job("orphan", &json!({}))).await.unwrap();
+    until("the program started", async || started.exists().then_some(())).await;
+
+    daemon.signal(Signal::KILL);
+    assert_eq!(daemon.exit_code(), None);
+    gate.open();
+
+    until("the program at its end", async || ended.exists().then_some(())).await;
+}
 
 const LEASE: Duration = Duration::from_secs(1);
 

@@ -21,6 +21,7 @@ on_every_store!(
     a_paused_queue_waits,
     dead_jobs_are_grouped_redriven_and_purged_by_what_killed_them,
     a_redrive_stops_when_too_many_fail_again,
+    a_redrive_of_all_dead_jobs_is_asked_for_and_gives_up_without_workers,
 );
 
 async fn enqueue(queue: &Queue, kind: &str, count: usize, delay: Duration) -> Vec<String> {
@@ -281,9 +282,30 @@ async fn a_redrive_stops_when_too_many_fail_again(store: Store) {
     let queue = store.connect().await;
     dead(&queue, "a", &["still broken"; 30]).await;
     let worker = failing(&queue, "a");
-    let stopped = ask(&store, &["dead", "redrive", "--max-failures", "50%"]);
+    let stopped = ask(&store, &["dead", "redrive", "--all", "--max-failures", "50%"]);
     let told = stopped.json();
     assert_eq!((stopped.code, &told["stopped"]), (1, &json!("too_many_failures")), "{told}");
     assert!(told["failed"].as_u64().unwrap() >= 10, "{told}");
     worker.drain(Duration::from_secs(5)).await;
+}
+
+async fn a_redrive_of_all_dead_jobs_is_asked_for_and_gives_up_without_workers(store: Store) {
+    let queue = store.connect().await;
+    let ids = dead(&queue, "a", &["broken"; 3]).await;
+    for options in [&[][..], &["--rate", "9/s"], &["--max-failures", "50%"], &["--keep-counts"]] {
+        let refused = ask(&store, &[&["dead", "redrive"], options].concat());
+        assert_eq!((refused.code, &refused.error()["error"]["code"]), (2, &json!("usage")));
+        assert!(text(&refused.error()["error"]["message"]).contains("say --all"), "{refused:?}");
+    }
+    assert_eq!(ask(&store, &["dead", "redrive", "--all", &ids[0]]).code, 2);
+    assert_eq!(count(&queue, JobState::Dead).await, 3);
+    let dry = ask(&store, &["dead", "redrive", "--dry-run"]);
+    assert_eq!((dry.code, &dry.json()["matched"]), (0, &json!(3)));
+
+    // Without a worker none of them ever runs or ends.
+    let careful = ["--max-failures", "50%", "--patience", "50ms"];
+    let stopped = ask(&store, &[&["dead", "redrive", "--all"], &careful[..]].concat());
+    let told = stopped.json();
+    assert_eq!((stopped.code, &told["stopped"]), (6, &json!("no_outcomes")), "{told}");
+    assert_eq!(told["ready"], 3, "{told}");
 }

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::support::{
-    Daemon, Gate, PATIENCE, Redis, Store, executor, job, said, until, until_finished, workerd,
+    Daemon, Gate, PATIENCE, Redis, Store, executor, job, said, text, until, until_finished, workerd,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -24,6 +24,30 @@ async fn a_daemon_waits_for_a_store_that_starts_later() {
 
     until("ready", async || (daemon.get("/readyz").0 == 200).then_some(())).await;
     let queue = Queue::connect(&redis.url()).await.unwrap();
+    let id = queue.enqueue(job("gate", &json!({}))).await.unwrap().id;
+    assert_eq!(until_finished(&queue, id).await.state, JobState::Completed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_says_what_is_wrong_with_its_store_and_works_on() {
+    let (gate, redis) = (Gate::new(), Redis::start());
+    gate.open();
+    let queue = Queue::connect(&redis.url()).await.unwrap();
+    assert!(redis.call("CONFIG SET appendfsync no").starts_with("+OK"));
+    let keys = redis.call("KEYS *:meta");
+    let meta = keys.lines().find(|line| line.ends_with(":meta")).unwrap();
+    // A clock that was once in the year 2100.
+    assert!(redis.call(&format!("HSET {meta} clock_ms 4102444800000")).starts_with(':'));
+
+    let daemon = Daemon::start(&redis.url(), &gate.executor());
+    for (level, name) in [("WARN", "persistence"), ("ERROR", "store clock")] {
+        let what = format!("store_check of {name}");
+        let entry = daemon.wait_for_entry(&what, |entry| {
+            entry["event"] == "store_check" && entry["name"] == name
+        });
+        assert_eq!(entry["level"], level, "{entry}");
+        assert!(!text(&entry["found"]).is_empty() && !text(&entry["remedy"]).is_empty());
+    }
     let id = queue.enqueue(job("gate", &json!({}))).await.unwrap().id;
     assert_eq!(until_finished(&queue, id).await.state, JobState::Completed);
 }

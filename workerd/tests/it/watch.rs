@@ -2,13 +2,14 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use queue::JobState;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Daemon, Gate, Store, ask, ask_plainly, executor, is_plain, job, on_every_store, until_finished,
-    workerd,
+    Daemon, Gate, Redis, Store, ask, ask_plainly, executor, is_plain, job, on_every_store, until,
+    until_finished, workerd,
 };
 
 on_every_store!(
@@ -21,8 +22,8 @@ on_every_store!(
 /// Tells how far it is, waits at the gate, and ends.
 fn telling(gate: &Gate) -> String {
     let script = format!(
-        "echo '{{\"progress\": 40, \"text\": \"half\"}}' > \"$WORKERD_EVENTS\"
-         echo working >&2; {}; echo '{{\"log\": \"done\"}}' > \"$WORKERD_EVENTS\"",
+        "exec 3<> \"$WORKERD_EVENTS\"; echo '{{\"progress\": 40, \"text\": \"half\"}}' >&3
+         echo working >&2; {}; echo '{{\"log\": \"done\"}}' >&3",
         gate.script()
     );
     executor("telling", &script)
@@ -68,7 +69,7 @@ async fn a_running_job_is_followed_to_its_end(store: Store) {
 async fn what_a_job_said_stays_with_it(store: Store) {
     let queue = store.connect().await;
     let script = "printf '\\033[31mred\\n' >&2; echo '{\"progress\": 7, \"text\": \"\\u001b[0m\"}' \
-                  > \"$WORKERD_EVENTS\"; exit 100";
+                  1<> \"$WORKERD_EVENTS\"; exit 100";
     let _daemon = Daemon::start(&store.url(), &executor("hostile", script));
     let id = queue.enqueue(job("hostile", &json!({}))).await.unwrap().id;
     assert_eq!(until_finished(&queue, id).await.state, JobState::Dead);
@@ -94,6 +95,54 @@ async fn how_a_job_ended_is_how_its_watch_ends(store: Store) {
     assert_eq!((late.code, late.documents().len()), (6, 1), "{late:?}");
     ask(&store, &["job", "cancel", &id]);
     assert_eq!(ask(&store, &["job", "watch", &id]).code, 1);
+}
+
+/// Waits until somebody else has run so many scripts.
+async fn until_scripts(redis: &Redis, count: u64) {
+    let calls = || -> u64 {
+        let stats = redis.call("INFO commandstats");
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+        calls.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
+    };
+    let before = calls();
+    until("scripts run", async || (calls() >= before + count).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_job_outlasts_a_store_that_is_away() {
+    let mut store = Store::redis();
+    let id = store.connect().await.enqueue(job("a", &json!({}))).await.unwrap().id.to_string();
+    let start = |store: &Store, options: &[&str]| {
+        let mut wait = workerd();
+        wait.args(["--json", "job", "wait", &id]).args(options).env("WORKERD_URL", store.url());
+        wait.stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let stop = async |store: &mut Store| {
+        let Store::Redis(redis) = store else { panic!() };
+        // More than it runs to connect: it looks at the job again and again.
+        until_scripts(redis, 10).await;
+        redis.stop();
+    };
+    let start_again = |store: &mut Store| {
+        let Store::Redis(redis) = store else { panic!() };
+        redis.start_now();
+    };
+
+    let started_at = Instant::now();
+    let mut in_time = start(&store, &["--timeout", "3s"]);
+    stop(&mut store).await;
+    assert_eq!(in_time.wait().unwrap().code(), Some(6));
+    assert!(started_at.elapsed() >= Duration::from_secs(3));
+
+    start_again(&mut store);
+    let for_ever = start(&store, &[]);
+    stop(&mut store).await;
+    assert_eq!(ask(&store, &["job", "show", &id]).code, 3);
+    start_again(&mut store);
+    assert_eq!(ask(&store, &["job", "cancel", &id]).code, 0);
+    let ended = for_ever.wait_with_output().unwrap();
+    let record: Value = serde_json::from_slice(&ended.stdout).unwrap();
+    assert_eq!((ended.status.code(), &record["state"]), (Some(1), &json!("cancelled")));
 }
 
 async fn a_watch_ends_when_nobody_reads_it(store: Store) {

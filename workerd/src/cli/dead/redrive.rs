@@ -1,5 +1,7 @@
 //! `workerd dead redrive`.
 
+use std::time::Duration;
+
 use queue::{Fingerprint, JobId, JobState, Queue, Redrive, RedriveStop, Redriven};
 use serde_json::json;
 
@@ -8,14 +10,21 @@ use crate::cli::fields::{rate, share};
 use crate::cli::filter::Filter;
 use crate::cli::job::change::retried;
 use crate::cli::many::{Fate, Fates, Found, find};
+use crate::config::duration;
 use crate::display::jobs;
 use crate::exit::{Exit, Failure, Outcome};
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
-    /// The jobs' ids; all dead jobs that the options name if none is given
-    #[arg(conflicts_with_all = ["queue", "kind", "error", "dry_run", "rate", "max_failures"])]
+    /// The jobs' ids
+    #[arg(conflicts_with_all = [
+        "all", "queue", "kind", "error", "dry_run", "rate", "max_failures", "patience",
+    ])]
     ids: Vec<JobId>,
+
+    /// All dead jobs, or those that the options name
+    #[arg(long)]
+    all: bool,
 
     #[command(flatten)]
     filter: Filter,
@@ -37,9 +46,30 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "SHARE", value_parser = share)]
     max_failures: Option<f64>,
 
+    /// With --max-failures: give up after so long without any of them running or ending, as when
+    /// no worker runs their kinds; 60s if not given
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "max_failures")]
+    patience: Option<Duration>,
+
     /// Keep the counts of failures, stalls and snoozes: one more attempt instead of all
     #[arg(long)]
     keep_counts: bool,
+}
+
+impl Args {
+    /// Makes sure that it is said which jobs are meant.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub(super) fn verify(&self) -> Result<(), Failure> {
+        let Self { ids, all, filter: Filter { queue, kind }, error, dry_run, .. } = self;
+        let is_named = !ids.is_empty() || queue.is_some() || kind.is_some() || error.is_some();
+        if is_named || *all || *dry_run {
+            return Ok(());
+        }
+        let failure = Failure::usage("which dead jobs should run again?");
+        Err(failure.advice("name ids, --queue, --kind or --error, or say --all"))
+    }
 }
 
 /// # Errors
@@ -56,7 +86,7 @@ pub(super) async fn execute(common: &Common, queue: &Queue, args: &Args) -> Outc
         keep_counts: args.keep_counts,
         rate_per_sec: args.rate,
         max_failure_share: args.max_failures,
-        patience: None,
+        patience: args.patience,
     };
     let redriven = queue.redrive(&redrive).await?;
     tell(common, &redriven, args)?;
@@ -89,7 +119,9 @@ fn tell(common: &Common, redriven: &Redriven, args: &Args) -> Result<(), Failure
     let Redriven { matched, ready, skipped, completed, failed, stopped, .. } = *redriven;
     let stopped = stopped.map(|stop| match stop {
         RedriveStop::TooManyFailures => ("too_many_failures", "too many of them failed again"),
-        RedriveStop::NoOutcomes => ("no_outcomes", "none of them ended for a minute"),
+        RedriveStop::NoOutcomes => {
+            ("no_outcomes", "none of them ran or ended for the time of --patience")
+        }
         _ => ("unknown", "for a reason that this program does not know"),
     });
     let document = json!({

@@ -22,6 +22,10 @@ pub(in crate::cli) struct Args {
     ids: Vec<JobId>,
 
     /// All live jobs, or those that the options name
+    ///
+    /// Cancelled records count among the 10 000 finished records that a queue keeps: a very large
+    /// cancel pushes completed records out, and with them idempotency keys that are held as kept
+    /// (enqueue with --hold and a time for keys that matter).
     #[arg(long)]
     all: bool,
 

@@ -46,8 +46,16 @@ pub(super) async fn execute(common: &Common, queue: &Queue, args: &Args) -> Outc
 
 async fn finished(queue: &Queue, args: &Args) -> Result<JobRecord, Failure> {
     loop {
-        let record = queue.wait_finished(args.id, args.timeout.unwrap_or(WAIT_STEP)).await?;
-        let record = record.ok_or_else(|| Failure::no_such_job(args.id))?;
+        let answer = queue.wait_finished(args.id, args.timeout.unwrap_or(WAIT_STEP)).await;
+        let record = match (answer, args.timeout) {
+            (Ok(record), _) => record.ok_or_else(|| Failure::no_such_job(args.id))?,
+            // The time is over; that the store did not answer at its end says nothing of the job.
+            (Err(error), Some(_)) if error.is_retryable() => {
+                return Err(Failure::new(Exit::TimedOut, error));
+            }
+            (Err(error), None) if error.is_retryable() => continue,
+            (Err(error), _) => return Err(error.into()),
+        };
         if record.state.is_finished() || args.timeout.is_some() {
             return Ok(record);
         }

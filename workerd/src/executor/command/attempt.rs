@@ -166,7 +166,7 @@ fn stopped(stop: Stop, command: &Command, errors: &Tail) -> Fail {
         }
         // The worker, whose limit it was, says so itself.
         Stop::Cancelled(CancelReason::TimedOut) => {
-            return Fail::retry(errors.last_lines(ERROR_MAX_BYTES / 2));
+            return Fail::retry(result::last_words(errors, ERROR_MAX_BYTES / 2));
         }
         Stop::Cancelled(CancelReason::Requested) => "stopped because the job was cancelled",
         Stop::Cancelled(CancelReason::LeaseLost) => "stopped because the lease was lost",

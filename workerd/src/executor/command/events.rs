@@ -2,8 +2,9 @@
 //!
 //! A pipe with a name, because a child can be given no descriptors but the three standard ones
 //! without unsafe code, and because whatever the program starts can write to it as well. Both ends
-//! are open here for as long as the attempt lasts: then opening it never holds up the program, and
-//! it has no end that would have to be waited for.
+//! are open here for as long as the attempt lasts: then opening it does not hold up the program, and
+//! it has no end that would have to be waited for. If this process is killed the program goes on
+//! without a reader: only if it opens the pipe for reading and writing is it not held up then.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -152,6 +152,19 @@ impl Keep for Tail {
 }
 
 impl Tail {
+    /// The last line that is not blank, cut after `max_bytes`; what a carriage return has written
+    /// over is left out. Empty if there is none.
+    pub(super) fn last_line(&self, max_bytes: usize) -> String {
+        let text = String::from_utf8_lossy(&self.bytes);
+        let lines = text.rsplit(['\n', '\r']).map(str::trim);
+        let last = lines.into_iter().find(|line| !line.is_empty()).unwrap_or_default();
+        let mut end = last.len().min(max_bytes);
+        while !last.is_char_boundary(end) {
+            end -= 1;
+        }
+        last[..end].trim_end().to_owned()
+    }
+
     /// The last whole lines that fit into `max_bytes`, or the end of the last line if not even
     /// that one fits; bytes that are not UTF-8 are replaced.
     pub(super) fn last_lines(&self, max_bytes: usize) -> String {
@@ -197,6 +210,16 @@ mod tests {
         assert_eq!(tail.last_lines(21), "line 99998\nline 99999");
         assert_eq!(tail.last_lines(20), "line 99999");
         assert_eq!(tail.last_lines(3), "999");
+    }
+
+    #[test]
+    fn the_last_line_is_the_last_that_says_something() {
+        let last = |text: &str| Tail { bytes: text.into() }.last_line(5);
+        assert_eq!(last("one\n two\r\n \n\n"), "two");
+        assert_eq!(last("10%\r100%\r"), "100%");
+        assert_eq!(last("one\nmany words"), "many");
+        assert_eq!(last("ääää"), "ää");
+        assert_eq!((last(""), last(" \n")), (String::new(), String::new()));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
-use queue::{Codec, ERROR_MAX_BYTES, Fail, Payload};
+use queue::{Codec, ERROR_MAX_BYTES, Fail, Payload, SUMMARY_ERROR_MAX_BYTES};
 
 use super::output::{Head, Pipes, Tail};
 use super::{Command, Stdout, folder};
@@ -32,10 +32,19 @@ pub(super) fn failure(status: ExitStatus, errors: &Tail) -> Option<Fail> {
     })
 }
 
-/// `what` happened, and the last lines of what the program wrote to standard error.
+/// `what` happened, and the program's [`last_words`].
 pub(super) fn with_errors(what: &str, errors: &Tail) -> String {
-    let lines = errors.last_lines(ERROR_MAX_BYTES - what.len() - ": ".len());
-    if lines.is_empty() { what.to_owned() } else { format!("{what}: {lines}") }
+    let words = last_words(errors, ERROR_MAX_BYTES - what.len() - ": ".len());
+    if words.is_empty() { what.to_owned() } else { format!("{what}: {words}") }
+}
+
+/// The last lines of what a program wrote to standard error, at most `max_bytes`. Before them
+/// stands the very last: it usually says why, and the first line of a message is what tells errors
+/// apart (see [`queue::Fingerprint`]).
+pub(super) fn last_words(errors: &Tail, max_bytes: usize) -> String {
+    let last = errors.last_line(SUMMARY_ERROR_MAX_BYTES);
+    let lines = errors.last_lines(max_bytes.saturating_sub(last.len() + "\n".len()));
+    if lines.trim() == last { last } else { format!("{last}\n{lines}") }
 }
 
 /// The result of a program that succeeded: the content of the result file if there is any, else

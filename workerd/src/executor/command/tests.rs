@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use queue::{CancelReason, Codec, ErrorKind, Fail, JobId, Kind, Payload, Progress, QueueName};
+use queue::{
+    CancelReason, Codec, ErrorKind, Fail, Fingerprint, JobError, JobId, Kind, Payload, Progress,
+    QueueName,
+};
 use serde_json::json;
 use tokio::sync::oneshot;
 
@@ -94,6 +97,37 @@ async fn exit_codes_decide_what_becomes_of_the_job() {
         Fail::dead("exit code 100 (do not retry): never")
     );
     assert_eq!(fail("kill -9 $$").await, Fail::retry("ended by signal 9"));
+}
+
+#[tokio::test]
+async fn errors_are_told_apart_by_the_last_line_of_standard_error() {
+    let fingerprint = async |file: &str, cause: &str| {
+        let lines = format!("Traceback:\n  in {file}\n{cause}");
+        let script = format!("printf '%s\n\n' '{lines}' >&2; exit 1");
+        let message = format!("exit code 1: {cause}\n{lines}");
+        let fail = run(&shell(&script), &Payload::default()).await.unwrap_err();
+        assert_eq!(fail, Fail::retry(&message));
+        Fingerprint::of(&JobError::new(ErrorKind::Failed, message))
+    };
+    let refused = fingerprint("a.py", "ConnectionRefusedError: db down").await;
+    assert_eq!(fingerprint("b.py", "ConnectionRefusedError: db down").await, refused);
+    assert_ne!(fingerprint("a.py", "KeyError: user").await, refused);
+}
+
+#[tokio::test]
+async fn an_error_that_is_one_line_is_told_once_and_long_lines_stay_in_bounds() {
+    let fail = async |script: &str| run(&shell(script), &Payload::default()).await.unwrap_err();
+    let fail_once = fail("printf '\n  broken\n\n' >&2; exit 1").await;
+    assert_eq!(fail_once, Fail::retry("exit code 1: broken"));
+    let progress = fail("printf '1%%\rbroken' >&2; exit 1").await;
+    assert_eq!(progress, Fail::retry("exit code 1: broken\n1%\rbroken"));
+    for ends in ["", "\n"] {
+        let script =
+            format!("head -c 9000 /dev/zero | tr '\\0' x >&2; printf 'y{ends}' >&2; exit 1");
+        let room = queue::ERROR_MAX_BYTES - "exit code 1: \n".len() - 512;
+        let expected = format!("exit code 1: {}\n{}y", "x".repeat(512), "x".repeat(room - 1));
+        assert_eq!(fail(&script).await, Fail::retry(expected));
+    }
 }
 
 #[tokio::test]
@@ -214,12 +248,12 @@ async fn the_environment_is_cleared_but_for_what_is_listed() {
 #[tokio::test]
 async fn what_a_program_says_while_it_runs_is_heard() {
     let heard = Heard::default();
-    let script = "echo '{\"progress\": 40, \"text\": \"half\"}' > \"$WORKERD_EVENTS\"
+    let script = "echo '{\"progress\": 40, \"text\": \"half\"}' 1<> \"$WORKERD_EVENTS\"
         echo working >&2; echo '{\"log\": \"a\"}' > \"$WORKERD_EVENTS\"
-        exec 3> \"$WORKERD_EVENTS\"; env -i sh -c 'echo not json >&3'
+        exec 3<> \"$WORKERD_EVENTS\"; env -i sh -c 'echo not json >&3'
         printf '{\"progress\": 100}' >&3; printf 'last words' >&2; exit 3";
     let fail = hear(&shell(script), &Payload::default(), std::future::pending(), &heard).await;
-    assert_eq!(fail.unwrap_err(), Fail::retry("exit code 3: working\nlast words"));
+    assert_eq!(fail.unwrap_err(), Fail::retry("exit code 3: last words\nworking\nlast words"));
     let progress = [Progress::new(40, "half"), Progress::new(100, "")];
     assert_eq!(*heard.progress.lock().unwrap(), progress);
     let mut lines = heard.lines.into_inner().unwrap();
@@ -232,7 +266,7 @@ async fn events_are_heard_at_once_and_hold_nobody_up() {
     let heard = Arc::new(Heard::default());
     let listener = Arc::clone(&heard);
     // More than a pipe holds, from a program that ends only when all of it was heard.
-    let script = "yes '{\"progress\": 7}' | head -n 20000 > \"$WORKERD_EVENTS\"
+    let script = "yes '{\"progress\": 7}' | head -n 20000 1<> \"$WORKERD_EVENTS\"
         while :; do sleep 0.02; done";
     let told = async {
         while heard.progress.lock().unwrap().len() < 20_000 {
@@ -246,7 +280,7 @@ async fn events_are_heard_at_once_and_hold_nobody_up() {
 #[tokio::test]
 async fn a_program_that_holds_its_events_open_holds_nothing_up() {
     let started = Instant::now();
-    let script = "exec 3> \"$WORKERD_EVENTS\"; sleep 1000 >&- 2>&- & echo 1";
+    let script = "exec 3<> \"$WORKERD_EVENTS\"; sleep 1000 >&- 2>&- & echo 1";
     let result = soon(run(&shell(script), &Payload::default())).await;
     assert_eq!(result, Ok(Some(Payload::from_parts(Codec::Json, "1"))));
     assert!(started.elapsed() < Duration::from_secs(10));

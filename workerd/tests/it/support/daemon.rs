@@ -71,13 +71,15 @@ impl Daemon {
 
     /// Waits for an event in the log.
     pub(crate) fn wait_for_event(&self, event: &str) -> Value {
-        let is_event = |line: &str| {
-            let entry: Value = serde_json::from_str(line).ok()?;
-            (entry["event"] == event).then_some(entry)
-        };
-        let found = self.logs.wait_for(|line| is_event(line).is_some());
-        let line = found.unwrap_or_else(|| panic!("no {event} in {:?}", self.logs.all()));
-        is_event(&line).unwrap()
+        self.wait_for_entry(event, |entry| entry["event"] == event)
+    }
+
+    /// Waits for an entry in the log; `what` it is, in case that it does not come.
+    pub(crate) fn wait_for_entry(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let fitting = |line: &str| serde_json::from_str(line).ok().filter(|entry| fits(entry));
+        let found = self.logs.wait_for(|line| fitting(line).is_some());
+        let line = found.unwrap_or_else(|| panic!("no {what} in {:?}", self.logs.all()));
+        fitting(&line).unwrap()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -54,13 +54,27 @@ impl Redis {
         format!("redis+unix://{}", self.socket().display())
     }
 
+    /// Kills it; what it has acknowledged it has again when it is started again.
+    pub(crate) fn stop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.kill().unwrap();
+            server.wait().unwrap();
+        }
+    }
+
     /// How many keys it has.
     pub(crate) fn keys(&self) -> u64 {
+        let answer = self.call("DBSIZE");
+        answer.trim_start_matches(':').lines().next().unwrap().parse().unwrap()
+    }
+
+    /// What it answers to a command.
+    pub(crate) fn call(&self, command: &str) -> String {
         let mut stream = UnixStream::connect(self.socket()).unwrap();
-        stream.write_all(b"DBSIZE\r\nQUIT\r\n").unwrap();
+        stream.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        answer.trim_start_matches(':').lines().next().unwrap().parse().unwrap()
+        answer
     }
 
     fn answers(&self) -> bool {
