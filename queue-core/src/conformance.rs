@@ -114,10 +114,11 @@ macro_rules! conformance {
                 a_hold_that_is_over_frees_the_key_before_maintenance,
                 a_hold_for_a_time_lasts_while_the_job_is_live,
                 a_replacement_takes_the_place_of_a_waiting_job, a_running_job_is_not_replaced,
-                replacements_meet_inside_a_batch;
+                replacements_meet_inside_a_batch,
+                a_replacement_that_is_due_earlier_wakes_a_sleeper;
             list: each_state_lists_its_jobs, pages_give_every_job_once,
                 filters_choose_queue_and_kind, ready_jobs_are_listed_as_they_will_run,
-                a_foreign_cursor_is_refused;
+                a_foreign_cursor_is_refused, a_job_that_came_back_is_listed_once;
             operate: a_dead_job_can_be_run_again, counts_can_be_kept,
                 completed_and_cancelled_jobs_can_be_run_again,
                 what_is_not_finished_is_not_retried, a_retry_takes_its_key_back_or_is_refused,

@@ -202,13 +202,16 @@ local function open_lane(open, pair, kind, priority, score)
   barren[pair] = nil
 end
 
+local recounted = {} -- field → ready jobs
+
 -- A counter that is no number is counted again; it would hide its lanes.
 local function recount(field, pair)
   local live = 0
   for _, lane in pairs(lanes) do
     if lane.pair == pair then live = live + max(lane.live, 0) end
   end
-  call('HSET', COUNT, field, live)
+  if live > 0 then call('HSET', COUNT, field, live) else call('HDEL', COUNT, field) end
+  recounted[field] = live
 end
 
 -- The non-empty lanes of a queue's kinds that the worker can run.
@@ -316,7 +319,8 @@ trim_shelves(counts)
 for i, field in ipairs(fields) do
   if counted[i] then
     local pair = sub(field, 1, -7)
-    if (counts[field] or 1) > 0 and not barren[pair] and not is_paused(pair:match('^[^/]*')) then
+    local ready = counts[field] or recounted[field] or tonumber(counted[i]) or 0
+    if ready > 0 and not barren[pair] and not is_paused(pair:match('^[^/]*')) then
       wake(pair)
     else
       try('DEL', PREFIX .. 'wake:' .. pair)

@@ -13,6 +13,7 @@ for i = 1, #ARGV, 2 do
 end
 local records, fins = read('HMGET', JOBS, ids), read('HMGET', FIN, ids)
 local states = states_of(ids)
+local some_asked = call('SCARD', CANCEL) > 0
 local deleted = {}
 
 -- Takes a job off the list of quarantined ones.
@@ -56,6 +57,7 @@ save_unlisted()
 save_unshelved()
 for _, key in ipairs({ JOBS, ATT, FIN, BODY, RESULT, WHENCE }) do each('HDEL', key, deleted) end
 each('ZREM', BAD, deleted)
+if some_asked then each('SREM', CANCEL, deleted) end
 drop_traces(deleted)
 save_finished()
 save_lanes()

@@ -248,6 +248,7 @@ each('HSET', IDEM, keyed)
 save_due()
 save_lanes()
 if replaces then
+  for pair in pairs(early) do keeps_wake[pair] = true end
   tidy_unlisted(counts)
   trim_shelves(counts)
 end

@@ -13,6 +13,7 @@
 -- going on to the end gives every job once.
 
 local LOOKS_MAX, PAGE_MAX_BYTES = 500, 1024 * 1024
+local FROM_END_MAX = 1000 -- tickets that are looked at to find a live one
 local state, queue, kind, limit = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
 local from = {}
 for i = 5, #ARGV do from[i - 4] = ARGV[i] end
@@ -77,13 +78,16 @@ local function list_by_time(key, look)
   return { page[2 * count], page[2 * count - 1] }
 end
 
--- Whether the job of the ticket at `place` is in the lane there: its stale tickets come first.
+-- Whether the job of the ticket at `place` is in the lane there: its live ticket is the last one.
+-- Of a ticket too far from the end nobody can say that in bounded work; its job is then listed with
+-- each of its tickets, so that none is missed.
 local function live_tickets(lane, tickets, place)
   local gone = stale > 0 and read('HMGET', PREFIX .. 'gone:' .. lane, tickets) or {}
   return function(i)
-    local times = tonumber(gone[i] or nil) or 0
-    if times == 0 then return true end
-    return call('LPOS', PREFIX .. 'lane:' .. lane, tickets[i], 'RANK', times + 1) == place + i - 1
+    if (tonumber(gone[i] or nil) or 0) == 0 then return true end
+    local key = PREFIX .. 'lane:' .. lane
+    local last = call('LPOS', key, tickets[i], 'RANK', -1, 'MAXLEN', FROM_END_MAX)
+    return not last or last == place + i - 1
   end
 end
 
@@ -98,14 +102,26 @@ local function list_lane(pair, priority, place)
   end
 end
 
-local function list_ready()
+-- Whether names can be compared by Lua itself, which follows the server's locale.
+local is_plain = 'a-c' < 'ab' and 'a.c' < 'ab' and 'a/c' < 'ab' and 'a_b' < 'aa' and 'a1' < 'aa'
+local name_before = is_plain and function(a, b) return a < b end or is_before
+
+local function ready_pairs()
+  if queue ~= '' and kind ~= '' then return { queue .. '/' .. kind } end
   local counts, pairs_ = call('HGETALL', COUNT), {}
   for i = 1, #counts, 2 do
-    local pair = string.match(counts[i], '^([^/]+/[^/]+)/ready$')
-    if pair and not (from[1] and is_before(pair, from[1])) then pairs_[#pairs_ + 1] = pair end
+    local of_queue, of_kind = string.match(counts[i], '^([^/]+)/([^/]+)/ready$')
+    if of_kind and (queue == '' or of_queue == queue) and (kind == '' or of_kind == kind) then
+      local pair = of_queue .. '/' .. of_kind
+      if not (from[1] and name_before(pair, from[1])) then pairs_[#pairs_ + 1] = pair end
+    end
   end
-  table.sort(pairs_, is_before)
-  for _, pair in ipairs(pairs_) do
+  table.sort(pairs_, name_before)
+  return pairs_
+end
+
+local function list_ready()
+  for _, pair in ipairs(ready_pairs()) do
     local of_queue, of_kind = string.match(pair, '^([^/]+)/([^/]+)$')
     if (queue == '' or of_queue == queue) and (kind == '' or of_kind == kind) then
       local index = try('ZRANGE', PREFIX .. 'lanes:' .. pair, 0, -1)

@@ -42,6 +42,7 @@ local function reap_job(id, run, token, worker, packed_att, asked)
   end
   if not class then
     lost[#lost + 1] = id
+    if asked then flagged[#flagged + 1] = id end
     if head ~= '' then quarantine(id) end
     return
   end

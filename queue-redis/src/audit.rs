@@ -12,6 +12,7 @@ use queue_core::backend::Violation;
 
 use crate::connect::Link;
 use crate::keys::Keys;
+use fix::Round;
 use rules::Finding;
 
 /// A repair may bring more to light: a job that is taken off two wrong lists is in none.
@@ -19,16 +20,25 @@ const ROUNDS_MAX: usize = 5;
 
 /// Reads the whole namespace in one step and lists what disagrees; with `repair`, puts right what
 /// can be. Each repair is made only if what it was made for is still so, while others work.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a store that is too large to be read in one step.
 pub(crate) async fn run(link: &Link, keys: &Keys, repair: bool) -> Result<Vec<Violation>, Error> {
+    if !repair {
+        let found = rules::check(&dump::read(link, keys).await?);
+        return Ok(found.into_iter().map(|finding| finding.violation).collect());
+    }
+    let mut round = Round::begin(link, keys).await?;
     let mut found = rules::check(&dump::read(link, keys).await?);
     let mut all: Vec<Violation> = Vec::new();
     for _ in 0..ROUNDS_MAX {
         note(&mut all, &found);
         let fixes: Vec<_> = found.into_iter().filter_map(|finding| finding.fix).collect();
-        if !repair || fixes.is_empty() {
+        if fixes.is_empty() {
             return Ok(all);
         }
-        fix::make(link, keys, &fixes).await?;
+        round.make(link, keys, &fixes).await?;
+        round = Round::begin(link, keys).await?;
         found = rules::check(&dump::read(link, keys).await?);
         for violation in &mut all {
             violation.repaired = !found.iter().any(|left| left.is(violation));

@@ -37,6 +37,10 @@ impl Keys {
         &self.fixed[0]
     }
 
+    pub(crate) fn jobs(&self) -> String {
+        format!("{}jobs", self.prefix)
+    }
+
     pub(crate) fn count(&self) -> String {
         format!("{}count", self.prefix)
     }

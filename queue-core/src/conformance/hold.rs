@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::Harness;
 use super::store::{Store, claim_request, enqueue_on, failure, job};
 use crate::{
-    Backend, ConflictReason, EnqueueOutcome, Enqueued, Hold, JobState, Kind, NewJob, OnConflict,
-    Outcome, Payload, Retention,
+    Backend, ConflictReason, EnqueueOutcome, Enqueued, Hold, Interest, JobState, Kind, NewJob,
+    OnConflict, Outcome, Payload, QueueName, Retention, Wake, WorkerId,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -148,4 +148,22 @@ pub async fn replacements_meet_inside_a_batch<H: Harness>(harness: &H) {
     let claim = store.backend.claim(&claim_request(10)).await.unwrap();
     assert_eq!(super::store::ids(&claim), [ids[2]]);
     store.audit().await;
+}
+
+pub async fn a_replacement_that_is_due_earlier_wakes_a_sleeper<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    store.enqueue(&replacement("late").delay(MINUTE)).await;
+    assert_eq!(store.claim(1).await.next_due, Some(MINUTE));
+    let waiter = Interest {
+        worker: WorkerId::new("waiter").unwrap(),
+        queues: vec![QueueName::default()],
+        kinds: vec![Kind::new("a").unwrap()],
+    };
+    // What the first one left behind is heard at once or not at all.
+    store.backend.wait(&waiter, Duration::from_millis(20)).await.unwrap();
+    let early = [replacement("early").delay(Duration::from_secs(5))];
+    let wait = store.backend.wait(&waiter, MINUTE);
+    let (woken, _) = tokio::join!(wait, enqueue_on(&store.backend, &early));
+    assert_eq!(woken.unwrap(), Wake::Work);
+    assert_eq!(store.claim(1).await.next_due, Some(Duration::from_secs(5)));
 }

@@ -6,7 +6,7 @@ use super::Harness;
 use super::store::{Store, claim_request, enqueue_on, failure, job};
 use crate::{
     Backend, Cursor, Error, JobId, JobState, JobSummary, Kind, ListRequest, NewJob, Outcome,
-    QueueName,
+    QueueName, RetryRequest,
 };
 
 /// All jobs of a listing, page by page.
@@ -148,4 +148,22 @@ pub async fn a_foreign_cursor_is_refused<H: Harness>(harness: &H) {
         let answer = store.backend.list(&request).await;
         assert!(matches!(answer, Err(Error::BadRequest(_))), "{answer:?}");
     }
+}
+
+pub async fn a_job_that_came_back_is_listed_once<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let jobs: Vec<NewJob> = (0..10).map(|_| job("a")).collect();
+    enqueue_on(&store.backend, &jobs).await;
+    let back: Vec<JobId> = jobs[..3].iter().map(NewJob::job_id).collect();
+    for _ in 0..2 {
+        store.backend.cancel(&back).await.unwrap();
+        let now = store.now();
+        let jobs = back.iter().map(|id| (*id, now)).collect();
+        store.backend.retry(&RetryRequest { jobs, keep_counts: false }).await.unwrap();
+    }
+    let request = ListRequest { limit: 4, ..ListRequest::new(JobState::Ready) };
+    let found = ids(&listed(&store.backend, &request).await);
+    let last: Vec<JobId> = jobs[3..].iter().map(NewJob::job_id).chain(back).collect();
+    assert_eq!(found, last);
+    store.audit().await;
 }

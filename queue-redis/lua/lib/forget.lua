@@ -91,8 +91,9 @@ local function forget(shelf, expiry, ids)
   save_quarantined()
   for i = 1, #moved, 3 do
     tally(moved[i], 1)
-    call('ZADD', PREFIX .. moved[i], moved[i + 1], moved[i + 2])
-    call('ZADD', AGES, 'LT', moved[i + 1], moved[i])
+    -- A shelf of a wrong type loses this index entry, not the job.
+    try('ZADD', PREFIX .. moved[i], moved[i + 1], moved[i + 2])
+    try('ZADD', AGES, 'LT', moved[i + 1], moved[i])
   end
   if not is_held then tally(shelf, -#ids) end
   return #ids, dropped

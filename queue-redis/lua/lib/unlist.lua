@@ -5,6 +5,7 @@
 
 local undue = {}
 local emptied = {} -- pairs that lost a waiting job
+local keeps_wake = {} -- pairs that another part of the script has just woken
 local out_of_reach = {} -- key of a lane, id, …
 local gone_counts = {} -- lane → how often each of its new stale tickets is stale already
 
@@ -68,6 +69,6 @@ local function tidy_unlisted(counts)
   for lane in pairs(gone_counts) do compact_lane(lane) end
   for pair in pairs(emptied) do
     local ready = counts[pair .. '/ready'] or tonumber(call('HGET', COUNT, pair .. '/ready') or nil)
-    if (ready or 0) <= 0 then try('DEL', PREFIX .. 'wake:' .. pair) end
+    if (ready or 0) <= 0 and not keeps_wake[pair] then try('DEL', PREFIX .. 'wake:' .. pair) end
   end
 end

@@ -36,6 +36,9 @@ pub(super) struct Held {
     pub(super) raw: Vec<u8>,
 }
 
+/// Reading a million jobs takes a server about 2 s, in which nobody else is answered.
+const JOBS_MAX: i64 = 500_000;
+
 /// The content of a key without a fixed name.
 pub(super) enum Other {
     List(Vec<Vec<u8>>),
@@ -79,6 +82,17 @@ pub(super) struct Dump {
 }
 
 pub(super) async fn read(link: &Link, keys: &Keys) -> Result<Dump, Error> {
+    let mut hlen = redis::cmd("HLEN");
+    hlen.arg(keys.jobs());
+    let answer = store::one(link, Call::plain(hlen), Repeat::Freely).await?;
+    if let Value::Int(jobs) = answer
+        && jobs > JOBS_MAX
+    {
+        return Err(Error::Unsupported(format!(
+            "an audit of {jobs} jobs: it reads them in one step, which would hold the server up \
+             for seconds; at most {JOBS_MAX}"
+        )));
+    }
     let names = other_names(link, keys).await?;
     let bytes = names.iter().map(String::len).sum();
     let mut cmd = scripts::dump.call(keys, names.len(), bytes);

@@ -1,6 +1,7 @@
 //! Repairs: what must still be so, and what to write then.
 
-use queue_core::Error;
+use queue_core::{ClaimToken, Error};
+use redis::Value;
 
 use crate::connect::Link;
 use crate::keys::Keys;
@@ -46,10 +47,37 @@ impl Fix {
     }
 }
 
-/// Makes the repairs whose checks hold.
-pub(super) async fn make(link: &Link, keys: &Keys, fixes: &[Fix]) -> Result<(), Error> {
-    for fixes in fixes.chunks(FIXES_MAX) {
-        let mut cmd = scripts::repair.call(keys, fixes.len() * 16, fixes.len() * 512);
+/// One round of repairs after one look. It begins before the look: a round that begins later ends
+/// it, because what it was about may have been put right then.
+#[derive(Debug)]
+pub(super) struct Round {
+    word: [u8; 16],
+    step: u64,
+}
+
+impl Round {
+    pub(super) async fn begin(link: &Link, keys: &Keys) -> Result<Self, Error> {
+        let mut round = Self { word: *ClaimToken::random().as_bytes(), step: 0 };
+        round.make_some(link, keys, &[]).await?;
+        Ok(round)
+    }
+
+    /// Makes the repairs whose checks hold.
+    pub(super) async fn make(
+        mut self,
+        link: &Link,
+        keys: &Keys,
+        fixes: &[Fix],
+    ) -> Result<(), Error> {
+        for fixes in fixes.chunks(FIXES_MAX) {
+            self.make_some(link, keys, fixes).await?;
+        }
+        Ok(())
+    }
+
+    async fn make_some(&mut self, link: &Link, keys: &Keys, fixes: &[Fix]) -> Result<(), Error> {
+        let mut cmd = scripts::repair.call(keys, 2 + fixes.len() * 16, fixes.len() * 512);
+        cmd.arg(&self.word[..]).arg(self.step);
         let add = |cmd: &mut redis::Cmd, words: &Command| {
             cmd.arg(words.len());
             for word in words {
@@ -65,7 +93,13 @@ pub(super) async fn make(link: &Link, keys: &Keys, fixes: &[Fix]) -> Result<(), 
             cmd.arg(fix.writes.len());
             fix.writes.iter().for_each(|words| add(&mut cmd, words));
         }
-        store::one(link, Call::script(&scripts::repair, cmd), Repeat::Freely).await?;
+        self.step += 1;
+        match store::one(link, Call::script(&scripts::repair, cmd), Repeat::Freely).await? {
+            Value::Int(0..) => Ok(()),
+            _ => Err(Error::Unavailable(
+                "another audit has begun to repair the same store: try again when it is done"
+                    .to_owned(),
+            )),
+        }
     }
-    Ok(())
 }

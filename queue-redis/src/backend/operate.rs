@@ -12,8 +12,9 @@ use crate::reply::{self, unexpected};
 use crate::scripts;
 use crate::store::{self, Call, Repeat};
 
-/// So many jobs are deleted by one script: freeing what they hold takes time, too.
-const DELETED_MAX: usize = 64;
+/// So many jobs are deleted by one script, or retried: freeing what they hold takes time, and so
+/// does taking each off a shelf entry of its own.
+const UNSHELVED_MAX: usize = 64;
 
 fn state(number: u8) -> Result<JobState, Error> {
     state_of(number.wrapping_sub(b'0')).ok_or_else(|| unexpected("an unknown state"))
@@ -59,18 +60,19 @@ pub(super) async fn retry(
     backend: &RedisBackend,
     request: &RetryRequest,
 ) -> Result<Vec<RetryOutcome>, Error> {
-    if request.jobs.is_empty() {
-        return Ok(Vec::new());
+    let mut outcomes = Vec::with_capacity(request.jobs.len());
+    for jobs in request.jobs.chunks(UNSHELVED_MAX) {
+        let mut cmd = scripts::retry.call(&backend.keys, 1 + jobs.len() * 2, jobs.len() * 48);
+        cmd.arg(u8::from(request.keep_counts));
+        for (id, finished_at) in jobs {
+            cmd.arg(id.as_bytes().as_slice()).arg(finished_at.as_ms());
+        }
+        let call = Call::script(&scripts::retry, cmd);
+        for answer in reply::array(store::one(&backend.link, call, Repeat::Freely).await?)? {
+            outcomes.push(retried(&reply::bytes(answer)?)?);
+        }
     }
-    let count = request.jobs.len();
-    let mut cmd = scripts::retry.call(&backend.keys, 1 + count * 2, count * 48);
-    cmd.arg(u8::from(request.keep_counts));
-    for (id, finished_at) in &request.jobs {
-        cmd.arg(id.as_bytes().as_slice()).arg(finished_at.as_ms());
-    }
-    let call = Call::script(&scripts::retry, cmd);
-    let answers = reply::array(store::one(&backend.link, call, Repeat::Freely).await?)?;
-    answers.into_iter().map(|answer| retried(&reply::bytes(answer)?)).collect()
+    Ok(outcomes)
 }
 
 fn retried(answer: &[u8]) -> Result<RetryOutcome, Error> {
@@ -89,7 +91,7 @@ pub(super) async fn delete(
     jobs: &[(JobId, JobState)],
 ) -> Result<Vec<DeleteOutcome>, Error> {
     let mut outcomes = Vec::with_capacity(jobs.len());
-    for jobs in jobs.chunks(DELETED_MAX) {
+    for jobs in jobs.chunks(UNSHELVED_MAX) {
         let mut cmd = scripts::delete.call(&backend.keys, jobs.len() * 2, jobs.len() * 32);
         for (id, state) in jobs {
             cmd.arg(id.as_bytes().as_slice()).arg(number_of(*state));

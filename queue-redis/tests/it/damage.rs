@@ -5,11 +5,11 @@ use std::time::Duration;
 use queue_core::conformance::Harness;
 use queue_core::{
     Backend, CancelOutcome, Durability, EnqueueOutcome, Error, JobState, Outcome, Settled,
-    Timestamp,
+    Timestamp, Wake,
 };
 
 use crate::support::harness::RedisHarness;
-use crate::support::jobs::{claim, completed, enqueue, job, settle};
+use crate::support::jobs::{claim, completed, enqueue, interest, job, settle};
 
 #[tokio::test]
 async fn a_lane_of_a_wrong_type_stops_only_itself() {
@@ -281,4 +281,41 @@ async fn shelves_of_a_wrong_type_are_an_error_before_the_first_write() {
         settle(&backend, &leases, &completed()).await,
         [Settled::Applied(JobState::Completed)]
     );
+}
+
+/// A counter that is no number must not look like work that is never found.
+#[tokio::test]
+async fn a_counter_of_garbage_keeps_nobody_awake() {
+    let harness = RedisHarness::new();
+    let backend = harness.now().await;
+    let count = harness.key(&backend, "count");
+    harness.raw::<()>(&[b"HSET", count.as_bytes(), b"default/a/ready", b"x"]);
+    let waiter = interest("w", &["a"]);
+    let mut heard = Wake::Work;
+    for _ in 0..5 {
+        assert_eq!(claim(&backend, &["a"], 1).await, []);
+        heard = backend.wait(&waiter, Duration::from_millis(30)).await.unwrap();
+    }
+    assert_eq!(heard, Wake::Timeout);
+    enqueue(&backend, &[job("a")]).await;
+    assert_eq!(backend.wait(&waiter, Duration::from_secs(20)).await.unwrap(), Wake::Work);
+    assert_eq!(claim(&backend, &["a"], 1).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_quarantined_job_takes_its_cancel_request_with_it() {
+    let harness = RedisHarness::new();
+    let start = Timestamp::from_ms(4_102_444_800_000);
+    let backend = harness.fresh(start).await;
+    let ids = enqueue(&backend, &[job("a")]).await;
+    claim(&backend, &["a"], 1).await;
+    backend.cancel(&ids).await.unwrap();
+    for key in ["jobs", "run"] {
+        let key = harness.key(&backend, key);
+        harness.raw::<()>(&[b"HSET", key.as_bytes(), ids[0].as_bytes(), b"?"]);
+    }
+    harness.set_clock(&backend, start.after(Duration::from_secs(3600))).await;
+    backend.maintain(500).await.unwrap();
+    let asked: u64 = harness.raw(&[b"SCARD", harness.key(&backend, "cancel").as_bytes()]);
+    assert_eq!(asked, 0);
 }

@@ -1,7 +1,10 @@
 //! `audit(true)`: what is safe to put right is put right.
 
 use queue_core::backend::Violation;
-use queue_core::{Backend, JobState};
+use std::time::Duration;
+
+use queue_core::conformance::Harness;
+use queue_core::{Backend, Hold, JobState, Timestamp};
 use queue_redis::RedisBackend;
 
 use crate::support::harness::RedisHarness;
@@ -123,4 +126,59 @@ async fn what_cannot_be_put_right_is_not_marked_so() {
     assert_eq!(found.iter().filter(|violation| !violation.repaired).count(), 2, "{found:?}");
     let again = backend.audit(true).await.unwrap();
     assert_eq!(again.len(), 2);
+}
+
+/// What one audit has put back another must not put back again: a worker may have run it by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_audits_at_once_give_no_job_twice() {
+    let harness = RedisHarness::new();
+    let backend = harness.now().await;
+    let other = harness.reconnect(&backend).await.unwrap();
+    for round in 0..10 {
+        let jobs: Vec<_> = (0..150).map(|_| job("a")).collect();
+        let ids = enqueue(&backend, &jobs).await;
+        harness.raw::<()>(&[b"DEL", harness.key(&backend, "lane:default/a/5").as_bytes()]);
+        let work = async {
+            let mut given = Vec::new();
+            while given.len() < ids.len() {
+                let leases = claim(&backend, &["a"], 40).await;
+                if leases.is_empty() {
+                    // One of the two may have given way to the other.
+                    backend.audit(true).await.ok();
+                }
+                settle(&backend, &leases, &completed()).await;
+                given.extend(leases.iter().map(|lease| lease.spec.id));
+            }
+            given
+        };
+        let (mut given, _, _) = tokio::join!(work, backend.audit(true), other.audit(true));
+        given.sort();
+        let mut expected = ids.clone();
+        expected.sort();
+        assert_eq!(given, expected, "round {round}");
+        assert_eq!(claim(&backend, &["a"], 40).await, []);
+    }
+    while backend.audit(true).await.is_err() {}
+    assert_sound(&backend).await;
+}
+
+#[tokio::test]
+async fn a_held_record_survives_a_shelf_of_a_wrong_type() {
+    let harness = RedisHarness::new();
+    let start = Timestamp::from_ms(4_102_444_800_000);
+    let backend = harness.fresh(start).await;
+    let hold = Duration::from_secs(1);
+    let held = |n: u8| job("a").idempotency_key(format!("k{n}")).hold(Hold::AtLeast(hold));
+    enqueue(&backend, &[held(0), held(1), held(2)]).await;
+    let leases = claim(&backend, &["a"], 3).await;
+    settle(&backend, &leases, &completed()).await;
+    let shelf = harness.key(&backend, "done:default");
+    harness.raw::<()>(&[b"SET", shelf.as_bytes(), b"x"]);
+    harness.set_clock(&backend, start.after(hold)).await;
+    assert_eq!(backend.maintain(500).await.unwrap().dropped, 0);
+    harness.raw::<()>(&[b"DEL", shelf.as_bytes()]);
+    repaired(&backend).await;
+    harness.set_clock(&backend, start.after(Duration::from_secs(24 * 3600))).await;
+    assert_eq!(backend.maintain(500).await.unwrap().dropped, 3);
+    assert_sound(&backend).await;
 }
