@@ -28,16 +28,16 @@ local function fits(class)
 end
 
 -- Puts those of these jobs on the page that are in the state asked for; answers how many it has
--- looked at before the page was full. `accept(i)` may refuse one.
+-- looked at before the page was full. `accept(i, class)` may refuse one.
 local function consider(ids, accept)
   local records, states = read('HMGET', JOBS, ids), states_of(ids)
   local atts, fins = read('HMGET', ATT, ids), read('HMGET', FIN, ids)
   for i, id in ipairs(ids) do
     if is_full() then return i - 1 end
     looks = looks + 1
-    if #id == 16 and records[i] and states[i] == state and (not accept or accept(i)) then
+    if #id == 16 and records[i] and states[i] == state then
       local class, head_bytes = class_of(records[i], 0)
-      if not class or fits(class) then
+      if (not class or fits(class)) and (not accept or accept(i, class)) then
         local head = class and sub(records[i], 1, head_bytes) or records[i]
         local fin = fins[i] and sub(fins[i], 1, 30) or ''
         jobs[#jobs + 1] = { id, head, atts[i] or '', fin }
@@ -78,13 +78,15 @@ local function list_by_time(key, look)
   return { page[2 * count], page[2 * count - 1] }
 end
 
--- Whether the job of the ticket at `place` is in the lane there: its live ticket is the last one.
+-- Whether the job of the ticket at `place` is in the lane there: it is a job of this lane, and its
+-- live ticket is the last one.
 -- Of a ticket too far from the end nobody can say that in bounded work; its job is then listed with
 -- each of its tickets, so that none is missed.
 local function live_tickets(lane, tickets, place)
   local gone = stale > 0 and read('HMGET', PREFIX .. 'gone:' .. lane, tickets) or {}
-  return function(i)
+  return function(i, class)
     if (tonumber(gone[i] or nil) or 0) == 0 then return true end
+    if class and class.lane ~= lane then return false end
     local key = PREFIX .. 'lane:' .. lane
     local last = call('LPOS', key, tickets[i], 'RANK', -1, 'MAXLEN', FROM_END_MAX)
     return not last or last == place + i - 1

@@ -165,5 +165,12 @@ pub async fn a_job_that_came_back_is_listed_once<H: Harness>(harness: &H) {
     let found = ids(&listed(&store.backend, &request).await);
     let last: Vec<JobId> = jobs[3..].iter().map(NewJob::job_id).chain(back).collect();
     assert_eq!(found, last);
+    // Another one comes back to another lane.
+    let elsewhere = jobs[5].clone().priority(0);
+    store.backend.delete(&[(elsewhere.job_id(), JobState::Ready)]).await.unwrap();
+    store.enqueue(&elsewhere).await;
+    let found = ids(&listed(&store.backend, &request).await);
+    let rest = last.iter().copied().filter(|id| *id != elsewhere.job_id());
+    assert_eq!(found, std::iter::once(elsewhere.job_id()).chain(rest).collect::<Vec<_>>());
     store.audit().await;
 }
