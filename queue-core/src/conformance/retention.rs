@@ -76,3 +76,20 @@ pub async fn zero_retention_keeps_nothing<H: Harness>(harness: &H) {
     assert_eq!(store.backend.stats().await.unwrap(), []);
     store.audit().await;
 }
+
+pub async fn dropping_stops_at_its_budget<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let minute = Duration::from_secs(60);
+    let retention = Retention { completed: minute, dead: minute };
+    for _ in 0..3 {
+        store.enqueue(&job("a").retention(retention)).await;
+        store.complete(&store.claim_one().await).await;
+    }
+    store.advance(minute).await;
+    for more in [true, true, false] {
+        let pass = store.backend.maintain(1).await.unwrap();
+        assert_eq!((pass.dropped, pass.more), (1, more));
+    }
+    assert_eq!(store.backend.stats().await.unwrap(), []);
+    store.audit().await;
+}
