@@ -218,16 +218,12 @@ impl Queue {
         loop {
             let answer = self.get(id).await;
             let left = deadline.saturating_duration_since(Instant::now());
-            let record = match answer {
-                Err(error) if error.is_retryable() && !left.is_zero() => {
-                    tokio::time::sleep(pause.min(left)).await;
-                    pause = (pause * 2).min(Duration::from_millis(250));
-                    continue;
-                }
-                answer => answer?,
+            let is_open = match &answer {
+                Ok(record) => record.as_ref().is_some_and(|record| !record.state.is_finished()),
+                Err(error) => error.is_retryable(),
             };
-            if record.as_ref().is_none_or(|record| record.state.is_finished()) || left.is_zero() {
-                return Ok(record);
+            if !is_open || left.is_zero() {
+                return answer;
             }
             tokio::time::sleep(pause.min(left)).await;
             pause = (pause * 2).min(Duration::from_millis(250));

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{Pages, Queue};
+use super::Queue;
 use crate::backend::PASS_MAX;
 use crate::job::Fingerprint;
 use crate::{
-    Error, JobId, JobState, JobSummary, Kind, ListRequest, Page, QueueName, RetryOutcome,
-    RetryRequest, WatchRequest, Watched,
+    Error, JobId, JobState, JobSummary, Kind, ListRequest, QueueName, RetryOutcome, RetryRequest,
+    WatchRequest, Watched,
 };
 
 /// With [`Redrive::max_failure_share`]: the most redriven jobs whose outcome is not known yet.
@@ -25,6 +25,23 @@ const LOOK_PAUSE: Duration = Duration::from_millis(50);
 /// How long a redrive goes on trying when the store is away.
 const OUTAGE_MAX: Duration = Duration::from_secs(60);
 const OUTAGE_PAUSE: Duration = Duration::from_millis(250);
+
+/// Makes a call again while the store is away, for a while: what was counted would be lost with
+/// an error, and a repeat changes nothing more. (A function would have to be given a closure whose
+/// future borrows from it, and such a future is not known to be `Send`.)
+macro_rules! patiently {
+    ($call:expr) => {{
+        let give_up_at = Instant::now() + OUTAGE_MAX;
+        loop {
+            match $call.await {
+                Err(error) if error.is_retryable() && Instant::now() < give_up_at => {
+                    sleep(OUTAGE_PAUSE).await;
+                }
+                answer => break answer,
+            }
+        }
+    }};
+}
 
 /// Which dead jobs shall run again, and how carefully.
 ///
@@ -185,7 +202,7 @@ impl Run<'_> {
         let Redrive { queue, kind, dry_run, .. } = self.redrive;
         let mut pages = self.queue.pages(dead(queue.as_ref(), kind.as_ref()));
         let mut found = false;
-        while let Some(page) = next_page(&mut pages).await? {
+        while let Some(page) = patiently!(pages.next())? {
             let jobs: Vec<_> = page.jobs.into_iter().filter(|job| self.matches(job)).collect();
             self.done.matched += jobs.len() as u64;
             found |= !jobs.is_empty();
@@ -240,7 +257,7 @@ impl Run<'_> {
             keep_counts: self.redrive.keep_counts,
         };
         self.redriven.extend(jobs.iter().map(|job| job.id));
-        let outcomes = patiently(|| self.queue.retry_all(&request)).await?;
+        let outcomes = patiently!(self.queue.retry_all(&request))?;
         for (job, outcome) in jobs.iter().zip(outcomes) {
             if outcome == RetryOutcome::Ready {
                 self.done.ready += 1;
@@ -287,7 +304,7 @@ impl Run<'_> {
             .iter()
             .map(|(id, _)| WatchRequest { id: *id, after_line: u64::MAX })
             .collect();
-        let looks = patiently(|| self.queue.backend.watch_boxed(&requests)).await?;
+        let looks = patiently!(self.queue.backend.watch_boxed(&requests))?;
         let runs = |look: &Watched| look.state == JobState::Running;
         let some_run = looks.iter().flatten().any(runs);
         let mut looks = looks.into_iter();
@@ -313,36 +330,6 @@ impl Run<'_> {
         let Redriven { completed, failed, .. } = self.done;
         let known = completed + failed;
         known >= OUTCOMES_MIN && failed as f64 > share * known as f64
-    }
-}
-
-/// As [`patiently`].
-async fn next_page(pages: &mut Pages) -> Result<Option<Page>, Error> {
-    let give_up_at = Instant::now() + OUTAGE_MAX;
-    loop {
-        match pages.next().await {
-            Err(error) if error.is_retryable() && Instant::now() < give_up_at => {
-                sleep(OUTAGE_PAUSE).await;
-            }
-            answer => return answer,
-        }
-    }
-}
-
-/// Makes a call again while the store is away, for a while: what was counted would be lost with
-/// an error, and a repeat changes nothing more.
-async fn patiently<T, F>(call: impl Fn() -> F) -> Result<T, Error>
-where
-    F: Future<Output = Result<T, Error>>,
-{
-    let give_up_at = Instant::now() + OUTAGE_MAX;
-    loop {
-        match call().await {
-            Err(error) if error.is_retryable() && Instant::now() < give_up_at => {
-                sleep(OUTAGE_PAUSE).await;
-            }
-            answer => return answer,
-        }
     }
 }
 

@@ -176,11 +176,12 @@ async fn a_careful_redrive_waits_for_what_runs() {
     let queue = Queue::memory();
     dead_jobs(&queue, 3).await;
     let slow = async |_: Task| {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
         Ok::<(), Fail>(())
     };
     let worker = Worker::new(&queue).handle::<Task, _>(slow).start().unwrap();
-    let patience = Some(Duration::from_millis(150));
+    // Less than a job takes, and far more than a worker needs to start one.
+    let patience = Some(Duration::from_millis(700));
     let careful = Redrive { max_failure_share: Some(0.5), patience, ..Redrive::default() };
     let done = queue.redrive(&careful).await.unwrap();
     assert_eq!((done.completed, done.stopped), (3, None));
@@ -193,7 +194,9 @@ async fn a_careful_redrive_without_workers_gives_up() {
     dead_jobs(&queue, 5).await;
     let patience = Some(Duration::from_millis(60));
     let careful = Redrive { max_failure_share: Some(0.5), patience, ..Redrive::default() };
-    let done = queue.redrive(&careful).await.unwrap();
+    // A redrive is long: whoever starts one may want to put it into a task of its own.
+    let task = tokio::spawn(async move { queue.redrive(&careful).await });
+    let done = task.await.unwrap().unwrap();
     assert_eq!((done.ready, done.stopped), (5, Some(RedriveStop::NoOutcomes)));
 }
 
@@ -298,4 +301,17 @@ async fn a_paused_queue_runs_nothing_until_it_is_resumed() {
     let done = queue.wait_finished(id, LONG).await.unwrap().unwrap();
     assert_eq!(done.state, JobState::Completed);
     worker.drain(LONG).await;
+}
+
+#[tokio::test]
+async fn every_long_operation_fits_into_a_task() {
+    fn fits(_: impl Future + Send) {}
+    let (queue, selection) = (Queue::memory(), Selection::of([JobState::Ready]));
+    fits(queue.purge(&selection));
+    fits(queue.cancel_all(&selection));
+    fits(queue.select(&selection, 1));
+    fits(queue.dead_errors(None, None));
+    fits(queue.redrive(&Redrive::default()));
+    fits(queue.wait_finished(JobId::new(), LONG));
+    fits(queue.repair());
 }
