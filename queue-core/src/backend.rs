@@ -35,7 +35,7 @@ use crate::{Error, JobId, JobRecord, JobState, NewJob, QueueName};
 /// The most items that a call handles beyond what it was asked for, and the most jobs of one claim.
 pub const PASS_MAX: u32 = 500;
 
-/// Finished records kept per queue, for completed (with cancelled) and for dead jobs each.
+/// Finished records kept per queue, for completed, cancelled and dead jobs each.
 pub const FINISHED_MAX: u64 = 10_000;
 
 /// Once the payloads of a claim's jobs have so many bytes together, a store may stop there.

@@ -108,7 +108,8 @@ macro_rules! conformance {
                 a_cancelled_job_whose_worker_died_is_not_retried, cancels_are_noops_when_late,
                 a_cancelled_ready_job_does_not_disturb_its_lane;
             retention: records_are_dropped_after_their_time, only_so_many_records_are_kept,
-                zero_retention_keeps_nothing, dropping_stops_at_its_budget;
+                cancelled_records_push_out_only_each_other, zero_retention_keeps_nothing,
+                dropping_stops_at_its_budget;
             hold: a_live_hold_ends_with_completion,
                 a_hold_for_a_time_outlives_the_record_s_retention,
                 a_hold_that_is_over_frees_the_key_before_maintenance,

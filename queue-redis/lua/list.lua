@@ -163,10 +163,14 @@ local function list_running()
   end
 end
 
+local SHELVES_OF = {
+  [COMPLETED] = { done = true, held = true },
+  [CANCELLED] = { void = true },
+  [DEAD] = { dead = true },
+}
+
 local function shelf_names()
-  local names, wanted = {}, {}
-  if state == COMPLETED then wanted.held = true end
-  wanted[state == DEAD and 'dead' or 'done'] = true
+  local names, wanted = {}, SHELVES_OF[state]
   for _, name in ipairs(call('ZRANGE', AGES, 0, -1)) do
     if wanted[sub(name, 1, 4)] and (queue == '' or sub(name, 6) == queue) then
       names[#names + 1] = name

@@ -175,8 +175,8 @@ save_due()
 save_lanes()
 trim_shelves(counts)
 
--- The shelves by queue, what is held for its key before the others, and done before dead.
-local RANKS = { held = 1, done = 2, dead = 3 }
+-- The shelves by queue, and of a queue in this order.
+local RANKS = { held = 1, done = 2, void = 3, dead = 4 }
 local function before(a, b)
   if sub(a, 6) ~= sub(b, 6) then return is_before(sub(a, 6), sub(b, 6)) end
   return RANKS[sub(a, 1, 4)] < RANKS[sub(b, 1, 4)]

@@ -36,9 +36,8 @@ local function shelve_again(i, id, class)
   if hold_ms > finished_ms and hold_ms > now then
     put_on_shelf('held:' .. class.queue, hold_ms, { id })
   else
-    local kept_s = state == DEAD and class.dead_s or class.completed_s
-    local shelf = (state == DEAD and 'dead:' or 'done:') .. class.queue
-    put_on_shelf(shelf, min(finished_ms + kept_s * 1000, TIME_MAX), { id })
+    local shelf, expiry = retention_of(class, state, finished_ms)
+    put_on_shelf(shelf, expiry, { id })
   end
   local holds = state == COMPLETED and not class.live_hold and not (class.at_least and hold_ms <= now)
   if key and holds then new_keys[#new_keys + 1], new_keys[#new_keys + 2] = key, id end

@@ -156,9 +156,9 @@ for i = 1, #ids do
   end
 end
 for class, done in pairs(completed) do
-  local expiry = min(now + class.completed_s * 1000, TIME_MAX)
+  local shelf, expiry = retention_of(class, COMPLETED, now)
   tally(field_of(class, COMPLETED), #done)
-  put_on_shelf('done:' .. class.queue, expiry, done)
+  put_on_shelf(shelf, expiry, done)
 end
 
 -- Settlements whose token does not hold the job: done before by this token, or stale.

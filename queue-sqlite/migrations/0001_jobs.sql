@@ -63,13 +63,13 @@ CREATE TABLE pause (
           CHECK (octet_length(queue) BETWEEN 1 AND 64 AND queue NOT GLOB '*[^a-z0-9_.-]*')
 ) STRICT, WITHOUT ROWID;
 
--- Finished records of one queue, in three parts that retention treats differently:
---   0 completed ones that hold their key for a time   1 completed and cancelled   2 dead
+-- Finished records of one queue, in four parts that retention treats differently:
+--   0 completed ones that hold their key for a time   1 other completed ones   2 cancelled   3 dead
 -- Exists while it has records.
 CREATE TABLE shelf (
     shelf          INTEGER PRIMARY KEY,
     queue          TEXT    NOT NULL,
-    part           INTEGER NOT NULL CHECK (part BETWEEN 0 AND 2),
+    part           INTEGER NOT NULL CHECK (part BETWEEN 0 AND 3),
     records        INTEGER NOT NULL CHECK (records >= 0),
     -- The smallest expiry_ms of its records.
     next_expiry_ms INTEGER NOT NULL,

@@ -31,8 +31,9 @@ SELECT job.id, 'it is finished but its shelf is missing or of another queue or k
   LEFT JOIN lane ON lane.lane = job.lane
   LEFT JOIN shelf ON shelf.shelf = job.shelf
  WHERE job.state BETWEEN 5 AND 7
-   AND (shelf.shelf IS NULL OR shelf.queue <> lane.queue OR (shelf.part = 2) <> (job.state = 6) 
-        OR (shelf.part = 0 AND (job.state <> 5 OR ifnull(job.hold_ms, -1) < 0)))
+   AND (shelf.shelf IS NULL OR shelf.queue <> lane.queue
+        OR (shelf.part = 3) <> (job.state = 6) OR (shelf.part = 2) <> (job.state = 7)
+        OR (shelf.part = 0 AND ifnull(job.hold_ms, -1) < 0))
 UNION ALL
 SELECT NULL, 'the store has ' || count(*) || ' rows about itself'
   FROM store HAVING count(*) <> 1;

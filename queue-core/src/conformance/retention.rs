@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::Harness;
 use super::store::{Store, claim_request, enqueue_on, failure, job};
 use crate::backend::FINISHED_MAX;
-use crate::{Backend, JobState, NewJob, Outcome, Retention, SettleRequest, Settlement};
+use crate::{
+    Backend, Enqueued, JobState, NewJob, OnConflict, Outcome, Retention, SettleRequest, Settlement,
+};
 
 pub async fn records_are_dropped_after_their_time<H: Harness>(harness: &H) {
     let store = Store::new(harness).await;
@@ -36,6 +38,10 @@ pub async fn records_are_dropped_after_their_time<H: Harness>(harness: &H) {
 
 pub async fn only_so_many_records_are_kept<H: Harness>(harness: &H) {
     let store = Store::new(harness).await;
+    let cancelled = store.enqueue(&job("a")).await.id;
+    store.cancel(cancelled).await;
+    let dead = store.enqueue(&job("a")).await.id;
+    store.settle(&store.claim_one().await, Outcome::Dead { error: failure() }).await;
     let jobs_to_run = FINISHED_MAX + 1200;
     let mut done = 0;
     let mut first = None;
@@ -59,6 +65,39 @@ pub async fn only_so_many_records_are_kept<H: Harness>(harness: &H) {
     while store.maintain().await.more {}
     assert_eq!(store.count(JobState::Completed).await, FINISHED_MAX);
     assert!(store.get(first.unwrap()).await.is_none());
+    // They have caps of their own.
+    assert_eq!(store.state(cancelled).await, JobState::Cancelled);
+    assert_eq!(store.state(dead).await, JobState::Dead);
+    store.audit().await;
+}
+
+pub async fn cancelled_records_push_out_only_each_other<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let keyed = || job("a").idempotency_key("kept");
+    let completed = store.enqueue(&keyed()).await.id;
+    store.complete(&store.claim_one().await).await;
+    let mut first = None;
+    for batch in 0..=FINISHED_MAX / 500 + 2 {
+        // Later records expire later, so the first ones are the first to go.
+        store.advance(Duration::from_millis(1)).await;
+        let jobs: Vec<NewJob> = (0..500).map(|_| job("a")).collect();
+        first.get_or_insert(jobs[0].job_id());
+        if batch % 2 == 0 {
+            let ids: Vec<_> = jobs.iter().map(NewJob::job_id).collect();
+            enqueue_on(&store.backend, &jobs).await;
+            store.backend.cancel(&ids).await.unwrap();
+        } else {
+            let replacing =
+                |job: NewJob| job.idempotency_key("again").on_conflict(OnConflict::Replace);
+            let jobs: Vec<NewJob> = jobs.into_iter().map(replacing).collect();
+            enqueue_on(&store.backend, &jobs).await;
+        }
+    }
+    while store.maintain().await.more {}
+    assert_eq!(store.count(JobState::Cancelled).await, FINISHED_MAX);
+    assert!(store.get(first.unwrap()).await.is_none());
+    let again = store.enqueue(&keyed()).await;
+    assert_eq!(again, Enqueued::duplicate(completed, JobState::Completed));
     store.audit().await;
 }
 

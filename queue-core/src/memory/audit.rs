@@ -54,8 +54,8 @@ impl Model {
                 let state = self.jobs.get(id).map(|entry| entry.record.state);
                 let fits = match state {
                     Some(JobState::Dead) => *shelf == Shelf::Dead,
-                    Some(JobState::Completed) => *shelf != Shelf::Dead,
-                    Some(JobState::Cancelled) => *shelf == Shelf::Done,
+                    Some(JobState::Completed) => matches!(shelf, Shelf::Held | Shelf::Done),
+                    Some(JobState::Cancelled) => *shelf == Shelf::Cancelled,
                     _ => false,
                 };
                 place(id, state.filter(|_| fits).unwrap_or(JobState::Quarantined));
@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(holder, ["is running but listed as [Quarantined]"]);
         let empty = found(|model, _| model.claims.values_mut().for_each(|held| held.jobs.clear()));
         assert_eq!(empty.len(), 2, "{empty:?}");
-        for shelf in [Shelf::Dead, Shelf::Held] {
+        for shelf in [Shelf::Held, Shelf::Done, Shelf::Dead] {
             let shelf = found(|model, [.., cancelled]| {
                 model.unshelve(cancelled);
                 model.shelve(cancelled, shelf, model.now.after(Duration::from_secs(1)));

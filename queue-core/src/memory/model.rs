@@ -46,15 +46,21 @@ pub(super) struct Held {
     pub(super) jobs: BTreeSet<JobId>,
 }
 
-/// The groups of finished records that retention treats differently.
+/// The groups of finished records that retention treats differently, in the order in which it goes
+/// through them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Shelf {
     /// Completed jobs that hold their key for a time; not bounded in number until that is over.
     Held,
-    /// Completed and cancelled jobs.
+    /// Other completed jobs.
     Done,
+    Cancelled,
     /// Dead jobs.
     Dead,
+}
+
+impl Shelf {
+    const ALL: [Self; 4] = [Self::Held, Self::Done, Self::Cancelled, Self::Dead];
 }
 
 /// The whole store.
@@ -259,7 +265,7 @@ impl Model {
         let queues: BTreeSet<_> = self.shelves.keys().map(|(queue, _)| queue.clone()).collect();
         let mut handled = 0;
         for queue in queues {
-            for shelf in [Shelf::Held, Shelf::Done, Shelf::Dead] {
+            for shelf in Shelf::ALL {
                 let key = (queue.clone(), shelf);
                 while let Some(id) = self.shelves.get(&key).and_then(|set| self.over(shelf, set)) {
                     if handled == budget {
@@ -483,13 +489,15 @@ pub(super) fn holds_key(record: &JobRecord, now: Timestamp) -> bool {
 
 /// Where a job that finishes now waits to be dropped, and for when.
 fn shelf_of(record: &JobRecord, now: Timestamp, holds_key: bool) -> (Shelf, Timestamp) {
-    match record.spec.hold {
-        Hold::AtLeast(time) if holds_key && record.spec.idempotency_key.is_some() => {
-            (Shelf::Held, record.enqueued_at.after(time))
+    let shelf = match (record.state, record.spec.hold) {
+        (JobState::Dead, _) => Shelf::Dead,
+        (JobState::Cancelled, _) => Shelf::Cancelled,
+        (_, Hold::AtLeast(time)) if holds_key && record.spec.idempotency_key.is_some() => {
+            return (Shelf::Held, record.enqueued_at.after(time));
         }
-        _ if record.state == JobState::Dead => (Shelf::Dead, retention_end(record, now)),
-        _ => (Shelf::Done, retention_end(record, now)),
-    }
+        _ => Shelf::Done,
+    };
+    (shelf, retention_end(record, now))
 }
 
 /// When retention is over.

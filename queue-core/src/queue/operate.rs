@@ -212,9 +212,9 @@ impl Queue {
     /// running ones are asked to stop. Says how many of each. Jobs that are enqueued meanwhile
     /// stay. If it is interrupted, call it again.
     ///
-    /// Cancelled records count among the [`FINISHED_MAX`](crate::backend::FINISHED_MAX) of their
-    /// queue: very many of them push completed records out, with the idempotency keys that these
-    /// hold ([`Hold::Kept`](crate::Hold::Kept)).
+    /// Of each queue [`FINISHED_MAX`](crate::backend::FINISHED_MAX) cancelled records are kept;
+    /// beyond that the oldest are dropped. Completed records, and the idempotency keys that these
+    /// hold ([`Hold::Kept`](crate::Hold::Kept)), stay whatever is cancelled.
     ///
     /// # Errors
     /// Those of every [`Backend`](crate::Backend) call.

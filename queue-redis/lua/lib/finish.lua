@@ -3,10 +3,10 @@
 -- A finished record is: state, reason, finished_ms, elapsed_ms, the settling token, and the result
 -- unless it is large (RESULT_APART). The upper half of the state's byte is for a later version of
 -- this layout.
--- It waits on a shelf: `done:<queue>` (completed, cancelled), `dead:<queue>`, or, as long as it is
--- kept for its idempotency key, `held:<queue>`. A shelf is a zset whose members are the ids that
--- one call finished with one expiry, so that finishing costs one element per call and not one per
--- job. AGES holds each shelf's soonest expiry.
+-- It waits on a shelf: `done:<queue>` (completed), `void:<queue>` (cancelled), `dead:<queue>`, or,
+-- as long as it is kept for its idempotency key, `held:<queue>`. A shelf is a zset whose members
+-- are the ids that one call finished with one expiry, so that finishing costs one element per call
+-- and not one per job. AGES holds each shelf's soonest expiry.
 
 local FINISHED_MAX = 10000
 local NO_ELAPSED = pack('>I6', TIME_MAX)
@@ -25,14 +25,13 @@ local function resting_place(head, base, class, state)
     local hold_ms = hold_end_ms(head, base, class)
     if hold_ms > now then return 'held:' .. class.queue, hold_ms, nil end
   end
-  local kept_s = state == DEAD and class.dead_s or class.completed_s
-  local shelf = (state == DEAD and 'dead:' or 'done:') .. class.queue
-  local is_free = state ~= COMPLETED or kept_s == 0 or class.live_hold or class.at_least
-  return shelf, min(now + kept_s * 1000, TIME_MAX), is_free and key or nil
+  local shelf, expiry = retention_of(class, state, now)
+  local is_free = state ~= COMPLETED or expiry <= now or class.live_hold or class.at_least
+  return shelf, expiry, is_free and key or nil
 end
 
 local function put_on_shelf(shelf, expiry, done)
-  if byte(shelf) == 100 then -- "d": the others have no cap
+  if byte(shelf) ~= 104 then -- "h": what is held for its key has no cap
     tally(shelf, #done)
     added[shelf] = (added[shelf] or 0) + #done
   end

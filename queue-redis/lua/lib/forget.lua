@@ -24,10 +24,7 @@ end
 -- is to be dropped. One that was kept for its key joins the others of its queue; one that is on a
 -- shelf by mistake goes to where it should be.
 local function next_place(record, fin, class, shelf, expiry)
-  local state = byte(fin, 1)
-  local kept_s = state == DEAD and class.dead_s or class.completed_s
-  local ends_ms = min(struct.unpack('>I6', fin, 3) + kept_s * 1000, TIME_MAX)
-  local own = (state == DEAD and 'dead:' or 'done:') .. class.queue
+  local own, ends_ms = retention_of(class, byte(fin, 1), (struct.unpack('>I6', fin, 3)))
   if ends_ms > now and (shelf ~= own or ends_ms ~= expiry) then return own, ends_ms end
 end
 

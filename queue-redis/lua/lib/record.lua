@@ -98,6 +98,17 @@ local function hold_end_ms(bytes, base, class)
   return min(enqueued_ms_of(bytes, base) + struct.unpack('>I6', bytes, at), TIME_MAX)
 end
 
+-- The shelf where a record waits for the end of its retention, and that end.
+local function retention_of(class, state, finished_ms)
+  local shelf, kept_s = 'done:', class.completed_s
+  if state == DEAD then
+    shelf, kept_s = 'dead:', class.dead_s
+  elseif state == CANCELLED then
+    shelf = 'void:'
+  end
+  return shelf .. class.queue, min(finished_ms + kept_s * 1000, TIME_MAX)
+end
+
 -- Attempts (`att`): version, failures, stalls, snoozes, due_ms, the token of the last settlement,
 -- bytes of the last error, that error, and whatever a newer program has put behind it.
 local ATT_VERSION, ATT_BYTES = 1, 32

@@ -27,9 +27,8 @@ local function unshelve(id, record, class, fin)
     local hold_ms = hold_end_ms(record, 0, class)
     if hold_ms > finished_ms and want_from('held:' .. class.queue, hold_ms, id) then return end
   end
-  local kept_s = state == DEAD and class.dead_s or class.completed_s
-  local shelf = (state == DEAD and 'dead:' or 'done:') .. class.queue
-  if want_from(shelf, min(finished_ms + kept_s * 1000, TIME_MAX), id) then tally(shelf, -1) end
+  local shelf, expiry = retention_of(class, state, finished_ms)
+  if want_from(shelf, expiry, id) then tally(shelf, -1) end
 end
 
 local function save_unshelved()

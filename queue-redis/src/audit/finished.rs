@@ -98,7 +98,8 @@ impl Auditor<'_> {
         let mut found = Vec::new();
         let mut ages: BTreeMap<String, u64> = BTreeMap::new();
         for (name, other) in &self.dump.others {
-            let is_shelf = ["done:", "dead:", "held:"].iter().any(|kind| name.starts_with(kind));
+            let kinds = ["done:", "void:", "dead:", "held:"];
+            let is_shelf = kinds.iter().any(|kind| name.starts_with(kind));
             if !is_shelf {
                 continue;
             }
@@ -156,6 +157,7 @@ impl Auditor<'_> {
         let cap = queue_core::Timestamp::MAX.as_ms();
         let (shelf, kept_ms) = match state {
             JobState::Dead => ("dead", head.dead_ms),
+            JobState::Cancelled => ("void", head.completed_ms),
             _ => ("done", head.completed_ms),
         };
         let own = (format!("{shelf}:{}", head.queue), (end.finished_ms + kept_ms).min(cap));

@@ -291,7 +291,7 @@ impl Auditor<'_> {
             match (name.split(':').next(), other) {
                 (Some("wake"), Other::List(tokens)) if tokens.len() <= 1 => {}
                 (Some("wake"), Other::List(_)) if name.starts_with("wake:w:") => {}
-                (Some("lane" | "lanes" | "gone" | "done" | "dead" | "held"), _) => {}
+                (Some("lane" | "lanes" | "gone" | "done" | "void" | "dead" | "held"), _) => {}
                 _ => self.store(format!("{name} does not belong here"), None),
             }
         }

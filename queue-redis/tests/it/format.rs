@@ -13,7 +13,7 @@ use queue_core::{
 use queue_redis::RedisBackend;
 
 use crate::support::harness::RedisHarness;
-use crate::support::jobs::{assert_sound, request};
+use crate::support::jobs::{assert_sound, completed, request};
 
 const START: Timestamp = Timestamp::from_ms(0x0300_0000_0001);
 static ID: LazyLock<JobId> = LazyLock::new(|| JobId::from_bytes([7; 16]));
@@ -135,6 +135,46 @@ async fn each_format_has_these_bytes() {
     let end = concat!("04", "00", "030000000001", "000000000005");
     assert_eq!(hex(&store.of_job("fin")), format!("{end}{token}0072"));
     assert_sound(&store.backend).await;
+}
+
+#[tokio::test]
+async fn each_end_has_a_shelf() {
+    let store = Store::new().await;
+    let expiry = |kept_s: u64| START.as_ms() + kept_s * 1000;
+    let error = || JobError::new(ErrorKind::Failed, "e");
+    let ends = [
+        ("done:default", 86_400, Hold::Kept, Some(completed())),
+        ("dead:default", 14 * 86_400, Hold::Kept, Some(Outcome::Dead { error: error() })),
+        ("void:default", 86_400, Hold::Kept, None),
+        ("held:default", 5, Hold::AtLeast(Duration::from_secs(5)), Some(completed())),
+    ];
+    for (shelf, kept_s, hold, outcome) in ends {
+        store.enqueue(hold).await;
+        let state = match outcome {
+            Some(outcome) => {
+                store.claim().await;
+                let Settled::Applied(state) = store.settle(outcome).await else {
+                    panic!("{shelf}")
+                };
+                state
+            }
+            None => {
+                store.backend.cancel(&[*ID]).await.unwrap();
+                JobState::Cancelled
+            }
+        };
+        let name = store.harness.key(&store.backend, shelf);
+        let entries: Vec<(Vec<u8>, u64)> =
+            store.harness.raw(&[b"ZRANGE", name.as_bytes(), b"0", b"-1", b"WITHSCORES"]);
+        assert_eq!(entries, [(ID.as_bytes().to_vec(), expiry(kept_s))], "{shelf}");
+        let count = store.read("count", shelf.as_bytes());
+        assert_eq!(count, if hold == Hold::Kept { &b"1"[..] } else { b"" }, "{shelf}");
+        let ages = store.harness.key(&store.backend, "ages");
+        let age: u64 = store.harness.raw(&[b"ZSCORE", ages.as_bytes(), shelf.as_bytes()]);
+        assert_eq!(age, expiry(kept_s));
+        store.backend.delete(&[(*ID, state)]).await.unwrap();
+        assert_sound(&store.backend).await;
+    }
 }
 
 /// An older program settles, reports and reaps what a newer one has written.

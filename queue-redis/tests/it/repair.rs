@@ -19,6 +19,8 @@ async fn populated(harness: &RedisHarness) -> RedisBackend {
     enqueue(&backend, &[job("a").delay(minute)]).await;
     let leases = claim(&backend, &["a"], 4).await;
     settle(&backend, &leases[..2], &completed()).await;
+    let cancelled = enqueue(&backend, &[job("b")]).await;
+    backend.cancel(&cancelled).await.unwrap();
     assert_sound(&backend).await;
     backend
 }
@@ -55,6 +57,7 @@ async fn each_index_and_counter_is_made_again_from_the_records() {
         (&["SADD", "cancel", "an-id-of-nobody!"], 1),
         (&["DEL", "done:default"], 2),
         (&["ZADD", "done:default", "1", "an-id-of-nobody!"], 1),
+        (&["DEL", "void:default"], 3),
         (&["ZADD", "done:default", "1", "?"], 1),
         (&["DEL", "ages"], 1),
         (&["DEL", "idem"], 6),
@@ -85,7 +88,7 @@ async fn each_index_and_counter_is_made_again_from_the_records() {
         // Every job is there and can be run.
         let stats = backend.stats().await.unwrap();
         let jobs: u64 = stats.iter().flat_map(|row| row.jobs.values()).sum();
-        assert_eq!(jobs, 7, "{words:?}: {stats:?}");
+        assert_eq!(jobs, 8, "{words:?}: {stats:?}");
         let ready = stats[0].jobs.get(&JobState::Ready).copied().unwrap_or(0);
         let left = claim(&backend, &["a"], 10).await;
         assert_eq!(left.len() as u64, ready, "{words:?}");
@@ -111,6 +114,20 @@ async fn a_job_in_two_places_stays_in_one() {
     let left = claim(&backend, &["a"], 10).await;
     assert_eq!(left.len(), 2);
     assert!(left.iter().all(|lease| !running.contains(&lease.spec.id.as_bytes().to_vec())));
+}
+
+#[tokio::test]
+async fn a_cancelled_record_among_completed_ones_goes_back_to_its_shelf() {
+    let harness = RedisHarness::new();
+    let backend = populated(&harness).await;
+    let [void, done] = ["void:default", "done:default"].map(|name| harness.key(&backend, name));
+    let entry: (Vec<u8>, u64) = harness.raw(&[b"ZPOPMIN", void.as_bytes()]);
+    let expiry = entry.1.to_string();
+    harness.raw::<()>(&[b"ZADD", done.as_bytes(), expiry.as_bytes(), &entry.0]);
+    repaired(&backend).await;
+    let score: Option<u64> = harness.raw(&[b"ZSCORE", void.as_bytes(), &entry.0]);
+    assert_eq!(score, Some(entry.1));
+    assert_eq!(harness.raw::<u64>(&[b"ZCARD", done.as_bytes()]), 1);
 }
 
 /// What nobody can make again is named and left alone.

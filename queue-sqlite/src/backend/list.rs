@@ -234,8 +234,8 @@ impl Listing<'_> {
             self.left -= 1;
             let has_state = match self.request.state {
                 JobState::Dead => part == Part::Dead.number(),
-                JobState::Cancelled => part == Part::Done.number(),
-                _ => part != Part::Dead.number(),
+                JobState::Cancelled => part == Part::Cancelled.number(),
+                _ => part == Part::Held.number() || part == Part::Done.number(),
             };
             if !has_state {
                 continue;

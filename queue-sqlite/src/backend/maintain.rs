@@ -184,7 +184,9 @@ fn drop_part(
     }
     let droppable = match part {
         Part::Held => expired,
-        Part::Done | Part::Dead => expired.max(records.saturating_sub(RECORDS_MAX)),
+        Part::Done | Part::Cancelled | Part::Dead => {
+            expired.max(records.saturating_sub(RECORDS_MAX))
+        }
     };
     let handled = droppable.min(*left);
     *left -= handled;

@@ -14,7 +14,7 @@ use super::quarantine;
 use crate::errors::Fault;
 use crate::rows::{ms, names, number, state_number, whole};
 use crate::session::job::{holds_key_after, place};
-use crate::session::{HEAD_COLUMNS, Raw, Session, head_columns};
+use crate::session::{HEAD_COLUMNS, Part, Raw, Session, head_columns};
 
 const BEFORE: &str = include_str!("../../sql/repair_before.sql");
 const AFTER: &str = include_str!("../../sql/repair_after.sql");
@@ -97,10 +97,11 @@ fn is_in_place(row: &Row<'_>, raw: &Raw) -> rusqlite::Result<bool> {
     let has_lane = names(row, at(0))?.is_some();
     let has_claim = whole(row, at(3))?.is_some();
     let (is_own_queue, part) = (number(row, at(4))? == 1, whole(row, at(5))?);
+    let is_on = |wanted: Part| part == Some(wanted.number());
     let is_on_shelf = match raw.state {
-        5 => part == Some(1) || (part == Some(0) && raw.hold_ms.is_some_and(|ms| ms >= 0)),
-        6 => part == Some(2),
-        7 => part == Some(1),
+        5 => is_on(Part::Done) || (is_on(Part::Held) && raw.hold_ms.is_some_and(|ms| ms >= 0)),
+        6 => is_on(Part::Dead),
+        7 => is_on(Part::Cancelled),
         _ => true,
     };
     let is_finished = (5..=7).contains(&raw.state);
@@ -108,7 +109,7 @@ fn is_in_place(row: &Row<'_>, raw: &Raw) -> rusqlite::Result<bool> {
         raw.key_bytes.is_some() && raw.holds_key == 0 && raw.state <= 5 && raw.hold_ms != Some(-1);
     let key_is_free = number(row, at(6))? == 0;
     let holds_wrongly =
-        raw.holds_key == 1 && raw.state == 5 && raw.hold_ms.is_some() && part != Some(0);
+        raw.holds_key == 1 && raw.state == 5 && raw.hold_ms.is_some() && !is_on(Part::Held);
     Ok(raw.flaw().is_none()
         && has_lane
         && (raw.state != 4 || has_claim)

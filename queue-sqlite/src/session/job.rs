@@ -262,9 +262,10 @@ pub(crate) fn place(
     holds_key: bool,
 ) -> (Part, Timestamp) {
     let Retention { completed, dead } = head.retention;
-    match head.hold {
-        Hold::AtLeast(time) if holds_key => (Part::Held, head.enqueued_at.after(time)),
-        _ if state == JobState::Dead => (Part::Dead, finished_at.after(dead)),
+    match (state, head.hold) {
+        (JobState::Dead, _) => (Part::Dead, finished_at.after(dead)),
+        (JobState::Cancelled, _) => (Part::Cancelled, finished_at.after(completed)),
+        (_, Hold::AtLeast(time)) if holds_key => (Part::Held, head.enqueued_at.after(time)),
         _ => (Part::Done, finished_at.after(completed)),
     }
 }

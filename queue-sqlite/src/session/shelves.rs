@@ -13,21 +13,22 @@ use crate::rows::number;
 pub(crate) enum Part {
     /// Completed jobs that hold their key for a time; not bounded in number until that is over.
     Held,
-    /// Completed and cancelled jobs.
+    /// Other completed jobs.
     Done,
-    /// Dead jobs.
+    Cancelled,
     Dead,
 }
 
 impl Part {
-    pub(crate) const ALL: [Self; 3] = [Self::Held, Self::Done, Self::Dead];
+    pub(crate) const ALL: [Self; 4] = [Self::Held, Self::Done, Self::Cancelled, Self::Dead];
 
     /// Its number in the tables.
     pub(crate) const fn number(self) -> i64 {
         match self {
             Self::Held => 0,
             Self::Done => 1,
-            Self::Dead => 2,
+            Self::Cancelled => 2,
+            Self::Dead => 3,
         }
     }
 }

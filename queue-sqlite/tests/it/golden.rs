@@ -59,7 +59,7 @@ async fn write_all(path: &Path) {
         .hold(Hold::AtLeast(Duration::from_secs(10)))
         .header("traceparent", "00-ab-cd-01")
         .expires_at(START.after(Duration::from_secs(60)).into());
-    let names = [(2, "b"), (3, "c"), (4, "d"), (5, "e")];
+    let names = [(2, "b"), (3, "c"), (4, "d"), (5, "e"), (6, "f")];
     let others = names.map(|(number, payload)| job(payload).id(id(number)));
     let jobs: Vec<NewJob> = std::iter::once(first).chain(others).collect();
     backend.enqueue(&jobs, STORED).await.unwrap();
@@ -83,7 +83,7 @@ async fn write_all(path: &Path) {
         settlement.outcome = outcome;
     }
     backend.settle(&settle).await.unwrap();
-    backend.cancel(&[id(4)]).await.unwrap();
+    backend.cancel(&[id(4), id(6)]).await.unwrap();
     beside(path).execute_batch("UPDATE body SET options = x'c1' WHERE job = 5").unwrap();
     backend.claim(&request(1)).await.unwrap();
     backend.set_paused(&"idle".parse().unwrap(), true).await.unwrap();
@@ -108,7 +108,7 @@ async fn version_1_is_read_as_it_was() {
     conn.execute_batch("DELETE FROM store").unwrap();
     conn.execute_batch(GOLDEN).unwrap();
     assert_sound(&backend).await;
-    let records = backend.get(&[1, 2, 3, 4, 5].map(id)).await.unwrap();
+    let records = backend.get(&[1, 2, 3, 4, 5, 6].map(id)).await.unwrap();
     let [completed, retrying, dead, running] = [0, 1, 2, 3].map(|n| records[n].clone().unwrap());
     assert_eq!(records[4], None);
 
@@ -132,6 +132,7 @@ async fn version_1_is_read_as_it_was() {
     assert_eq!((dead.state, dead.spec.payload), (JobState::Dead, Payload::raw("c")));
     assert_eq!(running.lease_until, Some(START.after(Duration::from_secs(30))));
     assert!(running.state == JobState::Running && running.cancel_requested);
+    assert_eq!(records[5].as_ref().unwrap().state, JobState::Cancelled);
 
     let watched = backend.watch(&[WatchRequest { id: id(1), after_line: 0 }]).await.unwrap();
     assert_eq!(watched[0].as_ref().unwrap().lines[0].text, "a line");

@@ -17,10 +17,10 @@ fn last(said: &Said) -> Value {
 }
 
 #[test]
-fn the_help_of_a_cancel_of_all_says_what_it_pushes_out() {
+fn the_help_of_a_cancel_of_all_says_what_is_kept() {
     let help = said(workerd().args(["job", "cancel", "--help"])).out;
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(help.contains("count among the 10 000 finished records"), "{help}");
+    assert!(help.contains("keeps the records of 10 000 cancelled jobs"), "{help}");
     assert!(help.contains("idempotency keys that are held as kept"), "{help}");
 }
 

@@ -96,7 +96,7 @@ mod tests {
             (JobState::Retrying, Place::Due(-5, [0xab; 16])),
             (JobState::Ready, Place::Ready { queue: queue.clone(), kind, priority, position: -9 }),
             (JobState::Running, Place::Running(3, 0)),
-            (JobState::Dead, Place::Finished { queue, part: 2, expiry_ms: 7, id: [1; 16] }),
+            (JobState::Dead, Place::Finished { queue, part: 3, expiry_ms: 7, id: [1; 16] }),
             (JobState::Quarantined, Place::Aside(i64::MAX)),
         ]
     }

@@ -23,9 +23,8 @@ pub(in crate::cli) struct Args {
 
     /// All live jobs, or those that the options name
     ///
-    /// Cancelled records count among the 10 000 finished records that a queue keeps: a very large
-    /// cancel pushes completed records out, and with them idempotency keys that are held as kept
-    /// (enqueue with --hold and a time for keys that matter).
+    /// A queue keeps the records of 10 000 cancelled jobs; of a larger cancel the oldest are dropped.
+    /// Completed records stay, and with them idempotency keys that are held as kept.
     #[arg(long)]
     all: bool,
 
