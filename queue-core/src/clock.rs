@@ -102,3 +102,17 @@ impl Clock for ManualClock {
         Timestamp::from_ms(self.0.load(Ordering::SeqCst))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_of_the_store_is_the_same_time_of_the_system() {
+        let time = UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        assert_eq!(Timestamp::from(time), Timestamp::from_ms(1_700_000_000_123));
+        assert_eq!(SystemTime::from(Timestamp::from_ms(1_700_000_000_123)), time);
+        let before = UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(Timestamp::from(before), Timestamp::from_ms(0));
+    }
+}

@@ -109,7 +109,8 @@ macro_rules! conformance {
                 a_cancelled_ready_job_does_not_disturb_its_lane;
             retention: records_are_dropped_after_their_time, only_so_many_records_are_kept,
                 cancelled_records_push_out_only_each_other, zero_retention_keeps_nothing,
-                dropping_stops_at_its_budget;
+                an_expired_job_that_is_not_kept_leaves_nothing, dropping_stops_at_its_budget,
+                a_budget_is_one_for_all_queues;
             hold: a_live_hold_ends_with_completion,
                 a_hold_for_a_time_outlives_the_record_s_retention,
                 a_hold_that_is_over_frees_the_key_before_maintenance,
@@ -118,6 +119,7 @@ macro_rules! conformance {
                 replacements_meet_inside_a_batch,
                 a_replacement_that_is_due_earlier_wakes_a_sleeper;
             list: each_state_lists_its_jobs, pages_give_every_job_once,
+                more_jobs_than_a_page_holds_are_all_listed,
                 filters_choose_queue_and_kind, ready_jobs_are_listed_as_they_will_run,
                 a_foreign_cursor_is_refused, a_job_that_came_back_is_listed_once;
             operate: a_dead_job_can_be_run_again, counts_can_be_kept,

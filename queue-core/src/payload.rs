@@ -197,6 +197,18 @@ fn without_values(message: &str) -> String {
 mod tests {
     use super::*;
 
+    #[test]
+    fn structured_payloads_can_be_shown_as_json_and_bytes_cannot() {
+        let old = Old { to: "you".to_owned() };
+        let shown = Some(serde_json::json!({ "to": "you" }));
+        assert_eq!(Payload::json(&old).unwrap().to_json(), shown);
+        assert_eq!(Payload::msgpack(&old).unwrap().to_json(), shown);
+        assert_eq!(Payload::raw("{}").to_json(), None);
+        let parts = |bytes| Payload::from_parts(Codec::Json, Bytes::from_static(bytes));
+        assert_eq!(parts(b"[1]").to_json(), Some(serde_json::json!([1])));
+        assert_eq!(parts(b"[").to_json(), None);
+    }
+
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Old {
         to: String,

@@ -100,6 +100,18 @@ mod tests {
         }
     }
 
+    /// So that jobs which failed together come back spread over all of it.
+    #[test]
+    fn the_jitter_reaches_from_its_shortest_to_its_longest_wait() {
+        let waits = |failures| {
+            [0.0, 0.25, 0.5, 1.0]
+                .map(|random| Backoff::default().wait(failures, random).as_millis())
+        };
+        assert_eq!(waits(1), [800, 900, 1000, 1200]);
+        assert_eq!(waits(4), [6400, 7200, 8000, 9600]);
+        assert_eq!(waits(u16::MAX), [2_880_000, 3_240_000, 3_600_000, 4_320_000]);
+    }
+
     #[test]
     fn a_list_repeats_its_last_wait() {
         let list = Backoff::List(vec![Duration::from_secs(1), Duration::from_secs(5)]);

@@ -296,4 +296,18 @@ mod tests {
         let link = Link::new("redis://user:hunter2@localhost:6379/1", within).unwrap();
         assert_eq!(format!("{link:?}"), "Link(localhost:6379)");
     }
+
+    /// As if the task had panicked: a call that found no connection must not be the last one.
+    #[tokio::test]
+    async fn an_attempt_that_was_lost_is_followed_by_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let nowhere = format!("redis+unix://{}", directory.path().join("none").display());
+        let link = Link::new(&nowhere, Duration::from_secs(1)).unwrap();
+        let (_, lost) = watch::channel(None);
+        *link.place().current.lock() = Phase::Connecting(lost);
+        let until = Instant::now() + Duration::from_secs(20);
+        let error = async || link.shared(until).await.err().unwrap().to_string();
+        assert_eq!(error().await, not_connected().to_string());
+        assert!(error().await.contains("No such file"));
+    }
 }

@@ -297,6 +297,8 @@ impl SqliteBackend {
 
 #[cfg(test)]
 mod tests {
+    use queue_core::{ClaimToken, KindSlots, Lease, Outcome, Payload, Settled, Settlement};
+
     use super::*;
 
     #[tokio::test]
@@ -318,5 +320,65 @@ mod tests {
         };
         let (long, (), ()) = tokio::join!(biased; long, audits, short);
         assert!(long.unwrap());
+    }
+
+    /// What is left then is for ending jobs.
+    #[tokio::test]
+    async fn the_last_space_is_not_for_large_results_or_logs() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("queue.db");
+        let mut backend = SqliteBackend::open(path, SqliteOptions::default()).unwrap();
+        let job = || NewJob::new("k".parse().unwrap(), Payload::raw("x"));
+        let jobs = [job(), job(), job()];
+        backend.enqueue(&jobs, Durability::Fsync).await.unwrap();
+        let request = claim_of_three();
+        let leases = backend.claim(&request).await.unwrap().leases;
+        backend.room.take_reserve(0);
+        backend.room = backend.room.on_disk_with(64 * 1024);
+
+        let refused = backend.enqueue(&[job()], Durability::Fsync).await;
+        assert!(matches!(refused, Err(Error::StoreFull(_))), "{refused:?}");
+        for met in backend.enqueue(&jobs, Durability::Fsync).await.unwrap() {
+            assert!(matches!(met, EnqueueOutcome::Done(done) if done.duplicate), "{met:?}");
+        }
+        let other = ClaimRequest { token: ClaimToken::random(), ..request };
+        let refused = backend.claim(&other).await;
+        assert!(matches!(refused, Err(Error::StoreFull(_))), "{refused:?}");
+        let report = |line: String| Report {
+            id: leases[0].spec.id,
+            token: leases[0].token,
+            progress: None,
+            lines_before: 0,
+            lines: vec![line.clone(), line],
+        };
+        let refused = backend.report(&[report("x".repeat(9 * 1024))]).await;
+        assert!(matches!(refused, Err(Error::StoreFull(_))), "{refused:?}");
+        assert_eq!(backend.report(&[report("x".to_owned())]).await.unwrap(), [Reported::Applied]);
+
+        let end = |number: usize, result: Option<usize>| {
+            let result = result.map(|bytes| Payload::raw(vec![0; bytes]));
+            let lease: &Lease = &leases[number];
+            let (id, token) = (lease.spec.id, lease.token);
+            let outcome = Outcome::Completed { result };
+            Settlement { id, token, outcome, elapsed: Duration::ZERO }
+        };
+        let settle = async |settlements| {
+            backend.settle(&SettleRequest { settlements, claim: None }).await.map(|r| r.settled)
+        };
+        let refused = settle(vec![end(0, Some(9 * 1024)), end(1, Some(9 * 1024))]).await;
+        assert!(matches!(refused, Err(Error::StoreFull(_))), "{refused:?}");
+        let ends = vec![end(0, Some(9 * 1024)), end(1, None), end(2, Some(1024))];
+        assert_eq!(settle(ends).await.unwrap(), [Settled::Applied(JobState::Completed); 3]);
+    }
+
+    fn claim_of_three() -> ClaimRequest {
+        ClaimRequest {
+            token: ClaimToken::random(),
+            worker: WorkerId::new("w").unwrap(),
+            queues: vec![QueueName::default()],
+            kinds: vec![KindSlots { kind: "k".parse().unwrap(), slots: 3 }],
+            max: 3,
+            lease: Duration::from_secs(30),
+        }
     }
 }

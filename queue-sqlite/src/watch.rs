@@ -324,3 +324,47 @@ impl Drop for Waiting<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worker(number: usize) -> WorkerId {
+        WorkerId::new(format!("w{number}")).unwrap()
+    }
+
+    /// Or each is woken again for what it has been told.
+    #[test]
+    fn what_workers_were_told_is_remembered_of_many_and_not_of_all() {
+        let mut state = State::default();
+        let due = Some((5, [7; 16]));
+        for number in 0..WORKERS_TOLD_MAX {
+            state.told(&worker(number)).first_due = due;
+        }
+        for number in 0..WORKERS_TOLD_MAX {
+            assert_eq!(state.told(&worker(number)).first_due, due, "{number}");
+        }
+        state.told(&worker(WORKERS_TOLD_MAX)).first_due = due;
+        assert!(state.told.len() <= WORKERS_TOLD_MAX);
+        assert_eq!(state.told(&worker(WORKERS_TOLD_MAX)).first_due, due);
+    }
+
+    #[test]
+    fn a_wait_for_nothing_makes_no_busy_loop() {
+        let watch = Watch::default();
+        let interest = Interest {
+            worker: worker(1),
+            queues: vec![queue_core::QueueName::default()],
+            kinds: vec!["k".parse().unwrap()],
+        };
+        let _waiting = watch.enter(&interest);
+        let begun = Instant::now();
+        let mut pace = Pace::new(begun);
+        for _ in 0..10 {
+            assert!(watch.next_round(&mut pace).is_some());
+            pace.looked(Instant::now(), false);
+        }
+        // Two milliseconds are the least between two looks.
+        assert!(begun.elapsed() >= Duration::from_millis(18), "{:?}", begun.elapsed());
+    }
+}

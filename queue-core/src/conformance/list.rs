@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use super::Harness;
 use super::store::{Store, claim_request, enqueue_on, failure, job};
+use crate::backend::PASS_MAX;
 use crate::{
-    Backend, Cursor, Error, JobId, JobState, JobSummary, Kind, ListRequest, NewJob, Outcome,
-    QueueName, RetryRequest,
+    Backend, Cursor, Error, JobId, JobState, JobSummary, Kind, Lease, ListRequest, NewJob, Outcome,
+    QueueName, RetryRequest, SettleRequest, Settlement,
 };
 
 /// All jobs of a listing, page by page.
@@ -97,6 +98,37 @@ pub async fn pages_give_every_job_once<H: Harness>(harness: &H) {
         }
         assert_eq!(sizes, BTreeSet::from([store.count(state).await]), "{state}");
     }
+}
+
+pub async fn more_jobs_than_a_page_holds_are_all_listed<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let delay = std::time::Duration::from_secs(60);
+    // All in one lane, in few claims and with one end.
+    let jobs: Vec<NewJob> = (0..PASS_MAX + 100).map(|_| job("a").delay(delay)).collect();
+    for chunk in jobs.chunks(PASS_MAX as usize) {
+        enqueue_on(&store.backend, chunk).await;
+    }
+    let assert_lists_all = async |state: JobState| {
+        let found: BTreeSet<JobId> = ids_in(&store, state).await.into_iter().collect();
+        assert_eq!(found.len(), jobs.len(), "{state}");
+    };
+    assert_lists_all(JobState::Scheduled).await;
+    store.advance(delay).await;
+    while store.backend.maintain(PASS_MAX).await.unwrap().more {}
+    assert_lists_all(JobState::Ready).await;
+    let claims = [store.claim(PASS_MAX).await, store.claim(PASS_MAX).await];
+    assert_lists_all(JobState::Running).await;
+    for claim in claims {
+        let end = |lease: Lease| Settlement {
+            id: lease.spec.id,
+            token: lease.token,
+            outcome: Outcome::Dead { error: failure() },
+            elapsed: delay,
+        };
+        let settlements = claim.leases.into_iter().map(end).collect();
+        store.backend.settle(&SettleRequest { settlements, claim: None }).await.unwrap();
+    }
+    assert_lists_all(JobState::Dead).await;
 }
 
 pub async fn filters_choose_queue_and_kind<H: Harness>(harness: &H) {

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::Harness;
-use super::store::{Store, claim_request, enqueue_on, failure, job};
+use super::store::{Store, claim_request, enqueue_on, failure, ids, job};
 use crate::backend::FINISHED_MAX;
 use crate::{
-    Backend, Enqueued, JobState, NewJob, OnConflict, Outcome, Retention, SettleRequest, Settlement,
+    Backend, ClaimRequest, Enqueued, JobState, NewJob, OnConflict, Outcome, QueueName, Retention,
+    SettleRequest, Settlement,
 };
 
 pub async fn records_are_dropped_after_their_time<H: Harness>(harness: &H) {
@@ -101,6 +102,21 @@ pub async fn cancelled_records_push_out_only_each_other<H: Harness>(harness: &H)
     store.audit().await;
 }
 
+pub async fn an_expired_job_that_is_not_kept_leaves_nothing<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let nothing = Retention { completed: Duration::ZERO, dead: Duration::ZERO };
+    let second = Duration::from_secs(1);
+    let expires_at = store.now().after(second);
+    let expiring = job("a").retention(nothing).idempotency_key("k").expires_at(expires_at.into());
+    store.enqueue(&expiring).await;
+    store.advance(second).await;
+    assert_eq!(ids(&store.claim(10).await), []);
+    assert!(store.get(expiring.job_id()).await.is_none());
+    assert_eq!(store.backend.stats().await.unwrap(), []);
+    store.audit().await;
+    assert!(!store.enqueue(&job("a").idempotency_key("k")).await.duplicate);
+}
+
 pub async fn zero_retention_keeps_nothing<H: Harness>(harness: &H) {
     let store = Store::new(harness).await;
     let nothing = Retention { completed: Duration::ZERO, dead: Duration::ZERO };
@@ -128,6 +144,33 @@ pub async fn dropping_stops_at_its_budget<H: Harness>(harness: &H) {
     for more in [true, true, false] {
         let pass = store.backend.maintain(1).await.unwrap();
         assert_eq!((pass.dropped, pass.more), (1, more));
+    }
+    assert_eq!(store.backend.stats().await.unwrap(), []);
+    store.audit().await;
+}
+
+pub async fn a_budget_is_one_for_all_queues<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let minute = Duration::from_secs(60);
+    let retention = Retention { completed: minute, dead: minute };
+    for queue in ["default", "q"] {
+        for dies in [false, true] {
+            let job = job("a").queue(queue).retention(retention);
+            store.enqueue(&job).await;
+            let queues = vec![QueueName::new(queue).unwrap()];
+            let request = ClaimRequest { queues, ..claim_request(1) };
+            let lease = store.backend.claim(&request).await.unwrap().leases.remove(0);
+            let outcome = match dies {
+                true => Outcome::Dead { error: failure() },
+                false => Outcome::Completed { result: None },
+            };
+            store.settle(&lease, outcome).await;
+        }
+    }
+    store.advance(minute).await;
+    for (dropped, more) in [(3, true), (1, false)] {
+        let pass = store.backend.maintain(3).await.unwrap();
+        assert_eq!((pass.dropped, pass.more), (dropped, more));
     }
     assert_eq!(store.backend.stats().await.unwrap(), []);
     store.audit().await;

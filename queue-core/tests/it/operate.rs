@@ -5,9 +5,10 @@ use std::time::Duration;
 use crate::support::{Faulty, Gate};
 use futures_util::StreamExt;
 use queue_core::{
-    Context, DeleteOutcome, Durability, Error, Fail, Fingerprint, Job, JobEvent, JobId, JobState,
-    ListRequest, LogLine, MemoryBackend, NewJob, Progress, Queue, QueueName, Redrive, RedriveStop,
-    RetryOutcome, Selection, State, Worker,
+    Backend, ClaimRequest, ClaimToken, Context, DeleteOutcome, Durability, Error, ErrorKind, Fail,
+    Fingerprint, Job, JobError, JobEvent, JobId, JobState, Kind, KindSlots, ListRequest, LogLine,
+    MemoryBackend, NewJob, Outcome, Progress, Queue, QueueName, Redrive, RedriveStop, RetryOutcome,
+    Selection, SettleRequest, Settlement, State, Worker, WorkerId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -128,6 +129,42 @@ async fn what_an_attempt_told_survives_lost_reports_and_failures() {
 }
 
 #[tokio::test]
+async fn what_a_running_attempt_told_arrives_when_the_store_is_back() {
+    let backend = Faulty::new(MemoryBackend::new());
+    let queue = Queue::new(backend.clone());
+    let gates = [(); 3].map(|()| Gate::default());
+    let handler = async |context: Context, State(gates): State<[Gate; 3]>, _: Task| {
+        let [started, away, back] = gates;
+        started.open();
+        away.passed().await;
+        context.log("told while the store was away");
+        back.passed().await;
+        Ok::<(), Fail>(())
+    };
+    let worker = Worker::new(&queue).state(gates.clone());
+    let worker = worker.handle::<Task, _>(handler).start().unwrap();
+    let id = queue.enqueue(task(1)).await.unwrap().id;
+    let [started, away, back] = gates;
+    started.passed().await;
+    backend.cut_off(true);
+    away.open();
+    while backend.reports() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    backend.cut_off(false);
+    let mut events = queue.watch(id, 0);
+    loop {
+        let event = tokio::time::timeout(LONG, events.next()).await.unwrap().unwrap();
+        if let Ok(JobEvent::Line(line)) = event {
+            assert_eq!(line.text, "told while the store was away");
+            break;
+        }
+    }
+    back.open();
+    worker.drain(LONG).await;
+}
+
+#[tokio::test]
 async fn dead_jobs_are_grouped_by_error_and_driven_again() {
     let queue = Queue::memory();
     let ids = dead_jobs(&queue, 9).await;
@@ -172,6 +209,21 @@ async fn a_redrive_stops_when_too_many_fail_again() {
 }
 
 #[tokio::test]
+async fn a_redrive_goes_on_while_few_fail_again() {
+    let queue = Queue::memory();
+    dead_jobs(&queue, 60).await;
+    let some_fail = async |job: Task| match job.n % 4 {
+        0 => Err(Fail::dead("still broken")),
+        _ => Ok(()),
+    };
+    let worker = Worker::new(&queue).handle::<Task, _>(some_fail).start().unwrap();
+    let careful = Redrive { max_failure_share: Some(0.9), ..Redrive::default() };
+    let done = queue.redrive(&careful).await.unwrap();
+    assert_eq!((done.failed, done.completed, done.stopped), (15, 45, None));
+    worker.drain(LONG).await;
+}
+
+#[tokio::test]
 async fn a_careful_redrive_waits_for_what_runs() {
     let queue = Queue::memory();
     dead_jobs(&queue, 3).await;
@@ -186,6 +238,74 @@ async fn a_careful_redrive_waits_for_what_runs() {
     let done = queue.redrive(&careful).await.unwrap();
     assert_eq!((done.completed, done.stopped), (3, None));
     worker.drain(LONG).await;
+}
+
+/// Jobs that end between two looks are never seen running.
+#[tokio::test(start_paused = true)]
+async fn a_careful_redrive_waits_as_long_as_jobs_end() {
+    let backend = MemoryBackend::new();
+    let queue = Queue::new(backend.clone());
+    let job = |n| task(n).max_attempts(1);
+    queue.enqueue_all((0..5).map(job)).await.unwrap();
+    for _ in 0..5 {
+        end_one(&backend, died()).await;
+    }
+    let patience = Some(Duration::from_secs(60));
+    let careful = Redrive { max_failure_share: Some(0.5), patience, ..Redrive::default() };
+    let slowly = async {
+        for _ in 0..5 {
+            // Time stands still but for this: nothing is waited for.
+            tokio::time::sleep(Duration::from_secs(40)).await;
+            end_one(&backend, Outcome::Completed { result: None }).await;
+        }
+    };
+    let (done, ()) = tokio::join!(queue.redrive(&careful), slowly);
+    let done = done.unwrap();
+    assert_eq!((done.completed, done.stopped), (5, None));
+}
+
+/// Not in bursts: what has failed may still be weak.
+#[tokio::test(start_paused = true)]
+async fn a_rate_spreads_jobs_over_each_second() {
+    let backend = MemoryBackend::new();
+    let queue = Queue::new(backend.clone());
+    queue.enqueue_all((0..50).map(task)).await.unwrap();
+    for _ in 0..50 {
+        end_one(&backend, died()).await;
+    }
+    let gentle = Redrive { rate_per_sec: Some(50), ..Redrive::default() };
+    let begun = tokio::time::Instant::now();
+    let mut counts = Vec::new();
+    let watching = async {
+        for tenth in 0..9 {
+            let at = begun + Duration::from_millis(100 * tenth + 50);
+            tokio::time::sleep_until(at).await;
+            counts.push(count(&queue, JobState::Ready).await);
+        }
+    };
+    let (done, ()) = tokio::join!(queue.redrive(&gentle), watching);
+    assert_eq!((done.unwrap().ready, begun.elapsed().as_millis()), (50, 900));
+    assert_eq!(counts, [5, 10, 15, 20, 25, 30, 35, 40, 45]);
+}
+
+fn died() -> Outcome {
+    Outcome::Dead { error: JobError::new(ErrorKind::Failed, "no") }
+}
+
+/// Ends the next job as a worker would.
+async fn end_one(backend: &MemoryBackend, outcome: Outcome) {
+    let request = ClaimRequest {
+        token: ClaimToken::random(),
+        worker: WorkerId::random(),
+        queues: vec![QueueName::default()],
+        kinds: vec![KindSlots { kind: Kind::new(Task::KIND).unwrap(), slots: 1 }],
+        max: 1,
+        lease: LONG,
+    };
+    let lease = backend.claim(&request).await.unwrap().leases.remove(0);
+    let (id, token) = (lease.spec.id, lease.token);
+    let settlements = vec![Settlement { id, token, outcome, elapsed: Duration::ZERO }];
+    backend.settle(&SettleRequest { settlements, claim: None }).await.unwrap();
 }
 
 #[tokio::test]

@@ -37,6 +37,9 @@ struct Inner {
     cut_off: AtomicBool,
     lose_every: AtomicU64,
     calls: AtomicU64,
+    /// Waits for jobs that are out.
+    listening: AtomicU64,
+    reports: AtomicU64,
     trouble: Mutex<Trouble>,
 }
 
@@ -49,6 +52,8 @@ struct Trouble {
     refuses: bool,
     /// Settles of more than one outcome do not fit.
     nearly_full: bool,
+    /// So many settles do not fit.
+    full_for: u32,
     /// Settles never come back.
     settle_hangs: bool,
     /// So many renewals never come back.
@@ -66,6 +71,8 @@ impl Faulty {
             cut_off: AtomicBool::new(false),
             lose_every: AtomicU64::new(0),
             calls: AtomicU64::new(0),
+            listening: AtomicU64::new(0),
+            reports: AtomicU64::new(0),
             trouble: Mutex::default(),
         };
         Self(Arc::new(inner))
@@ -97,6 +104,10 @@ impl Faulty {
         self.trouble().nearly_full = true;
     }
 
+    pub(crate) fn full_for(&self, settles: u32) {
+        self.trouble().full_for = settles;
+    }
+
     pub(crate) fn settle_hangs(&self) {
         self.trouble().settle_hangs = true;
     }
@@ -108,6 +119,16 @@ impl Faulty {
 
     pub(crate) fn claim_panics(&self) {
         self.trouble().claim_panics = true;
+    }
+
+    /// How many waits for jobs are out now.
+    pub(crate) fn listening(&self) -> u64 {
+        self.0.listening.load(Ordering::SeqCst)
+    }
+
+    /// How many calls have reported what attempts told, also those that were lost.
+    pub(crate) fn reports(&self) -> u64 {
+        self.0.reports.load(Ordering::SeqCst)
     }
 
     /// Looks past the network.
@@ -171,6 +192,11 @@ impl Backend for Faulty {
         if self.trouble().refuses {
             return Err(Error::Refused("no permission".to_owned()));
         }
+        let left = self.trouble().full_for.checked_sub(1);
+        if let Some(left) = left {
+            self.trouble().full_for = left;
+            return Err(Error::StoreFull("no room".to_owned()));
+        }
         if self.trouble().nearly_full && request.settlements.len() > 1 {
             return Err(Error::StoreFull("no room for so much".to_owned()));
         }
@@ -182,6 +208,7 @@ impl Backend for Faulty {
     }
 
     async fn wait(&self, interest: &Interest, timeout: Duration) -> Result<Wake, Error> {
+        let _listening = (!interest.kinds.is_empty()).then(|| Listening::new(&self.0.listening));
         self.over_network(self.0.backend.wait(interest, timeout)).await
     }
 
@@ -231,6 +258,7 @@ impl Backend for Faulty {
     }
 
     async fn report(&self, reports: &[Report]) -> Result<Vec<Reported>, Error> {
+        self.0.reports.fetch_add(1, Ordering::SeqCst);
         self.over_network(self.0.backend.report(reports)).await
     }
 
@@ -244,5 +272,21 @@ impl Backend for Faulty {
 
     async fn check(&self) -> Result<Vec<CheckFinding>, Error> {
         self.0.backend.check().await
+    }
+}
+
+/// Counts a wait until it ends or is dropped.
+struct Listening<'c>(&'c AtomicU64);
+
+impl<'c> Listening<'c> {
+    fn new(count: &'c AtomicU64) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Listening<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -198,6 +198,29 @@ async fn a_cancel_request_reaches_the_handler() {
 }
 
 #[tokio::test]
+async fn a_handler_can_ask_whether_and_why_it_should_stop() {
+    let queue = Queue::memory();
+    let handler = async |State(started): State<Gate>, context: Context, _: Number| {
+        let before = context.cancel_reason();
+        started.open();
+        context.cancelled().await;
+        let is_asked = context.cancel_reason() == Some(CancelReason::Requested);
+        Ok::<_, Fail>((before.is_none(), is_asked))
+    };
+    let started = Gate::default();
+    // It must not hear of the request at the next renewal only.
+    let worker = Worker::new(&queue).lease(Duration::from_secs(3600)).state(started.clone());
+    let worker = worker.handle::<Number, _>(handler).start().unwrap();
+    let id = queue.enqueue(number(0)).await.unwrap().id;
+    started.passed().await;
+    queue.cancel(id).await.unwrap();
+    // An attempt that completes nevertheless has completed.
+    let record = finished(&queue, id).await;
+    assert_eq!(record.result.unwrap().decode::<(bool, bool)>().unwrap(), (true, true));
+    worker.drain(LONG).await;
+}
+
+#[tokio::test]
 async fn a_drain_lets_jobs_finish_and_takes_no_new_ones() {
     let queue = Queue::memory();
     let (started, go) = (Gate::default(), Gate::default());
@@ -314,7 +337,10 @@ async fn a_handler_hears_of_a_lost_lease_before_the_store_gives_the_job_away() {
         .handle::<Number, _>(handler)
         .start()
         .unwrap();
-    let id = queue.enqueue(number(0).max_attempts(1)).await.unwrap().id;
+    let job = number(0).max_attempts(1);
+    let id = job.job_id();
+    // The handler may be so fast that it cuts off the answer.
+    let _ = queue.enqueue(job).await;
     finished(&queue, id).await;
     worker.drain(LONG).await;
     assert_eq!(queue.audit().await.unwrap(), []);
@@ -520,6 +546,97 @@ async fn no_duration_is_too_long() {
     let unfinished = queue.wait_finished(id, Duration::MAX);
     assert!(tokio::time::timeout(Duration::from_millis(20), unfinished).await.is_err());
     assert_eq!(worker.drain(Duration::ZERO).await.released, 1);
+}
+
+/// It asks once a second anyway.
+#[tokio::test]
+async fn an_idle_worker_does_not_wait_with_a_new_job_until_it_would_ask() {
+    let backend = Faulty::new(queue_core::MemoryBackend::new());
+    let queue = Queue::new(backend.clone());
+    let worker = Worker::new(&queue).handle::<Number, _>(async |_: Number| Ok::<_, Fail>(()));
+    let worker = worker.start().unwrap();
+    let begun = Instant::now();
+    for n in 0..5 {
+        eventually("it listens", async || backend.listening() == 1).await;
+        let id = queue.enqueue(number(n)).await.unwrap().id;
+        finished(&queue, id).await;
+    }
+    assert!(begun.elapsed() < Duration::from_millis(2500), "{:?}", begun.elapsed());
+    worker.drain(LONG).await;
+}
+
+#[tokio::test]
+async fn a_worker_says_whether_its_store_answers() {
+    let backend = Faulty::new(queue_core::MemoryBackend::new());
+    let queue = Queue::new(backend.clone());
+    let go = Gate::default();
+    let handler = async |State(go): State<Gate>, _: Number| {
+        go.passed().await;
+        Ok::<_, Fail>(())
+    };
+    let worker = Worker::new(&queue).state(go.clone()).handle::<Number, _>(handler);
+    let worker = worker.start().unwrap();
+    let id = queue.enqueue(number(0)).await.unwrap().id;
+    eventually("it runs", async || worker.status().running == 1).await;
+    assert!(worker.status().store_up);
+    backend.cut_off(true);
+    // Its end is to be reported.
+    go.open();
+    eventually("it notices", async || !worker.status().store_up).await;
+    backend.cut_off(false);
+    eventually("it notices", async || worker.status().store_up).await;
+    assert_eq!(finished(&queue, id).await.state, JobState::Completed);
+    worker.drain(LONG).await;
+}
+
+/// It is sent again until there is room; giving it up would run the job once more.
+#[tokio::test]
+async fn a_full_store_gets_an_outcome_when_it_has_room() {
+    let backend = Faulty::new(queue_core::MemoryBackend::new());
+    let queue = Queue::new(backend.clone());
+    let handler = async |State(go): State<Gate>, _: Number| {
+        go.passed().await;
+        Ok::<_, Fail>(())
+    };
+    for concurrency in [1, 2] {
+        let go = Gate::default();
+        let worker = Worker::new(&queue).concurrency(concurrency).state(go.clone());
+        let worker = worker.handle::<Number, _>(handler).start().unwrap();
+        let id = queue.enqueue(number(0)).await.unwrap().id;
+        eventually("it runs", async || worker.status().running == 1).await;
+        // With a claim, alone, and once more.
+        backend.full_for(3);
+        go.open();
+        let record = finished(&queue, id).await;
+        assert_eq!((record.state, record.stalls), (JobState::Completed, 0));
+        assert_eq!(worker.drain(LONG).await.lost, 0);
+    }
+}
+
+/// A wake-up that it took would be lost for the workers that take jobs.
+#[tokio::test]
+async fn a_worker_that_takes_no_more_jobs_does_not_listen_for_them() {
+    let backend = Faulty::new(queue_core::MemoryBackend::new());
+    let queue = Queue::new(backend.clone());
+    let go = Gate::default();
+    let handler = async |State(go): State<Gate>, _: Number| {
+        go.passed().await;
+        Ok::<_, Fail>(())
+    };
+    let worker = Worker::new(&queue).concurrency(2).state(go.clone());
+    let worker = worker.handle::<Number, _>(handler).start().unwrap();
+    eventually("it listens", async || backend.listening() == 1).await;
+    queue.enqueue(number(0)).await.unwrap();
+    eventually("it runs one", async || worker.status().running == 1).await;
+    eventually("it listens for another", async || backend.listening() == 1).await;
+    let drain = worker.drain(LONG);
+    let rest = async {
+        eventually("it listens no more", async || backend.listening() == 0).await;
+        assert_eq!(worker.status().running, 1);
+        go.open();
+    };
+    let (drained, ()) = tokio::join!(drain, rest);
+    assert_eq!(drained.finished, 1);
 }
 
 #[tokio::test]

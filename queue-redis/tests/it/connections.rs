@@ -7,7 +7,8 @@ mod verdicts;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use queue_core::{Backend, RenewRequest, Renewal};
+use queue_core::{Backend, Namespace, RenewRequest, Renewal};
+use queue_redis::RedisBackend;
 
 use crate::support::harness::RedisHarness;
 use crate::support::jobs::{assert_sound, claim, completed, enqueue, job, settle};
@@ -66,4 +67,17 @@ fn a_backend_outlives_the_runtimes_that_use_it() {
     assert_eq!(runtime().block_on(claim(&backend, &["a"], 10)).len(), 5);
     let clients: String = harness.raw(&[b"CLIENT", b"LIST"]);
     assert!(clients.lines().count() <= 4, "connections of ended runtimes are closed:\n{clients}");
+}
+
+/// Its role is asked for on each new connection, and need not be known.
+#[tokio::test]
+async fn a_user_who_may_not_ask_for_the_role_any_more_works_on() {
+    let harness = RedisHarness::new();
+    harness.raw::<()>(&[b"ACL", b"SETUSER", b"w", b"on", b">secret", b"~*", b"&*", b"+@all"]);
+    let url = format!("{}?user=w&pass=secret", harness.redis.url());
+    let backend = RedisBackend::connect(&url, Namespace::default()).await.unwrap();
+    enqueue(&backend, &[job("a")]).await;
+    harness.raw::<()>(&[b"ACL", b"SETUSER", b"w", b"-info"]);
+    harness.raw::<i64>(&[b"CLIENT", b"KILL", b"TYPE", b"normal"]);
+    assert_eq!(claim(&backend, &["a"], 1).await.len(), 1);
 }

@@ -140,6 +140,26 @@ async fn a_dropped_backend_stops_waiting_and_passes_its_token_on() {
     assert_eq!(wait(&staying, interest("two", &["a"])).await.unwrap(), Wake::Work);
 }
 
+/// The answer to the last blocking command may be on its way when nobody can wait any more.
+#[tokio::test]
+async fn a_token_that_was_taken_as_its_backend_went_is_passed_on() {
+    let harness = RedisHarness::new();
+    let staying = harness.now().await;
+    let list = harness.key(&staying, "wake:default/a");
+    for _ in 0..12 {
+        let backend = Arc::new(harness.open(staying.namespace()).await);
+        let waiting = wait(&backend, interest("one", &["a"]));
+        blocked(&harness, 1).await;
+        waiting.abort();
+        assert!(waiting.await.is_err());
+        // Nothing else of this thread runs between these two.
+        harness.raw::<()>(&[b"RPUSH", list.as_bytes(), b"1"]);
+        drop(backend);
+        let other = interest("two", &["a"]);
+        assert_eq!(staying.wait(&other, LONG).await.unwrap(), Wake::Work);
+    }
+}
+
 /// Promise P9 without busy loops: an idle worker's wait costs the server nothing.
 #[tokio::test]
 async fn an_idle_wait_sends_one_command() {

@@ -206,4 +206,40 @@ mod tests {
         assert_eq!(verdict(volatile, Durability::Memory), Verdict::Warning);
         assert_eq!(verdict(FileSystem::Local, Durability::Fsync), Verdict::Good);
     }
+
+    #[test]
+    fn a_setting_that_syncs_less_than_was_asked_for_is_bad() {
+        let verdict = |durability, synchronous| check_durability(durability, synchronous).verdict;
+        assert_eq!(verdict(Durability::Fsync, 2), Verdict::Good);
+        assert_eq!(verdict(Durability::Fsync, 1), Verdict::Bad);
+        // Synced for a call that asked for it.
+        assert_eq!(verdict(Durability::Memory, 2), Verdict::Warning);
+        assert_eq!(verdict(Durability::Memory, 1), Verdict::Warning);
+        assert_eq!(verdict(Durability::Memory, 0), Verdict::Bad);
+    }
+
+    #[test]
+    fn a_log_that_nobody_empties_is_told_and_a_large_file_is_not_read_through() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("queue.db");
+        let occupy = |path: &Path, bytes: u64| {
+            // Has the size without taking the space.
+            std::fs::File::create(path).unwrap().set_len(bytes).unwrap();
+        };
+        let log = beside(&path, "-wal");
+        for (bytes, expected) in
+            [(WAL_MAX_BYTES, Verdict::Good), (WAL_MAX_BYTES + 1, Verdict::Warning)]
+        {
+            occupy(&log, bytes);
+            let finding = wal_size(&path);
+            assert_eq!(finding.verdict, expected, "{finding:?}");
+            assert!(finding.found.contains(&bytes.to_string()), "{finding:?}");
+        }
+        let conn = Connection::open_in_memory().unwrap();
+        for (bytes, read) in [(QUICK_CHECK_MAX_BYTES, true), (QUICK_CHECK_MAX_BYTES + 1, false)] {
+            occupy(&path, bytes);
+            let finding = integrity(&conn, &path).unwrap();
+            assert_eq!((finding.verdict, finding.found == "ok"), (Verdict::Good, read));
+        }
+    }
 }

@@ -91,8 +91,12 @@ pub(crate) fn impatiently<T>(
 /// SQLite's own waits grow to a tenth of a second. A process that commits without a pause leaves
 /// the lock free for microseconds only, and whoever asks so rarely would hardly ever find it free.
 fn wait_for_lock(waits: i32) -> bool {
-    std::thread::sleep(Duration::from_millis(1 + u64::from(waits.unsigned_abs() % 3)));
+    std::thread::sleep(lock_pause(waits));
     waits < BUSY_WAITS
+}
+
+fn lock_pause(waits: i32) -> Duration {
+    Duration::from_millis(1 + u64::from(waits.unsigned_abs() % 3))
 }
 
 fn configure(conn: &Connection, role: Role) -> Result<(), Fault> {
@@ -150,5 +154,52 @@ fn use_wal(conn: &Connection) -> Result<(), Fault> {
                 return Err(Error::Refused(what).into());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+
+    use super::*;
+
+    #[test]
+    fn the_log_is_switched_to_as_soon_as_nobody_writes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("queue.db");
+        let other = Connection::open(&path).unwrap();
+        other
+            .execute_batch("CREATE TABLE t (a); BEGIN IMMEDIATE; INSERT INTO t VALUES (1)")
+            .unwrap();
+        let mut conn = Connection::open(&path).unwrap();
+        conn.busy_timeout(Duration::ZERO).unwrap();
+        let mut tries = 0;
+        // The other one goes on when it has been met.
+        let watch = move |context: AuthContext<'_>| {
+            let wal = AuthAction::Pragma { pragma_name: "journal_mode", pragma_value: Some("wal") };
+            tries += u32::from(context.action == wal);
+            if tries == 2 && !other.is_autocommit() {
+                other.execute_batch("COMMIT").unwrap();
+            }
+            Authorization::Allow
+        };
+        conn.authorizer(Some(watch)).unwrap();
+        use_wal(&conn).map_err(Error::from).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_cannot_have_a_log_is_refused() {
+        let conn = Connection::open_in_memory().unwrap();
+        let refused = use_wal(&conn).map_err(Error::from);
+        assert!(matches!(&refused, Err(Error::Refused(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn a_lock_is_asked_for_often_and_for_about_five_seconds() {
+        let all = 0..=BUSY_WAITS;
+        let pauses: Vec<u128> = all.map(|waits| lock_pause(waits).as_millis()).collect();
+        assert!(pauses.iter().all(|ms| (1..=3).contains(ms)));
+        assert!((4500..5500).contains(&pauses.iter().sum::<u128>()));
+        assert!(wait_for_lock(BUSY_WAITS - 1) && !wait_for_lock(BUSY_WAITS));
     }
 }

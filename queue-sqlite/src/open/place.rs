@@ -48,3 +48,41 @@ impl Place {
 fn is_gone(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_file_at_the_same_path_is_refused_for_good() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        for name in ["queue.db", "backup.db"] {
+            std::fs::write(path(name), name).unwrap();
+        }
+        let place = Place::of(&path("queue.db")).unwrap();
+        place.check().unwrap();
+        std::fs::rename(path("queue.db"), path("away.db")).unwrap();
+        std::fs::rename(path("backup.db"), path("queue.db")).unwrap();
+        assert!(matches!(place.check(), Err(Error::Refused(_))));
+        std::fs::rename(path("away.db"), path("queue.db")).unwrap();
+        assert!(matches!(place.check(), Err(Error::Refused(_))));
+    }
+
+    /// What cannot be looked at may be there.
+    #[test]
+    fn a_path_that_cannot_be_followed_just_now_is_asked_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("queue.db");
+        std::fs::write(&path, "").unwrap();
+        let place = Place::of(&path).unwrap();
+        let away = directory.path().join("away.db");
+        std::fs::rename(&path, &away).unwrap();
+        // Too many links are an error that says nothing about the file.
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        assert!(matches!(place.check(), Err(Error::Unavailable(_))));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::rename(&away, &path).unwrap();
+        place.check().unwrap();
+    }
+}

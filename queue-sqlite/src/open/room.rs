@@ -26,6 +26,8 @@ pub(crate) struct Room {
     log: PathBuf,
     reserve: Reserve,
     max_bytes: Option<u64>,
+    /// [`free_on_disk`], or what a test puts in its place.
+    free: fn(&Path) -> Option<u64>,
 }
 
 impl Room {
@@ -36,6 +38,7 @@ impl Room {
             log: beside(path, "-wal"),
             reserve: Reserve::of(path),
             max_bytes,
+            free: free_on_disk,
         }
     }
 
@@ -109,8 +112,7 @@ impl Room {
     /// Bytes that this user may still write to the disk, besides the reserve; `None` if the system
     /// does not tell.
     pub(crate) fn free_bytes(&self) -> Option<u64> {
-        let disk = rustix::fs::statvfs(&self.directory).ok()?;
-        Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+        (self.free)(&self.directory)
     }
 
     /// Whether the reserve is gone or not complete.
@@ -133,6 +135,11 @@ impl Room {
     }
 }
 
+fn free_on_disk(directory: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(directory).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
 fn full(spare: u64) -> Fault {
     Error::StoreFull(format!("the disk has {spare} bytes left for the queue")).into()
 }
@@ -146,4 +153,138 @@ fn pages(conn: &Connection, name: &str) -> Result<u64, Fault> {
     let pages: i64 =
         conn.prepare_cached(&format!("PRAGMA {name}"))?.query_row([], |row| row.get(0))?;
     Ok(pages.max(0).unsigned_abs().saturating_mul(PAGE_SIZE.unsigned_abs()))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// What a directory's disk has left, in a file there: the tests' disks are never full.
+    const TOLD: &str = "free";
+    const FILE: &str = "queue.db";
+
+    impl Room {
+        /// The same on a disk that has so many bytes left.
+        pub(crate) fn on_disk_with(&self, free: u64) -> Self {
+            let told = |directory: &Path| {
+                std::fs::read_to_string(directory.join(TOLD)).ok()?.parse::<u64>().ok()
+            };
+            std::fs::write(self.directory.join(TOLD), free.to_string()).unwrap();
+            Self { free: told, ..self.clone() }
+        }
+
+        pub(crate) fn take_reserve(&self, bytes: u64) {
+            self.reserve.make(u64::MAX);
+            let file = std::fs::File::options().write(true).open(beside(&self.file(), "-reserve"));
+            file.unwrap().set_len(bytes).unwrap();
+        }
+
+        fn file(&self) -> PathBuf {
+            self.directory.join(FILE)
+        }
+
+        fn grow_log(&self, bytes: u64) {
+            std::fs::File::create(&self.log).unwrap().set_len(bytes).unwrap();
+        }
+    }
+
+    fn room() -> (tempfile::TempDir, Room, Connection) {
+        let directory = tempfile::tempdir().unwrap();
+        let room = Room::new(&directory.path().join(FILE), None);
+        (directory, room, Connection::open_in_memory().unwrap())
+    }
+
+    /// Gives the file so many bytes that are free for new rows.
+    fn free_pages(conn: &Connection) -> u64 {
+        conn.execute_batch("CREATE TABLE t (b); INSERT INTO t VALUES (zeroblob(12000000))")
+            .and_then(|()| conn.execute_batch("DELETE FROM t"))
+            .unwrap();
+        free_in_file(conn).unwrap()
+    }
+
+    /// The check passes with this much on the disk, and not with a byte less.
+    fn assert_needs(room: &Room, free: u64, check: impl Fn(&Room) -> Result<(), Fault>) {
+        assert!(check(&room.on_disk_with(free)).is_ok(), "{free} bytes");
+        let refused = check(&room.on_disk_with(free - 1)).map_err(Error::from);
+        assert!(matches!(refused, Err(Error::StoreFull(_))), "{refused:?} with less than {free}");
+    }
+
+    #[test]
+    fn jobs_come_in_while_the_whole_reserve_is_there() {
+        let (_directory, room, conn) = room();
+        let needed = 2 * (100_000 + 3 * JOB_BYTES);
+        let check = |room: &Room| room.check_new(&conn, 3, 100_000);
+        assert_needs(&room, RESERVE_BYTES + needed, check);
+        room.take_reserve(RESERVE_BYTES);
+        assert_needs(&room, needed, check);
+        // What stands in the log has still to be written into the file.
+        room.grow_log(5000);
+        assert_needs(&room, needed + 5000, check);
+    }
+
+    #[test]
+    fn free_pages_count_for_a_half_of_what_jobs_need() {
+        let (_directory, room, conn) = room();
+        let in_file = free_pages(&conn);
+        assert!(in_file > RESERVE_BYTES / 2 && in_file < RESERVE_BYTES);
+        let check = |room: &Room| room.check_new(&conn, 1, 1000);
+        assert_needs(&room, RESERVE_BYTES / 2 + 2 * (1000 + JOB_BYTES), check);
+        let more = 2 * RESERVE_BYTES;
+        let check = |room: &Room| room.check_new(&conn, 0, more);
+        assert_needs(&room, RESERVE_BYTES / 2 + 2 * more, check);
+        conn.execute_batch("VACUUM").unwrap();
+        assert_needs(&room, RESERVE_BYTES + 2 * more, check);
+    }
+
+    #[test]
+    fn jobs_are_taken_while_half_of_the_reserve_is_there() {
+        let (_directory, room, conn) = room();
+        let check = |room: &Room| room.check_claim(&conn);
+        assert_needs(&room, RESERVE_BYTES / 2, check);
+        // Nobody counts on the disk as long as the reserve is there.
+        room.take_reserve(RESERVE_BYTES / 2);
+        room.grow_log(RESERVE_BYTES);
+        assert!(check(&room.on_disk_with(0)).is_ok());
+        room.take_reserve(RESERVE_BYTES / 2 - 512 * 1024);
+        assert!(check(&room.on_disk_with(0)).is_err());
+        room.release_reserve();
+        room.grow_log(0);
+        free_pages(&conn);
+        assert_needs(&room, RESERVE_BYTES / 4, check);
+    }
+
+    #[test]
+    fn large_results_are_kept_while_a_quarter_of_the_reserve_is_there() {
+        let (_directory, room, _conn) = room();
+        let empty = room.on_disk_with(0);
+        assert!(empty.check_results(RESULTS_SMALL_BYTES).is_ok());
+        let large = RESULTS_SMALL_BYTES + 1;
+        assert!(empty.check_results(large).is_err());
+        assert_needs(&room, RESERVE_BYTES / 4 + 2 * large, |room| room.check_results(large));
+        room.take_reserve(RESERVE_BYTES / 2);
+        room.grow_log(RESERVE_BYTES);
+        assert!(room.on_disk_with(0).check_results(large).is_ok());
+    }
+
+    #[test]
+    fn where_the_system_does_not_tell_nothing_is_refused() {
+        let (_directory, room, conn) = room();
+        let room = Room { free: |_| None, ..room };
+        assert!(room.check_new(&conn, 100, u64::MAX).is_ok());
+        assert!(room.check_claim(&conn).is_ok());
+        assert!(room.check_results(u64::MAX).is_ok());
+    }
+
+    #[test]
+    fn a_large_log_is_emptied_when_space_is_wanted() {
+        let (_directory, room, _conn) = room();
+        room.grow_log(LOG_LARGE_BYTES + 1);
+        assert!(room.on_disk_with(u64::MAX).is_tight(), "the reserve is not there");
+        room.take_reserve(RESERVE_BYTES);
+        let enough = RESERVE_BYTES * 3 + LOG_LARGE_BYTES + 1;
+        assert!(!room.on_disk_with(enough).is_tight());
+        assert!(room.on_disk_with(enough - 1).is_tight());
+        room.grow_log(LOG_LARGE_BYTES);
+        assert!(!room.on_disk_with(0).is_tight());
+    }
 }

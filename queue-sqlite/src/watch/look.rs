@@ -112,3 +112,45 @@ fn asked(
     }
     Ok(asked)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::open::{Opened, prepare};
+
+    fn interest() -> Arc<Interest> {
+        Arc::new(Interest {
+            worker: WorkerId::new("w").unwrap(),
+            queues: vec![QueueName::default()],
+            kinds: vec!["k".parse().unwrap()],
+        })
+    }
+
+    /// A look that cannot find anything new costs no more than a question.
+    #[test]
+    fn all_are_looked_for_after_a_commit_of_anybody_and_else_only_those_who_have_come() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("queue.db");
+        let Opened { path, conn, .. } = prepare(&path, &crate::SqliteOptions::default()).unwrap();
+        let other = Connection::open(path).unwrap();
+        let round = |everybody| Round {
+            everybody,
+            waiters: vec![(1, interest(), false), (2, interest(), true)],
+        };
+        let looked = |round: Round, version| {
+            let (now, seen) = look(&conn, &round, version).unwrap();
+            let seen = seen.map_or(Vec::new(), |seen| seen.waiters);
+            (now, seen.into_iter().map(|(number, ..)| number).collect::<Vec<_>>())
+        };
+        let (version, all) = looked(round(false), None);
+        assert_eq!(all, [1, 2]);
+        assert_eq!(looked(round(false), Some(version)), (version, vec![2]));
+        assert_eq!(looked(round(true), Some(version)), (version, vec![1, 2]));
+        other.execute("UPDATE store SET turn = turn + 1", []).unwrap();
+        let (later, all) = looked(round(false), Some(version));
+        assert_eq!((later != version, all), (true, vec![1, 2]));
+        let mut nobody = round(false);
+        nobody.waiters.truncate(1);
+        assert!(look(&conn, &nobody, Some(later)).unwrap().1.is_none());
+    }
+}

@@ -254,3 +254,19 @@ async fn unreadable_jobs_that_a_claim_meets_are_bounded() {
     assert_eq!(count(&backend, JobState::Quarantined).await, 600);
     assert_sound(&backend).await;
 }
+
+/// It shows only when the job is written.
+#[tokio::test]
+async fn damage_that_a_table_refuses_to_carry_on_is_one_jobs_trouble() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = open(&directory.path().join("queue.db"));
+    let jobs = ["a", "b", "c"].map(|name| job(name).idempotency_key(name));
+    backend.enqueue(&jobs, STORED).await.unwrap();
+    let claim = backend.claim(&request(3)).await.unwrap();
+    let damage = "PRAGMA ignore_check_constraints = 1; UPDATE job SET key = NULL WHERE job = 2";
+    beside(backend.path()).execute_batch(damage).unwrap();
+    let settled = backend.settle(&completion(&claim.leases)).await.unwrap().settled;
+    let done = Settled::Applied(JobState::Completed);
+    assert_eq!(settled, [done, Settled::Stale(JobState::Quarantined), done]);
+    assert_sound(&backend).await;
+}

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use queue_core::{Backend, JobId, JobState, ListRequest, NewJob};
+use queue_core::{
+    Backend, ClaimRequest, ErrorKind, JobError, JobId, JobState, ListRequest, NewJob, Outcome,
+};
 
-use crate::support::{STORED, beside, fast, job};
+use crate::support::{STORED, beside, completion, fast, job, request};
 
 #[tokio::test]
 async fn a_filter_that_fits_few_jobs_makes_short_pages_not_long_ones() {
@@ -45,7 +47,15 @@ async fn many_lanes_and_shelves_without_jobs_of_the_state_are_passed_in_steps() 
     }
     let last = job("x").queue("z");
     backend.enqueue(std::slice::from_ref(&last), STORED).await.unwrap();
-    for (state, expected) in [(JobState::Ready, 1), (JobState::Cancelled, 800)] {
+    let dead = job("x").queue("zz");
+    backend.enqueue(std::slice::from_ref(&dead), STORED).await.unwrap();
+    let queues = vec!["zz".parse().unwrap()];
+    let claim = backend.claim(&ClaimRequest { queues, ..request(1) }).await.unwrap();
+    let mut ends = completion(&claim.leases);
+    ends.settlements[0].outcome = Outcome::Dead { error: JobError::new(ErrorKind::Failed, "no") };
+    backend.settle(&ends).await.unwrap();
+    let numbers = [(JobState::Ready, 1), (JobState::Cancelled, 800), (JobState::Dead, 1)];
+    for (state, expected) in numbers {
         let mut request = ListRequest::new(state);
         let mut found = Vec::new();
         for _ in 0..10 {
@@ -80,4 +90,29 @@ async fn a_job_that_a_listing_cannot_read_is_quarantined() {
     let queue = Some("other".parse().unwrap());
     let request = ListRequest { queue, ..ListRequest::new(JobState::Quarantined) };
     assert_eq!(backend.list(&request).await.unwrap().quarantined, []);
+}
+
+#[tokio::test]
+async fn more_quarantined_jobs_than_a_page_holds_are_all_listed() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = fast(&directory.path().join("queue.db"));
+    for _ in 0..2 {
+        let jobs: Vec<NewJob> = (0..300).map(|n| job(n.to_string())).collect();
+        backend.enqueue(&jobs, STORED).await.unwrap();
+    }
+    beside(backend.path()).execute("UPDATE body SET options = x'c1'", []).unwrap();
+    while backend.claim(&request(1)).await.unwrap().more {}
+    let mut request = ListRequest::new(JobState::Quarantined);
+    let mut found = Vec::new();
+    loop {
+        let page = backend.list(&request).await.unwrap();
+        found.extend(page.quarantined);
+        request.cursor = page.next;
+        if request.cursor.is_none() {
+            break;
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    assert_eq!(found.len(), 600);
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use queue_core::{Backend, JobState, ListRequest, NewJob, Retention};
+use queue_core::backend::FINISHED_MAX;
+use queue_core::{Backend, JobId, JobState, ListRequest, NewJob, Retention};
 use queue_sqlite::{Durability, SqliteBackend, SqliteOptions};
 
 use crate::support::{STORED, assert_sound, beside, completion, count, job, open, request};
@@ -41,6 +42,53 @@ async fn a_file_that_was_large_gives_space_back() {
     backend.maintain(100).await.unwrap();
     // Some at a time, so that nobody waits long.
     assert_eq!(pages(), before - 200);
+    assert_sound(&backend).await;
+}
+
+#[tokio::test]
+async fn a_few_free_pages_are_kept_for_the_next_jobs() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = SqliteBackend::open(directory.path().join("queue.db"), fast()).unwrap();
+    let retention = Retention { completed: Duration::ZERO, dead: Duration::ZERO };
+    let big = job("x".repeat(1024 * 1024)).retention(retention);
+    backend.enqueue(&[big], STORED).await.unwrap();
+    let claim = backend.claim(&request(1)).await.unwrap();
+    backend.settle(&completion(&claim.leases)).await.unwrap();
+    let pragma = |name: &str| -> i64 {
+        beside(backend.path()).pragma_query_value(None, name, |row| row.get(0)).unwrap()
+    };
+    let before = pragma("page_count");
+    assert!(pragma("freelist_count") > before / 2);
+    backend.maintain(100).await.unwrap();
+    assert_eq!(pragma("page_count"), before);
+}
+
+/// A busy queue cannot outgrow its maintenance; and a count that is wrong costs no records.
+#[tokio::test]
+async fn a_full_shelf_drops_its_oldest_records_as_new_ones_come() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = SqliteBackend::open(directory.path().join("queue.db"), fast()).unwrap();
+    let finish = async |jobs: usize| {
+        let jobs: Vec<NewJob> = (0..jobs).map(|_| job("x")).collect();
+        backend.enqueue(&jobs, STORED).await.unwrap();
+        let ids: Vec<JobId> = jobs.iter().map(NewJob::job_id).collect();
+        backend.cancel(&ids).await.unwrap();
+        ids[0]
+    };
+    let is_there = async |id| backend.get(&[id]).await.unwrap()[0].is_some();
+    let first = finish(1).await;
+    beside(backend.path()).execute("UPDATE shelf SET records = 20000", []).unwrap();
+    finish(1).await;
+    assert!(is_there(first).await);
+    backend.audit(true).await.unwrap();
+    for _ in 0..FINISHED_MAX / 500 {
+        // Later ones expire later.
+        let later = "UPDATE store SET clock_ms = max(clock_ms, unixepoch() * 1000) + 2000";
+        beside(backend.path()).execute(later, []).unwrap();
+        finish(500).await;
+    }
+    assert_eq!(count(&backend, JobState::Cancelled).await, FINISHED_MAX);
+    assert!(!is_there(first).await);
     assert_sound(&backend).await;
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use queue_core::{
     Backend, ErrorKind, Hold, JobError, JobId, JobState, Outcome, Payload, RecoverOutcome,
-    Retention, SettleRequest,
+    Retention, SettleRequest, Settled,
 };
 use queue_sqlite::SqliteBackend;
 
@@ -112,6 +112,53 @@ async fn a_running_job_without_a_claim_becomes_ready_and_an_unreadable_one_is_qu
     let record = backend.get(&ids[3..4]).await.unwrap().remove(0).unwrap();
     assert_eq!(record.failures, 1);
     assert_eq!(record.last_error.unwrap().message, "no");
+    assert_sound(&backend).await;
+}
+
+#[tokio::test]
+async fn a_running_job_that_lost_its_place_stays_with_its_claim() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = fast(&directory.path().join("queue.db"));
+    backend.enqueue(&[job("a"), job("b")], STORED).await.unwrap();
+    let claim = backend.claim(&request(2)).await.unwrap();
+    let damage = "PRAGMA ignore_check_constraints = 1; UPDATE job SET position = NULL";
+    beside(backend.path()).execute_batch(damage).unwrap();
+    assert!(backend.audit(true).await.unwrap().iter().all(|violation| violation.repaired));
+    let settled = backend.settle(&completion(&claim.leases)).await.unwrap().settled;
+    assert_eq!(settled, [Settled::Applied(JobState::Completed); 2]);
+    assert_sound(&backend).await;
+}
+
+#[tokio::test]
+async fn a_record_that_holds_no_key_is_not_kept_as_if_it_did() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = fast(&directory.path().join("queue.db"));
+    let live = job("a").idempotency_key("k").hold(Hold::Live);
+    backend.enqueue(std::slice::from_ref(&live), STORED).await.unwrap();
+    let claim = backend.claim(&request(1)).await.unwrap();
+    backend.settle(&completion(&claim.leases)).await.unwrap();
+    beside(backend.path()).execute_batch("UPDATE shelf SET part = 0").unwrap();
+    let repaired = backend.audit(true).await.unwrap();
+    assert!(!repaired.is_empty() && repaired.iter().all(|violation| violation.repaired));
+    assert_sound(&backend).await;
+    let part = "SELECT part FROM shelf";
+    let part: i64 = beside(backend.path()).query_row(part, [], |row| row.get(0)).unwrap();
+    assert_eq!(part, 1);
+}
+
+#[tokio::test]
+async fn a_job_that_has_failed_waits_as_one_that_is_retried() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = fast(&directory.path().join("queue.db"));
+    backend.enqueue(&[job("a")], STORED).await.unwrap();
+    let mut failed = completion(&backend.claim(&request(1)).await.unwrap().leases);
+    let (delay, error) = (Duration::from_secs(60), JobError::new(ErrorKind::Failed, "no"));
+    failed.settlements[0].outcome = Outcome::Retry { delay, error };
+    backend.settle(&failed).await.unwrap();
+    let damage = "PRAGMA ignore_check_constraints = 1; UPDATE job SET state = 1 WHERE state = 2";
+    beside(backend.path()).execute_batch(damage).unwrap();
+    assert!(backend.audit(true).await.unwrap().iter().all(|violation| violation.repaired));
+    assert_eq!(count(&backend, JobState::Retrying).await, 1);
     assert_sound(&backend).await;
 }
 

@@ -31,6 +31,26 @@ async fn a_worker_that_has_no_slots_left_leaves_the_job_to_another() {
     }
 }
 
+/// Its claim has told it when the next job is due, and it sleeps until then.
+#[tokio::test]
+async fn a_worker_is_not_woken_again_for_what_it_knows() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = open(&directory.path().join("queue.db"));
+    let delayed = |seconds| job("x").delay(Duration::from_secs(seconds));
+    backend.enqueue(&[delayed(3600)], STORED).await.unwrap();
+    let claim = backend.claim(&request(1)).await.unwrap();
+    assert!(claim.leases.is_empty() && claim.next_due.is_some());
+    let (short, long) = (Duration::from_millis(20), Duration::from_secs(20));
+    let wait = async |time| backend.wait(&interest(), time).await.unwrap();
+    assert_eq!(wait(short).await, Wake::Timeout);
+    // Nor after waits that ended in another way: dropped, or woken.
+    assert!(tokio::time::timeout(short, wait(long)).await.is_err());
+    assert_eq!(wait(short).await, Wake::Timeout);
+    backend.enqueue(&[delayed(60)], STORED).await.unwrap();
+    assert_eq!(wait(long).await, Wake::Work);
+    assert_eq!(wait(short).await, Wake::Timeout);
+}
+
 #[tokio::test]
 async fn a_repeated_claim_extends_its_lease_and_never_shortens_it() {
     let directory = tempfile::tempdir().unwrap();

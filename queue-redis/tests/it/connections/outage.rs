@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use queue_core::{Backend, CancelOutcome, JobState, Namespace, RenewRequest, Renewal, Settled};
+use queue_core::{
+    Backend, CancelOutcome, Durability, EnqueueOutcome, JobState, Namespace, OnConflict,
+    RenewRequest, Renewal, Settled,
+};
 use queue_redis::{RedisBackend, RedisOptions};
 
 use crate::support::harness::RedisHarness;
@@ -157,6 +160,33 @@ async fn a_connection_that_has_gone_silent_is_left_after_the_time_for_an_answer(
     assert!(started.elapsed() >= limit);
     proxy.until(|counts| counts.closed > before.closed).await;
     assert_eq!(proxy.counts().opened, before.opened + 1);
+}
+
+/// It was not sent, so there is nothing that only its caller could judge.
+#[tokio::test]
+async fn a_job_that_may_be_refused_waits_for_the_server_too() {
+    let harness = RedisHarness::new();
+    let (proxy, backend) = behind_proxy(&harness, RedisOptions::default()).await;
+    let refused_again = async || {
+        let before = proxy.counts().opened;
+        proxy.until(|counts| counts.opened > before).await;
+    };
+    proxy.shut(true);
+    // Finds that the connection has broken.
+    let reading = tokio::spawn({
+        let backend = backend.clone();
+        async move { backend.paused().await }
+    });
+    refused_again().await;
+    let enqueueing = tokio::spawn(async move {
+        let once = [job("a").on_conflict(OnConflict::Reject)];
+        backend.enqueue(&once, Durability::Memory).await
+    });
+    refused_again().await;
+    proxy.shut(false);
+    reading.await.unwrap().unwrap();
+    let outcome = enqueueing.await.unwrap().unwrap().remove(0);
+    assert!(matches!(outcome, EnqueueOutcome::Done(done) if !done.duplicate));
 }
 
 #[tokio::test]

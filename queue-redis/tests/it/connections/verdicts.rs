@@ -119,6 +119,26 @@ async fn each_error_is_met_the_same_way_where_a_confirmation_is_awaited() {
     assert_sound(&backend).await;
 }
 
+/// "The store is full" says that no job was taken in, which nobody knows after such an error.
+#[tokio::test]
+async fn a_store_that_is_full_at_the_second_attempt_may_have_the_job() {
+    let harness = RedisHarness::new();
+    let _replica = harness.redis.replica(harness.redis.listen());
+    let (proxy, backend) = behind_proxy(&harness).await;
+    for durability in [Durability::Memory, Durability::Replicas(1)] {
+        backend.enqueue(&[job("a")], durability).await.unwrap();
+        for unclear in ["FUTURE an error that nobody knows", "BUSY Redis is busy"] {
+            proxy.refuse(unclear);
+            proxy.refuse("OOM command not allowed when used memory > 'maxmemory'.");
+            let answer = backend.enqueue(&[job("a")], durability).await;
+            match unclear.starts_with("BUSY") {
+                true => assert!(matches!(answer, Err(Error::StoreFull(_))), "{answer:?}"),
+                false => assert!(matches!(answer, Err(Error::Unavailable(_))), "{answer:?}"),
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_error_that_nobody_knows_is_logged_once() {
     let log = Log::keep();

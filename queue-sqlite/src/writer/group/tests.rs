@@ -1,6 +1,6 @@
 //! What one group of calls does when some of them go wrong.
 
-use queue_core::{EnqueueOutcome, NewJob, Payload};
+use queue_core::{EnqueueOutcome, JobState, NewJob, Payload};
 use tempfile::TempDir;
 
 use super::super::Answer;
@@ -8,6 +8,7 @@ use super::super::call::Call;
 use super::*;
 use crate::SqliteOptions;
 use crate::open::{Opened, prepare};
+use crate::session::Finish;
 
 const STORED: queue_core::Durability = queue_core::Durability::Fsync;
 
@@ -122,6 +123,27 @@ fn everybody_is_told_when_another_process_keeps_the_lock() {
     assert_eq!(third.try_recv().unwrap().unwrap(), 1);
 }
 
+#[test]
+fn a_lock_that_is_free_at_the_second_attempt_is_no_error() {
+    thread_local! {
+        static LOCK: std::cell::RefCell<Option<Connection>> = const { std::cell::RefCell::new(None) };
+        static MET: Cell<u32> = const { Cell::new(0) };
+    }
+    // Gives up at once the first time, and the second time the other one is done.
+    fn wait(_: i32) -> bool {
+        MET.set(MET.get() + 1);
+        MET.get() > 1 && LOCK.take().is_some()
+    }
+    let (directory, mut conn, outside) = store();
+    let lock = Connection::open(directory.path().join("queue.db")).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    LOCK.set(Some(lock));
+    conn.busy_handler(Some(wait)).unwrap();
+    let (one, mut answer) = call(|_| Ok(()));
+    assert!(!commit_group(&mut conn, vec![one], &outside));
+    assert_eq!((answer.try_recv().unwrap().unwrap(), MET.get()), (1, 2));
+}
+
 fn failure(code: i32) -> Fault {
     rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None).into()
 }
@@ -151,6 +173,24 @@ fn after_a_failed_sync_nothing_is_acknowledged() {
     assert!(matches!(second.blocking_recv().unwrap(), Err(Error::Refused(_))));
     drop(calls);
     worker.join().unwrap();
+}
+
+/// The system forgets that a sync has failed: another one may succeed without what was lost.
+#[test]
+fn a_failed_sync_is_not_tried_again() {
+    thread_local!(static COMMITS: Cell<u32> = const { Cell::new(0) });
+    let (_directory, mut conn, mut outside) = store();
+    outside.commit = |conn| {
+        COMMITS.set(COMMITS.get() + 1);
+        if COMMITS.get() > 1 {
+            return commit(conn);
+        }
+        Err(failure(rusqlite::ffi::SQLITE_IOERR_FSYNC))
+    };
+    let (one, mut first) = call(|_| Ok(()));
+    assert!(commit_group(&mut conn, vec![one], &outside));
+    assert!(matches!(first.try_recv().unwrap(), Err(Error::Unavailable(_))));
+    assert_eq!((COMMITS.get(), saved(&conn)), (1, 0));
 }
 
 fn reserve_of(conn: &Connection) -> std::path::PathBuf {
@@ -274,6 +314,18 @@ fn a_file_that_was_moved_is_not_written_any_more() {
 }
 
 #[test]
+fn no_space_is_kept_beside_a_file_that_was_moved() {
+    let (directory, mut conn, outside) = store();
+    let reserve = reserve_of(&conn);
+    let bytes = || std::fs::metadata(&reserve).unwrap().len();
+    assert!(outside.room.release_reserve());
+    let path = directory.path().join("queue.db");
+    std::fs::rename(&path, directory.path().join("away.db")).unwrap();
+    tend(&mut conn, &outside, &mut None);
+    assert_eq!(bytes(), 0);
+}
+
+#[test]
 fn a_step_that_fails_leaves_no_trace_in_what_the_next_one_counts() {
     let (_directory, mut conn, outside) = store();
     let room = outside.room.clone();
@@ -295,6 +347,34 @@ fn a_step_that_fails_leaves_no_trace_in_what_the_next_one_counts() {
     assert!(created.iter().all(|o| matches!(o, EnqueueOutcome::Done(e) if !e.duplicate)));
     let ready: i64 = conn.query_row("SELECT ready FROM lane", [], |row| row.get(0)).unwrap();
     assert_eq!(ready, 2);
+}
+
+#[test]
+fn a_record_that_was_not_finished_after_all_is_on_no_shelf() {
+    let (_directory, mut conn, outside) = store();
+    let room = outside.room.clone();
+    let job = NewJob::new("k".parse().unwrap(), Payload::raw("x"));
+    let id = job.job_id();
+    let jobs = [job];
+    let (new, _) = Call::new(1, move |session: &mut Session<'_>| {
+        crate::backend::enqueue_for_tests(session, &jobs, STORED, &room)
+    });
+    let finish = move |session: &mut Session<'_>| -> Result<(), Fault> {
+        let head = session.head(id)?.unwrap();
+        let end = Finish { state: JobState::Cancelled, reason: None, elapsed_ms: None };
+        session.finish(&head, end)
+    };
+    let (failing, mut failed) = Call::new(1, move |session: &mut Session<'_>| {
+        finish(session)?;
+        Err::<(), Fault>(Error::Unsupported("this".to_owned()).into())
+    });
+    let (passing, mut passed) = Call::new(1, finish);
+    let calls: Calls = vec![new, failing, passing];
+    assert!(!commit_group(&mut conn, calls, &outside));
+    assert!(failed.try_recv().unwrap().is_err() && passed.try_recv().unwrap().is_ok());
+    let on_shelf = "SELECT records FROM shelf WHERE shelf = (SELECT shelf FROM job)";
+    let records: i64 = conn.query_row(on_shelf, [], |row| row.get(0)).unwrap();
+    assert_eq!(records, 1);
 }
 
 /// Answers what `PRAGMA synchronous` is when its transaction is made.
