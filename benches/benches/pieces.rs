@@ -43,7 +43,7 @@ fn claim_of(max: u32) -> ClaimRequest {
         token: ClaimToken::random(),
         worker: WorkerId::new("bench").unwrap(),
         queues: vec![QueueName::default()],
-        kinds: vec![KindSlots { kind: Kind::new(Email::KIND).unwrap(), slots: max }],
+        kinds: vec![KindSlots::new(Kind::new(Email::KIND).unwrap(), max)],
         max,
         lease: Duration::from_secs(30),
     }

@@ -39,6 +39,23 @@ fn hello_greets_retries_and_gives_up() {
     }
 }
 
+#[test]
+fn providers_are_not_called_more_than_they_allow() {
+    let output = Command::new(env!("CARGO_BIN_EXE_providers")).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let number = |before: &str, after: &str| -> u32 {
+        let rest = text.split_once(before).unwrap().1;
+        rest.split_once(after).unwrap().0.parse().unwrap()
+    };
+    assert!(number("at most ", " at once") <= 4, "{text}");
+    assert!(number("turned away ", " and failed") >= 1, "{text}");
+    assert!(!text.contains("unroutable"), "{text}");
+    assert!(text.contains("100 of 100 jobs completed"), "{text}");
+    // Each failure of the breakdown is one failed attempt, and no throttling is.
+    assert_eq!(number("and failed ", "\n"), number("jobs completed, ", " attempts"), "{text}");
+}
+
 /// Starts the service; answers with the process and the first line it prints.
 fn service(url: &str, role: &str) -> (Running, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_service"))

@@ -24,13 +24,17 @@ use std::time::Duration;
 pub use erased::DynBackend;
 pub use types::{
     CancelOutcome, CheckFinding, Claim, ClaimRequest, Cursor, DeleteOutcome, Durability,
-    EnqueueOutcome, Enqueued, Interest, InvalidCursor, KindSlots, Lease, ListRequest, Maintained,
-    Outcome, Page, QuarantinedJob, QueueStats, RecoverOutcome, RenewRequest, Renewal, Report,
-    Reported, RetryOutcome, RetryRequest, SettleReply, SettleRequest, Settled, Settlement,
-    StateCounts, Verdict, Violation, Wake, WatchRequest, Watched,
+    EnqueueOutcome, Enqueued, Interest, InvalidCursor, KindLimits, KindSlots, LaneSummary, Lanes,
+    Lease, ListRequest, LiveWorker, Maintained, Outcome, PLACE_MAX, Page, Place, Placement,
+    QuarantinedJob, QueueStats, RecoverOutcome, RenewRequest, Renewal, Report, Reported,
+    RetryOutcome, RetryRequest, SettleReply, SettleRequest, Settled, Settlement, StateCounts,
+    Verdict, Violation, WORKERS_MAX, Wake, WatchRequest, Watched, WorkerInfo, WorkerKind,
 };
 
-use crate::{Error, JobId, JobRecord, JobState, NewJob, QueueName};
+use crate::{
+    Error, JobId, JobRecord, JobState, LimitKey, LimitSettings, LimitStatus, LimitTarget, NewJob,
+    QueueName,
+};
 
 /// The most items that a call handles beyond what it was asked for, and the most jobs of one claim.
 pub const PASS_MAX: u32 = 500;
@@ -40,6 +44,9 @@ pub const FINISHED_MAX: u64 = 10_000;
 
 /// Once the payloads of a claim's jobs have so many bytes together, a store may stop there.
 pub const CLAIM_MAX_BYTES: usize = 8 * 1024 * 1024;
+
+/// The most settings of limits that a store takes.
+pub const LIMITS_MAX: usize = 10_000;
 
 /// A store of jobs. See the [module](self) for what every implementation must keep.
 ///
@@ -193,6 +200,48 @@ pub trait Backend: Send + Sync + 'static {
         requests: &[WatchRequest],
     ) -> impl Future<Output = Result<Vec<Option<Watched>>, Error>> + Send;
 
+    /// Sets what a limit key or a class allows, from the next claim on; `None` removes it. Answers
+    /// whether that was a change. The settings are valid
+    /// ([`LimitSettings::validate`]). Running jobs go on, also if more run than may now; waiting
+    /// workers are woken.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] if there would be more than [`LIMITS_MAX`] settings.
+    fn set_limit(
+        &self,
+        target: &LimitTarget,
+        settings: Option<&LimitSettings>,
+    ) -> impl Future<Output = Result<bool, Error>> + Send;
+
+    /// All settings, ordered by target: keys before classes.
+    fn limits(
+        &self,
+    ) -> impl Future<Output = Result<Vec<(LimitTarget, LimitSettings)>, Error>> + Send;
+
+    /// Looks at limit keys, in order; at most [`PASS_MAX`]. A key that nobody uses has a status,
+    /// too.
+    fn limit_status(
+        &self,
+        keys: &[LimitKey],
+    ) -> impl Future<Output = Result<Vec<LimitStatus>, Error>> + Send;
+
+    /// Takes down what a worker says about itself, in the place of what it said before, to be
+    /// believed for a time. With zero time the worker is forgotten.
+    fn announce(
+        &self,
+        worker: &WorkerInfo,
+        believed_for: Duration,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// The workers that are believed to be there, at most [`WORKERS_MAX`], in any order.
+    fn workers(&self) -> impl Future<Output = Result<Vec<LiveWorker>, Error>> + Send;
+
+    /// What is before a job.
+    fn place(&self, id: JobId) -> impl Future<Output = Result<Placement, Error>> + Send;
+
+    /// The lanes of a queue, blocked or not; at most [`PASS_MAX`].
+    fn lanes(&self, queue: &QueueName) -> impl Future<Output = Result<Lanes, Error>> + Send;
+
     /// Counts jobs per queue, kind and state, ordered by queue and kind.
     fn stats(&self) -> impl Future<Output = Result<Vec<QueueStats>, Error>> + Send;
 
@@ -201,7 +250,8 @@ pub trait Backend: Send + Sync + 'static {
     fn maintain(&self, budget: u32) -> impl Future<Output = Result<Maintained, Error>> + Send;
 
     /// Compares every index and counter with the records (promise P4) and lists what disagrees.
-    /// Reads everything: for tests and operators, not for a busy store.
+    /// Reads everything, in steps where that is much: it may take long, and others go on meanwhile.
+    /// What changes under its eyes is looked at again rather than named.
     ///
     /// With `repair`, what can be put right without losing a job or an acknowledgement is put
     /// right, and marked so: counters are counted again, entries that lead nowhere are removed, a

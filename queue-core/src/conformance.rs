@@ -16,8 +16,10 @@ pub mod claim;
 pub mod delay;
 pub mod enqueue;
 pub mod hold;
+pub mod inspect;
 pub mod keys;
 pub mod lease;
+pub mod limit;
 pub mod list;
 pub mod model;
 pub mod operate;
@@ -118,6 +120,30 @@ macro_rules! conformance {
                 a_replacement_takes_the_place_of_a_waiting_job, a_running_job_is_not_replaced,
                 replacements_meet_inside_a_batch,
                 a_replacement_that_is_due_earlier_wakes_a_sleeper;
+            limit: a_concurrency_is_never_exceeded, jobs_without_keys_are_not_limited,
+                the_exact_name_counts_before_its_class, a_worker_adds_keys_to_its_kinds,
+                two_kinds_share_the_key_that_a_worker_adds, every_end_gives_the_place_back_once,
+                a_lost_lease_gives_the_place_back, a_repeated_claim_takes_no_more_room,
+                a_lower_limit_stops_nobody, settings_that_come_late_count_what_runs,
+                a_rate_lets_so_many_start, an_expired_job_takes_no_token,
+                a_job_waits_for_each_of_its_keys, a_lane_that_cannot_use_a_place_passes_it_on,
+                a_blocked_lane_can_be_emptied_and_filled, queues_share_a_key,
+                nothing_is_left_of_keys_that_are_gone, a_queue_takes_so_many_live_jobs,
+                a_key_takes_so_many_live_jobs, an_existing_job_is_not_refused,
+                racing_producers_are_counted_exactly, a_breaker_opens_and_one_probe_closes_it,
+                a_failed_probe_doubles_the_cool_down,
+                a_probe_that_says_nothing_is_followed_by_another,
+                only_the_provider_s_failures_count, a_throttled_key_is_closed_for_everyone,
+                adapting_halves_and_grows, a_small_tenant_waits_for_one_turn_at_most,
+                a_heavier_tenant_gets_more_of_each_turn,
+                a_heavier_tenant_gets_more_turns_one_job_at_a_time, a_blocked_lane_keeps_its_place,
+                blocked_lanes_keep_their_priority, many_blocked_lanes_come_back,
+                claims_of_other_kinds_do_not_take_a_place,
+                a_blocked_job_is_no_work_until_there_is_room, room_at_a_worker_s_own_key_wakes_it,
+                the_time_of_the_next_room_is_told;
+            inspect: workers_are_believed_for_a_time, a_ready_job_has_a_place,
+                a_blocked_lane_ahead_is_counted,
+                lanes_are_seen_whether_blocked_or_not;
             list: each_state_lists_its_jobs, pages_give_every_job_once,
                 more_jobs_than_a_page_holds_are_all_listed,
                 filters_choose_queue_and_kind, ready_jobs_are_listed_as_they_will_run,

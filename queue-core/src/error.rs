@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{InvalidJob, JobId};
+use crate::{InvalidJob, JobId, LimitKey};
 
 /// The error of every queue and backend call.
 #[derive(Debug, thiserror::Error)]
@@ -26,9 +26,11 @@ pub enum Error {
         reason: ConflictReason,
     },
 
-    /// The queue has reached its limit of live jobs. Nothing was changed.
-    #[error("queue is full; try again in {retry_after:?}")]
+    /// As many jobs are live as a queue or a limit key allows. Nothing was changed.
+    #[error("{limit} has as many live jobs as it may; try again in {retry_after:?}")]
     QueueFull {
+        /// What is full: a limit key of the job, or its queue as `queue:name`.
+        limit: LimitKey,
         /// When trying again may help.
         retry_after: Duration,
     },

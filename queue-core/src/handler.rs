@@ -8,7 +8,7 @@ mod reporter;
 pub(crate) use context::CancelSignal;
 pub use context::{CancelReason, Context, States};
 pub(crate) use fail::Then;
-pub use fail::{Fail, IntoFail};
+pub use fail::{Fail, IntoFail, THROTTLE_MAX};
 pub(crate) use function::FunctionExecutor;
 pub use function::{FromContext, Handler, State};
 pub(crate) use reporter::Reporter;

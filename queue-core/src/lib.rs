@@ -10,6 +10,7 @@ mod error;
 mod handler;
 mod id;
 mod job;
+mod limit;
 mod memory;
 mod name;
 pub mod payload;
@@ -21,14 +22,16 @@ pub mod worker;
 
 pub use backend::{
     Backend, CancelOutcome, Claim, ClaimRequest, Cursor, DeleteOutcome, Durability, EnqueueOutcome,
-    Enqueued, Interest, KindSlots, Lease, ListRequest, Maintained, Outcome, Page, QueueStats,
-    RecoverOutcome, RenewRequest, Renewal, Report, Reported, RetryOutcome, RetryRequest,
-    SettleReply, SettleRequest, Settled, Settlement, Wake, WatchRequest, Watched,
+    Enqueued, Interest, KindLimits, KindSlots, LaneSummary, Lanes, Lease, ListRequest, LiveWorker,
+    Maintained, Outcome, Page, Place, Placement, QueueStats, RecoverOutcome, RenewRequest, Renewal,
+    Report, Reported, RetryOutcome, RetryRequest, SettleReply, SettleRequest, Settled, Settlement,
+    Wake, WatchRequest, Watched, WorkerInfo, WorkerKind,
 };
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use error::{ConflictReason, Error};
 pub use handler::{
     CancelReason, Context, Executor, Fail, FromContext, Handler, IntoFail, State, States,
+    THROTTLE_MAX,
 };
 pub use id::{
     ClaimToken, IDEMPOTENCY_KEY_MAX_BYTES, IdempotencyKey, InvalidId, InvalidIdempotencyKey, JobId,
@@ -40,11 +43,19 @@ pub use job::{
     LOG_LINES_MAX, LOG_MAX_BYTES, LogLine, NewJob, OnConflict, PROGRESS_TEXT_MAX_BYTES, Priority,
     Progress, RETENTION_MAX, Retention, SUMMARY_ERROR_MAX_BYTES,
 };
+pub use limit::{
+    Adaptive, AdaptiveState, Blocked, Breaker, BreakerPhase, BreakerState, COOLDOWN_GROWTH_MAX,
+    Ending, FORGOTTEN_AFTER, HOLDERS_SHOWN_MAX, InvalidLimit, InvalidLimitKey, LIMIT_FAILURES_MAX,
+    LIMIT_KEY_MAX_BYTES, LIMIT_KEYS_MAX, LIMIT_TIME_MAX, LimitKey, LimitKeys, LimitSettings,
+    LimitState, LimitStatus, LimitTarget, OpenState, QUEUE_CLASS, Rate, Room, StartRate,
+    WEIGHT_MAX, is_turn_over,
+};
 pub use memory::MemoryBackend;
 pub use name::{InvalidName, Kind, NAME_MAX_BYTES, Namespace, QueueName, WorkerId};
 pub use payload::{Codec, CodecError, Payload};
 pub use queue::{
-    Cancelled, ErrorGroup, JobEvent, Pages, Queue, Redrive, RedriveStop, Redriven, Selection,
+    Backlog, Blocker, Cancelled, ErrorGroup, Explanation, JobEvent, Pages, Queue, Reason, Redrive,
+    RedriveStop, Redriven, Selection,
 };
 pub use retry::Backoff;
 pub use state::{DeadReason, JobState};

@@ -6,6 +6,8 @@
 
 mod audit;
 mod claim;
+mod inspect;
+mod limits;
 mod model;
 mod operate;
 mod report;
@@ -19,9 +21,10 @@ use tokio::sync::Notify;
 use crate::backend::{CheckFinding, QuarantinedJob, Violation};
 use crate::{
     Backend, CancelOutcome, Claim, ClaimRequest, Clock, DeleteOutcome, Durability, EnqueueOutcome,
-    Error, Interest, JobId, JobRecord, JobState, ListRequest, Maintained, NewJob, Page, QueueName,
+    Error, Interest, JobId, JobRecord, JobState, Lanes, LimitKey, LimitSettings, LimitStatus,
+    LimitTarget, ListRequest, LiveWorker, Maintained, NewJob, Page, Placement, QueueName,
     QueueStats, RecoverOutcome, RenewRequest, Renewal, Report, Reported, RetryOutcome,
-    RetryRequest, SettleReply, SettleRequest, SystemClock, Wake, WatchRequest, Watched,
+    RetryRequest, SettleReply, SettleRequest, SystemClock, Wake, WatchRequest, Watched, WorkerInfo,
 };
 use model::Model;
 
@@ -199,6 +202,40 @@ impl Backend for MemoryBackend {
     async fn watch(&self, requests: &[WatchRequest]) -> Result<Vec<Option<Watched>>, Error> {
         let model = self.lock();
         Ok(requests.iter().map(|request| model.watch(*request)).collect())
+    }
+
+    async fn set_limit(
+        &self,
+        target: &LimitTarget,
+        settings: Option<&LimitSettings>,
+    ) -> Result<bool, Error> {
+        self.step(|model| model.set_limit(target, settings))
+    }
+
+    async fn limits(&self) -> Result<Vec<(LimitTarget, LimitSettings)>, Error> {
+        let model = self.lock();
+        Ok(model.limits.iter().map(|(target, set)| (target.clone(), set.clone())).collect())
+    }
+
+    async fn limit_status(&self, keys: &[LimitKey]) -> Result<Vec<LimitStatus>, Error> {
+        Ok(self.step(|model| keys.iter().map(|key| model.limit_status(key)).collect()))
+    }
+
+    async fn announce(&self, worker: &WorkerInfo, believed_for: Duration) -> Result<(), Error> {
+        self.step(|model| model.announce(worker, believed_for));
+        Ok(())
+    }
+
+    async fn workers(&self) -> Result<Vec<LiveWorker>, Error> {
+        Ok(self.step(|model| model.live_workers()))
+    }
+
+    async fn place(&self, id: JobId) -> Result<Placement, Error> {
+        Ok(self.step(|model| model.placement(id)))
+    }
+
+    async fn lanes(&self, queue: &QueueName) -> Result<Lanes, Error> {
+        Ok(self.lock().lanes_of(queue))
     }
 
     async fn audit(&self, _repair: bool) -> Result<Vec<Violation>, Error> {

@@ -1,5 +1,7 @@
 //! [`Queue`]: the handle that services and workers hold.
 
+mod explain;
+mod limits;
 mod operate;
 mod redrive;
 mod watch;
@@ -8,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use explain::{Backlog, Blocker, Explanation, Reason};
 pub use operate::{Cancelled, Pages, Selection};
 pub use redrive::{ErrorGroup, Redrive, RedriveStop, Redriven};
 pub use watch::JobEvent;
@@ -116,6 +119,9 @@ impl Queue {
         let outcomes = self.enqueue_chunk(&[job]).await?;
         match outcomes.into_iter().next() {
             Some(EnqueueOutcome::Done(enqueued)) => Ok(enqueued),
+            Some(EnqueueOutcome::Full { limit, retry_after }) => {
+                Err(Error::QueueFull { limit, retry_after })
+            }
             Some(EnqueueOutcome::Conflict { existing, reason }) => {
                 Err(Error::Conflict { existing, reason })
             }

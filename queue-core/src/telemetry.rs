@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
-use crate::{EnqueueOutcome, Error, JobSpec, Kind, QueueName};
+use crate::{EnqueueOutcome, Error, JobSpec, Kind, LimitKey, QueueName};
 
 /// The most pairs of queue and kind that get label values of their own.
 pub const LABEL_PAIRS_MAX: usize = 1000;
@@ -37,6 +37,7 @@ pub(crate) fn describe() {
         counter!("queue_redeliveries_total", "Attempts started after an expired lease.");
         counter!("queue_stale_settles_total", "Outcomes that came too late to count.");
         counter!("queue_leases_expired_total", "Jobs taken back from expired leases.");
+        counter!("queue_throttled_total", "Times that a limit key was closed, by key.");
         gauge!("queue_store_up", "Whether the worker's last call reached the store.");
         let seconds = Unit::Seconds;
         metrics::describe_histogram!("queue_store_op_seconds", seconds, "Calls of the store.");
@@ -60,6 +61,7 @@ impl EnqueueResult {
             EnqueueOutcome::Done(enqueued) if enqueued.duplicate => Self::Duplicate,
             EnqueueOutcome::Done(_) => Self::Created,
             EnqueueOutcome::Conflict { .. } => Self::Conflict,
+            EnqueueOutcome::Full { .. } => Self::Refused,
         }
     }
 
@@ -181,6 +183,13 @@ pub(crate) fn store_op(op: &'static str, error: Option<&Error>, took: Duration) 
     handle.record(seconds);
     let mut handles = HANDLES.write().unwrap_or_else(PoisonError::into_inner);
     handles.insert((op, result), handle);
+}
+
+/// A provider turned a job away, and this key was closed for it. Only keys that workers add have
+/// labels of their own: those are configured.
+pub(crate) fn throttled(key: Option<&LimitKey>) {
+    let key = key.map_or_else(|| "other".to_owned(), ToString::to_string);
+    counter!("queue_throttled_total", "key" => key, "reason" => "provider").increment(1);
 }
 
 pub(crate) fn leases_expired() -> Counter {

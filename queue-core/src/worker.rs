@@ -11,6 +11,7 @@ mod cycle;
 mod leases;
 mod maintain;
 mod panics;
+mod presence;
 mod renew;
 mod reports;
 mod run;
@@ -28,7 +29,7 @@ pub use selection::QueueSelection;
 pub use stop::{RunningWorker, StopReport, WorkerStatus};
 
 use crate::handler::{DynExecutor, FunctionExecutor, Handler, States};
-use crate::{Executor, Job, Kind, Queue, WorkerId};
+use crate::{Executor, InvalidLimitKey, Job, Kind, LimitKeys, Queue, WorkerId};
 
 /// The most jobs that one worker may run at a time.
 pub const CONCURRENCY_MAX: usize = 100_000;
@@ -78,6 +79,7 @@ pub struct Worker {
     lease: Duration,
     cancel_grace: Duration,
     routes: HashMap<Kind, Route>,
+    limits: HashMap<Kind, LimitKeys>,
     states: States,
     /// What handlers of functions ask for.
     needs: Vec<(Kind, Missing)>,
@@ -92,6 +94,8 @@ struct Route {
     executor: Arc<dyn DynExecutor>,
     /// The most jobs of the kind at a time in this worker; `None` for no limit but the worker's.
     concurrency: Option<usize>,
+    /// The limit keys that its jobs need here beside their own.
+    limits: LimitKeys,
 }
 
 /// A worker cannot start as it was set up.
@@ -107,6 +111,17 @@ pub enum StartError {
     /// A job type whose `KIND` is not a kind.
     #[error("a handler cannot be added: {0}")]
     InvalidKind(#[from] crate::InvalidName),
+    /// Limit keys of a kind that are none.
+    #[error("the limits of {kind} cannot be used: {invalid}")]
+    InvalidLimits {
+        /// The kind.
+        kind: Kind,
+        /// What is wrong with them.
+        invalid: InvalidLimitKey,
+    },
+    /// Limit keys for a kind that the worker does not run.
+    #[error("limits are named for {0}, which has no handler: add one, or take them out")]
+    LimitsWithoutHandler(Kind),
     /// A number out of its range.
     #[error("{what} is {value}: it must be {range}")]
     OutOfRange {
@@ -148,6 +163,7 @@ impl Worker {
             lease: Duration::from_secs(30),
             cancel_grace: Duration::from_secs(10),
             routes: HashMap::new(),
+            limits: HashMap::new(),
             states: States::default(),
             needs: Vec::new(),
             mistake: None,
@@ -216,10 +232,32 @@ impl Worker {
         concurrency: Option<usize>,
         executor: impl Executor,
     ) -> Self {
-        let route = Route { executor: Arc::new(executor), concurrency };
+        let limits = LimitKeys::NONE;
+        let route = Route { executor: Arc::new(executor), concurrency, limits };
         if self.routes.insert(kind.clone(), route).is_some() {
             return self.with_mistake(StartError::DuplicateKind(kind));
         }
+        self
+    }
+
+    /// Names limit keys that jobs of `kind` need on this worker beside their own, such as the
+    /// provider that their handler calls: at most [`LIMIT_KEYS_MAX`](crate::LIMIT_KEYS_MAX). A
+    /// handler that answers [`Fail::throttled`](crate::Fail::throttled) closes them for everyone.
+    ///
+    /// The kind needs a handler, added before or after.
+    pub fn limits<K: AsRef<str>>(
+        mut self,
+        kind: impl AsRef<str>,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Self {
+        let kind = match Kind::new(kind) {
+            Ok(kind) => kind,
+            Err(invalid) => return self.with_mistake(invalid.into()),
+        };
+        match LimitKeys::parse(keys) {
+            Ok(keys) => self.limits.insert(kind, keys),
+            Err(invalid) => return self.with_mistake(StartError::InvalidLimits { kind, invalid }),
+        };
         self
     }
 
@@ -236,7 +274,7 @@ impl Worker {
     ///
     /// # Errors
     /// [`StartError`] says what is wrong with the set-up.
-    pub fn start(self) -> Result<RunningWorker, StartError> {
+    pub fn start(mut self) -> Result<RunningWorker, StartError> {
         if let Some(mistake) = self.mistake {
             return Err(mistake);
         }
@@ -249,6 +287,12 @@ impl Worker {
         for (kind, missing) in &self.needs {
             if let Some(state) = missing(&self.states) {
                 return Err(StartError::MissingState { kind: kind.clone(), state });
+            }
+        }
+        for (kind, limits) in std::mem::take(&mut self.limits) {
+            match self.routes.get_mut(&kind) {
+                Some(route) => route.limits = limits,
+                None => return Err(StartError::LimitsWithoutHandler(kind)),
             }
         }
         in_range("concurrency", self.concurrency, 1, CONCURRENCY_MAX)?;

@@ -1,6 +1,6 @@
 -- T16, by hand.
 --
--- KEYS   18 fixed keys
+-- KEYS   22 fixed keys
 -- ARGV   per job: id, the number of the state that it is in
 -- Reply  per job two characters: d deleted, u unchanged, n not found; and the state
 --
@@ -38,6 +38,7 @@ local function delete(i, id)
     tally(field_of(class, state), -1)
   else
     unlist(id, class, state)
+    if class.keys then tally_keys(class.keys, -1) end
   end
   if class then free_key(key_of(records[i], 0, class), id) end
   deleted[#deleted + 1] = id

@@ -1,13 +1,15 @@
 -- T1 and T2: takes jobs in, or finds the jobs that have their id or idempotency key.
 --
--- KEYS   18 fixed keys
+-- KEYS   22 fixed keys
 -- ARGV   number of groups; per group: queue, kind, priority, when ("n" now, "d" after, "a" at),
 --        milliseconds of that, flags ("e" existing, "r" reject or "p" replace, then "k" if its jobs have keys,
---        "b" if their bodies are apart); then per job: its group, id, record without version and
+--        "b" if their bodies are apart, "l" if they have limit keys), and these if they have some
+--        (with commas between); then per job: its group, id, record without version and
 --        times, its body if that is apart, and its key if it has one
 -- Reply  one letter per job (S scheduled, R ready, s and r the same and it replaced another,
---        D duplicate, I and K conflict of id and key, X rejected), then per D its id and state
---        byte, per replaced job and conflict its id, as one string each
+--        D duplicate, I and K conflict of id and key, X rejected, F full), then per D its id and
+--        state byte, per replaced job and conflict its id, per F starts of this span and the last,
+--        now, and what is full, as one string each
 --
 -- Invariant: a job is written with its body, its ticket or its due time, its key and its counters,
 -- or not at all; a job whose lane cannot be written waits in `due`; a duplicate is counted in META
@@ -28,14 +30,23 @@ local function read_group()
   if when == 'd' then due_ms = min(now + ms, TIME_MAX) end
   if when == 'a' then due_ms = min(max(ms, now), TIME_MAX) end
   local pair = queue .. '/' .. kind
+  local index, keys_ = priority, nil
+  if string.find(flags, 'l', 2, true) then
+    keys_ = split_keys(ARGV[at])
+    index = priority .. '/' .. ARGV[at]
+    at = at + 1
+  end
   return {
-    class = { queue = queue, pair = pair, lane = pair .. '/' .. priority, priority = priority },
+    class = {
+      queue = queue, pair = pair, lane = pair .. '/' .. index, priority = priority, index = index,
+      keys = keys_,
+    },
     due_ms = due_ms,
     reject = sub(flags, 1, 1) == 'r',
     replace = sub(flags, 1, 1) == 'p',
     keyed = string.find(flags, 'k', 2, true),
     apart = string.find(flags, 'b', 2, true),
-    times = pack('>BI6I6', VERSION, now, due_ms),
+    times = pack('>BI6I6', keys_ and LIMITED_VERSION or VERSION, now, due_ms),
   }
 end
 
@@ -133,8 +144,14 @@ local function take_out(list, width, nth, id)
   end
 end
 
+local full, count_live
+if limited then
+  full, count_live = make_admission()
+end
+
 -- Cancels a waiting job for another that takes its key.
 local function give_way(id, class)
+  if count_live then count_live(class, -1) end
   local state = state_of[id]
   if not made[id] then
     unlist(id, class, state)
@@ -176,6 +193,8 @@ local function meet(i, id, letter)
 end
 
 local function create(i, id, group, replaced)
+  if count_live then count_live(group.class, 1) end
+  if group.class.keys then tally_keys(group.class.keys, 1) end
   local record = group.times .. heads[i]
   if replaced then met[#met + 1] = replaced end
   written[#written + 1], written[#written + 2] = id, record
@@ -208,13 +227,19 @@ for i = 1, count do
   local holder_state = holder and state_of[holder]
   if records[id] then
     meet(i, id, 'I')
-  elseif not holder then
-    create(i, id, owners[i])
-  elseif not owners[i].replace or holder_state == RUNNING or holder_state >= COMPLETED then
+  elseif
+    holder
+    and (not owners[i].replace or holder_state == RUNNING or holder_state >= COMPLETED)
+  then
     meet(i, holder, 'K')
   else
-    give_way(holder, class)
-    create(i, id, owners[i], holder)
+    local why = full and full(owners[i].class, holder and class)
+    if why then
+      letters[i], met[#met + 1] = 'F', why
+    else
+      if holder then give_way(holder, class) end
+      create(i, id, owners[i], holder)
+    end
   end
 end
 

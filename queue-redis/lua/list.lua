@@ -1,8 +1,8 @@
 -- Lists jobs by state, a page at a time.
 --
--- KEYS   18 fixed keys
+-- KEYS   22 fixed keys
 -- ARGV   number of the state, queue or "", kind or "", the most jobs, then where to go on: of ready
---        jobs queue/kind, priority, place in the lane; of waiting and quarantined ones due time
+--        jobs queue/kind, 0 or 1 if its lane is parked, its score, place in the lane; of waiting and quarantined ones due time
 --        and id; of running ones end of the lease, token, place in the claim; of finished ones
 --        shelf, expiry, first id of the entry, how many of its ids are left
 -- Reply  { now, where to go on, quarantined ids (joined), { id, head, attempts or "", finished record
@@ -93,14 +93,15 @@ local function live_tickets(lane, tickets, place)
   end
 end
 
-local function list_lane(pair, priority, place)
-  local lane = pair .. '/' .. priority
+-- A page of a lane; answers the place where the next one begins, or nil at its end.
+local function list_lane(pair, index, place)
+  local lane = pair .. '/' .. index
   while true do
     local wanted = min(limit - #jobs, LOOKS_MAX - looks)
     local tickets = try('LRANGE', PREFIX .. 'lane:' .. lane, place, place + wanted - 1)
     if tickets.err or #tickets == 0 then return nil end
     place = place + consider(tickets, live_tickets(lane, tickets, place))
-    if is_over() then return { pair, priority, tostring(place) } end
+    if is_over() then return place end
   end
 end
 
@@ -122,18 +123,39 @@ local function ready_pairs()
   return pairs_
 end
 
+-- The lanes of one index, those of `queue` and `kind` that are open (0) or parked (1), from a score
+-- on; of the first of them from a place on.
+local function list_index(pair, number, from_score, from_place)
+  local key = PREFIX .. (number == '0' and 'lanes:' or 'parked:') .. pair
+  local at = 0
+  while true do
+    local page =
+      try('ZRANGE', key, from_score, '+inf', 'BYSCORE', 'LIMIT', at, LOOKS_MAX, 'WITHSCORES')
+    if page.err then return nil end
+    for i = 1, #page, 2 do
+      local index, score = page[i], page[i + 1]
+      if string.find(index, '^%d') then
+        looks = looks + 1
+        local place = score == from_score and from_place or 0
+        if not is_over() then place = list_lane(pair, index, place) end
+        if place then return { pair, number, score, tostring(place) } end
+      end
+    end
+    if #page < 2 * LOOKS_MAX then return nil end
+    at = at + LOOKS_MAX
+  end
+end
+
 local function list_ready()
   for _, pair in ipairs(ready_pairs()) do
     local of_queue, of_kind = string.match(pair, '^([^/]+)/([^/]+)$')
     if (queue == '' or of_queue == queue) and (kind == '' or of_kind == kind) then
-      local index = try('ZRANGE', PREFIX .. 'lanes:' .. pair, 0, -1)
-      for _, priority in ipairs(index.err and {} or index) do
-        local goes_on = pair == from[1] and priority == from[2]
-        if goes_on or pair ~= from[1] or priority > from[2] then
-          looks = looks + 1
-          local place = goes_on and tonumber(from[3]) or 0
-          if is_over() then return { pair, priority, tostring(place) } end
-          local next_place = list_lane(pair, priority, place)
+      local goes_on = pair == from[1]
+      for _, number in ipairs({ '0', '1' }) do
+        if not goes_on or number >= from[2] then
+          local is_first = goes_on and number == from[2]
+          local next_place =
+            list_index(pair, number, is_first and from[3] or '0', is_first and tonumber(from[4]) or 0)
           if next_place then return next_place end
         end
       end

@@ -1,14 +1,17 @@
 -- T3, T11 and T16: promotes due jobs, reaps expired claims, drops finished records.
 --
--- KEYS   18 fixed keys
+-- KEYS   22 fixed keys
 -- ARGV   the budget of each
 -- Reply  { promoted, reaped, crash loops, dropped, more, ids that cannot be decoded (joined) }
 --
 -- Invariant: a claim is reaped as a whole and only after its end; each of its jobs goes to the
 -- head of its lane (descending by id, so that the lane ends up ascending), or is finished. Of
--- leases whose claims are lost the jobs are found by a sweep over all running ones.
+-- leases whose claims are lost the jobs are found by a sweep over all running ones. Of limit keys
+-- that nothing is to be remembered of any more nothing is left in the end.
 
 local POSTPONED_MS, SHELVES_MAX = 3600000, 500
+local TIDIED_MAX = 100 -- limit keys that are looked at, about
+local TIDY_AGAIN_MS = 10000 -- between two rounds of that
 local budget = tonumber(ARGV[1])
 
 -- What is written later and not read on the way is looked at now.
@@ -17,6 +20,7 @@ for _, key in ipairs({ CLAIMS, RUN, COUNT }) do call('HLEN', key) end
 call('SCARD', CANCEL)
 check_forget()
 local promoted, more = promote(budget)
+if look_at_keys() then more = true end
 
 local reaped, crash_loops = 0, 0
 local new_atts, postponed, lost, lapsed = {}, {}, {}, {}
@@ -34,11 +38,13 @@ end
 -- Takes one job back from its lapsed claim.
 local function reap_job(id, run, token, worker, packed_att, asked)
   local head, base = run, 16
-  local class = class_of(head, base)
+  local class, head_bytes = class_of(head, base)
+  local keys = class and held_keys(run, class, head_bytes)
   if not class then
     -- What `run` holds is a copy.
     head, base = call('HGET', JOBS, id) or '', 0
     class = class_of(head, base)
+    keys = class and class.keys
   end
   if not class then
     lost[#lost + 1] = id
@@ -47,6 +53,7 @@ local function reap_job(id, run, token, worker, packed_att, asked)
     return
   end
   release(id, token, class, asked)
+  if keys then ends[#ends + 1] = { id = id, keys = keys, token = token } end
   local att = parse_att(packed_att) or new_att(head, base)
   att.stalls = min(att.stalls + 1, 255)
   local is_kept = true
@@ -161,6 +168,7 @@ tally_released()
 local counts = read_tallies()
 check_finish(counts)
 local histories = read_history()
+if #ends > 0 then plan_ends() end
 save_tallies(counts)
 save_released({}, lapsed) -- whole claims end, even those that hold nothing
 each('HDEL', RUN, lost)
@@ -173,6 +181,7 @@ each('HSET', ATT, new_atts)
 save_finished()
 save_due()
 save_lanes()
+if #ends > 0 then limits().save() end
 trim_shelves(counts)
 
 -- The shelves by queue, and of a queue in this order.
@@ -227,5 +236,28 @@ for i, shelf in ipairs(due_shelves) do
   more = more or rest
 end
 save_tallies(read_tallies())
+
+-- Forgets limit keys, a page at a time. `tidied` in META is where the round goes on, with "!" behind
+-- it once it has forgotten some: then there is more to do until its end. Or it is "t" and when the
+-- last round was over: keys come and go, and the next one is not at once.
+local function tidy_keys()
+  local note = call('HGET', META, 'tidied') or ''
+  local tidied_ms = tonumber(string.match(note, '^t(%d+)$') or nil)
+  if not tidied_ms or tidied_ms + TIDY_AGAIN_MS <= now then
+    local has_forgotten = sub(note, -1) == '!'
+    local cursor, forgotten = limits().look_at_some(cursor_in(note), TIDIED_MAX)
+    has_forgotten = has_forgotten or forgotten > 0
+    if cursor == '0' then
+      call('HSET', META, 'tidied', string.format('t%.0f', now))
+    else
+      call('HSET', META, 'tidied', cursor .. (has_forgotten and '!' or ''))
+      more = more or has_forgotten
+    end
+  end
+  if call('EXISTS', KEYS[19], KEYS[20], KEYS[21]) == 0 then
+    call('HDEL', META, 'limits', 'tidied')
+  end
+end
+if limited then tidy_keys() end
 save_meta()
 return { promoted, reaped, crash_loops, dropped, more and 1 or 0, concat(new_bad) }

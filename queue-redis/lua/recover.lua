@@ -1,6 +1,6 @@
 -- T17, back: takes jobs out of quarantine that this program can read.
 --
--- KEYS   18 fixed keys
+-- KEYS   22 fixed keys
 -- ARGV   per job: id, the record that could be read, 1 if its finished record can be read or 0
 -- Reply  per job two characters: r recovered, u unchanged, x still not readable, n not found; and
 --        the state
@@ -45,6 +45,7 @@ local function shelve_again(i, id, class)
 end
 
 local function make_ready(i, id, class)
+  if class.keys then tally_keys(class.keys, 1) end
   local att = parse_att(atts[i]) or new_att(records[i], 0)
   att.due_ms = now
   new_atts[#new_atts + 1], new_atts[#new_atts + 2] = id, pack_att(att)

@@ -1,6 +1,6 @@
 -- T15: makes finished jobs ready again.
 --
--- KEYS   18 fixed keys
+-- KEYS   22 fixed keys
 -- ARGV   1 to keep the counts of attempts or 0, then per job: id, the time in ms at which it was
 --        finished
 -- Reply  one answer per job as one string: r (ready), u and the state (unchanged), k and the id of
@@ -34,6 +34,7 @@ local function holder_of(key)
 end
 
 local function make_ready(i, id, class)
+  if class.keys then tally_keys(class.keys, 1) end
   local att = parse_att(atts[i]) or new_att(records[i], 0)
   att.due_ms, att.token = now, tokens[i]
   if not keeps_counts then

@@ -1,6 +1,6 @@
 -- T17: quarantines jobs that the scripts can read and this program cannot.
 --
--- KEYS   18 fixed keys
+-- KEYS   22 fixed keys
 -- ARGV   a claim token or "", then per job: id, and the record that could not be read
 -- Reply  the ids that are quarantined now, joined
 --
@@ -19,8 +19,12 @@ local flags = call('SCARD', CANCEL) > 0 and read('SMISMEMBER', CANCEL, ids) or {
 -- Takes a job out of the index of its state.
 local function take_out(i, id, class)
   local state = states[i]
+  if class and class.keys and state < COMPLETED then tally_keys(class.keys, -1) end
   if state == RUNNING then
+    local of_run, head_bytes = class_of(runs[i], 16)
     release(id, token, class, flags[i] == 1)
+    local keys = of_run and held_keys(runs[i], of_run, head_bytes)
+    if keys then ends[#ends + 1] = { id = id, keys = keys, token = token } end
   elseif not class then
     if state == SCHEDULED or state == RETRYING then
       undue[#undue + 1] = id
@@ -53,6 +57,7 @@ local kept, ended = read_released()
 local counts = read_tallies()
 check_finish(counts)
 call('ZCARD', AGES)
+if #ends > 0 then plan_ends() end
 save_tallies(counts)
 save_released(kept, ended)
 save_unlisted()
@@ -60,6 +65,7 @@ save_unshelved()
 save_quarantined()
 save_finished()
 save_lanes()
+if #ends > 0 then limits().save() end
 tidy_unlisted(counts)
 save_meta()
 return concat(new_bad)

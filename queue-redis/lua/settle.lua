@@ -1,15 +1,17 @@
 -- T6 to T10 and T14: ends attempts.
 --
--- KEYS   18 fixed keys
--- ARGV   per settlement: id, head, blob. The head is the outcome (C completed, R retry, D dead,
---        L released, Z snoozed, X cancelled), delay_ms and elapsed_ms (6 bytes each), the token,
---        and the error as the history keeps it if that is shorter; the blob is the result, the
---        error, or empty
+-- KEYS   22 fixed keys
+-- ARGV   per settlement: id, head, blob. The head is the outcome (C completed, R retry, F and T
+--        retry because it failed or timed out, D dead, L released, Z snoozed, K throttled, X
+--        cancelled), delay_ms and elapsed_ms (6 bytes each), the token, and the error as the
+--        history keeps it if that is shorter; the blob is the result, the error, the limit keys
+--        that are closed (with commas between), or empty
 -- Reply  per settlement two characters: a applied, d done before, s stale, g gone, q quarantined
 --        now; and the state
 --
 -- Invariant: only the token in `run` changes a job. It leaves `run` and its claim in the step
--- that puts it into a lane, `due`, or `fin`; that record or `att` keeps the token.
+-- that puts it into a lane, `due`, or `fin`; that record or `att` keeps the token. In the same
+-- step it lets go of its limit keys, which may let others start.
 
 local HEAD_BYTES = 29
 local COMPLETED_PREFIX = pack('>BBI6', COMPLETED, 0, now)
@@ -70,6 +72,8 @@ end
 local function conclude(id, record, base, class, head, blob, att, asked)
   local outcome = sub(head, 1, 1)
   local settled = sub(head, 8, HEAD_BYTES)
+  if outcome == 'F' or outcome == 'T' then outcome = 'R' end
+  if outcome == 'K' then outcome = 'Z' end
   if outcome == 'R' or outcome == 'D' then
     att.failures = min(att.failures + 1, 65535)
     att.error = blob
@@ -106,10 +110,18 @@ local function complete(id, record, base, class, head, blob)
   ids[#ids + 1] = id
 end
 
--- A job's record is that in `run`, behind 16 bytes, or if that is damaged the one in JOBS.
-local function settle_one(i, id, record, base, class, token)
+-- A job's record is that in `run`, behind 16 bytes, or if that is damaged the one in JOBS. `keys`
+-- are the limit keys that it held.
+local function settle_one(i, id, record, base, class, token, keys)
   local head, blob = heads[i], blobs[i]
   release(id, token, class, flags[i] == 1)
+  if keys then
+    ends[#ends + 1] = { id = id, keys = keys, ending = sub(head, 1, 1), token = token }
+  end
+  if byte(head) == 75 then -- K
+    local throttled, until_ms = split_keys(blob), min(now + delay_of(head), TIME_MAX)
+    ends[#ends + 1] = { id = id, throttled = throttled, until_ms = until_ms, token = token }
+  end
   if byte(head) == 67 then -- C
     complete(id, record, base, class, head, blob)
     answers[i] = 'a4'
@@ -120,7 +132,8 @@ local function settle_one(i, id, record, base, class, token)
   local state, is_kept = conclude(id, record, base, class, head, blob, att, flags[i] == 1)
   if is_kept then
     new_atts[#new_atts + 1], new_atts[#new_atts + 2] = id, pack_att(att)
-    if byte(head) == 82 or byte(head) == 68 then -- R, D
+    local letter = byte(head)
+    if letter == 82 or letter == 68 or letter == 70 or letter == 84 then -- R, D, F, T
       local error = #head > HEAD_BYTES and sub(head, HEAD_BYTES + 1) or blob
       note(id, att.failures, worker_by(token), sub(head, 8, 13), error)
     end
@@ -141,13 +154,15 @@ for i = 1, #ids do
     seen[id] = true -- a job that comes twice is held only once
     held = held + 1
     local record, base = run, 16
-    local class = class_of(record, base)
+    local class, head_bytes = class_of(record, base)
+    local keys = class and held_keys(run, class, head_bytes)
     if not class then
       record, base = call('HGET', JOBS, id), 0
       class = record and class_of(record, base)
+      keys = class and class.keys
     end
     if class then
-      settle_one(i, id, record, base, class, token)
+      settle_one(i, id, record, base, class, token, keys)
     else
       settle_undecoded(i, id, record, token)
     end
@@ -158,6 +173,7 @@ end
 for class, done in pairs(completed) do
   local shelf, expiry = retention_of(class, COMPLETED, now)
   tally(field_of(class, COMPLETED), #done)
+  if class.keys then tally_keys(class.keys, -#done) end
   put_on_shelf(shelf, expiry, done)
 end
 
@@ -183,6 +199,7 @@ if held > 0 then
   local counts = read_tallies()
   check_finish(counts)
   local histories = #noted > 0 and read_history() or {}
+  if #ends > 0 then plan_ends() end
   save_tallies(counts)
   save_released(kept, ended)
   each('HSET', ATT, new_atts)
@@ -191,6 +208,7 @@ if held > 0 then
   save_finished()
   save_due()
   save_lanes()
+  if #ends > 0 then limits().save() end
   trim_shelves(counts)
 end
 save_meta()

@@ -3,6 +3,8 @@
 mod claim;
 mod durability;
 mod enqueue;
+mod inspect;
+mod limits;
 mod list;
 mod operate;
 mod quarantine;
@@ -18,9 +20,10 @@ use std::time::Duration;
 use queue_core::backend::{CheckFinding, PASS_MAX, QuarantinedJob, Violation};
 use queue_core::{
     Backend, CancelOutcome, Claim, ClaimRequest, DeleteOutcome, Durability, EnqueueOutcome, Error,
-    Interest, JobId, JobRecord, JobState, ListRequest, Maintained, Namespace, NewJob, Page,
-    QueueName, QueueStats, RecoverOutcome, RenewRequest, Renewal, Report, Reported, RetryOutcome,
-    RetryRequest, SettleReply, SettleRequest, Wake, WatchRequest, Watched,
+    Interest, JobId, JobRecord, JobState, Lanes, LimitKey, LimitSettings, LimitStatus, LimitTarget,
+    ListRequest, LiveWorker, Maintained, Namespace, NewJob, Page, Placement, QueueName, QueueStats,
+    RecoverOutcome, RenewRequest, Renewal, Report, Reported, RetryOutcome, RetryRequest,
+    SettleReply, SettleRequest, Wake, WatchRequest, Watched, WorkerInfo,
 };
 
 use crate::connect::Link;
@@ -180,6 +183,38 @@ impl Backend for RedisBackend {
 
     async fn watch(&self, requests: &[WatchRequest]) -> Result<Vec<Option<Watched>>, Error> {
         report::watch(self, requests).await
+    }
+
+    async fn set_limit(
+        &self,
+        target: &LimitTarget,
+        settings: Option<&LimitSettings>,
+    ) -> Result<bool, Error> {
+        limits::set(self, target, settings).await
+    }
+
+    async fn limits(&self) -> Result<Vec<(LimitTarget, LimitSettings)>, Error> {
+        limits::all(self).await
+    }
+
+    async fn limit_status(&self, keys: &[LimitKey]) -> Result<Vec<LimitStatus>, Error> {
+        limits::status(self, keys).await
+    }
+
+    async fn announce(&self, worker: &WorkerInfo, believed_for: Duration) -> Result<(), Error> {
+        inspect::announce(self, worker, believed_for).await
+    }
+
+    async fn workers(&self) -> Result<Vec<LiveWorker>, Error> {
+        inspect::workers(self).await
+    }
+
+    async fn place(&self, id: JobId) -> Result<Placement, Error> {
+        inspect::place(self, id).await
+    }
+
+    async fn lanes(&self, queue: &QueueName) -> Result<Lanes, Error> {
+        inspect::lanes(self, queue).await
     }
 
     async fn audit(&self, repair: bool) -> Result<Vec<Violation>, Error> {

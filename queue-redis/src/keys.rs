@@ -4,9 +4,10 @@
 use queue_core::Namespace;
 
 /// The keys with fixed names, in the order of the scripts' `KEYS`.
-pub(crate) const FIXED: [&str; 18] = [
+pub(crate) const FIXED: [&str; 22] = [
     "meta", "jobs", "att", "fin", "run", "claims", "leases", "cancel", "due", "idem", "count",
-    "ages", "bad", "body", "result", "history", "log", "whence",
+    "ages", "bad", "body", "result", "history", "log", "whence", "limits", "limited", "reopen",
+    "live",
 ];
 
 /// The names of one namespace's keys.
@@ -37,12 +38,12 @@ impl Keys {
         &self.fixed[0]
     }
 
-    pub(crate) fn jobs(&self) -> String {
-        format!("{}jobs", self.prefix)
-    }
-
     pub(crate) fn count(&self) -> String {
         format!("{}count", self.prefix)
+    }
+
+    pub(crate) fn limits(&self) -> String {
+        format!("{}limits", self.prefix)
     }
 
     /// The list that wakes one worker: `c` for a cancel request, `i` to look at its interest anew.

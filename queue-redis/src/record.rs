@@ -2,12 +2,14 @@
 //! head is laid out in `lua/lib/record.lua`.
 
 mod attempts;
+mod limits;
 mod traces;
 
 pub(crate) use attempts::{
     Attempts, END_BYTES, RESULT_APART, dead_reason, finished_at, pack_result, unpack_attempts,
     unpack_end,
 };
+pub(crate) use limits::{pack_settings, unpack_settings, unpack_state};
 pub(crate) use traces::{unpack_history, unpack_log};
 
 use std::ops::Range;
@@ -15,12 +17,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use queue_core::{
-    Codec, Hold, IdempotencyKey, JobId, JobOptions, JobSpec, JobState, JobSummary, Kind, Payload,
-    Priority, QueueName, Retention, Timestamp,
+    Codec, Hold, IdempotencyKey, JobId, JobOptions, JobSpec, JobState, JobSummary, Kind, LimitKey,
+    LimitKeys, Payload, Priority, QueueName, Retention, Timestamp,
 };
 
-/// The layout that this program writes. A record of another version cannot be decoded.
+/// The layouts that this program writes: of a job without limit keys, and of one that has some. A
+/// record of another version cannot be decoded.
 pub(crate) const VERSION: u8 = 1;
+const LIMITED_VERSION: u8 = 2;
 /// Version, enqueued_ms and due_ms, which only the store can know.
 const TIMES_BYTES: usize = 13;
 /// Everything before the queue's name.
@@ -31,6 +35,7 @@ const HAS_EXPIRY: u8 = 1;
 const BODY_APART: u8 = 2;
 const HOLD_LIVE: u8 = 4;
 const HOLD_AT_LEAST: u8 = 8;
+const HAS_LIMITS: u8 = 16;
 /// The time of [`Hold::AtLeast`], behind the key.
 const HOLD_BYTES: usize = 6;
 /// Payload and options, or a result, of more bytes than this live in a hash of their own: no pass
@@ -105,12 +110,28 @@ pub(crate) fn pack_job(spec: &JobSpec) -> PackedJob {
     if let Hold::AtLeast(time) = spec.hold {
         out.extend(ms6(millis(time)));
     }
+    if !spec.limits.is_empty() {
+        let limits = joined(&spec.limits);
+        out.extend(length::<u16>(limits.len()).to_be_bytes());
+        out.extend_from_slice(limits.as_bytes());
+    }
     if apart {
         return PackedJob { record: out, body: Some([payload.as_ref(), &options].concat()) };
     }
     out.extend_from_slice(payload);
     out.extend_from_slice(&options);
     PackedJob { record: out, body: None }
+}
+
+/// Limit keys as records, lanes and arguments have them.
+pub(crate) fn joined(limits: &LimitKeys) -> String {
+    limits.iter().map(LimitKey::as_str).collect::<Vec<_>>().join(",")
+}
+
+/// Reads [`joined`] keys back.
+pub(crate) fn split(text: &str) -> Option<LimitKeys> {
+    let limits = LimitKeys::parse(text.split(',')).ok()?;
+    (joined(&limits) == text).then_some(limits)
 }
 
 fn flags(spec: &JobSpec, apart: bool) -> u8 {
@@ -121,7 +142,8 @@ fn flags(spec: &JobSpec, apart: bool) -> u8 {
         Hold::Live => HOLD_LIVE,
         Hold::AtLeast(_) => HOLD_AT_LEAST,
     };
-    expires | body | hold
+    let limits = if spec.limits.is_empty() { 0 } else { HAS_LIMITS };
+    expires | body | hold | limits
 }
 
 /// A job's record, decoded.
@@ -137,6 +159,8 @@ struct Layout {
     queue: Range<usize>,
     kind: Range<usize>,
     key: Range<usize>,
+    /// Empty for a job without limit keys.
+    limits: Range<usize>,
     /// Where payload and options begin, if they are not apart.
     end: usize,
     payload_bytes: usize,
@@ -145,7 +169,7 @@ struct Layout {
 impl Layout {
     fn of(bytes: &[u8]) -> Result<Self, String> {
         match bytes.first() {
-            Some(&VERSION) => {}
+            Some(&(VERSION | LIMITED_VERSION)) => {}
             Some(version) => return Err(format!("its record has the unknown version {version}")),
             None => return Err("its record is empty".to_owned()),
         }
@@ -160,8 +184,17 @@ impl Layout {
         let kind = queue.end..queue.end + usize::from(fixed[21]);
         let key = kind.end..kind.end + key_bytes;
         let hold_bytes = if fixed[FLAGS_AT] & HOLD_AT_LEAST == 0 { 0 } else { HOLD_BYTES };
-        let end = key.end + hold_bytes;
-        (end <= bytes.len()).then_some(Self { queue, kind, key, end, payload_bytes })
+        let hold_end = key.end + hold_bytes;
+        let mut limits = hold_end..hold_end;
+        if fixed[0] == LIMITED_VERSION {
+            let length = bytes.get(hold_end..hold_end + 2)?;
+            limits.start += 2;
+            limits.end = limits.start + usize::try_from(unsigned(length)).ok()?;
+        }
+        let end = limits.end;
+        let is_whole = end <= bytes.len()
+            && (fixed[FLAGS_AT] & HAS_LIMITS != 0) == (fixed[0] == LIMITED_VERSION);
+        is_whole.then_some(Self { queue, kind, key, limits, end, payload_bytes })
     }
 
     fn queue(&self, bytes: &[u8]) -> Result<QueueName, String> {
@@ -176,8 +209,19 @@ impl Layout {
         match bytes[FLAGS_AT] & (HOLD_LIVE | HOLD_AT_LEAST) {
             0 => Hold::Kept,
             HOLD_LIVE => Hold::Live,
-            _ => Hold::AtLeast(Duration::from_millis(unsigned(&bytes[self.key.end..self.end]))),
+            _ => {
+                let time = &bytes[self.key.end..self.key.end + HOLD_BYTES];
+                Hold::AtLeast(Duration::from_millis(unsigned(time)))
+            }
         }
+    }
+
+    fn limits(&self, bytes: &[u8]) -> Result<LimitKeys, String> {
+        if bytes[0] != LIMITED_VERSION {
+            return Ok(LimitKeys::NONE);
+        }
+        split(text(bytes, self.limits.clone())?)
+            .ok_or_else(|| "its limit keys are not legal".to_owned())
     }
 }
 
@@ -217,6 +261,7 @@ pub(crate) fn unpack_job(id: JobId, bytes: Vec<u8>, body: Vec<u8>) -> Result<Sto
     spec.max_stalls = bytes[25];
     spec.retention = Retention { completed: kept(26), dead: kept(30) };
     spec.hold = layout.hold(&bytes);
+    spec.limits = layout.limits(&bytes)?;
     spec.expires_at = (bytes[FLAGS_AT] & HAS_EXPIRY != 0).then(|| time(&bytes, 35));
     spec.idempotency_key = match key {
         "" => None,
@@ -251,6 +296,7 @@ pub(crate) struct Head {
     pub(crate) lane: String,
     pub(crate) queue: String,
     pub(crate) key: Vec<u8>,
+    pub(crate) limits: LimitKeys,
     pub(crate) completed_ms: u64,
     pub(crate) dead_ms: u64,
     pub(crate) enqueued_ms: u64,
@@ -275,8 +321,14 @@ pub(crate) fn unpack_head(bytes: &[u8]) -> Option<Head> {
     let layout = Layout::of(bytes).ok()?;
     let (queue, kind) = (layout.queue(bytes).ok()?, layout.kind(bytes).ok()?);
     let pair = format!("{queue}/{kind}");
+    let limits = layout.limits(bytes).ok()?;
+    let index = match joined(&limits).as_str() {
+        "" => priority(bytes).ok()?.level().to_string(),
+        keys => format!("{}/{keys}", priority(bytes).ok()?.level()),
+    };
     Some(Head {
-        lane: format!("{pair}/{}", priority(bytes).ok()?.level()),
+        lane: format!("{pair}/{index}"),
+        limits,
         pair,
         queue: queue.to_string(),
         key: bytes[layout.key.clone()].to_vec(),
@@ -339,6 +391,34 @@ mod tests {
     }
 
     #[test]
+    fn a_job_with_limit_keys_has_these_bytes() {
+        let mut spec = job();
+        spec.limits = LimitKeys::parse(["tenant:a", "provider:x"]).unwrap();
+        spec.hold = Hold::AtLeast(Duration::from_millis(0x0a0b));
+        let expected: &[&[u8]] = &[
+            &[0, 0, 0, 3, 0, 3, 0, 4, 10, 2, 1, 44, 4],
+            &[0, 0, 0, 5, 10, 11, 12, 13, 1 + 8 + 16, 1, 2, 3, 4, 5, 6],
+            b"bulkemail.sendkey\0\0\0\0\x0a\x0b",
+            b"\0\x13provider:x,tenant:a\0\xff!",
+            b"\x81\xaeschema_version\x03",
+        ];
+        let packed = pack_job(&spec);
+        assert_eq!(packed.record, expected.concat());
+        let times = [&[LIMITED_VERSION][..], &ms6(7), &ms6(9)].concat();
+        let whole = [times, packed.record].concat();
+        assert_eq!(unpack_job(spec.id, whole.clone(), Vec::new()).unwrap().spec, spec);
+        let lane = "bulk/email.send/2/provider:x,tenant:a";
+        assert_eq!(unpack_head(&whole).unwrap().lane, lane);
+        for at in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0xff;
+            let _ = unpack_job(spec.id, flipped, Vec::new());
+            assert!(unpack_job(spec.id, whole[..at].to_vec(), Vec::new()).is_err(), "cut at {at}");
+        }
+        assert!(split("tenant:a,provider:x").is_none() && split("").is_none());
+    }
+
+    #[test]
     fn a_large_job_has_its_body_apart_and_only_that() {
         let options = job().options.encode();
         let filling = |bytes: usize| {
@@ -389,8 +469,8 @@ mod tests {
             let _ = unpack(flipped);
         }
         let mut newer = whole;
-        newer[0] = VERSION + 1;
+        newer[0] = LIMITED_VERSION + 1;
         let error = unpack(newer).unwrap_err();
-        assert!(error.contains("unknown version 2"), "{error}");
+        assert!(error.contains("unknown version 3"), "{error}");
     }
 }

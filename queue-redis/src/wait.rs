@@ -62,7 +62,7 @@ impl Waiters {
         let pairs = interest
             .queues
             .iter()
-            .flat_map(|queue| interest.kinds.iter().map(move |kind| format!("{queue}/{kind}")));
+            .flat_map(|queue| interest.kinds.iter().map(move |of| format!("{queue}/{}", of.kind)));
         self.ask(&interest.worker, Ask { pairs: pairs.collect(), until, answer });
         match timeout_at(until, answered).await {
             Ok(Ok(token)) => token.take(),

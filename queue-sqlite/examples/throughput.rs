@@ -1,15 +1,16 @@
-//! How many jobs a second go through one file, beside a plain loop of inserts in the same run:
+//! How many jobs a second go through one file, beside a plain loop of inserts in the same run. The
+//! jobs carry no limit keys, or up to 2 each: that of a provider, and those of ten tenants.
 //!
 //! ```sh
-//! cargo run --release -p queue-sqlite --example throughput [directory] [jobs]
+//! cargo run --release -p queue-sqlite --example throughput [directory] [jobs] [keys]
 //! ```
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use queue_core::{
-    Backend, ClaimRequest, ClaimToken, JobId, Kind, KindSlots, NewJob, Outcome, Payload, QueueName,
-    SettleRequest, Settlement, WorkerId,
+    Backend, ClaimRequest, ClaimToken, JobId, Kind, KindSlots, LimitSettings, LimitTarget, NewJob,
+    Outcome, Payload, QueueName, SettleRequest, Settlement, WorkerId,
 };
 use queue_sqlite::{Durability, SqliteBackend, SqliteOptions};
 
@@ -22,7 +23,8 @@ async fn main() -> Result<(), Failure> {
     let mut arguments = std::env::args().skip(1);
     let directory = tempfile::tempdir_in(arguments.next().unwrap_or_else(|| ".".to_owned()))?;
     let jobs: usize = arguments.next().map_or(Ok(20_000), |text| text.parse())?;
-    println!("{jobs} jobs with {} bytes each; jobs per second", PAYLOAD.len());
+    let keys: usize = arguments.next().map_or(Ok(0), |text| text.parse())?;
+    println!("{jobs} jobs with {} bytes and {keys} limit keys each; per second", PAYLOAD.len());
     println!(
         "{:<8} {:>5} {:>14} {:>10} {:>14} {:>14}",
         "sync", "batch", "plain inserts", "enqueue", "claim+settle", "cycle"
@@ -36,7 +38,8 @@ async fn main() -> Result<(), Failure> {
             let plain = plain_inserts(&path.with_extension("plain"), durability, jobs, batch)?;
             let options = SqliteOptions::default().durability(durability);
             let backend = SqliteBackend::open(&path, options)?;
-            let enqueued = enqueue(&backend, jobs, batch).await?;
+            set_limits(&backend, keys).await?;
+            let enqueued = enqueue(&backend, jobs, batch, keys).await?;
             let worked = work(&backend, jobs, batch).await?;
             let rate = |time: Duration| jobs as f64 / time.as_secs_f64();
             println!(
@@ -77,12 +80,33 @@ fn plain_inserts(
     Ok(started.elapsed())
 }
 
-async fn enqueue(backend: &SqliteBackend, jobs: usize, batch: usize) -> Result<Duration, Failure> {
+/// Limits that are far away, but have to be looked at.
+async fn set_limits(backend: &SqliteBackend, keys: usize) -> Result<(), Failure> {
+    let rate = Some("1000000/1s".parse()?);
+    let limited = LimitSettings { concurrency: Some(10_000), rate, ..LimitSettings::default() };
+    for target in ["provider:x", "tenant:*"].into_iter().take(keys) {
+        backend.set_limit(&LimitTarget::new(target)?, Some(&limited)).await?;
+    }
+    Ok(())
+}
+
+async fn enqueue(
+    backend: &SqliteBackend,
+    jobs: usize,
+    batch: usize,
+    keys: usize,
+) -> Result<Duration, Failure> {
     let kind = Kind::new("bench")?;
+    let mut number = 0;
+    let mut new = || {
+        number += 1;
+        let limits = ["provider:x".to_owned(), format!("tenant:{}", number % 10)];
+        let job = NewJob::new(kind.clone(), Payload::raw(PAYLOAD.to_vec()));
+        limits.into_iter().take(keys).fold(job, NewJob::limit)
+    };
     let started = Instant::now();
     for _ in 0..jobs / batch {
-        let new = || NewJob::new(kind.clone(), Payload::raw(PAYLOAD.to_vec()));
-        let batch: Vec<NewJob> = std::iter::repeat_with(new).take(batch).collect();
+        let batch: Vec<NewJob> = std::iter::repeat_with(&mut new).take(batch).collect();
         backend.enqueue(&batch, queue_core::Durability::Memory).await?;
     }
     Ok(started.elapsed())
@@ -101,7 +125,7 @@ async fn work(backend: &SqliteBackend, jobs: usize, batch: usize) -> Result<Dura
             token: ClaimToken::random(),
             worker: worker.clone(),
             queues: vec![QueueName::default()],
-            kinds: vec![KindSlots { kind: kind.clone(), slots: max }],
+            kinds: vec![KindSlots::new(kind.clone(), max)],
             max,
             lease: Duration::from_secs(30),
         };

@@ -15,11 +15,13 @@ CREATE TABLE store (
     fence      INTEGER NOT NULL CHECK (fence >= 0),
     -- Enqueues that met an existing job. Counted so that such an enqueue is a write too: its
     -- commit then makes the job that it met durable, whoever wrote that one and however.
-    duplicates INTEGER NOT NULL CHECK (duplicates >= 0)
+    duplicates INTEGER NOT NULL CHECK (duplicates >= 0),
+    -- How many limits of queues are set: without any, nobody counts the live jobs of queues.
+    queue_limits INTEGER NOT NULL CHECK (queue_limits >= 0)
 ) STRICT;
 
--- The jobs of one queue, kind and priority: how many are in each state, and the order of the
--- ready ones. Exists while it has jobs.
+-- The jobs of one queue, kind, priority and list of limit keys: how many are in each state, and
+-- the order of the ready ones. Exists while it has jobs.
 CREATE TABLE lane (
     lane        INTEGER PRIMARY KEY,
     queue       TEXT    NOT NULL
@@ -27,6 +29,9 @@ CREATE TABLE lane (
     kind        TEXT    NOT NULL
                 CHECK (octet_length(kind) BETWEEN 1 AND 64 AND kind NOT GLOB '*[^a-z0-9_.-]*'),
     priority    INTEGER NOT NULL CHECK (priority BETWEEN 0 AND 9),
+    -- The limit keys of its jobs, sorted, with a space between two; most have none.
+    limits      TEXT    NOT NULL
+                CHECK (octet_length(limits) <= 515 AND limits NOT GLOB '*[^A-Za-z0-9_.:@+ -]*'),
     turn        INTEGER NOT NULL,
     -- Ready jobs stand at positions head <= position < tail; the next job that joins at the
     -- front gets head - 1.
@@ -40,8 +45,16 @@ CREATE TABLE lane (
     dead        INTEGER NOT NULL CHECK (dead        >= 0),
     cancelled   INTEGER NOT NULL CHECK (cancelled   >= 0),
     quarantined INTEGER NOT NULL CHECK (quarantined >= 0),
-    UNIQUE (queue, kind, priority)
+    -- The one of its keys at which it waits because that has had no room; it keeps its turn.
+    blocked_by  TEXT,
+    UNIQUE (queue, kind, limits, priority)
 ) STRICT;
+-- Claims look at lanes without keys as they are (there is one per priority), at those with keys in
+-- the order of their turns, and at those that wait only when their key has room.
+CREATE INDEX lane_runnable ON lane (queue, kind, priority, turn)
+       WHERE limits <> '' AND ready > 0 AND blocked_by IS NULL;
+CREATE INDEX lane_blocked  ON lane (blocked_by, queue, kind, priority, turn)
+       WHERE blocked_by IS NOT NULL;
 
 -- A claim and its lease. Exists while it holds jobs.
 CREATE TABLE claim (
@@ -52,7 +65,10 @@ CREATE TABLE claim (
     until_ms   INTEGER NOT NULL,
     -- The fence of its first job; job number n has fence + n.
     fence      INTEGER NOT NULL CHECK (fence > 0),
-    jobs       INTEGER NOT NULL CHECK (jobs > 0)
+    jobs       INTEGER NOT NULL CHECK (jobs > 0),
+    -- The limit keys that the worker added, which its jobs hold beside those of their lanes:
+    -- `kind key key,kind key`.
+    added      TEXT
 ) STRICT;
 CREATE INDEX claim_until  ON claim (until_ms, token);
 CREATE INDEX claim_worker ON claim (worker);
@@ -62,6 +78,70 @@ CREATE TABLE pause (
     queue TEXT PRIMARY KEY
           CHECK (octet_length(queue) BETWEEN 1 AND 64 AND queue NOT GLOB '*[^a-z0-9_.-]*')
 ) STRICT, WITHOUT ROWID;
+
+-- What limit keys (`class:name`), classes (`class:*`) and queues (`queue:name`) allow, as JSON.
+CREATE TABLE limit_setting (
+    target   TEXT PRIMARY KEY,
+    settings TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- What is known of a limit key beside its settings. Exists while live jobs carry it, running ones
+-- hold it, or something is remembered of it.
+CREATE TABLE limit_key (
+    name    TEXT    PRIMARY KEY,
+    -- Scheduled, retrying, ready and running jobs that carry it.
+    live    INTEGER NOT NULL CHECK (live >= 0),
+    -- Running jobs that hold it: those whose lane has it, or to whose claim it was added.
+    running INTEGER NOT NULL CHECK (running >= 0),
+    -- Its rate, breaker and so on; `rows/limit_state.rs` has the format. NULL if nothing happened.
+    state   BLOB,
+    -- When to look whether the state can be forgotten.
+    look_ms INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX limit_key_look ON limit_key (look_ms) WHERE look_ms IS NOT NULL;
+
+-- Lanes of one queue and kind that wait at a limit key. Exists while there are some.
+CREATE TABLE limit_wait (
+    key      TEXT    NOT NULL,
+    queue    TEXT    NOT NULL,
+    kind     TEXT    NOT NULL,
+    lanes    INTEGER NOT NULL CHECK (lanes > 0),
+    -- From when on the key has room: 0 if it has, NULL if a job has to end first.
+    opens_ms INTEGER,
+    PRIMARY KEY (key, queue, kind)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX limit_wait_open ON limit_wait (queue, kind, opens_ms);
+
+-- Classes whose settings have changed, as long as lanes wait at keys of theirs after this one.
+CREATE TABLE limit_recheck (
+    class TEXT PRIMARY KEY,
+    after TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- How many jobs of a queue are live, once somebody had to know it; only while queues have limits.
+CREATE TABLE queue_live (
+    queue TEXT    PRIMARY KEY,
+    live  INTEGER NOT NULL CHECK (live >= 0)
+) STRICT, WITHOUT ROWID;
+
+-- How often jobs of a queue have started lately: in a span of 30 s, and in the one before it.
+CREATE TABLE start_rate (
+    queue    TEXT    PRIMARY KEY,
+    span     INTEGER NOT NULL CHECK (span     >= 0),
+    current  INTEGER NOT NULL CHECK (current  >= 0),
+    previous INTEGER NOT NULL CHECK (previous >= 0)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX start_rate_span ON start_rate (span);
+
+-- What workers say about themselves, and until when that is believed.
+CREATE TABLE worker (
+    id       TEXT    NOT NULL,
+    instance INTEGER NOT NULL,
+    info     BLOB    NOT NULL,
+    until_ms INTEGER NOT NULL,
+    PRIMARY KEY (id, instance)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX worker_until ON worker (until_ms);
 
 -- Finished records of one queue, in four parts that retention treats differently:
 --   0 completed ones that hold their key for a time   1 other completed ones   2 cancelled   3 dead

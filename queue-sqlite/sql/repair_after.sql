@@ -53,6 +53,16 @@ UPDATE shelf SET records = counted.records, next_expiry_ms = counted.next_expiry
           FROM job WHERE shelf IS NOT NULL GROUP BY shelf) AS counted
  WHERE counted.shelf = shelf.shelf;
 
+-- Whoever waited is looked at again, and waits again if there is no room.
+UPDATE lane SET blocked_by = NULL WHERE blocked_by IS NOT NULL;
+DELETE FROM limit_wait;
+DELETE FROM limit_recheck;
+-- Counted when somebody wants to know.
+DELETE FROM queue_live;
+DELETE FROM start_rate WHERE span < 0 OR current < 0 OR previous < 0;
+UPDATE store SET queue_limits = (SELECT count(*) FROM limit_setting
+                                  WHERE target > 'queue:' AND target < 'queue;');
+
 DELETE FROM line WHERE (job, number) IN (
        SELECT job, number
          FROM (SELECT job, number,

@@ -1,5 +1,6 @@
 //! [`SqliteBackend`], and one file per operation.
 
+mod admit;
 mod attempts;
 mod audit;
 mod cancel;
@@ -7,6 +8,8 @@ mod check;
 mod claim;
 mod enqueue;
 mod get;
+mod inspect;
+pub(crate) mod limits;
 mod list;
 mod maintain;
 mod operate;
@@ -22,6 +25,7 @@ mod stats;
 #[cfg(test)]
 mod steps;
 mod taken;
+mod workers;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,9 +34,10 @@ use std::time::Duration;
 use queue_core::backend::{CheckFinding, QuarantinedJob, Violation};
 use queue_core::{
     Backend, CancelOutcome, Claim, ClaimRequest, DeleteOutcome, Durability, EnqueueOutcome, Error,
-    Interest, JobId, JobRecord, JobState, ListRequest, Maintained, NewJob, Page, QueueName,
-    QueueStats, RecoverOutcome, RenewRequest, Renewal, Report, Reported, RetryOutcome,
-    RetryRequest, SettleReply, SettleRequest, Wake, WatchRequest, Watched, WorkerId,
+    Interest, JobId, JobRecord, JobState, Lanes, LimitKey, LimitSettings, LimitStatus, LimitTarget,
+    ListRequest, LiveWorker, Maintained, NewJob, Page, Placement, QueueName, QueueStats,
+    RecoverOutcome, RenewRequest, Renewal, Report, Reported, RetryOutcome, RetryRequest,
+    SettleReply, SettleRequest, Wake, WatchRequest, Watched, WorkerId, WorkerInfo,
 };
 use tokio::sync::mpsc;
 
@@ -42,7 +47,8 @@ use crate::session::Session;
 use crate::watch::{Watch, WatchThread};
 use crate::writer::{Outside, Writer};
 use crate::{SqliteOptions, options};
-pub(crate) use claim::SELECT_FIRST_DUE;
+pub(crate) use claim::lanes::SELECT_RUNNABLE;
+pub(crate) use claim::{HAS_PAUSE, SELECT_FIRST_DUE};
 #[cfg(test)]
 pub(crate) use enqueue::enqueue as enqueue_for_tests;
 
@@ -229,6 +235,51 @@ impl Backend for SqliteBackend {
         self.reader.run(operate::paused).await
     }
 
+    async fn set_limit(
+        &self,
+        target: &LimitTarget,
+        settings: Option<&LimitSettings>,
+    ) -> Result<bool, Error> {
+        let (target, settings) = (target.clone(), settings.cloned());
+        let set =
+            move |session: &mut Session<'_>| limits::set_limit(session, &target, settings.as_ref());
+        self.writer.run(1, set).await
+    }
+
+    async fn limits(&self) -> Result<Vec<(LimitTarget, LimitSettings)>, Error> {
+        self.place.check()?;
+        self.reader.run(limits::limits).await
+    }
+
+    async fn limit_status(&self, keys: &[LimitKey]) -> Result<Vec<LimitStatus>, Error> {
+        self.place.check()?;
+        let keys = keys.to_vec();
+        self.reader.run(move |conn| limits::status(conn, &keys)).await
+    }
+
+    async fn announce(&self, worker: &WorkerInfo, believed_for: Duration) -> Result<(), Error> {
+        let worker = worker.clone();
+        let announce =
+            move |session: &mut Session<'_>| workers::announce(session, &worker, believed_for);
+        self.writer.run(1, announce).await
+    }
+
+    async fn workers(&self) -> Result<Vec<LiveWorker>, Error> {
+        self.place.check()?;
+        self.reader.run(workers::workers).await
+    }
+
+    async fn place(&self, id: JobId) -> Result<Placement, Error> {
+        self.place.check()?;
+        self.reader.run(move |conn| inspect::place(conn, id)).await
+    }
+
+    async fn lanes(&self, queue: &QueueName) -> Result<Lanes, Error> {
+        self.place.check()?;
+        let queue = queue.clone();
+        self.reader.run(move |conn| inspect::lanes(conn, &queue)).await
+    }
+
     async fn report(&self, reports: &[Report]) -> Result<Vec<Reported>, Error> {
         let (reports, room) = (reports.to_vec(), self.room.clone());
         self.writer
@@ -376,7 +427,7 @@ mod tests {
             token: ClaimToken::random(),
             worker: WorkerId::new("w").unwrap(),
             queues: vec![QueueName::default()],
-            kinds: vec![KindSlots { kind: "k".parse().unwrap(), slots: 3 }],
+            kinds: vec![KindSlots::new("k".parse().unwrap(), 3)],
             max: 3,
             lease: Duration::from_secs(30),
         }

@@ -4,18 +4,19 @@
 //! and an error of SQLite is everybody's.
 
 pub(crate) mod history;
+pub(crate) mod limit_state;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use queue_core::{
     Codec, DeadReason, ErrorKind, Hold, IdempotencyKey, JobError, JobOptions, JobSpec, JobState,
-    Kind, Payload, Priority, QueueName, Timestamp,
+    Kind, LimitKey, LimitKeys, Payload, Priority, QueueName, Timestamp,
 };
 use rusqlite::Row;
 use rusqlite::types::Type;
 
-use crate::session::{Head, Lane};
+use crate::session::Head;
 
 /// The number of a state in the tables. Never reused for another state.
 pub(crate) const fn state_number(state: JobState) -> i64 {
@@ -147,13 +148,16 @@ macro_rules! spec_columns {
 }
 pub(crate) use spec_columns;
 
+/// How many columns [`spec_columns`] are.
+pub(crate) const SPEC_COLUMNS: usize = 4;
+
 /// The spec of a row in which [`spec_columns`] stand from column `first` on; the inner error says
 /// why this one record cannot be read.
 pub(crate) fn spec(
     row: &Row<'_>,
     first: usize,
     head: &Head,
-    lane: &Lane,
+    lane: &LaneName,
 ) -> rusqlite::Result<Result<JobSpec, Unreadable>> {
     let at = |offset: usize| first + offset;
     if row.get_ref(at(1))?.data_type() == Type::Null {
@@ -176,9 +180,10 @@ pub(crate) fn spec(
     let Ok(idempotency_key) = key.map(IdempotencyKey::new).transpose() else {
         return Ok(Err("its idempotency key is not valid".to_owned()));
     };
-    let (queue, kind) = (lane.queue.clone(), lane.kind.clone());
+    let LaneName { queue, kind, priority, limits } = lane.clone();
     let mut spec = JobSpec::new(head.id, queue, kind, payload);
-    spec.priority = lane.priority;
+    spec.priority = priority;
+    spec.limits = limits;
     spec.max_attempts = head.max_attempts;
     spec.max_stalls = head.max_stalls;
     spec.expires_at = head.expires_at;
@@ -209,11 +214,29 @@ pub(crate) fn error_of(bytes: &[u8]) -> JobError {
     })
 }
 
-/// Names of a lane, if they are legal.
-pub(crate) fn names(
-    row: &Row<'_>,
-    first: usize,
-) -> rusqlite::Result<Option<(QueueName, Kind, Priority)>> {
+/// What tells a lane from others.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct LaneName {
+    pub(crate) queue: QueueName,
+    pub(crate) kind: Kind,
+    pub(crate) priority: Priority,
+    /// The limit keys of its jobs.
+    pub(crate) limits: LimitKeys,
+}
+
+/// The columns that [`names`] reads.
+macro_rules! name_columns {
+    () => {
+        "lane.queue, lane.kind, lane.priority, lane.limits"
+    };
+}
+pub(crate) use name_columns;
+
+/// How many columns [`name_columns`] are.
+pub(crate) const NAME_COLUMNS: usize = 4;
+
+/// The name of a lane from its columns, if it is legal.
+pub(crate) fn names(row: &Row<'_>, first: usize) -> rusqlite::Result<Option<LaneName>> {
     let (queue, kind) = (text(row, first)?, text(row, first + 1)?);
     let level = u8::try_from(number(row, first + 2)?).ok();
     let (Some(queue), Some(kind), Some(level)) = (queue, kind, level) else { return Ok(None) };
@@ -221,7 +244,29 @@ pub(crate) fn names(
     let (Ok(queue), Ok(kind), Some(priority)) = (queue, kind, Priority::new(level)) else {
         return Ok(None);
     };
-    Ok(Some((queue, kind, priority)))
+    let limits = text(row, first + 3)?.and_then(limits_of);
+    Ok(limits.map(|limits| LaneName { queue, kind, priority, limits }))
+}
+
+/// Limit keys as a column: a space between two, which no key holds.
+pub(crate) fn limits_text(limits: &[LimitKey]) -> String {
+    let mut text = String::new();
+    for key in limits {
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        text.push_str(key.as_str());
+    }
+    text
+}
+
+/// The limit keys of a column, if they are legal and stand as [`limits_text`] writes them.
+pub(crate) fn limits_of(text: &str) -> Option<LimitKeys> {
+    if text.is_empty() {
+        return Some(LimitKeys::NONE);
+    }
+    let limits = LimitKeys::parse(text.split(' ')).ok()?;
+    (limits_text(&limits) == text).then_some(limits)
 }
 
 #[cfg(test)]
@@ -242,5 +287,15 @@ mod tests {
     fn default_options_are_stored_as_an_empty_map() {
         assert_eq!(options(&JobOptions::default().encode()), Ok(JobOptions::default()));
         assert!(options(&[0xc1]).is_err());
+    }
+
+    #[test]
+    fn limit_keys_are_read_as_they_were_written_only() {
+        for text in ["", "a:1", "a:1 b:x+y@z c:."] {
+            assert_eq!(limits_text(&limits_of(text).unwrap()), text);
+        }
+        for text in [" ", "a", "a:1 ", "b:1 a:1", "a:1 a:1", "a:1 a:2 a:3 a:4 a:5", "queue:x"] {
+            assert_eq!(limits_of(text), None, "{text:?}");
+        }
     }
 }

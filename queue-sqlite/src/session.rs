@@ -2,9 +2,12 @@
 
 pub(crate) mod claims;
 pub(crate) mod head;
+pub(crate) mod holding;
 pub(crate) mod job;
 pub(crate) mod lanes;
+pub(crate) mod limits;
 pub(crate) mod quarantine;
+pub(crate) mod queues;
 pub(crate) mod shelves;
 
 use queue_core::{Clock, SystemClock, Timestamp};
@@ -16,16 +19,19 @@ pub(crate) use claims::Claims;
 pub(crate) use head::{
     Broken, HEAD_COLUMNS, Head, READY_COLUMNS, Raw, head_columns, ready_columns,
 };
+pub(crate) use holding::{Added, Holding};
 pub(crate) use job::{Finish, SELECT_DUE_HEADS, SELECT_HEAD, SELECT_HEADS_OF_CLAIM};
-pub(crate) use lanes::{End, Lane, Lanes};
+pub(crate) use lanes::{End, Lanes};
+pub(crate) use limits::Limits;
 use quarantine::Unread;
+use queues::Queues;
 pub(crate) use shelves::{Part, Shelves};
 
 /// A write transaction and what it has read so far.
 ///
 /// Operations run in it one after the other, each as one *step*: between
-/// [`Session::start_step`] and [`Session::end_step`] a step changes lanes, shelves and the store's
-/// own row in memory, however many jobs it moves, and writes each of them once at its end.
+/// [`Session::start_step`] and [`Session::end_step`] a step changes lanes, shelves, limit keys
+/// and the store's own row in memory, however many jobs it moves, and writes each of them once at its end.
 #[derive(Debug)]
 pub(crate) struct Session<'c> {
     pub(crate) conn: &'c Connection,
@@ -34,6 +40,8 @@ pub(crate) struct Session<'c> {
     pub(crate) store: Store,
     pub(crate) lanes: Lanes<'c>,
     pub(crate) shelves: Shelves<'c>,
+    pub(crate) limits: Limits<'c>,
+    queues: Queues,
     saved: Store,
     changes_before: u64,
     /// Something happened that a waiting worker may want to know.
@@ -53,12 +61,14 @@ pub(crate) struct Store {
     pub(crate) turn: i64,
     pub(crate) fence: i64,
     pub(crate) duplicates: i64,
+    /// How many limits of queues are set.
+    pub(crate) queue_limits: i64,
 }
 
 pub(crate) const SELECT_STORE: &str =
-    "SELECT clock_ms, turn, fence, duplicates FROM store WHERE one = 1";
-pub(crate) const UPDATE_STORE: &str =
-    "UPDATE store SET clock_ms = ?1, turn = ?2, fence = ?3, duplicates = ?4 WHERE one = 1";
+    "SELECT clock_ms, turn, fence, duplicates, queue_limits FROM store WHERE one = 1";
+pub(crate) const UPDATE_STORE: &str = "UPDATE store SET clock_ms = ?1, turn = ?2, fence = ?3, \
+     duplicates = ?4, queue_limits = ?5 WHERE one = 1";
 
 impl Store {
     fn load(conn: &Connection) -> Result<Self, Fault> {
@@ -70,6 +80,7 @@ impl Store {
                 turn: at_least_0(1)?,
                 fence: at_least_0(2)?,
                 duplicates: at_least_0(3)?,
+                queue_limits: at_least_0(4)?,
             })
         })?)
     }
@@ -85,6 +96,8 @@ impl<'c> Session<'c> {
             store,
             lanes: Lanes::new(conn),
             shelves: Shelves::new(conn),
+            limits: Limits::new(conn),
+            queues: Queues::default(),
             saved: store,
             changes_before: conn.total_changes(),
             news: false,
@@ -103,9 +116,7 @@ impl<'c> Session<'c> {
 
     /// Writes what the step changed in memory.
     pub(crate) fn end_step(&mut self) -> Result<(), Fault> {
-        self.unreadable.log();
-        self.lanes.save()?;
-        self.shelves.save()?;
+        self.flush()?;
         let wrote = self.conn.total_changes() != self.changes_before || self.store != self.saved;
         if !wrote {
             // Nothing carries this time: it need not be remembered, and a step that changed
@@ -114,18 +125,20 @@ impl<'c> Session<'c> {
         }
         self.store.clock_ms = rows::ms(self.now);
         if self.store != self.saved {
-            let Store { clock_ms, turn, fence, duplicates } = self.store;
+            let Store { clock_ms, turn, fence, duplicates, queue_limits } = self.store;
             let mut update = self.conn.prepare_cached(UPDATE_STORE)?;
-            update.execute((clock_ms, turn, fence, duplicates))?;
+            update.execute((clock_ms, turn, fence, duplicates, queue_limits))?;
             self.saved = self.store;
         }
         Ok(())
     }
 
-    /// Writes the lanes and shelves that changed, for statements that read them.
+    /// Writes what jobs share and what has changed of it, for statements that read it.
     pub(crate) fn flush(&mut self) -> Result<(), Fault> {
         self.unreadable.log();
-        self.lanes.save()?;
+        self.save_lanes()?;
+        self.limits.save(self.now)?;
+        self.queues.save(self.conn)?;
         self.shelves.save()
     }
 
@@ -133,6 +146,8 @@ impl<'c> Session<'c> {
     pub(crate) fn reload(&mut self) -> Result<(), Fault> {
         self.lanes.clear();
         self.shelves.clear();
+        self.limits.clear();
+        self.queues.clear();
         self.unreadable = Unread::default();
         self.store = Store::load(self.conn)?;
         self.saved = self.store;

@@ -24,8 +24,8 @@ use crate::errors::Fault;
 use crate::open::beside;
 use crate::threads::spawn;
 use bell::Bell;
-pub(crate) use look::SELECT_HAS_READY;
 use look::{Asked, FirstDue, Seen};
+pub(crate) use look::{SELECT_HAS_READY, has_work};
 use pace::Pace;
 
 /// Workers whose last news are remembered. Forgetting costs a needless wake-up.
@@ -210,7 +210,7 @@ impl Watch {
         let mut state = self.lock();
         let mut given = HashSet::new();
         for (number, interest, fresh) in &seen.waiters {
-            let ready = seen.ready.iter().filter(|pair| look::wants(interest, pair));
+            let ready = seen.ready.iter().filter(|pair| seen.has_room(interest, pair));
             let work: Vec<_> = ready.filter(|pair| *fresh || !given.contains(*pair)).collect();
             let told = state.told(&interest.worker);
             let wake = if told.is_asked(seen.asked.get(&interest.worker)) {
@@ -355,7 +355,7 @@ mod tests {
         let interest = Interest {
             worker: worker(1),
             queues: vec![queue_core::QueueName::default()],
-            kinds: vec!["k".parse().unwrap()],
+            kinds: vec![queue_core::KindLimits::new("k".parse().unwrap())],
         };
         let _waiting = watch.enter(&interest);
         let begun = Instant::now();

@@ -49,3 +49,8 @@ mod connect;
 
 pub use connect::{Connect, ConnectOptions};
 pub use queue_core::*;
+
+/// The programs in the guides compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/limits.md")]
+struct Guides;

@@ -9,11 +9,13 @@ mod enqueue;
 mod fields;
 mod filter;
 mod job;
+mod limit;
 mod many;
 mod payload;
 mod queues;
 mod run;
 mod store;
+mod workers;
 
 use std::path::PathBuf;
 
@@ -73,12 +75,18 @@ enum Command {
     /// List, look at, follow and change jobs
     #[command(subcommand)]
     Job(job::Command),
-    /// Count, pause, resume and purge queues
+    /// Count, explain, pause, resume and purge queues
     #[command(subcommand)]
     Queue(queues::Command),
     /// Look at dead jobs, run them again or delete them
     #[command(subcommand)]
     Dead(dead::Command),
+    /// Limit what providers and tenants have running, how often jobs start, and what is let in
+    #[command(subcommand)]
+    Limit(limit::Command),
+    /// See who is there to run jobs
+    #[command(subcommand)]
+    Worker(workers::Command),
     /// Check the configuration, and that the store keeps what the queue promises
     Check,
     /// Compare every index of the store with its jobs; reads the whole store
@@ -119,6 +127,8 @@ impl Command {
             Self::Job(command) => job::execute(common, command).await,
             Self::Queue(command) => queues::execute(common, command).await,
             Self::Dead(command) => dead::execute(common, command).await,
+            Self::Limit(command) => limit::execute(common, command).await,
+            Self::Worker(command) => workers::execute(common, &command).await,
             Self::Check => check::check(common).await,
             Self::Audit(args) => audit::execute(common, &args).await,
             Self::Config => config::execute(common),

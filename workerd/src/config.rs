@@ -5,6 +5,7 @@
 
 mod executors;
 mod layers;
+pub(crate) mod limits;
 mod queues;
 mod raw;
 mod resolve;
@@ -25,6 +26,7 @@ use queue::{Durability, Kind, Namespace};
 use crate::executor::command::Command;
 pub(crate) use executors::{find_in_path, longest_kill_grace};
 pub(crate) use layers::{Layers, Setting};
+pub(crate) use limits::Limits;
 pub(crate) use queues::Queues;
 pub(crate) use secret::StoreUrl;
 pub(crate) use value::{durability, duration};
@@ -35,6 +37,8 @@ pub(crate) use view::View;
 pub(crate) struct Config {
     pub(crate) store: Store,
     pub(crate) worker: Worker,
+    /// What keys, classes of keys and queues allow; what the store has for others stays.
+    pub(crate) limits: Limits,
     /// What runs the jobs of each kind.
     pub(crate) executors: BTreeMap<Kind, Command>,
     /// Where metrics and health are served; nowhere if `None`.

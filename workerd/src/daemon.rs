@@ -4,24 +4,30 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use queue::{Connect, Error, Queue, QueueSelection, RunningWorker, StopReport, Worker};
+use queue::{
+    Connect, Error, LimitKey, LimitTarget, Queue, QueueSelection, RunningWorker, StopReport, Worker,
+};
 
-use crate::config::{Config, Queues, longest_kill_grace};
+use crate::config::{Config, longest_kill_grace};
 use crate::executor::command::CommandExecutor;
 use crate::exit::{Exit, Failure, Outcome};
-use crate::http::{Running, Server, Shared};
+use crate::http::{Names, Running, Server, Shared};
+use crate::limits;
 use crate::machine;
-use crate::signals::Signals;
+use crate::reload::on_hangup;
+use crate::signals::{Hangups, Signals};
 use crate::store_check;
 use crate::telemetry;
+use crate::waits::Waits;
 
-/// Runs until a signal ends it. `customize` adds handlers of the program's own; without it, there
-/// must be executors.
+/// Runs until a signal ends it. `read` reads the configuration again, when SIGHUP asks for it.
+/// `customize` adds handlers of the program's own; without it, there must be executors.
 ///
 /// # Errors
 /// Why it could not start, or what ended it.
 pub(crate) async fn run(
     config: &Config,
+    read: impl Fn() -> Result<Config, Failure> + Send + Sync + 'static,
     customize: Option<impl FnOnce(Worker) -> Worker>,
 ) -> Outcome {
     telemetry::start_logs(&config.log);
@@ -32,11 +38,12 @@ pub(crate) async fn run(
     machine::prepare(config)?;
     warn_of_missing_variables(config);
     let mut signals = Signals::new().map_err(|e| Failure::new(Exit::Failed, e))?;
-    let shared = Shared::new(telemetry::start_metrics()?, config.worker.queues.names());
+    let hangups = Hangups::new().map_err(|e| Failure::new(Exit::Failed, e))?;
+    let shared = Shared::new(telemetry::start_metrics()?, names(config));
     let _server = serve(config, &shared).await?;
 
     let queue = tokio::select! {
-        queue = connect(config) => queue?,
+        queue = prepare(config) => queue?,
         signal = signals.next() => {
             tracing::info!(event = "stopped", signal, "nothing was running");
             return Ok(Exit::Done);
@@ -49,7 +56,9 @@ pub(crate) async fn run(
         worker = customize(worker);
     }
     let worker = Arc::new(worker.start().map_err(Failure::usage)?);
-    shared.set_running(Running { queue, worker: Arc::clone(&worker) });
+    shared.set_running(Running { queue: queue.clone(), worker: Arc::clone(&worker) });
+    // To the end, as jobs may still run by then; it goes with the runtime.
+    tokio::spawn(on_hangup(hangups, queue, Arc::clone(&worker), config.clone(), read));
 
     let signal = tokio::select! {
         signal = signals.next() => signal,
@@ -62,6 +71,17 @@ pub(crate) async fn run(
     let grace = config.worker.shutdown_grace;
     tracing::info!(event = "draining", signal, grace_sec = grace.as_secs());
     Ok(stop(&worker, grace, &mut signals).await)
+}
+
+/// What metrics name. The same for as long as this replica runs: labels should not come and go.
+pub(crate) fn names(config: &Config) -> Names {
+    let of_limits = config.limits.keys().filter_map(|target| match target {
+        LimitTarget::Key(key) => Some(key),
+        LimitTarget::Class(_) => None,
+    });
+    let of_executors = config.executors.values().flat_map(|command| command.limits.iter());
+    let limits = of_limits.chain(of_executors).cloned().collect();
+    Names { queues: config.worker.queues.names(), limits }
 }
 
 /// What a configuration without executors is told.
@@ -96,15 +116,19 @@ async fn serve(config: &Config, shared: &Arc<Shared>) -> Result<Option<Server>, 
     Ok(Some(server))
 }
 
-/// The waits between attempts to connect: from the first to the last, doubling.
-const CONNECT_WAIT_FIRST: Duration = Duration::from_millis(100);
-const CONNECT_WAIT_LAST: Duration = Duration::from_secs(5);
+/// The store as the configuration wants it: connected, and with its limits in force before this
+/// replica takes a job.
+async fn prepare(config: &Config) -> Result<Queue, Failure> {
+    let queue = connect(config).await?;
+    limits::write(&queue, &config.limits).await?;
+    Ok(queue)
+}
 
 /// Connects, and goes on trying while that can help: a store that starts later than its workers
 /// is usual.
 async fn connect(config: &Config) -> Result<Queue, Failure> {
     let url = config.store.url()?;
-    let mut wait = CONNECT_WAIT_FIRST;
+    let mut waits = Waits::default();
     loop {
         let error = match Queue::connect_with(url.reveal(), config.store.options()).await {
             Ok(queue) => {
@@ -115,9 +139,7 @@ async fn connect(config: &Config) -> Result<Queue, Failure> {
             Err(error) => return Err(Failure::from(error).context(url)),
         };
         tracing::warn!(event = "connect_failed", store = %url, %error);
-        // Replicas that lost their store together do not come back together.
-        tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
-        wait = (wait * 2).min(CONNECT_WAIT_LAST);
+        waits.next().await;
     }
 }
 
@@ -129,12 +151,8 @@ const CANCEL_GRACE_MARGIN: Duration = Duration::from_secs(2);
 /// # Errors
 /// If the queues are not queues, which the configuration has made sure of.
 pub(crate) fn worker(config: &Config, queue: &Queue) -> Result<Worker, Failure> {
-    let selection = match &config.worker.queues {
-        Queues::Strict(names) => QueueSelection::strict(names),
-        Queues::Weighted(queues) => {
-            QueueSelection::weighted(queues.iter().map(|(name, weight)| (name, *weight)))
-        }
-    };
+    let queues = config.worker.queues.0.iter().map(|(name, weight)| (name, *weight));
+    let selection = QueueSelection::ordered(queues);
     let mut worker = Worker::new(queue)
         .queues(selection.map_err(Failure::usage)?)
         .concurrency(config.worker.concurrency)
@@ -143,6 +161,7 @@ pub(crate) fn worker(config: &Config, queue: &Queue) -> Result<Worker, Failure> 
     for (kind, command) in &config.executors {
         let executor = CommandExecutor::new(command.clone());
         worker = worker.executor(kind.clone(), command.concurrency, executor);
+        worker = worker.limits(kind, command.limits.iter().map(LimitKey::as_str));
     }
     Ok(worker)
 }

@@ -15,14 +15,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use queue::{Connect, Namespace, Queue, QueueName};
+use queue::{Connect, LimitKey, LimitSettings, LimitTarget, Namespace, Queue, QueueName};
 
 use crate::cli::Common;
-use crate::config::{Config, Layers, Queues, Setting, StoreUrl};
+use crate::config::{Config, Layers, Limits, Queues, Setting, StoreUrl};
 use crate::daemon;
 use crate::display::print;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::http::{Running, Server, Shared};
+use crate::limits;
 use crate::signals::Signals;
 use crate::telemetry;
 use plan::{Place, Plan};
@@ -57,7 +58,7 @@ pub(crate) async fn execute(common: &Common, args: Args) -> Outcome {
     let folder = tempfile::tempdir().map_err(|e| Failure::new(Exit::Failed, e))?;
     let (config, place) = config(common, &args, &folder.path().join("queue.db"))?;
     telemetry::start_logs(&config.log);
-    let shared = Shared::new(telemetry::start_metrics()?, config.worker.queues.names());
+    let shared = Shared::new(telemetry::start_metrics()?, daemon::names(&config));
     let plan = Plan::make(&args.dir, args.max_files, &place)?;
     // Before there is any work: the port may be somebody else's.
     let server = if args.serve { serve(&config, &shared).await? } else { None };
@@ -93,6 +94,7 @@ impl Demo<'_> {
         shared: &Shared,
         signals: &mut Signals,
     ) -> Outcome {
+        limits::write(&self.queue, &self.config.limits).await?;
         let started = Instant::now();
         let enqueued = plan.enqueue(&self.queue).await?;
         self.seen = Seen::new(enqueued.created().map(|(_, id)| id));
@@ -112,10 +114,11 @@ impl Demo<'_> {
             .zip(records)
             .map(|((role, id), record)| (role, id, record))
             .collect();
-        let problems = verify::problems(&self.queue, &enqueued, &ran).await?;
+        let problems = verify::problems(&self.queue, &self.place, &enqueued, &ran).await?;
         let metrics = server.map(|server| format!("http://{}/metrics", server.address));
         let time = started.elapsed();
-        let summary = Summary::of(&self.config, &ran, &problems, time, metrics.as_deref());
+        let summary =
+            Summary::of(&self.config, &self.place, &ran, &problems, time, metrics.as_deref());
         self.common.answer(&summary, || summary.to_text())?;
         if let Some(metrics) = metrics {
             let (queue, worker) = (self.queue.clone(), Arc::clone(&worker));
@@ -149,7 +152,7 @@ impl Demo<'_> {
             return Ok(());
         }
         tokio::select! {
-            cleaned = cleanup::clean_up(&self.queue, &self.place.queue, &self.seen) => cleaned,
+            cleaned = cleanup::clean_up(&self.queue, &self.place, &self.seen) => cleaned,
             signal = signals.next() => Err(interrupted(signal)),
         }
     }
@@ -188,11 +191,16 @@ fn config(common: &Common, args: &Args, file: &Path) -> Result<(Config, Place), 
     }
     let name = format!("demo-{:08x}", fastrand::u32(..));
     let queue = QueueName::new(name).map_err(Failure::usage)?;
-    config.worker.queues = Queues::Strict(vec![queue.clone()]);
+    config.worker.queues = Queues::only(queue.clone());
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    config.worker.concurrency = (2 * cores).clamp(4, 16);
-    config.executors = plan::executors()?;
-    Ok((config, Place { queue, is_shared }))
+    let concurrency = (2 * cores).clamp(4, 16);
+    config.worker.concurrency = concurrency;
+    let limit = LimitKey::new(format!("provider:{queue}")).map_err(Failure::usage)?;
+    let most_at_once = u32::try_from(concurrency / 2).map_err(Failure::usage)?;
+    let settings = LimitSettings { concurrency: Some(most_at_once), ..LimitSettings::default() };
+    config.limits = Limits::from([(LimitTarget::Key(limit.clone()), settings)]);
+    config.executors = plan::executors(&limit)?;
+    Ok((config, Place { queue, limit, most_at_once, is_shared }))
 }
 
 async fn serve(config: &Config, shared: &Arc<Shared>) -> Result<Option<Server>, Failure> {

@@ -104,8 +104,15 @@ pub(crate) fn short(duration: Duration) -> String {
     humantime::format_duration(rounded).to_string()
 }
 
-/// A point in time in UTC.
+/// The last point in time that has a text of its own: after it, years have five digits.
+const TIME_MAX: Timestamp = Timestamp::from_ms(253_402_300_799_999);
+
+/// A point in time in UTC; of one after the year 9999, which anybody may enqueue a job for, only
+/// that it is.
 pub(crate) fn time(timestamp: Timestamp) -> String {
+    if timestamp > TIME_MAX {
+        return "after 9999-12-31".to_owned();
+    }
     humantime::format_rfc3339_millis(SystemTime::from(timestamp)).to_string()
 }
 
@@ -168,6 +175,15 @@ mod tests {
         let rows =
             [vec!["ä\n".to_owned(), "1".to_owned()], vec!["long".to_owned(), "22".to_owned()]];
         assert_eq!(table(&["name", "n"], &rows), "name  n\nä\\n   1\nlong  22\n");
+    }
+
+    #[test]
+    fn any_time_has_a_text() {
+        assert_eq!(time(Timestamp::from_ms(0)), "1970-01-01T00:00:00.000Z");
+        assert_eq!(time(TIME_MAX), "9999-12-31T23:59:59.999Z");
+        for ms in [TIME_MAX.as_ms() + 1, Timestamp::MAX.as_ms(), u64::MAX] {
+            assert_eq!(time(Timestamp::from_ms(ms)), "after 9999-12-31");
+        }
     }
 
     #[test]

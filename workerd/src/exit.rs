@@ -3,8 +3,9 @@
 use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use queue::{Error, JobId};
+use queue::{Error, JobId, LimitKey};
 use serde_json::{Map, Value};
 
 use crate::config::Problems;
@@ -20,9 +21,10 @@ pub(crate) enum Exit {
     Failed = 1,
     /// The command line, the configuration or the data given is wrong.
     Usage = 2,
-    /// The store cannot be reached, has no room or refuses this client.
+    /// The store cannot be reached, has no room or refuses this client; or a queue or a limit has
+    /// as many live jobs as it may.
     Unavailable = 3,
-    /// There is no such job, or no such database.
+    /// There is no such job, limit or database.
     NotFound = 4,
     /// The job's id or idempotency key belongs to another job.
     Conflict = 5,
@@ -38,8 +40,9 @@ Exit codes:
   0  done; the answer is yes
   1  not done, or the answer is no
   2  the command line, the configuration or the data given is wrong
-  3  the store cannot be reached, has no room or refuses this client
-  4  there is no such job, or no such database
+  3  the store cannot be reached, has no room or refuses this client; or a queue or
+     a limit key has as many live jobs as it may: try again later
+  4  there is no such job, limit or database
   5  the job's id or idempotency key belongs to another job
   6  it did not happen in time
   7  a second signal ended `workerd run`: what ran was stopped and given back";
@@ -75,6 +78,13 @@ impl Failure {
     pub(crate) fn detail(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.details.insert(name.to_owned(), value.into());
         self
+    }
+
+    /// Says that trying again later may help.
+    fn busy(self, limit: &LimitKey, retry_after: Duration) -> Self {
+        self.detail("code", "busy")
+            .detail("limit", limit.as_str())
+            .detail("retry_after_sec", whole_seconds(retry_after))
     }
 
     /// Says what was being done.
@@ -121,10 +131,15 @@ impl Failure {
             Exit::TimedOut => "timed_out",
         };
         let mut error = self.details.clone();
-        error.insert("code".to_owned(), code.into());
+        error.entry("code").or_insert_with(|| code.into());
         error.insert("message".to_owned(), self.message.clone().into());
         serde_json::json!({ "error": error })
     }
+}
+
+/// As HTTP's `Retry-After` counts.
+pub(crate) fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
 impl fmt::Display for Failure {
@@ -147,6 +162,7 @@ impl From<Error> for Failure {
         let failure = Self::new(exit, &error);
         match error {
             Error::Conflict { existing, .. } => failure.detail("existing", existing.to_string()),
+            Error::QueueFull { limit, retry_after } => failure.busy(&limit, retry_after),
             _ => failure,
         }
     }
@@ -185,5 +201,17 @@ mod tests {
         let json = Failure::from(Error::Conflict { existing, reason }).to_json();
         assert_eq!(json["error"]["code"], "conflict");
         assert_eq!(json["error"]["existing"], existing.to_string());
+    }
+
+    #[test]
+    fn a_full_queue_tells_programs_when_to_try_again() {
+        let limit = LimitKey::new("queue:default").unwrap();
+        let error = Error::QueueFull { limit, retry_after: Duration::from_millis(1500) };
+        let failure = Failure::from(error);
+        assert_eq!(failure.exit, Exit::Unavailable);
+        assert!(failure.to_string().contains("try again in 1.5s"), "{failure}");
+        let error = &failure.to_json()["error"];
+        assert_eq!((&error["code"], &error["retry_after_sec"]), (&"busy".into(), &2.into()));
+        assert_eq!(error["limit"], "queue:default");
     }
 }

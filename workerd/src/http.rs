@@ -10,11 +10,12 @@ use ::metrics::gauge;
 use axum::Router;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
-use queue::{Queue, QueueName, RunningWorker};
+use queue::{Queue, RunningWorker};
 
 pub(crate) use server::Server;
 
-use metrics::JobCounts;
+pub(crate) use metrics::Names;
+use metrics::StoreCounts;
 
 /// What the HTTP side knows of the daemon.
 #[derive(Debug)]
@@ -22,9 +23,8 @@ pub(crate) struct Shared {
     prometheus: PrometheusHandle,
     /// Unset until the store has answered once.
     running: OnceLock<Running>,
-    /// The queues whose jobs are counted by name.
-    queues: Vec<QueueName>,
-    job_counts: JobCounts,
+    names: Names,
+    store_counts: StoreCounts,
 }
 
 /// The connected queue and the worker on it.
@@ -35,11 +35,11 @@ pub(crate) struct Running {
 }
 
 impl Shared {
-    pub(crate) fn new(prometheus: PrometheusHandle, queues: Vec<QueueName>) -> Arc<Self> {
+    pub(crate) fn new(prometheus: PrometheusHandle, names: Names) -> Arc<Self> {
         // Down until the worker has reached it.
         gauge!("queue_store_up").set(0.0);
-        let (running, job_counts) = (OnceLock::new(), JobCounts::default());
-        Arc::new(Self { prometheus, running, queues, job_counts })
+        let (running, store_counts) = (OnceLock::new(), StoreCounts::default());
+        Arc::new(Self { prometheus, running, names, store_counts })
     }
 
     /// Says that the worker runs.

@@ -37,10 +37,13 @@ mod display;
 mod executor;
 mod exit;
 mod http;
+mod limits;
 mod machine;
+mod reload;
 mod signals;
 mod store_check;
 mod telemetry;
+mod waits;
 
 use std::io;
 use std::process::ExitCode;

@@ -69,7 +69,7 @@ fn request(batch: usize) -> anyhow::Result<ClaimRequest> {
         token: ClaimToken::random(),
         worker: WorkerId::random(),
         queues: vec![QueueName::default()],
-        kinds: vec![KindSlots { kind: Kind::new("send")?, slots: max }],
+        kinds: vec![KindSlots::new(Kind::new("send")?, max)],
         max,
         lease: Duration::from_secs(600),
     })

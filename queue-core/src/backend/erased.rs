@@ -7,11 +7,15 @@ use futures_util::future::BoxFuture;
 
 use super::{
     Backend, CancelOutcome, CheckFinding, Claim, ClaimRequest, DeleteOutcome, Durability,
-    EnqueueOutcome, Interest, ListRequest, Maintained, Page, QuarantinedJob, QueueStats,
-    RecoverOutcome, RenewRequest, Renewal, Report, Reported, RetryOutcome, RetryRequest,
-    SettleReply, SettleRequest, Violation, Wake, WatchRequest, Watched,
+    EnqueueOutcome, Interest, Lanes, ListRequest, LiveWorker, Maintained, Page, Placement,
+    QuarantinedJob, QueueStats, RecoverOutcome, RenewRequest, Renewal, Report, Reported,
+    RetryOutcome, RetryRequest, SettleReply, SettleRequest, Violation, Wake, WatchRequest, Watched,
+    WorkerInfo,
 };
-use crate::{Error, JobId, JobRecord, JobState, NewJob, QueueName, telemetry};
+use crate::{
+    Error, JobId, JobRecord, JobState, LimitKey, LimitSettings, LimitStatus, LimitTarget, NewJob,
+    QueueName, telemetry,
+};
 
 mod sealed {
     pub trait Sealed {}
@@ -75,6 +79,14 @@ erased! {
     paused / paused_boxed() -> Vec<QueueName>;
     report / report_boxed(reports: &'a [Report]) -> Vec<Reported>;
     watch / watch_boxed(requests: &'a [WatchRequest]) -> Vec<Option<Watched>>;
+    set_limit / set_limit_boxed(target: &'a LimitTarget, settings: Option<&'a LimitSettings>)
+        -> bool;
+    limits / limits_boxed() -> Vec<(LimitTarget, LimitSettings)>;
+    limit_status / limit_status_boxed(keys: &'a [LimitKey]) -> Vec<LimitStatus>;
+    announce / announce_boxed(worker: &'a WorkerInfo, believed_for: Duration) -> ();
+    workers / workers_boxed() -> Vec<LiveWorker>;
+    place / place_boxed(id: JobId) -> Placement;
+    lanes / lanes_boxed(queue: &'a QueueName) -> Lanes;
     audit / audit_boxed(repair: bool) -> Vec<Violation>;
     check / check_boxed() -> Vec<CheckFinding>;
 }

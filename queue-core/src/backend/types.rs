@@ -3,6 +3,7 @@
 mod check;
 mod claim;
 mod enqueue;
+mod inspect;
 mod list;
 mod operate;
 mod report;
@@ -13,6 +14,10 @@ mod wait;
 pub use check::{CheckFinding, Verdict, Violation};
 pub use claim::{Claim, ClaimRequest, KindSlots, Lease, RenewRequest, Renewal};
 pub use enqueue::{Durability, EnqueueOutcome, Enqueued};
+pub use inspect::{
+    LaneSummary, Lanes, LiveWorker, PLACE_MAX, Place, Placement, WORKERS_MAX, WorkerInfo,
+    WorkerKind,
+};
 pub use list::{Cursor, InvalidCursor, ListRequest, Page};
 pub use operate::{
     CancelOutcome, DeleteOutcome, QuarantinedJob, RecoverOutcome, RetryOutcome, RetryRequest,
@@ -20,4 +25,4 @@ pub use operate::{
 pub use report::{Report, Reported, WatchRequest, Watched};
 pub use settle::{Outcome, SettleReply, SettleRequest, Settled, Settlement};
 pub use upkeep::{Maintained, QueueStats, StateCounts};
-pub use wait::{Interest, Wake};
+pub use wait::{Interest, KindLimits, Wake};

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::Harness;
 use super::store::{Store, claim_request, enqueue_on, failure, job};
 use crate::{
-    Backend, ConflictReason, EnqueueOutcome, Enqueued, Hold, Interest, JobState, Kind, NewJob,
-    OnConflict, Outcome, Payload, QueueName, Retention, Wake, WorkerId,
+    Backend, ConflictReason, EnqueueOutcome, Enqueued, Hold, Interest, JobState, Kind, KindLimits,
+    NewJob, OnConflict, Outcome, Payload, QueueName, Retention, Wake, WorkerId,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -157,7 +157,7 @@ pub async fn a_replacement_that_is_due_earlier_wakes_a_sleeper<H: Harness>(harne
     let waiter = Interest {
         worker: WorkerId::new("waiter").unwrap(),
         queues: vec![QueueName::default()],
-        kinds: vec![Kind::new("a").unwrap()],
+        kinds: vec![KindLimits::new(Kind::new("a").unwrap())],
     };
     // What the first one left behind is heard at once or not at all.
     store.backend.wait(&waiter, Duration::from_millis(20)).await.unwrap();

@@ -27,7 +27,7 @@ use super::Harness;
 use super::store::without_durability;
 use crate::backend::Violation;
 use crate::{
-    Backend, Claim, ClaimRequest, Durability, Error, JobId, ManualClock, MemoryBackend,
+    Backend, Claim, ClaimRequest, Durability, Error, JobId, ManualClock, MemoryBackend, Outcome,
     RenewRequest, SettleRequest, Timestamp,
 };
 use steps::{Step, World, sequences};
@@ -67,6 +67,7 @@ async fn run<H: Harness>(harness: &H, steps: Vec<Step>) -> Result<(), String> {
         model: MemoryBackend::with_clock(clock.clone()),
         real: harness.fresh(START).await,
         clock,
+        limits_used: false,
         snapshot: None,
     };
     let mut world = World::new(START);
@@ -84,6 +85,8 @@ struct Pair<'a, H: Harness> {
     model: MemoryBackend,
     real: H::Backend,
     clock: Arc<ManualClock>,
+    /// Whether there has been a job with limit keys, a limit, or a closed key.
+    limits_used: bool,
     /// Both stores as they once were.
     snapshot: Option<(MemoryBackend, Vec<u8>)>,
 }
@@ -104,6 +107,7 @@ impl<H: Harness> Pair<'_, H> {
         match step {
             Step::Enqueue { jobs, twice } => {
                 let jobs = world.jobs(jobs);
+                self.limits_used |= jobs.iter().any(|job| !job.spec.limits.is_empty());
                 for _ in 0..1 + u8::from(*twice) {
                     let (model, real) = on_both!(self.enqueue(&jobs, Durability::Memory));
                     let plain = |outcomes: Vec<_>| -> Vec<_> {
@@ -123,6 +127,8 @@ impl<H: Harness> Pair<'_, H> {
             }
             Step::Settle { ends, claim, twice } => {
                 let request = world.settle(ends, claim.as_ref());
+                let closes = |outcome: &Outcome| matches!(outcome, Outcome::Throttled { limits, .. } if !limits.is_empty());
+                self.limits_used |= request.settlements.iter().any(|s| closes(&s.outcome));
                 self.settle(&request, *twice, world).await?;
             }
             Step::Renew { claims, lease } => {
@@ -147,6 +153,11 @@ impl<H: Harness> Pair<'_, H> {
             }
             Step::Pause { queue, paused, twice } => {
                 self.pause(&world.queue(*queue), *paused, 1 + u8::from(*twice)).await?;
+            }
+            Step::Limit { target, settings, twice } => {
+                self.limits_used = true;
+                let (target, settings) = world.limit(*target, settings.as_ref());
+                self.set_limit(&target, settings.as_ref(), 1 + u8::from(*twice)).await?;
             }
             Step::Report { reports, twice } => {
                 self.report(reports, 1 + u8::from(*twice), world).await?;
@@ -195,11 +206,14 @@ impl<H: Harness> Pair<'_, H> {
         world.claimed(&model);
         // A claim whose token holds jobs is answered with these, in any order.
         let repeats = world.holds(request.token);
-        equal("claim", &in_order(model, repeats), &in_order(real, repeats))?;
+        if !repeats {
+            self.check_limits(request, &real, &world.ids).await?;
+        }
+        self.equal_claims("claim", &in_order(model, repeats), in_order(real, repeats))?;
         if twice {
             let (model, real) = on_both!(self.claim(request));
             world.claimed(&model);
-            equal("repeated claim", &in_order(model, true), &in_order(real, true))?;
+            self.equal_claims("repeated claim", &in_order(model, true), in_order(real, true))?;
         }
         world.note(request);
         Ok(())
@@ -216,10 +230,22 @@ impl<H: Harness> Pair<'_, H> {
             equal("settle", &model.settled, &real.settled)?;
             model.claim.iter().for_each(|claim| world.claimed(claim));
             let claims = |claim: Option<Claim>| claim.map(|claim| in_order(claim, repeats));
-            equal("claim of a settle", &claims(model.claim), &claims(real.claim))?;
+            if let Some((model, real)) = claims(model.claim).zip(claims(real.claim)) {
+                self.equal_claims("claim of a settle", &model, real)?;
+            }
         }
         request.claim.iter().for_each(|claim| world.note(claim));
         Ok(())
+    }
+
+    /// With limits, a store may ask to be asked, and to be maintained, earlier than the model does.
+    fn equal_claims(&self, what: &str, model: &Claim, mut real: Claim) -> Result<(), String> {
+        let far = Duration::MAX;
+        if self.limits_used && real.next_due.unwrap_or(far) <= model.next_due.unwrap_or(far) {
+            real.next_due = model.next_due;
+        }
+        real.maintain &= model.maintain || !self.limits_used;
+        equal(what, model, &real)
     }
 
     async fn compare(&self, ids: &[JobId]) -> Result<(), String> {

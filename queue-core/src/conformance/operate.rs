@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::Harness;
 use super::store::{LEASE, Store, claim_request, enqueue_on, failure, ids, job};
 use crate::{
-    Backend, DeadReason, DeleteOutcome, Enqueued, Interest, JobId, JobState, Kind, NewJob, Outcome,
-    Payload, QueueName, Retention, RetryOutcome, RetryRequest, Settled, Timestamp, Wake, WorkerId,
+    Backend, DeadReason, DeleteOutcome, Enqueued, Interest, JobId, JobState, Kind, KindLimits,
+    NewJob, Outcome, Payload, QueueName, Retention, RetryOutcome, RetryRequest, Settled, Timestamp,
+    Wake, WorkerId,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -239,7 +240,7 @@ pub async fn resuming_wakes_a_waiter_and_a_pause_does_not<H: Harness>(harness: &
     let waiter = Interest {
         worker: WorkerId::new("waiter").unwrap(),
         queues: vec![queue("default")],
-        kinds: vec![Kind::new("a").unwrap()],
+        kinds: vec![KindLimits::new(Kind::new("a").unwrap())],
     };
     // Whatever woke it before: after a few looks there is nothing left to hear.
     let mut heard = Wake::Work;

@@ -6,8 +6,8 @@ use super::Harness;
 use super::store::{LEASE, Store, failure, job};
 use crate::{
     AttemptEnd, Backend, ErrorKind, HISTORY_ERROR_MAX_BYTES, HISTORY_MAX, JobError, JobId,
-    JobState, LOG_LINE_MAX_BYTES, LOG_LINES_MAX, LOG_MAX_BYTES, Lease, LogLine, Outcome, Progress,
-    Report, Reported, RetryOutcome, RetryRequest, WatchRequest, Watched,
+    JobState, LOG_LINE_MAX_BYTES, LOG_LINES_MAX, LOG_MAX_BYTES, Lease, LimitKeys, LogLine, Outcome,
+    Progress, Report, Reported, RetryOutcome, RetryRequest, WatchRequest, Watched,
 };
 
 fn report(lease: &Lease, lines_before: u64, lines: &[&str]) -> Report {
@@ -191,7 +191,9 @@ pub async fn a_throttled_job_keeps_its_attempt<H: Harness>(harness: &H) {
     let store = Store::new(harness).await;
     let id = store.enqueue(&job("a")).await.id;
     let delay = Duration::from_secs(7);
-    store.settle(&store.claim_one().await, Outcome::Throttled { delay }).await;
+    store
+        .settle(&store.claim_one().await, Outcome::Throttled { delay, limits: LimitKeys::NONE })
+        .await;
     let record = store.record(id).await;
     assert_eq!((record.state, record.failures, record.snoozes), (JobState::Scheduled, 0, 1));
     assert_eq!((record.due_at, record.history), (store.now().after(delay), vec![]));

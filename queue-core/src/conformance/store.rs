@@ -29,7 +29,7 @@ pub(super) fn job(kind: &str) -> NewJob {
 
 /// A claim of kinds `a` and `b` from the queue `default`.
 pub(super) fn claim_request(max: u32) -> ClaimRequest {
-    let kind = |name| KindSlots { kind: Kind::new(name).unwrap(), slots: PASS_MAX };
+    let kind = |name| KindSlots::new(Kind::new(name).unwrap(), PASS_MAX);
     ClaimRequest {
         token: ClaimToken::random(),
         worker: WorkerId::new("tester").unwrap(),

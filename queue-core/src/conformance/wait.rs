@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Harness;
 use super::store::{LEASE, Store, enqueue_on, job};
-use crate::{Backend, Interest, Kind, QueueName, Wake, WorkerId};
+use crate::{Backend, Interest, Kind, KindLimits, QueueName, Wake, WorkerId};
 
 /// Long enough that only a wake-up that was lost for good reaches it.
 const LONG: Duration = Duration::from_secs(20);
@@ -13,7 +13,7 @@ fn interest(kinds: &[&str]) -> Interest {
     Interest {
         worker: WorkerId::new("tester").unwrap(),
         queues: vec![QueueName::default()],
-        kinds: kinds.iter().map(|kind| Kind::new(kind).unwrap()).collect(),
+        kinds: kinds.iter().map(|kind| KindLimits::new(Kind::new(kind).unwrap())).collect(),
     }
 }
 

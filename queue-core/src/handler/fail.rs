@@ -3,7 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::{ErrorKind, JobError};
+use crate::{ErrorKind, JobError, LimitKeys};
+
+/// The longest time for which [`Fail::throttled`] keeps its job waiting and limit keys closed, 24 h:
+/// what a provider sends as Retry-After may be anything, and must not stop everyone for ever.
+pub const THROTTLE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Why an attempt did not complete, and what becomes of its job.
 ///
@@ -14,6 +18,8 @@ use crate::{ErrorKind, JobError};
 pub struct Fail {
     pub(crate) then: Then,
     pub(crate) error: JobError,
+    /// The limit keys that a throttled job closes; `None` for those of its kind on this worker.
+    pub(crate) limits: Option<LimitKeys>,
 }
 
 /// What becomes of the job.
@@ -28,7 +34,8 @@ pub(crate) enum Then {
 
 impl Fail {
     fn new(then: Then, message: impl fmt::Display) -> Self {
-        Self { then, error: JobError::new(ErrorKind::Failed, message.to_string()) }
+        let error = JobError::new(ErrorKind::Failed, message.to_string());
+        Self { then, error, limits: None }
     }
 
     /// Failed; runs again after the job's backoff, while attempts are left.
@@ -56,13 +63,23 @@ impl Fail {
     }
 
     /// Turned away by what the job depends on (HTTP 429 or 503 with Retry-After): runs again after
-    /// `delay` and keeps its attempt.
+    /// `delay` and keeps its attempt. Until then no job starts, on any worker, that needs one of
+    /// the limit keys of the job's kind on this worker ([`Worker::limits`](crate::Worker::limits)),
+    /// or those named with [`Fail::closing`]. A delay above [`THROTTLE_MAX`] counts as that long.
     #[must_use]
     pub fn throttled(delay: Duration) -> Self {
         Self::new(Then::Throttled(delay), "")
     }
 
-    /// Says what kind of failure it was.
+    /// Says which limit keys are closed instead; means something for [`Fail::throttled`] only.
+    #[must_use]
+    pub fn closing(mut self, limits: LimitKeys) -> Self {
+        self.limits = Some(limits);
+        self
+    }
+
+    /// Says what kind of failure it was. [`ErrorKind::Internal`] is one that no circuit breaker
+    /// counts.
     #[must_use]
     pub fn kind(mut self, kind: ErrorKind) -> Self {
         self.error.kind = kind;

@@ -19,6 +19,7 @@ pub enum Field {
     Retention,
     IdempotencyKey,
     Hold,
+    Limits,
 }
 
 impl Field {
@@ -38,6 +39,7 @@ impl Field {
             Self::Retention => "retention",
             Self::IdempotencyKey => "idempotency_key",
             Self::Hold => "hold",
+            Self::Limits => "limits",
         }
     }
 }

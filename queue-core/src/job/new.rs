@@ -8,7 +8,10 @@ use serde::de::DeserializeOwned;
 use super::{Field, Hold, InvalidJob, JobSpec, Priority, Retention};
 use crate::job::spec::{HEADERS_MAX_BYTES, RETENTION_MAX};
 use crate::payload::PAYLOAD_HARD_MAX_BYTES;
-use crate::{Backoff, CodecError, IdempotencyKey, JobId, Kind, Payload, QueueName, Timestamp};
+use crate::{
+    Backoff, CodecError, IdempotencyKey, JobId, Kind, LimitKey, LimitKeys, Payload, QueueName,
+    Timestamp,
+};
 
 /// A typed job: its payload and the kind that handlers are registered for.
 ///
@@ -181,6 +184,19 @@ impl NewJob {
     /// What happens when the id or key belongs to an existing job.
     pub fn on_conflict(mut self, on_conflict: OnConflict) -> Self {
         self.on_conflict = on_conflict;
+        self
+    }
+
+    /// Adds a limit key that the job needs to run, such as `tenant:acme`; at most
+    /// [`LIMIT_KEYS_MAX`](crate::LIMIT_KEYS_MAX). A text that is not one is reported by the
+    /// enqueue.
+    pub fn limit(mut self, key: impl AsRef<str>) -> Self {
+        let keys = LimitKey::new(key)
+            .and_then(|key| LimitKeys::new(self.spec.limits.iter().cloned().chain([key])));
+        match keys {
+            Ok(keys) => self.spec.limits = keys,
+            Err(e) => self.refuse(Field::Limits, e),
+        }
         self
     }
 

@@ -100,6 +100,8 @@ pub enum ErrorKind {
     TimedOut,
     /// The payload is not what the handler expects.
     Undecodable,
+    /// Failed on this side, and not because of what the job depends on: no breaker counts it.
+    Internal,
     /// Something that only a later version of this program has a name for.
     #[serde(other)]
     Other,

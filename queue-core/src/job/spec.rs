@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::duration::millis;
-use crate::{Backoff, IdempotencyKey, JobId, Kind, Payload, QueueName, Timestamp};
+use crate::{Backoff, IdempotencyKey, JobId, Kind, LimitKeys, Payload, QueueName, Timestamp};
 
 /// Which jobs of a queue go first: 0 before 9, strictly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -195,6 +195,8 @@ pub struct JobSpec {
     pub payload: Payload,
     /// Which jobs of the queue go before it.
     pub priority: Priority,
+    /// What it needs to run. Not part of the work: an enqueue with other keys finds this job.
+    pub limits: LimitKeys,
     /// How many failed attempts make it dead; at least 1. Default 10.
     pub max_attempts: u16,
     /// How many expired leases make it dead; at least 1. Default 3.
@@ -222,6 +224,7 @@ impl JobSpec {
             kind,
             payload,
             priority: Priority::default(),
+            limits: LimitKeys::NONE,
             max_attempts: 10,
             max_stalls: 3,
             expires_at: None,

@@ -113,7 +113,7 @@ mod tests {
 
     fn claim(model: &mut Model, kind: &str) -> ClaimToken {
         let token = ClaimToken::random();
-        let kinds = vec![KindSlots { kind: Kind::new(kind).unwrap(), slots: 1 }];
+        let kinds = vec![KindSlots::new(Kind::new(kind).unwrap(), 1)];
         let request = ClaimRequest {
             token,
             worker: WorkerId::new("w").unwrap(),

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::limits::Rooms;
 use super::model::{Held, LaneKey, Model, PROMOTED_BY_CLAIM_MAX};
 use crate::backend::PASS_MAX;
 use crate::state::Cause;
 use crate::{
-    Claim, ClaimRequest, ClaimToken, DeadReason, JobId, JobState, Kind, Lease, QueueName, Renewal,
+    Claim, ClaimRequest, ClaimToken, DeadReason, JobId, JobState, Kind, KindSlots, Lease, LimitKey,
+    QueueName, Renewal, Timestamp, is_turn_over,
 };
 
 /// The most lanes of a queue that one round looks at.
@@ -16,7 +18,8 @@ const LANES_PER_ROUND_MAX: usize = 32;
 /// What is left of a request while it is being served.
 struct Wanted {
     missing: u32,
-    slots: BTreeMap<Kind, u32>,
+    kinds: BTreeMap<Kind, KindSlots>,
+    rooms: Rooms,
     taken: Vec<JobId>,
     /// How many more expired jobs this call may bury.
     burials_left: u32,
@@ -26,12 +29,13 @@ impl Model {
     pub(super) fn claim(&mut self, request: &ClaimRequest) -> Claim {
         if let Some(held) = self.claims.get_mut(&request.token) {
             held.until = held.until.max(self.now.after(request.lease));
-            return self.claimed(request.token, false);
+            return self.claimed(request, false);
         }
         let (_, more_due) = self.promote(PROMOTED_BY_CLAIM_MAX);
         let mut wanted = Wanted {
             missing: request.max,
-            slots: request.kinds.iter().map(|k| (k.kind.clone(), k.slots)).collect(),
+            kinds: request.kinds.iter().map(|k| (k.kind.clone(), k.clone())).collect(),
+            rooms: Rooms::default(),
             taken: Vec::new(),
             burials_left: PASS_MAX,
         };
@@ -45,39 +49,55 @@ impl Model {
         if !wanted.taken.is_empty() {
             self.hold(request, &wanted.taken);
         }
-        self.claimed(request.token, more)
+        self.claimed(request, more)
     }
 
-    fn claimed(&self, token: ClaimToken, more: bool) -> Claim {
+    fn claimed(&self, request: &ClaimRequest, more: bool) -> Claim {
+        let due = self.due.first().map(|(due_at, _)| *due_at);
+        let next = [due, self.next_room(request)].into_iter().flatten().min();
         Claim {
-            leases: self.leases_of(token),
+            leases: self.leases_of(request.token),
             more,
-            next_due: self.due.first().map(|(due_at, _)| due_at.since(self.now)),
+            next_due: next.map(|at| at.since(self.now)),
             maintain: self.needs_maintenance(),
         }
+    }
+
+    /// When the first lane that the request could be served from has room again by time alone.
+    fn next_room(&self, request: &ClaimRequest) -> Option<Timestamp> {
+        let reopens = self.lanes.keys().filter_map(|(queue, kind, _, limits)| {
+            let asked =
+                request.kinds.iter().find(|asked| asked.kind == *kind && asked.slots > 0)?;
+            let is_served = request.queues.contains(queue) && !self.paused.contains(queue);
+            self.reopens_at(&limits.union(&asked.limits)).filter(|_| is_served)
+        });
+        reopens.min()
     }
 
     /// One round over the lanes of a queue; says whether it changed anything.
     fn serve_round(&mut self, queue: &QueueName, wanted: &mut Wanted) -> bool {
         let group = self.group(queue, wanted);
-        let Ok(size) = u32::try_from(group.len()) else { return false };
-        let share = wanted.missing.div_ceil(size.max(1));
+        let weights: Vec<u32> = group.iter().map(|lane| self.weight(&lane.3)).collect();
+        let weight_of_group: u32 = weights.iter().sum();
+        let missing = wanted.missing;
         let mut served_any = false;
-        for lane in group {
-            let slots = wanted.slots.get(&lane.1).copied().unwrap_or(0);
-            let most = share.min(wanted.missing).min(slots);
-            served_any |= self.serve_lane(&lane, most, wanted);
+        for (lane, weight) in group.into_iter().zip(weights) {
+            let share = (missing * weight).div_ceil(weight_of_group);
+            let Some(keys) = Self::keys_of(&lane, wanted) else { continue };
+            let slots = wanted.kinds.get(&lane.1).map_or(0, |kind| kind.slots);
+            let room = wanted.rooms.of(self, &keys).unwrap_or(u32::MAX);
+            let most = share.min(wanted.missing).min(slots).min(room);
+            served_any |= self.serve_lane(&lane, most, &keys, wanted);
         }
         served_any && wanted.burials_left > 0
     }
 
     /// The lanes that take turns now: the best priority among those looked at.
-    fn group(&self, queue: &QueueName, wanted: &Wanted) -> Vec<LaneKey> {
-        let has_slots = |kind: &Kind| wanted.slots.get(kind).is_some_and(|slots| *slots > 0);
+    fn group(&self, queue: &QueueName, wanted: &mut Wanted) -> Vec<LaneKey> {
         let mut lanes: Vec<_> = self
             .lanes
             .iter()
-            .filter(|((lane_queue, kind, _), _)| lane_queue == queue && has_slots(kind))
+            .filter(|(key, _)| key.0 == *queue && self.is_eligible(key, wanted))
             .map(|(key, lane)| (key.2, lane.turn, key))
             .collect();
         lanes.sort();
@@ -87,10 +107,28 @@ impl Model {
         lanes.into_iter().map(|(.., key)| key.clone()).collect()
     }
 
+    fn is_eligible(&self, lane: &LaneKey, wanted: &mut Wanted) -> bool {
+        let Some(keys) = Self::keys_of(lane, wanted) else { return false };
+        wanted.rooms.of(self, &keys) != Some(0)
+    }
+
+    /// The keys that the jobs of a lane need on this worker; `None` if it has no slots for them.
+    fn keys_of(lane: &LaneKey, wanted: &Wanted) -> Option<Vec<LimitKey>> {
+        let kind = wanted.kinds.get(&lane.1).filter(|kind| kind.slots > 0)?;
+        Some(lane.3.union(&kind.limits))
+    }
+
     /// Takes up to `most` jobs from the head of a lane; says whether the lane changed.
-    fn serve_lane(&mut self, key: &LaneKey, most: u32, wanted: &mut Wanted) -> bool {
+    fn serve_lane(
+        &mut self,
+        key: &LaneKey,
+        most: u32,
+        keys: &[LimitKey],
+        wanted: &mut Wanted,
+    ) -> bool {
         let mut taken = 0;
         let mut changed = false;
+        let weight = self.weight(&key.3);
         while taken < most && wanted.burials_left > 0 {
             let Some(id) = self.lanes.get_mut(key).and_then(|lane| lane.jobs.pop_front()) else {
                 break;
@@ -102,11 +140,15 @@ impl Model {
             } else {
                 wanted.taken.push(id);
                 taken += 1;
+                if let Some(entry) = self.jobs.get_mut(&id) {
+                    entry.held = keys.to_vec();
+                }
             }
         }
         wanted.missing -= taken;
-        if let Some(slots) = wanted.slots.get_mut(&key.1) {
-            *slots -= taken;
+        wanted.rooms.take(keys, taken);
+        if let Some(kind) = wanted.kinds.get_mut(&key.1) {
+            kind.slots -= taken;
         }
         match self.lanes.get_mut(key) {
             Some(lane) if lane.jobs.is_empty() => {
@@ -114,7 +156,9 @@ impl Model {
             }
             Some(lane) if changed => {
                 self.turn += 1;
-                lane.turn = self.turn;
+                if is_turn_over(self.turn, weight, taken) {
+                    lane.turn = self.turn;
+                }
             }
             _ => {}
         }
@@ -144,6 +188,7 @@ impl Model {
             jobs: taken.iter().copied().collect(),
         };
         self.claims.insert(request.token, held);
+        self.start(taken);
     }
 
     /// The leases of the jobs that a claim holds, in the order in which they were chosen.

@@ -7,9 +7,11 @@ use super::report::Log;
 use crate::backend::{FINISHED_MAX, PASS_MAX, StateCounts};
 use crate::state::{Cause, transition};
 use crate::{
-    AttemptRecord, CancelOutcome, ClaimToken, ConflictReason, DeadReason, Due, EnqueueOutcome,
-    Enqueued, HISTORY_MAX, Hold, IdempotencyKey, Interest, JobId, JobRecord, JobState, Kind,
-    Maintained, NewJob, OnConflict, Priority, QueueName, QueueStats, Timestamp, Wake, WorkerId,
+    AttemptRecord, CancelOutcome, ClaimToken, ConflictReason, DeadReason, Due, Ending,
+    EnqueueOutcome, Enqueued, HISTORY_MAX, Hold, IdempotencyKey, Interest, JobId, JobRecord,
+    JobState, Kind, LimitKey, LimitKeys, LimitSettings, LimitState, LimitTarget, Maintained,
+    NewJob, OnConflict, Priority, QueueName, QueueStats, StartRate, Timestamp, Wake, WorkerId,
+    WorkerInfo,
 };
 
 /// One job and what the store must remember beside its record.
@@ -18,6 +20,9 @@ pub(super) struct Entry {
     pub(super) record: JobRecord,
     /// The claim that holds it; `Some` exactly while it is running.
     pub(super) holder: Option<ClaimToken>,
+    /// The limit keys that it holds: its own and those that its worker added; empty unless it is
+    /// running.
+    pub(super) held: Vec<LimitKey>,
     /// The token of its last settlement, so that a repeat can be told from a stale one.
     pub(super) settled_by: Option<ClaimToken>,
     /// Its place in the claim that holds it: added to the claim's fence.
@@ -28,14 +33,14 @@ pub(super) struct Entry {
     pub(super) log: Log,
 }
 
-/// Ready jobs of one queue, kind and priority, first in first out; never empty.
+/// Ready jobs of one queue, kind, priority and list of keys, first in first out; never empty.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Lane {
     pub(super) turn: u64,
     pub(super) jobs: VecDeque<JobId>,
 }
 
-pub(super) type LaneKey = (QueueName, Kind, Priority);
+pub(super) type LaneKey = (QueueName, Kind, Priority, LimitKeys);
 
 /// A claim and the jobs it still holds; never empty.
 #[derive(Debug, Clone)]
@@ -79,6 +84,13 @@ pub(super) struct Model {
     /// Finished records by the time they may be dropped.
     pub(super) shelves: BTreeMap<(QueueName, Shelf), BTreeSet<(Timestamp, JobId)>>,
     pub(super) paused: BTreeSet<QueueName>,
+    /// Who has announced itself, and until when it is believed.
+    pub(super) workers: BTreeMap<(WorkerId, u64), (WorkerInfo, Timestamp)>,
+    pub(super) limits: BTreeMap<LimitTarget, LimitSettings>,
+    /// What is remembered of limit keys; none is the default.
+    pub(super) limit_states: BTreeMap<LimitKey, LimitState>,
+    /// How often jobs start.
+    pub(super) starts: BTreeMap<QueueName, StartRate>,
     /// Workers that have not heard yet of a cancel request for one of their jobs.
     cancel_notices: HashSet<WorkerId>,
     /// Queues and kinds whose next job became the first of all to be due: a sleeper has to learn
@@ -108,10 +120,14 @@ impl Model {
             if job.on_conflict != OnConflict::Replace || !entry.record.state.is_waiting() {
                 return meet(entry, job, ConflictReason::IdempotencyKey);
             }
-            let id = entry.record.spec.id;
+            replaced = Some(entry.record.spec.id);
+        }
+        if let Some(refused) = self.admit(job, replaced) {
+            return refused;
+        }
+        if let Some(id) = replaced {
             self.unlist(id);
             self.finish(id, Cause::Replace, JobState::Cancelled, None);
-            replaced = Some(id);
         }
         let id = job.spec.id;
         let due_at = match job.due {
@@ -127,6 +143,7 @@ impl Model {
             Entry {
                 record,
                 holder: None,
+                held: Vec::new(),
                 settled_by: None,
                 fence_offset: 0,
                 shelved: None,
@@ -184,13 +201,15 @@ impl Model {
         if self.cancel_notices.remove(&interest.worker) {
             return Some(Wake::Cancel);
         }
-        let serves = |queue, kind| {
-            interest.queues.contains(queue)
-                && interest.kinds.contains(kind)
-                && !self.paused.contains(queue)
+        let served = |queue: &QueueName, kind: &Kind| {
+            let free = interest.kinds.iter().find(|free| free.kind == *kind);
+            free.filter(|_| interest.queues.contains(queue) && !self.paused.contains(queue))
         };
-        let hint = self.hints.iter().find(|(queue, kind)| serves(queue, kind)).cloned();
-        let ready = self.lanes.keys().any(|(queue, kind, _)| serves(queue, kind));
+        let hint = self.hints.iter().find(|(queue, kind)| served(queue, kind).is_some()).cloned();
+        let ready = self.lanes.keys().any(|(queue, kind, _, limits)| {
+            let keys = served(queue, kind).map(|free| limits.union(&free.limits));
+            keys.is_some_and(|keys| keys.iter().all(|key| self.room(key).is_open()))
+        });
         let hinted = hint.is_some_and(|hint| self.hints.remove(&hint));
         (hinted || ready).then_some(Wake::Work)
     }
@@ -201,6 +220,7 @@ impl Model {
         let mut done = Maintained { promoted, more: more_due, ..Maintained::default() };
         self.reap(budget, &mut done);
         self.drop_finished(budget, &mut done);
+        self.tidy_limits();
         done
     }
 
@@ -243,7 +263,8 @@ impl Model {
 
     /// T11; says whether the job is dead now.
     fn reap_job(&mut self, id: JobId) -> bool {
-        let Some(LetGo { cancel_requested, worker }) = self.let_go(id) else { return false };
+        let Some(let_go) = self.let_go(id, Ending::Neutral) else { return false };
+        let LetGo { cancel_requested, worker, .. } = let_go;
         let now = self.now;
         let Some(entry) = self.jobs.get_mut(&id) else { return false };
         let number = entry.record.failures.saturating_add(1);
@@ -363,19 +384,24 @@ impl Model {
         self.due.insert((due_at, id));
     }
 
-    /// Takes a running job out of the claim that holds it; `None` if no claim does.
-    pub(super) fn let_go(&mut self, id: JobId) -> Option<LetGo> {
+    /// Takes a running job out of the claim that holds it, and from the limit keys that it holds;
+    /// `None` if no claim does.
+    pub(super) fn let_go(&mut self, id: JobId, ending: Ending) -> Option<LetGo> {
         let entry = self.jobs.get_mut(&id)?;
         let token = entry.holder.take()?;
         let worker = entry.record.worker.take();
+        let mut claimed_at = self.now;
         if let Some(held) = self.claims.get_mut(&token) {
+            claimed_at = held.claimed_at;
             held.jobs.remove(&id);
             if held.jobs.is_empty() {
                 self.claims.remove(&token);
             }
         }
         let cancel_requested = std::mem::take(&mut entry.record.cancel_requested);
-        Some(LetGo { cancel_requested, worker })
+        let held = std::mem::take(&mut entry.held);
+        self.end(id, &held, ending, claimed_at);
+        Some(LetGo { cancel_requested, worker, claimed_at })
     }
 
     /// Ends a job's life: its key is freed unless it completed, and its retention starts.
@@ -468,6 +494,7 @@ pub(super) struct LetGo {
     /// Whether somebody asked to cancel it.
     pub(super) cancel_requested: bool,
     pub(super) worker: Option<WorkerId>,
+    pub(super) claimed_at: Timestamp,
 }
 
 /// Adds an attempt to a job's history.
@@ -522,7 +549,8 @@ pub(super) enum End {
 pub(super) const PROMOTED_BY_CLAIM_MAX: u32 = PASS_MAX;
 
 pub(super) fn lane_key(record: &JobRecord) -> LaneKey {
-    (record.spec.queue.clone(), record.spec.kind.clone(), record.spec.priority)
+    let spec = &record.spec;
+    (spec.queue.clone(), spec.kind.clone(), spec.priority, spec.limits.clone())
 }
 
 /// T2: an enqueue meets the job that has its id or key.

@@ -18,7 +18,10 @@ impl Model {
         entry.settled_by = Some(*token);
         // Kept with the record of a finished job only.
         let elapsed = Duration::from_millis(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
-        let Some(let_go) = self.let_go(*id) else { return Settled::Gone };
+        let Some(let_go) = self.let_go(*id, outcome.ending()) else { return Settled::Gone };
+        if let Outcome::Throttled { delay, limits } = outcome {
+            self.throttle(limits, self.now.after(*delay), let_go.claimed_at);
+        }
         self.note_failure(*id, outcome, elapsed, let_go.worker);
         let state = self.conclude(*id, outcome, let_go.cancel_requested);
         if let Some(entry) = self.jobs.get_mut(id).filter(|_| state.is_finished()) {
@@ -60,7 +63,7 @@ impl Model {
                 (Cause::Fail, JobState::Dead, Some(DeadReason::AttemptsExhausted))
             }
             Outcome::Retry { delay, .. } => return self.again(id, Cause::Fail, *delay),
-            Outcome::Snoozed { delay } | Outcome::Throttled { delay } => {
+            Outcome::Snoozed { delay } | Outcome::Throttled { delay, .. } => {
                 record.snoozes = record.snoozes.saturating_add(1);
                 return self.again(id, Cause::Snooze, *delay);
             }

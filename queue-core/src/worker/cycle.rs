@@ -21,8 +21,8 @@ use super::{QueueSelection, Route};
 use crate::backend::PASS_MAX;
 use crate::handler::CancelSignal;
 use crate::{
-    CancelReason, Claim, ClaimRequest, ClaimToken, Interest, Kind, Lease, Outcome, Queue,
-    SettleRequest, Wake, WorkerId, telemetry,
+    CancelReason, Claim, ClaimRequest, ClaimToken, Interest, Kind, KindLimits, Lease, Outcome,
+    Queue, SettleRequest, Wake, WorkerId, telemetry,
 };
 
 /// A worker with a free slot asks the store at least this often, so that a lost wake-up costs no
@@ -111,6 +111,7 @@ impl Turning {
             while let Ok(ended) = self.ended.try_recv() {
                 self.take_in_ended(ended);
             }
+            self.set.slots.resize(self.set.status.slots());
             self.set.status.progress(self.set.slots.busy());
             let phase = *self.set.phase_seen.borrow_and_update();
             if self.is_over(phase) {
@@ -213,7 +214,7 @@ impl Turning {
         }
     }
 
-    fn listen(&mut self, kinds: Vec<Kind>) {
+    fn listen(&mut self, kinds: Vec<KindLimits>) {
         let worker = self.set.id.clone();
         self.waiting.attach(Interest { worker, queues: self.set.selection.names(), kinds });
     }
@@ -288,9 +289,9 @@ impl Turning {
         );
         self.set.slots.take(&spec.kind);
         let report = Report::new(Arc::clone(&lease), self.ended_sender.clone());
-        let executor = Arc::clone(&route.executor);
+        let route = (Arc::clone(&route.executor), route.limits.clone());
         let conditions = self.set.conditions.clone();
-        tokio::spawn(attempt(executor, lease, cancel, conditions, report));
+        tokio::spawn(attempt(route, lease, cancel, conditions, report));
     }
 }
 

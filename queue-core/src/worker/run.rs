@@ -10,9 +10,11 @@ use super::attempts::Report;
 use super::panics::{caught, caught_now};
 use super::reports::send_last;
 use crate::duration::deadline;
-use crate::handler::{CancelSignal, Context, DynExecutor, Fail, Reporter, States, Then};
+use crate::handler::{
+    CancelSignal, Context, DynExecutor, Fail, Reporter, States, THROTTLE_MAX, Then,
+};
 use crate::payload::RESULT_MAX_BYTES;
-use crate::{CancelReason, ErrorKind, JobError, Lease, Outcome, Payload, Queue};
+use crate::{CancelReason, ErrorKind, JobError, Lease, LimitKeys, Outcome, Payload, Queue};
 
 /// What every attempt of a worker shares.
 #[derive(Debug, Clone)]
@@ -41,12 +43,13 @@ enum End {
 
 /// Runs one attempt and reports its outcome.
 pub(super) async fn attempt(
-    executor: Arc<dyn DynExecutor>,
+    route: (Arc<dyn DynExecutor>, LimitKeys),
     lease: Arc<Lease>,
     cancel: CancelSignal,
     conditions: Conditions,
     report: Report,
 ) {
+    let (executor, limits) = route;
     let deadline = deadline(lease.spec.options.timeout);
     let reporter = Reporter::new(lease.spec.id, lease.token, conditions.outbox.clone());
     let states = Arc::clone(&conditions.states);
@@ -56,7 +59,7 @@ pub(super) async fn attempt(
     if cancel.reason() != Some(CancelReason::LeaseLost) && !conditions.abort.is_cancelled() {
         send_last(&conditions.queue, &reporter).await;
     }
-    report.send(outcome(&lease, end, cancel.reason()));
+    report.send(outcome(&lease, end, cancel.reason(), limits));
 }
 
 /// Runs the executor until it answers, or until it had to stop and its grace is over.
@@ -107,7 +110,7 @@ async fn raced(
 }
 
 /// What becomes of the job. An attempt that completes although it was told to stop has completed.
-fn outcome(lease: &Lease, end: End, stopped: Option<CancelReason>) -> Outcome {
+fn outcome(lease: &Lease, end: End, stopped: Option<CancelReason>, limits: LimitKeys) -> Outcome {
     let fail = match end {
         End::Answered(Ok(result)) => return completed(result),
         End::Answered(Err(fail)) => Some(fail),
@@ -118,7 +121,7 @@ fn outcome(lease: &Lease, end: End, stopped: Option<CancelReason>) -> Outcome {
         Some(CancelReason::Requested) => Outcome::Cancelled,
         Some(CancelReason::LeaseLost | CancelReason::Shutdown) => Outcome::Released,
         Some(CancelReason::TimedOut) => timed_out(lease, fail),
-        None => fail.map_or(Outcome::Released, |fail| failed(lease, fail)),
+        None => fail.map_or(Outcome::Released, |fail| failed(lease, fail, limits)),
     }
 }
 
@@ -135,12 +138,16 @@ fn completed(result: Option<Payload>) -> Outcome {
     }
 }
 
-fn failed(lease: &Lease, fail: Fail) -> Outcome {
+/// `limits` are the keys of the job's kind on this worker.
+fn failed(lease: &Lease, fail: Fail, limits: LimitKeys) -> Outcome {
     let error = fail.error;
     match fail.then {
         Then::Dead => Outcome::Dead { error },
         Then::Snooze(delay) => Outcome::Snoozed { delay },
-        Then::Throttled(delay) => Outcome::Throttled { delay },
+        Then::Throttled(delay) => {
+            let delay = delay.min(THROTTLE_MAX);
+            Outcome::Throttled { delay, limits: fail.limits.unwrap_or(limits) }
+        }
         Then::RetryIn(delay) => Outcome::Retry { delay, error },
         Then::Retry => {
             let delay = lease.spec.options.backoff.wait(lease.attempt(), fastrand::f64());
@@ -154,5 +161,5 @@ fn timed_out(lease: &Lease, fail: Option<Fail>) -> Outcome {
     if let Some(fail) = fail.filter(|fail| !fail.error.message.is_empty()) {
         message = format!("{message}: {}", fail.error.message);
     }
-    failed(lease, Fail::retry(message).kind(ErrorKind::TimedOut))
+    failed(lease, Fail::retry(message).kind(ErrorKind::TimedOut), LimitKeys::NONE)
 }

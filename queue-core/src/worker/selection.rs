@@ -2,7 +2,7 @@
 
 use crate::{InvalidName, QueueName};
 
-/// The queues that a worker serves: in strict order, or taking turns by weight.
+/// The queues that a worker serves: in strict order, taking turns by weight, or both.
 ///
 /// ```
 /// use queue_core::QueueSelection;
@@ -11,18 +11,20 @@ use crate::{InvalidName, QueueName};
 /// let strict = QueueSelection::strict(["critical", "bulk"])?;
 /// // of four claims, three ask `default` first:
 /// let weighted = QueueSelection::weighted([("default", 3), ("bulk", 1)])?;
+/// // `critical` always first, then the other two by their weights:
+/// let both = QueueSelection::ordered([("critical", None), ("default", Some(3)), ("bulk", Some(1))])?;
 /// # Ok::<(), queue_core::InvalidName>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueSelection {
-    strict: bool,
-    queues: Vec<Weighted>,
+    queues: Vec<Selected>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Weighted {
+struct Selected {
     queue: QueueName,
-    weight: u32,
+    /// `None` keeps its place, whatever the others do.
+    weight: Option<u32>,
     /// The turns it is owed (smooth weighted round robin, as in nginx).
     credit: i64,
 }
@@ -33,7 +35,7 @@ impl QueueSelection {
     /// # Errors
     /// The first text that is not a queue name.
     pub fn strict<N: AsRef<str>>(queues: impl IntoIterator<Item = N>) -> Result<Self, InvalidName> {
-        Self::build(true, queues.into_iter().map(|queue| (queue, 1)))
+        Self::ordered(queues.into_iter().map(|queue| (queue, None)))
     }
 
     /// Each queue is asked first in proportion to its weight; one of weight 0 only when the
@@ -44,18 +46,22 @@ impl QueueSelection {
     pub fn weighted<N: AsRef<str>>(
         queues: impl IntoIterator<Item = (N, u32)>,
     ) -> Result<Self, InvalidName> {
-        Self::build(false, queues)
+        Self::ordered(queues.into_iter().map(|(queue, weight)| (queue, Some(weight))))
     }
 
-    fn build<N: AsRef<str>>(
-        strict: bool,
-        queues: impl IntoIterator<Item = (N, u32)>,
+    /// Queues in strict order, except that neighbours with weights take turns among themselves at
+    /// their place. A queue that is named twice counts once, where it is named first.
+    ///
+    /// # Errors
+    /// The first text that is not a queue name.
+    pub fn ordered<N: AsRef<str>>(
+        queues: impl IntoIterator<Item = (N, Option<u32>)>,
     ) -> Result<Self, InvalidName> {
-        let mut selection = Self { strict, queues: Vec::new() };
+        let mut selection = Self { queues: Vec::new() };
         for (queue, weight) in queues {
             let queue = QueueName::new(queue)?;
             if selection.queues.iter().all(|known| known.queue != queue) {
-                selection.queues.push(Weighted { queue, weight, credit: 0 });
+                selection.queues.push(Selected { queue, weight, credit: 0 });
             }
         }
         Ok(selection)
@@ -68,32 +74,40 @@ impl QueueSelection {
     /// The queues, in the order they were named.
     #[must_use]
     pub fn names(&self) -> Vec<QueueName> {
-        self.queues.iter().map(|weighted| weighted.queue.clone()).collect()
+        self.queues.iter().map(|selected| selected.queue.clone()).collect()
     }
 
     /// The order for the next claim.
     pub(crate) fn next_order(&mut self) -> Vec<QueueName> {
-        if self.strict {
-            return self.names();
+        let mut order = Vec::with_capacity(self.queues.len());
+        let takes_turns = |selected: &Selected| selected.weight.is_some();
+        for neighbours in self.queues.chunk_by_mut(|a, b| takes_turns(a) && takes_turns(b)) {
+            order.extend(turns(neighbours));
         }
-        let total: i64 = self.queues.iter().map(|weighted| i64::from(weighted.weight)).sum();
-        for weighted in &mut self.queues {
-            weighted.credit += i64::from(weighted.weight);
-        }
-        let mut order: Vec<usize> = (0..self.queues.len()).collect();
-        order.sort_by_key(|index| std::cmp::Reverse(self.queues[*index].credit));
-        if let Some(first) = order.first() {
-            self.queues[*first].credit -= total;
-        }
-        order.into_iter().map(|index| self.queues[index].queue.clone()).collect()
+        order
     }
+}
+
+/// The order of neighbours for the next claim.
+fn turns(neighbours: &mut [Selected]) -> Vec<QueueName> {
+    let weight = |selected: &Selected| i64::from(selected.weight.unwrap_or(0));
+    let total: i64 = neighbours.iter().map(weight).sum();
+    for selected in neighbours.iter_mut() {
+        selected.credit += weight(selected);
+    }
+    let mut order: Vec<usize> = (0..neighbours.len()).collect();
+    order.sort_by_key(|index| std::cmp::Reverse(neighbours[*index].credit));
+    if let Some(first) = order.first() {
+        neighbours[*first].credit -= total;
+    }
+    order.into_iter().map(|index| neighbours[index].queue.clone()).collect()
 }
 
 impl Default for QueueSelection {
     /// The queue `default` alone.
     fn default() -> Self {
         let queue = QueueName::default();
-        Self { strict: true, queues: vec![Weighted { queue, weight: 1, credit: 0 }] }
+        Self { queues: vec![Selected { queue, weight: None, credit: 0 }] }
     }
 }
 
@@ -121,5 +135,15 @@ mod tests {
             first_a += usize::from(order[0].as_str() == "a");
         }
         assert_eq!(first_a, 300);
+    }
+
+    #[test]
+    fn neighbours_with_weights_take_turns_at_their_place() {
+        let named = [("a", None), ("b", Some(2)), ("c", Some(1)), ("d", None), ("e", Some(1))];
+        let mut selection = QueueSelection::ordered(named).unwrap();
+        let orders: Vec<String> = (0..3)
+            .map(|_| selection.next_order().iter().map(QueueName::as_str).collect())
+            .collect();
+        assert_eq!(orders, ["abcde", "acbde", "abcde"]);
     }
 }

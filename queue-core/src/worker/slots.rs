@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::{Kind, KindSlots};
+use crate::{Kind, KindLimits, KindSlots, LimitKeys};
 
 /// Counts what runs and knows how much more may. Owned by the cycle alone, so there is no lock
 /// and a slot cannot be taken twice.
@@ -17,18 +17,34 @@ pub(super) struct Slots {
 #[derive(Debug)]
 struct KindCount {
     kind: Kind,
-    limit: usize,
+    limits: LimitKeys,
+    /// The most of this kind; `None` for no limit but the worker's.
+    most: Option<usize>,
     busy: usize,
 }
 
+impl KindCount {
+    fn free(&self, total: usize) -> usize {
+        self.most.unwrap_or(total).saturating_sub(self.busy)
+    }
+}
+
 impl Slots {
-    pub(super) fn new(total: usize, kinds: impl Iterator<Item = (Kind, Option<usize>)>) -> Self {
+    pub(super) fn new(
+        total: usize,
+        kinds: impl Iterator<Item = (KindLimits, Option<usize>)>,
+    ) -> Self {
         let mut kinds: Vec<KindCount> = kinds
-            .map(|(kind, limit)| KindCount { kind, limit: limit.unwrap_or(total), busy: 0 })
+            .map(|(KindLimits { kind, limits }, most)| KindCount { kind, limits, most, busy: 0 })
             .collect();
         kinds.sort_by(|a, b| a.kind.cmp(&b.kind));
         let index = kinds.iter().enumerate().map(|(i, count)| (count.kind.clone(), i)).collect();
         Self { total, busy: 0, kinds, index }
+    }
+
+    /// Changes how many jobs may run; those that run go on.
+    pub(super) fn resize(&mut self, total: usize) {
+        self.total = total;
     }
 
     pub(super) fn take(&mut self, kind: &Kind) {
@@ -52,7 +68,7 @@ impl Slots {
 
     /// How many more jobs may run now, of any kinds together. Zero if no kind has a free slot.
     pub(super) fn free(&self) -> usize {
-        let of_kinds = self.kinds.iter().map(|count| count.limit.saturating_sub(count.busy));
+        let of_kinds = self.kinds.iter().map(|count| count.free(self.total));
         self.total.saturating_sub(self.busy).min(of_kinds.sum())
     }
 
@@ -60,19 +76,23 @@ impl Slots {
     pub(super) fn per_kind(&self) -> Vec<KindSlots> {
         let free = self.total.saturating_sub(self.busy);
         let slots = |count: &KindCount| {
-            let slots = count.limit.saturating_sub(count.busy).min(free);
+            let slots = count.free(self.total).min(free);
             u32::try_from(slots).unwrap_or(u32::MAX)
         };
         self.kinds
             .iter()
-            .map(|count| KindSlots { kind: count.kind.clone(), slots: slots(count) })
+            .map(|count| KindSlots {
+                kind: count.kind.clone(),
+                slots: slots(count),
+                limits: count.limits.clone(),
+            })
             .collect()
     }
 
     /// The kinds that have a free slot, in the order of their names.
-    pub(super) fn free_kinds(&self) -> Vec<Kind> {
+    pub(super) fn free_kinds(&self) -> Vec<KindLimits> {
         let with_room = self.per_kind().into_iter().filter(|count| count.slots > 0);
-        with_room.map(|count| count.kind).collect()
+        with_room.map(|KindSlots { kind, limits, .. }| KindLimits { kind, limits }).collect()
     }
 }
 
@@ -83,17 +103,22 @@ mod tests {
     #[test]
     fn a_kind_is_limited_by_its_own_slots_and_by_all() {
         let (a, b) = (Kind::new("a").unwrap(), Kind::new("b").unwrap());
-        let kinds = [(a.clone(), Some(1)), (b.clone(), None)];
+        let [a_free, b_free] = [a.clone(), b.clone()].map(KindLimits::new);
+        let kinds = [(a_free, Some(1)), (b_free.clone(), None)];
         let mut slots = Slots::new(3, kinds.into_iter());
         let per_kind = |slots: &Slots| slots.per_kind().iter().map(|k| k.slots).collect::<Vec<_>>();
         assert_eq!((per_kind(&slots), slots.free()), (vec![1, 3], 3));
         slots.take(&a);
         assert_eq!((per_kind(&slots), slots.free()), (vec![0, 2], 2));
-        assert_eq!(slots.free_kinds(), std::slice::from_ref(&b));
+        assert_eq!(slots.free_kinds(), [b_free]);
         slots.take(&b);
         slots.take(&b);
         assert_eq!((per_kind(&slots), slots.free()), (vec![0, 0], 0));
         slots.give_back(&a);
         assert_eq!((per_kind(&slots), slots.free()), (vec![1, 1], 1));
+        slots.resize(1);
+        assert_eq!((per_kind(&slots), slots.free()), (vec![0, 0], 0));
+        slots.resize(4);
+        assert_eq!((per_kind(&slots), slots.free()), (vec![1, 2], 2));
     }
 }

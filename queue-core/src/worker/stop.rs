@@ -10,12 +10,13 @@ use tokio_util::sync::CancellationToken;
 use super::cycle::Cycle;
 use super::leases::Leases;
 use super::maintain::maintain;
+use super::presence::{announce, retire};
 use super::renew::Renewer;
 use super::run::Conditions;
 use super::slots::Slots;
-use super::{StartError, Worker};
+use super::{CONCURRENCY_MAX, StartError, Worker, in_range};
 use crate::duration::deadline;
-use crate::{CancelReason, WorkerId, telemetry};
+use crate::{CancelReason, KindLimits, WorkerId, WorkerInfo, WorkerKind, telemetry};
 
 /// How long a stopping worker goes on trying to tell the store once everything has ended.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(5);
@@ -44,7 +45,6 @@ pub struct RunningWorker {
     over: watch::Receiver<Option<StopReport>>,
     abort: CancellationToken,
     cancel_grace: Duration,
-    slots: usize,
     status: Arc<Status>,
 }
 
@@ -81,17 +81,44 @@ pub struct WorkerStatus {
 #[derive(Debug)]
 pub(super) struct Status {
     running: AtomicUsize,
+    /// How many jobs may run.
+    slots: AtomicUsize,
+    slots_changed: Notify,
     store_up: AtomicBool,
     last_progress: Mutex<Instant>,
 }
 
 impl Status {
-    fn new() -> Self {
+    fn new(slots: usize) -> Self {
         Self {
             running: AtomicUsize::new(0),
+            slots: AtomicUsize::new(slots),
+            slots_changed: Notify::new(),
             store_up: AtomicBool::new(false),
             last_progress: Mutex::new(Instant::now()),
         }
+    }
+
+    pub(super) fn slots(&self) -> usize {
+        self.slots.load(Ordering::Relaxed)
+    }
+
+    fn set_slots(&self, slots: usize) {
+        self.slots.store(slots, Ordering::Relaxed);
+        self.slots_changed.notify_one();
+    }
+
+    /// Waits for the next change of the slots, or one since the last call. One may wait.
+    pub(super) async fn slots_changed(&self) {
+        self.slots_changed.notified().await;
+    }
+
+    pub(super) fn running(&self) -> usize {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    fn is_store_up(&self) -> bool {
+        self.store_up.load(Ordering::Relaxed)
     }
 
     pub(super) fn progress(&self, running: usize) {
@@ -109,12 +136,16 @@ pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
     let leases = Arc::new(Leases::new(worker.lease));
     let renewer = Renewer::start(worker.queue.clone(), Arc::clone(&leases), worker.lease)?;
     let abort = CancellationToken::new();
-    let status = Arc::new(Status::new());
+    let status = Arc::new(Status::new(worker.concurrency));
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let (over_sender, over) = watch::channel(None);
     let (maintain_due, claimed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (outbox, reports) = mpsc::unbounded_channel();
-    let kinds = worker.routes.iter().map(|(kind, route)| (kind.clone(), route.concurrency));
+    let info = info(&worker);
+    let kinds = worker.routes.iter().map(|(kind, route)| {
+        let limits = route.limits.clone();
+        (KindLimits { kind: kind.clone(), limits }, route.concurrency)
+    });
     let cycle = Cycle {
         slots: Slots::new(worker.concurrency, kinds),
         queue: worker.queue.clone(),
@@ -141,11 +172,13 @@ pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
     telemetry::store_up().set(0.0);
     let queue = worker.queue;
     let last_resort = abort.clone();
+    let known = Arc::clone(&status);
     tokio::spawn(async move {
         let cycle = tokio::spawn(cycle.run());
         let side_work = async {
             let reports = super::reports::run(queue.clone(), reports);
-            tokio::join!(maintain(queue.clone(), &maintain_due, &claimed), reports).0
+            let presence = announce(queue.clone(), info.clone(), Arc::clone(&known));
+            tokio::join!(maintain(queue.clone(), &maintain_due, &claimed), reports, presence).0
         };
         let report = tokio::select! {
             report = cycle => report,
@@ -158,6 +191,9 @@ pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
         // Whatever still runs has nobody left to report to or to renew its lease.
         last_resort.cancel();
         leases.stop_all(CancelReason::LeaseLost);
+        if known.is_store_up() {
+            retire(&queue, &info).await;
+        }
         over_sender.send_replace(Some(report));
     });
     tracing::info!(event = "worker_started", worker = %worker.id, slots = worker.concurrency);
@@ -167,9 +203,31 @@ pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
         over,
         abort,
         cancel_grace: worker.cancel_grace,
-        slots: worker.concurrency,
         status,
     })
+}
+
+/// What the worker says about itself.
+fn info(worker: &Worker) -> WorkerInfo {
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let mut kinds: Vec<WorkerKind> = worker
+        .routes
+        .iter()
+        .map(|(kind, route)| WorkerKind {
+            kind: kind.clone(),
+            concurrency: number(route.concurrency.unwrap_or(worker.concurrency)),
+            limits: route.limits.clone(),
+        })
+        .collect();
+    kinds.sort_by(|a, b| a.kind.cmp(&b.kind));
+    WorkerInfo {
+        id: worker.id.clone(),
+        instance: fastrand::u64(..),
+        queues: worker.selection.names(),
+        kinds,
+        concurrency: number(worker.concurrency),
+        running: 0,
+    }
 }
 
 impl RunningWorker {
@@ -177,6 +235,18 @@ impl RunningWorker {
     #[must_use]
     pub fn id(&self) -> &WorkerId {
         &self.id
+    }
+
+    /// Changes how many jobs run at a time, from now on; those that run go on.
+    ///
+    /// # Errors
+    /// [`StartError::OutOfRange`] for what [`Worker::concurrency`] would not take either.
+    pub fn set_concurrency(&self, jobs: usize) -> Result<(), StartError> {
+        in_range("concurrency", jobs, 1, CONCURRENCY_MAX)?;
+        self.status.set_slots(jobs);
+        // The cycle looks whenever the phase is set, also to what it was.
+        self.phase.send_modify(|_| {});
+        Ok(())
     }
 
     /// Takes no more jobs and lets the running ones finish, for at most `grace`; then tells them
@@ -247,11 +317,11 @@ impl RunningWorker {
     pub fn status(&self) -> WorkerStatus {
         let last_progress = &self.status.last_progress;
         WorkerStatus {
-            running: self.status.running.load(Ordering::Relaxed),
-            slots: self.slots,
+            running: self.status.running(),
+            slots: self.status.slots(),
             draining: *self.phase.borrow() != Phase::Running,
             last_progress: *last_progress.lock().unwrap_or_else(PoisonError::into_inner),
-            store_up: self.status.store_up.load(Ordering::Relaxed),
+            store_up: self.status.is_store_up(),
         }
     }
 }

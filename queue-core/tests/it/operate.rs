@@ -298,7 +298,7 @@ async fn end_one(backend: &MemoryBackend, outcome: Outcome) {
         token: ClaimToken::random(),
         worker: WorkerId::random(),
         queues: vec![QueueName::default()],
-        kinds: vec![KindSlots { kind: Kind::new(Task::KIND).unwrap(), slots: 1 }],
+        kinds: vec![KindSlots::new(Kind::new(Task::KIND).unwrap(), 1)],
         max: 1,
         lease: LONG,
     };

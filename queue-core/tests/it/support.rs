@@ -1,17 +1,50 @@
-//! What the engine's tests need: a backend that loses calls and replies, and a gate.
+//! What the engine's tests need: jobs, a backend that loses calls and replies, and a gate.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use queue_core::backend::{CheckFinding, QuarantinedJob, Violation};
 use queue_core::{
     Backend, CancelOutcome, Claim, ClaimRequest, DeleteOutcome, Durability, EnqueueOutcome, Error,
-    Interest, JobId, JobRecord, JobState, ListRequest, Maintained, MemoryBackend, NewJob, Page,
-    QueueName, QueueStats, RecoverOutcome, RenewRequest, Renewal, Report, Reported, RetryOutcome,
-    RetryRequest, SettleReply, SettleRequest, Wake, WatchRequest, Watched,
+    Interest, Job, JobId, JobRecord, JobState, Lanes, LimitKey, LimitSettings, LimitStatus,
+    LimitTarget, ListRequest, LiveWorker, Maintained, MemoryBackend, NewJob, Page, Placement,
+    Queue, QueueName, QueueStats, RecoverOutcome, RenewRequest, Renewal, Report, Reported,
+    RetryOutcome, RetryRequest, SettleReply, SettleRequest, Wake, WatchRequest, Watched,
+    WorkerInfo,
 };
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
+
+pub(crate) const LONG: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Number {
+    pub(crate) n: u32,
+}
+
+impl Job for Number {
+    const KIND: &'static str = "number";
+}
+
+pub(crate) fn number(n: u32) -> NewJob {
+    NewJob::of(&Number { n }).unwrap()
+}
+
+pub(crate) async fn finished(queue: &Queue, id: JobId) -> JobRecord {
+    let record = queue.wait_finished(id, LONG).await.unwrap().expect("the job exists");
+    assert!(record.state.is_finished(), "still {}", record.state);
+    record
+}
+
+/// Waits until `condition` holds, which must happen.
+pub(crate) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
 
 /// Once open, open for all.
 #[derive(Debug, Clone, Default)]
@@ -264,6 +297,38 @@ impl Backend for Faulty {
 
     async fn watch(&self, requests: &[WatchRequest]) -> Result<Vec<Option<Watched>>, Error> {
         self.over_network(self.0.backend.watch(requests)).await
+    }
+
+    async fn set_limit(
+        &self,
+        target: &LimitTarget,
+        settings: Option<&LimitSettings>,
+    ) -> Result<bool, Error> {
+        self.over_network(self.0.backend.set_limit(target, settings)).await
+    }
+
+    async fn limits(&self) -> Result<Vec<(LimitTarget, LimitSettings)>, Error> {
+        self.over_network(self.0.backend.limits()).await
+    }
+
+    async fn limit_status(&self, keys: &[LimitKey]) -> Result<Vec<LimitStatus>, Error> {
+        self.over_network(self.0.backend.limit_status(keys)).await
+    }
+
+    async fn announce(&self, worker: &WorkerInfo, believed_for: Duration) -> Result<(), Error> {
+        self.over_network(self.0.backend.announce(worker, believed_for)).await
+    }
+
+    async fn workers(&self) -> Result<Vec<LiveWorker>, Error> {
+        self.over_network(self.0.backend.workers()).await
+    }
+
+    async fn place(&self, id: JobId) -> Result<Placement, Error> {
+        self.over_network(self.0.backend.place(id)).await
+    }
+
+    async fn lanes(&self, queue: &QueueName) -> Result<Lanes, Error> {
+        self.over_network(self.0.backend.lanes(queue)).await
     }
 
     async fn audit(&self, repair: bool) -> Result<Vec<Violation>, Error> {

@@ -6,7 +6,7 @@
 -- Ids, tokens and payloads are opaque strings; numbers stay below 2^53.
 
 local META, JOBS, ATT, FIN, RUN, CLAIMS, LEASES, CANCEL, DUE, IDEM, COUNT, AGES, BAD, BODY, RESULT,
-  HISTORY, LOG, WHENCE = unpack(KEYS)
+  HISTORY, LOG, WHENCE, LIMITS, LIMITED, REOPEN, LIVE = unpack(KEYS)
 local PREFIX = string.sub(META, 1, -5) -- the name of META ends in "meta"
 local call, try = redis.call, redis.pcall
 local byte, sub, floor, min, max = string.byte, string.sub, math.floor, math.min, math.max
@@ -24,14 +24,11 @@ local NO_TOKEN = string.rep('\0', 16)
 -- The numbers of states and reasons in stored records and replies.
 local SCHEDULED, READY, RUNNING, RETRYING, COMPLETED, DEAD, CANCELLED, QUARANTINED =
   0, 1, 2, 3, 4, 5, 6, 7
-local STATE_NAMES = {
-  [0] = 'scheduled', 'ready', 'running', 'retrying', 'completed', 'dead', 'cancelled',
-  'quarantined',
-}
 local EXHAUSTED, FAILED, CRASH_LOOP, EXPIRED = 1, 2, 3, 4
 
-local meta =
-  call('HMGET', META, 'schema', 'clock_ms', 'turn', 'fence', 'stale', 'epoch', 'paused', 'loose')
+local meta = call(
+  'HMGET', META, 'schema', 'clock_ms', 'turn', 'fence', 'stale', 'epoch', 'paused', 'loose', 'limits'
+)
 if meta[1] and meta[1] ~= '1' then
   return redis.error_reply('SCHEMA the store has schema ' .. meta[1] .. ', this program knows 1')
 end
@@ -42,6 +39,9 @@ local fence = tonumber(meta[4]) or 0
 local stale = tonumber(meta[5]) or 0
 local paused = meta[7] -- the names of paused queues, a comma before and behind each, or false
 local loose = meta[8] -- set if quarantine may have left tickets behind in lanes
+-- Set if there may be settings of limits or something to remember of limit keys: without it no key
+-- is closed, and nothing of all that is read.
+local limited = meta[9]
 
 -- TIME is not frozen inside a script: it is read once. The store's clock never goes back.
 local time = call('TIME')
@@ -123,14 +123,34 @@ local function sort_ids(ids)
   end)
 end
 
--- Jobs per queue, kind and state (and finished records per queue), changed together.
-local tallies = {}
+-- Jobs per queue, kind and state, live jobs per queue (and finished records per queue), changed
+-- together. Live jobs per limit key are in LIVE.
+local tallies, key_tallies = {}, {}
+local key_counts -- the new values of LIVE, if any change
 
 local function tally(field, by) tallies[field] = (tallies[field] or 0) + by end
 
+-- Counts live jobs that carry these limit keys.
+local function tally_keys(keys, by)
+  for _, key in ipairs(keys) do key_tallies[key] = (key_tallies[key] or 0) + by end
+end
+
 -- Reads the counters that change and answers their new values.
 local function read_tallies()
-  local fields, values = {}, {}
+  local live, fields, values = {}, {}, {}
+  for field, by in pairs(tallies) do
+    local slash = by ~= 0 and string.find(field, '/', 1, true)
+    local last = byte(field, -1)
+    -- "ready", "running", "retrying", and of those that end in "d" "scheduled".
+    if slash and (last == 121 or last == 103 or byte(field, -4) == 117) then
+      local queue = sub(field, 1, slash - 1)
+      live[queue] = (live[queue] or 0) + by
+    end
+  end
+  for queue, by in pairs(live) do
+    local name = 'live:' .. queue
+    tallies[name] = (tallies[name] or 0) + by
+  end
   for field, by in pairs(tallies) do
     if by ~= 0 then fields[#fields + 1] = field end
   end
@@ -139,6 +159,15 @@ local function read_tallies()
     values[field] = (tonumber(have[i]) or 0) + tallies[field]
   end
   tallies = {}
+  if next(key_tallies) then
+    local keys = {}
+    key_counts = {}
+    for key in pairs(key_tallies) do keys[#keys + 1] = key end
+    for i, count in ipairs(read('HMGET', LIVE, keys)) do
+      key_counts[keys[i]] = (tonumber(count or nil) or 0) + key_tallies[keys[i]]
+    end
+    key_tallies = {}
+  end
   return values
 end
 
@@ -154,6 +183,18 @@ local function save_tallies(values)
   end
   each('HSET', COUNT, pairs_)
   each('HDEL', COUNT, zeros)
+  if not key_counts then return end
+  zeros, pairs_ = {}, {}
+  for key, value in pairs(key_counts) do
+    if value > 0 then
+      pairs_[#pairs_ + 1], pairs_[#pairs_ + 2] = key, value
+    else
+      zeros[#zeros + 1] = key
+    end
+  end
+  each('HSET', LIVE, pairs_)
+  each('HDEL', LIVE, zeros)
+  key_counts = nil
 end
 
 -- A finished record with this bit in its reason has its result in RESULT.

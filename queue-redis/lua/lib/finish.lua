@@ -52,6 +52,7 @@ end
 local function finish(id, head, base, class, state, reason, settled, result)
   local shelf, expiry, key = resting_place(head, base, class, state)
   free_key(key, id)
+  if class.keys then tally_keys(class.keys, -1) end
   if expiry <= now then
     dropped_jobs[#dropped_jobs + 1] = id
     if class.apart then dropped_bodies[#dropped_bodies + 1] = id end

@@ -4,6 +4,13 @@
 -- `gone:<lane>` counts those, per id and all together (field "n"), and `stale` in META counts them
 -- over all lanes, so that nothing is looked up while there are none. A stale ticket is always
 -- ahead of a live one of the same id. A lane without live jobs is removed with all it holds.
+--
+-- A lane is called `<queue>/<kind>/<index>`; the index is the priority, and for jobs with limit
+-- keys `<priority>/<keys>`. Its place is in `lanes:<queue>/<kind>` or, while it is *parked* at a key
+-- of its own that has no room, in `parked:<queue>/<kind>` and `waits:<queue>/<kind>:<key>`, always
+-- with priority * 2^48 + turn. A key with room at which lanes are parked is in `lanes:…` itself, as
+-- "@" and the key, with the score of the first of them (or less): claims thus meet everything that
+-- may run in the order of turns, and nothing that may not.
 
 -- A ready job whose lane cannot be written waits this long in `due`, and then tries again.
 local PARKED_MS = 60000
@@ -18,7 +25,12 @@ local function lane_of(class)
   local key = PREFIX .. 'lane:' .. name
   local length = try('LLEN', key)
   -- A claim has read the index already.
-  local score = class.indexed or try('ZSCORE', PREFIX .. 'lanes:' .. class.pair, class.priority)
+  local score = class.indexed or try('ZSCORE', PREFIX .. 'lanes:' .. class.pair, class.index)
+  local parked = class.parked
+  if class.keys and score == false then
+    score = try('ZSCORE', PREFIX .. 'parked:' .. class.pair, class.index)
+    parked = score and true
+  end
   local gone = stale > 0 and try('HGET', PREFIX .. 'gone:' .. name, 'n') or '0'
   local sound = type(length) == 'number' and type(score) ~= 'table' and type(gone) ~= 'table'
   gone = sound and tonumber(gone) or 0
@@ -28,6 +40,9 @@ local function lane_of(class)
     pair = class.pair,
     ready = class.pair .. '/ready',
     priority = class.priority,
+    index = class.index,
+    keys = class.keys,
+    parked = parked, -- where: its key, or true if that is not known
     sound = sound,
     indexed = score,
     live = sound and length - gone or 0,
@@ -63,18 +78,47 @@ local function tally_lanes()
   end
 end
 
+-- Writes the place of a lane with limit keys: `park_at` is the key at which it is parked now, and
+-- `parked` the one before, or true if that is not known. What is of a wrong type is left alone.
+local function save_place(lane)
+  local pair, index, is_gone = lane.pair, lane.index, lane.live <= 0
+  local lanes_key, parked_key = PREFIX .. 'lanes:' .. pair, PREFIX .. 'parked:' .. pair
+  local is_moved = is_gone or lane.park_at ~= lane.parked and (lane.park_at or lane.turn)
+  if lane.parked and is_moved then
+    for _, key in ipairs(lane.parked == true and lane.keys or { lane.parked }) do
+      local waits = PREFIX .. 'waits:' .. pair .. ':' .. key
+      if try('ZREM', waits, index) == 1 and try('EXISTS', waits) == 0 then
+        try('ZREM', lanes_key, '@' .. key)
+      end
+    end
+    try('ZREM', parked_key, index)
+  end
+  if is_gone or lane.park_at and not lane.parked then try('ZREM', lanes_key, index) end
+  if is_gone then return end
+  local score = lane.turn and lane.priority * 2 ^ 48 + lane.turn or tonumber(lane.indexed)
+  if lane.park_at then
+    try('ZADD', PREFIX .. 'waits:' .. pair .. ':' .. lane.park_at, score, index)
+    try('ZADD', parked_key, score, index)
+  elseif lane.turn then
+    call('ZADD', lanes_key, score, index)
+  end
+end
+
 local function save_lane(lane)
   local index = PREFIX .. 'lanes:' .. lane.pair
   if lane.live <= 0 then
     call('UNLINK', lane.key, PREFIX .. 'gone:' .. lane.name)
-    call('ZREM', index, lane.priority)
+    if not lane.keys then call('ZREM', index, lane.index) end
     stale = stale - lane.gone
-    return
+  else
+    if lane.passed > 0 then call('LTRIM', lane.key, lane.passed, -1) end
+    each('RPUSH', lane.key, lane.tail)
+    each('LPUSH', lane.key, lane.head)
+    if lane.turn and not lane.keys then
+      call('ZADD', index, lane.priority * 2 ^ 48 + lane.turn, lane.index)
+    end
   end
-  if lane.passed > 0 then call('LTRIM', lane.key, lane.passed, -1) end
-  each('RPUSH', lane.key, lane.tail)
-  each('LPUSH', lane.key, lane.head)
-  if lane.turn then call('ZADD', index, lane.priority * 2 ^ 48 + lane.turn, lane.priority) end
+  if lane.keys then save_place(lane) end
 end
 
 -- Writes every lane that changed and wakes workers for those that got jobs.
@@ -83,7 +127,7 @@ local function save_lanes()
   for _, lane in pairs(lanes) do
     if lane.changed then
       save_lane(lane)
-      if lane.pushed and lane.live > 0 and not woken[lane.pair] then
+      if lane.pushed and lane.live > 0 and (lane.turn or not lane.parked) and not woken[lane.pair] then
         woken[lane.pair] = true
         wake(lane.pair)
       end

@@ -2,6 +2,7 @@
 
 local let_go, let_go_of = {}, {} -- ids; token → how many
 local flagged = {} -- ids that had a cancel request
+local ends = {} -- of jobs that held limit keys (ends.lua)
 
 -- Notes that a job is not running any more; `save_released` writes it. The class is nil if its
 -- record cannot be read.

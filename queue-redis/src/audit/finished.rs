@@ -1,20 +1,28 @@
 //! Finished jobs, the shelves that time their end, and what is kept apart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use queue_core::{Hold, JobId, JobState};
 
-use super::dump::{Dump, Other};
+use super::dump::{Dump, Extent, Other};
 use super::fix::Fix;
 use super::rules::{Auditor, Place};
 use crate::record::{Head, state_of};
 
+pub(super) const SHELVES: [&str; 4] = ["done:", "void:", "dead:", "held:"];
+
+/// Whether this is the name of a shelf.
+pub(super) fn is_shelf(name: &str) -> bool {
+    SHELVES.iter().any(|kind| name.starts_with(kind))
+}
+
 /// An entry of a shelf.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Entry {
-    shelf: String,
-    expiry: u64,
-    ids: Vec<u8>,
+pub(super) struct Entry {
+    pub(super) shelf: String,
+    pub(super) expiry: u64,
+    /// Empty if it is known only that a job is in it.
+    pub(super) ids: Vec<u8>,
 }
 
 impl Entry {
@@ -37,7 +45,13 @@ impl Entry {
 
 impl Auditor<'_> {
     pub(super) fn shelves(&mut self) {
-        let listed = self.entries();
+        let mut listed: BTreeSet<(JobId, Entry)> = self.entries();
+        let (unnamed, named): (Vec<_>, Vec<_>) =
+            self.dump.shelved.iter().cloned().partition(|(_, entry)| entry.ids.is_empty());
+        listed.extend(named);
+        let place = |(id, entry): &(JobId, Entry)| (*id, entry.shelf.clone(), entry.expiry);
+        let known: BTreeSet<_> = listed.iter().map(place).collect();
+        listed.extend(unnamed.into_iter().filter(|found| !known.contains(&place(found))));
         let mut wrong: BTreeMap<Entry, Vec<JobId>> = BTreeMap::new();
         let mut right: BTreeMap<JobId, ()> = BTreeMap::new();
         for (id, entry) in listed {
@@ -58,7 +72,7 @@ impl Auditor<'_> {
         for (id, end) in &self.dump.fin {
             let state = state_of(end.state).filter(|state| is_end(*state));
             let bytes = id.as_bytes().as_slice();
-            if self.dump.bad.contains(id) {
+            if self.dump.bad.contains(id) || !self.dump.is_subject(*id) {
                 continue;
             }
             if !self.dump.jobs.contains_key(id) && state.is_none() {
@@ -94,18 +108,15 @@ impl Auditor<'_> {
     }
 
     /// The ids on all shelves, each with its entry; looks at `ages` on the way.
-    fn entries(&mut self) -> Vec<(JobId, Entry)> {
-        let mut found = Vec::new();
+    fn entries(&mut self) -> BTreeSet<(JobId, Entry)> {
+        let mut found = BTreeSet::new();
         let mut ages: BTreeMap<String, u64> = BTreeMap::new();
         for (name, other) in &self.dump.others {
-            let kinds = ["done:", "void:", "dead:", "held:"];
-            let is_shelf = kinds.iter().any(|kind| name.starts_with(kind));
-            if !is_shelf {
+            if !is_shelf(name) {
                 continue;
             }
             let Other::Sorted(batches) = other else {
-                let fix = Fix::default().write(&[b"DEL", name.as_bytes()]);
-                self.store(format!("{name} is not a sorted set"), Some(fix));
+                self.wrong_type(name, "a sorted set");
                 continue;
             };
             for (ids, expiry) in batches {
@@ -123,24 +134,24 @@ impl Auditor<'_> {
                 found.extend(members.into_iter().map(|id| (id, entry.clone())));
             }
         }
-        let names: Vec<String> = ages.keys().chain(self.dump.ages.keys()).cloned().collect();
-        for name in names {
-            let (soonest, noted) = (ages.get(&name), self.dump.ages.get(&name));
-            if soonest != noted {
-                let shelf = name.as_bytes();
-                let fix = match soonest.map(u64::to_string) {
-                    Some(soonest) => {
-                        Fix::default().write(&[b"ZADD", b"ages", soonest.as_bytes(), shelf])
-                    }
-                    None => Fix::default()
-                        .check(&[b"EXISTS", shelf], b"0")
-                        .write(&[b"ZREM", b"ages", shelf]),
-                };
-                let what = format!("the shelf {name} ends at {soonest:?}, noted is {noted:?}");
-                self.store(what, Some(fix));
+        if self.dump.extent == Extent::Whole {
+            let names: BTreeSet<String> =
+                ages.keys().chain(self.dump.ages.keys()).cloned().collect();
+            for name in names {
+                let (soonest, noted) = (ages.get(&name), self.dump.ages.get(&name));
+                self.age(&name, soonest.copied(), noted.copied());
             }
         }
         found
+    }
+
+    /// `ages` has the soonest expiry of each shelf.
+    pub(super) fn age(&mut self, shelf: &str, soonest: Option<u64>, noted: Option<u64>) {
+        if soonest != noted {
+            let fix = Fix::default().write(&[b"AGE", b"", shelf.as_bytes()]);
+            let what = format!("the shelf {shelf} ends at {soonest:?}, noted is {noted:?}");
+            self.store(what, Some(fix));
+        }
     }
 
     /// Where a job may be shelved, the best place first; nowhere if it has not finished.
@@ -181,14 +192,16 @@ impl Auditor<'_> {
         let drop_from = |key: &str, id: &JobId, fix: Fix| {
             fix.write(&[b"HDEL", key.as_bytes(), id.as_bytes().as_slice()])
         };
+        let own = |word: &str, id: &JobId| {
+            Fix::default().write(&[word.as_bytes(), b"", id.as_bytes().as_slice()])
+        };
         let lost = |head: &Head, id: &JobId| head.body_apart && !bodies.contains(id);
         for (id, head) in jobs.iter().filter(|(id, _)| !bad.contains(*id)) {
             let Some(head) = head else { continue };
             if lost(head, id) {
                 self.job(*id, "has lost its payload", None);
             } else if !head.body_apart && bodies.contains(id) {
-                let fix = drop_from("body", id, Fix::default());
-                self.job(*id, "has a second payload", Some(fix));
+                self.job(*id, "has a second payload", Some(own("UNBODY", id)));
             }
         }
         for id in bodies.iter().filter(|id| !jobs.contains_key(*id)) {
@@ -199,8 +212,7 @@ impl Auditor<'_> {
             match (end.result_apart, results.contains(id)) {
                 (true, false) => self.job(*id, "has lost its result", None),
                 (false, true) => {
-                    let fix = drop_from("result", id, Fix::default());
-                    self.job(*id, "has two results", Some(fix));
+                    self.job(*id, "has two results", Some(own("UNRESULT", id)));
                 }
                 _ => {}
             }

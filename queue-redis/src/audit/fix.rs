@@ -1,8 +1,13 @@
 //! Repairs: what must still be so, and what to write then.
 
-use queue_core::{ClaimToken, Error};
+use std::collections::BTreeMap;
+
+use queue_core::backend::Violation;
+use queue_core::{ClaimToken, Error, JobId};
 use redis::Value;
 
+use super::look::Looker;
+use super::rules::Finding;
 use crate::connect::Link;
 use crate::keys::Keys;
 use crate::scripts;
@@ -11,7 +16,7 @@ use crate::store::{self, Call, Repeat};
 type Command = Vec<Vec<u8>>;
 
 /// So many fixes are made by one script.
-const FIXES_MAX: usize = 200;
+const FIXES_MAX: usize = 50;
 
 /// One repair. The second word of a command is a key without the namespace's prefix.
 #[derive(Debug, Clone, Default)]
@@ -47,8 +52,8 @@ impl Fix {
     }
 }
 
-/// One round of repairs after one look. It begins before the look: a round that begins later ends
-/// it, because what it was about may have been put right then.
+/// One round of repairs. It begins before the first look: a round that begins later ends it,
+/// because what it is about may be put right then.
 #[derive(Debug)]
 pub(super) struct Round {
     word: [u8; 16],
@@ -63,18 +68,6 @@ impl Round {
     }
 
     /// Makes the repairs whose checks hold.
-    pub(super) async fn make(
-        mut self,
-        link: &Link,
-        keys: &Keys,
-        fixes: &[Fix],
-    ) -> Result<(), Error> {
-        for fixes in fixes.chunks(FIXES_MAX) {
-            self.make_some(link, keys, fixes).await?;
-        }
-        Ok(())
-    }
-
     async fn make_some(&mut self, link: &Link, keys: &Keys, fixes: &[Fix]) -> Result<(), Error> {
         let mut cmd = scripts::repair.call(keys, 2 + fixes.len() * 16, fixes.len() * 512);
         cmd.arg(&self.word[..]).arg(self.step);
@@ -101,5 +94,60 @@ impl Round {
                     .to_owned(),
             )),
         }
+    }
+}
+
+/// Where findings go. Repairs are made as they come, so that nobody has to remember many.
+pub(super) struct Findings<'a> {
+    looker: Looker<'a>,
+    /// If repairs are to be made.
+    round: Option<Round>,
+    fixes: Vec<Fix>,
+    /// Whether there was anything to repair.
+    has_fixes: bool,
+    violations: BTreeMap<Name, Violation>,
+}
+
+/// Which violation it is: of which job, and what.
+pub(super) type Name = (Option<JobId>, String);
+
+impl<'a> Findings<'a> {
+    pub(super) async fn begin(looker: Looker<'a>, repair: bool) -> Result<Self, Error> {
+        let round = match repair {
+            true => Some(Round::begin(looker.link, looker.keys).await?),
+            false => None,
+        };
+        let (fixes, violations) = (Vec::new(), BTreeMap::new());
+        Ok(Self { looker, round, fixes, has_fixes: false, violations })
+    }
+
+    /// Each violation is kept once: a job may be looked at by several ways.
+    pub(super) async fn add(&mut self, found: Vec<Finding>) -> Result<(), Error> {
+        for Finding { violation, fix } in found {
+            let name = (violation.job, violation.what.clone());
+            if self.violations.insert(name, violation).is_none() && self.round.is_some() {
+                self.fixes.extend(fix);
+            }
+        }
+        match self.fixes.len() >= FIXES_MAX {
+            true => self.make_fixes().await,
+            false => Ok(()),
+        }
+    }
+
+    async fn make_fixes(&mut self) -> Result<(), Error> {
+        let Some(round) = &mut self.round else { return Ok(()) };
+        for fixes in self.fixes.chunks(FIXES_MAX) {
+            self.has_fixes = true;
+            round.make_some(self.looker.link, self.looker.keys, fixes).await?;
+        }
+        self.fixes.clear();
+        Ok(())
+    }
+
+    /// What was found, and whether repairs were tried.
+    pub(super) async fn end(mut self) -> Result<(BTreeMap<Name, Violation>, bool), Error> {
+        self.make_fixes().await?;
+        Ok((self.violations, self.has_fixes))
     }
 }

@@ -1,13 +1,13 @@
 //! What must agree with what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use queue_core::backend::Violation;
-use queue_core::{Hold, JobId, JobState};
+use queue_core::{JobId, JobState};
 
-use super::dump::{Dump, Other};
+use super::dump::{Dump, Extent, Other, decimal};
 use super::fix::Fix;
-use crate::record::{Head, state_of};
+use crate::record::Head;
 
 /// How long a job whose lane is broken waits in `due`, as the scripts have it.
 const PARKED_MS: u64 = 60_000;
@@ -16,12 +16,6 @@ const PARKED_MS: u64 = 60_000;
 pub(super) struct Finding {
     pub(super) violation: Violation,
     pub(super) fix: Option<Fix>,
-}
-
-impl Finding {
-    pub(super) fn is(&self, violation: &Violation) -> bool {
-        self.violation.job == violation.job && self.violation.what == violation.what
-    }
 }
 
 /// Where a job is listed.
@@ -56,42 +50,78 @@ impl Place {
         }
     }
 
-    /// Takes the job out of this place.
-    fn leave(&self, fix: Fix, id: &[u8]) -> Fix {
+    /// Takes the job out of this place, if it is still there.
+    fn leave(&self, fix: Fix, id: JobId, auditor: &Auditor<'_>) -> Fix {
+        let bytes = id.as_bytes().as_slice();
         match self {
-            // The last ticket is the live one.
-            Self::Lane(lane) => fix.write(&[b"LREM", lane.as_bytes(), b"-1", id]),
-            Self::Due(_) => fix.write(&[b"ZREM", b"due", id]),
-            Self::Run => fix.write(&[b"HDEL", b"run", id]).write(&[b"SREM", b"cancel", id]),
-            Self::End(_) => fix.write(&[b"HDEL", b"fin", id]).write(&[b"HDEL", b"result", id]),
-            Self::Bad => fix.write(&[b"ZREM", b"bad", id]).write(&[b"HDEL", b"whence", id]),
+            Self::Lane(lane) => auditor.without_ticket(fix, lane, id),
+            Self::Due(_) => fix.write(&[b"ZREM", b"due", bytes]),
+            Self::Run => fix.write(&[b"HDEL", b"run", bytes]).write(&[b"SREM", b"cancel", bytes]),
+            Self::End(_) => {
+                fix.write(&[b"HDEL", b"fin", bytes]).write(&[b"HDEL", b"result", bytes])
+            }
+            Self::Bad => fix.write(&[b"ZREM", b"bad", bytes]).write(&[b"HDEL", b"whence", bytes]),
+        }
+    }
+
+    /// It must still be here when the fix is made.
+    fn stay(&self, fix: Fix, id: JobId, dump: &Dump) -> Fix {
+        let bytes = id.as_bytes().as_slice();
+        match self {
+            Self::Lane(_) | Self::Bad => fix,
+            Self::Due(_) => match dump.due.get(&id) {
+                Some(due) => fix.check(&[b"ZSCORE", b"due", bytes], due.to_string().as_bytes()),
+                None => fix,
+            },
+            Self::Run => match dump.run.get(&id) {
+                Some(run) => fix.check(&[b"HGET", b"run", bytes], &run.raw),
+                None => fix,
+            },
+            Self::End(_) => fix.present("fin", bytes),
         }
     }
 }
 
-/// Collects findings while the rules go through the dump.
+/// Collects findings while the rules go through what was seen.
 pub(super) struct Auditor<'a> {
     pub(super) dump: &'a Dump,
-    found: Vec<Finding>,
+    pub(super) found: Vec<Finding>,
     /// Where each job is listed.
     places: BTreeMap<JobId, Vec<Place>>,
     /// Ids in the entries of each shelf.
     pub(super) shelved: BTreeMap<String, u64>,
+    /// Jobs that are listed nowhere but perhaps in their lane, which was not seen.
+    pub(super) ready: Vec<JobId>,
 }
 
-pub(super) fn check(dump: &Dump) -> Vec<Finding> {
-    let mut auditor =
-        Auditor { dump, found: Vec::new(), places: BTreeMap::new(), shelved: BTreeMap::new() };
+/// Lets every rule look at what was seen.
+pub(super) fn check(dump: &Dump) -> Auditor<'_> {
+    let mut auditor = Auditor::of(dump);
     auditor.lanes();
     auditor.waiting();
     auditor.claims();
     auditor.shelves();
     auditor.one_place_each();
-    auditor.counters();
+    if dump.extent == Extent::Whole {
+        auditor.counters();
+    }
     auditor.keys();
     auditor.large();
+    auditor.limits();
     auditor.leftovers();
-    auditor.found
+    auditor
+}
+
+impl<'a> Auditor<'a> {
+    pub(super) fn of(dump: &'a Dump) -> Self {
+        Self {
+            dump,
+            found: Vec::new(),
+            places: BTreeMap::new(),
+            shelved: BTreeMap::new(),
+            ready: Vec::new(),
+        }
+    }
 }
 
 impl Auditor<'_> {
@@ -101,6 +131,16 @@ impl Auditor<'_> {
 
     pub(super) fn store(&mut self, what: impl Into<String>, fix: Option<Fix>) {
         self.found.push(Finding { violation: Violation::of_store(what), fix });
+    }
+
+    pub(super) fn wrong_type(&mut self, name: &str, should_be: &str) {
+        let kind = match should_be {
+            "a list" => "list",
+            "a hash" => "hash",
+            _ => "zset",
+        };
+        let fix = Fix::default().write(&[b"RETYPE", b"", name.as_bytes(), kind.as_bytes()]);
+        self.store(format!("{name} is not {should_be}"), Some(fix));
     }
 
     pub(super) fn head(&self, id: JobId) -> Option<&Head> {
@@ -138,124 +178,138 @@ impl Auditor<'_> {
         }
         let places = std::mem::take(&mut self.places);
         for (id, listed) in &places {
-            let bytes = id.as_bytes().as_slice();
             let states: Vec<_> = listed.iter().map(Place::state).collect();
             if !self.dump.jobs.contains_key(id) {
-                let fix = Fix::default().absent("jobs", bytes);
-                let fix = listed.iter().fold(fix, |fix, place| place.leave(fix, bytes));
+                let fix = Fix::default().absent("jobs", id.as_bytes().as_slice());
+                let fix = listed.iter().fold(fix, |fix, place| place.leave(fix, *id, self));
                 self.job(*id, format!("is listed as {states:?} but has no record"), Some(fix));
             } else if listed.len() > 1 {
-                let is_readable = self.head(*id).is_some();
-                let kept = listed.iter().min_by_key(|place| place.rank(is_readable));
-                let others = listed.iter().filter(|place| Some(*place) != kept);
-                let mut fix = others.fold(Fix::default(), |fix, place| place.leave(fix, bytes));
-                if let Some(place) = kept {
-                    // The same lane twice.
-                    let again = listed.iter().filter(|other| *other == place).skip(1);
-                    fix = again.fold(fix, |fix, place| place.leave(fix, bytes));
-                }
+                let fix = self.keep_one(*id, listed);
                 self.job(*id, format!("is listed as {states:?}"), Some(fix));
             }
         }
-        for (id, head) in &self.dump.jobs {
-            if !places.contains_key(id) {
-                let fix = listed_again(id.as_bytes().as_slice(), head.is_some(), self.dump.now_ms);
-                self.job(*id, "is listed nowhere", Some(fix));
+        let unlisted: Vec<JobId> =
+            self.dump.jobs.keys().filter(|id| !places.contains_key(*id)).copied().collect();
+        for id in unlisted {
+            let lane = self.head(id).map(|head| &head.lane);
+            let is_seen = match self.dump.extent {
+                Extent::Whole => true,
+                Extent::Jobs => lane.is_none(),
+                Extent::Tickets => lane.is_none_or(|lane| *lane == self.dump.place),
+            };
+            if !is_seen {
+                self.ready.push(id);
+            } else {
+                let fix = self.listed_again(id);
+                self.job(id, "is listed nowhere", Some(fix));
             }
         }
         self.places = places;
     }
 
-    fn counters(&mut self) {
-        let mut expected: BTreeMap<String, u64> = self.shelved.clone();
-        for (id, listed) in &self.places {
-            let (Some(head), [place]) = (self.head(*id), listed.as_slice()) else { continue };
-            if *place != Place::Bad {
-                *expected.entry(format!("{}/{}", head.pair, place.state())).or_default() += 1;
-            }
+    /// Leaves the job in the best of several places.
+    fn keep_one(&self, id: JobId, listed: &[Place]) -> Fix {
+        let is_readable = self.head(id).is_some();
+        let fix = Fix::default().present("jobs", id.as_bytes().as_slice());
+        let mut fix = listed.iter().fold(fix, |fix, place| place.stay(fix, id, self.dump));
+        let mut others: Vec<&Place> = listed.iter().collect();
+        let kept = (0..others.len()).min_by_key(|at| others[*at].rank(is_readable));
+        kept.map(|at| others.remove(at));
+        for place in others {
+            fix = place.leave(fix, id, self);
         }
-        for pair in self.dump.bad.iter().filter_map(|id| self.dump.whence.get(id)) {
-            if is_pair(pair) {
-                *expected.entry(format!("{pair}/quarantined")).or_default() += 1;
-            }
-        }
-        let fields: std::collections::BTreeSet<_> =
-            expected.keys().chain(self.dump.count.keys()).cloned().collect();
-        for field in fields {
-            let wanted = expected.get(&field).copied().unwrap_or(0);
-            let noted = self.dump.count.get(&field);
-            if noted != expected.get(&field).copied().map(Some).as_ref() {
-                // What calls count meanwhile is added to either.
-                let noted = noted.copied().flatten().unwrap_or(0);
-                let by = i128::from(wanted) - i128::from(noted);
-                let by = by.to_string();
-                let words: [&[u8]; 4] = [b"COUNT", b"", field.as_bytes(), by.as_bytes()];
-                let fix = match wanted {
-                    0 if by == "0" => Fix::default().write(&[b"HDEL", b"count", field.as_bytes()]),
-                    _ => Fix::default().write(&words),
-                };
-                self.store(
-                    format!("the counter {field} should be {wanted}, not {noted}"),
-                    Some(fix),
-                );
-            }
-        }
+        fix
     }
 
-    /// A key leads to the job that holds it, and each job that holds one is led to by it.
-    fn keys(&mut self) {
-        for (key, id) in &self.dump.idem {
-            let Some(head) = self.head(*id) else {
-                // The key of a record that cannot be read may lead to it until somebody else
-                // takes it.
-                if !self.dump.jobs.contains_key(id) {
-                    self.wrong_key(key, *id);
-                }
+    /// A job that is in no index becomes ready, or is quarantined if it cannot be read.
+    fn listed_again(&self, id: JobId) -> Fix {
+        let bytes = id.as_bytes().as_slice();
+        let fix = Fix::default().present("jobs", bytes).absent("fin", bytes).absent("run", bytes);
+        let fix = fix.check(&[b"ZSCORE", b"due", bytes], b"");
+        let fix = fix.check(&[b"ZSCORE", b"bad", bytes], b"");
+        let Some(head) = self.head(id) else {
+            let now = self.dump.now_ms.to_string();
+            return fix
+                .write(&[b"ZADD", b"bad", now.as_bytes(), bytes])
+                .write(&[b"HSET", b"whence", bytes, b""]);
+        };
+        let att = self.dump.raw_att.get(&id).cloned().unwrap_or_default();
+        let stale = self.dump.stale_times(&head.lane, bytes).unwrap_or(0).to_string();
+        fix.write(&[b"PUSH", b"", bytes, &att, stale.as_bytes()])
+    }
+
+    /// Which counter counts each job that is in one place, unless it is quarantined.
+    pub(super) fn counted(&self) -> impl Iterator<Item = (JobId, String)> {
+        self.places.iter().filter_map(|(id, listed)| {
+            let (Some(head), [place]) = (self.head(*id), listed.as_slice()) else { return None };
+            let is_counted = *place != Place::Bad;
+            is_counted.then(|| (*id, format!("{}/{}", head.pair, place.state())))
+        })
+    }
+
+    /// What counts each quarantined job.
+    pub(super) fn quarantined(&self) -> impl Iterator<Item = (JobId, String)> {
+        let whence = self.dump.bad.iter().filter_map(|id| Some((*id, self.dump.whence.get(id)?)));
+        let known = whence.filter(|(_, pair)| is_pair(pair));
+        known.map(|(id, pair)| (id, format!("{pair}/quarantined")))
+    }
+
+    fn counters(&mut self) {
+        let mut expected = std::mem::take(&mut self.shelved);
+        for (id, field) in self.counted().chain(self.quarantined()) {
+            if let Some(live) = self.head(id).and_then(|head| live_field(&head.queue, &field)) {
+                *expected.entry(live).or_default() += 1;
+            }
+            *expected.entry(field).or_default() += 1;
+        }
+        self.compare(&expected, &self.dump.count, |_| true);
+        let mut of_keys: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
+        for (id, field) in self.counted() {
+            let Some(head) = self.head(id).filter(|head| live_field(&head.queue, &field).is_some())
+            else {
                 continue;
             };
-            let on_hold = matches!(head.hold, Hold::AtLeast(_)) && self.is_completed(*id);
-            if head.key != *key || !(on_hold || self.holds_key(*id, head)) {
-                self.wrong_key(key, *id);
+            for key in head.limits.iter() {
+                *of_keys.entry(key.as_str().into()).or_default() += 1;
             }
         }
-        for (id, head) in &self.dump.jobs {
-            let Some(head) = head.as_ref().filter(|head| !head.key.is_empty()) else { continue };
-            let holder = self.dump.idem.get(&head.key);
-            // A job that was quarantined may have lost its key to another.
-            let is_taken = holder.and_then(|holder| self.head(*holder));
-            let is_taken = is_taken.is_some_and(|other| other.key == head.key);
-            if self.holds_key(*id, head) && holder != Some(id) && !is_taken {
-                let id_bytes = id.as_bytes().as_slice();
-                let fix = Fix::default().present("jobs", id_bytes);
-                let fix = fix.write(&[b"HSETNX", b"idem", &head.key, id_bytes]);
-                self.job(*id, "its idempotency key does not lead to it", Some(fix));
-            }
+        self.compare_live(&of_keys);
+    }
+
+    /// Compares some counters with what they should be.
+    pub(super) fn compare(
+        &mut self,
+        expected: &BTreeMap<String, u64>,
+        noted: &BTreeMap<String, Vec<u8>>,
+        is_asked: impl Fn(&str) -> bool,
+    ) {
+        let fields: BTreeSet<&String> = expected.keys().chain(noted.keys()).collect();
+        for field in fields.into_iter().filter(|field| is_asked(field)) {
+            let wanted = expected.get(field).copied().unwrap_or(0);
+            let raw = noted.get(field).map(Vec::as_slice);
+            self.counter(field, wanted, raw);
         }
     }
 
-    fn wrong_key(&mut self, key: &[u8], id: JobId) {
-        let fix = Fix::default().check(&[b"HGET", b"idem", key], id.as_bytes().as_slice());
-        let fix = fix.write(&[b"HDEL", b"idem", key]);
-        self.job(id, "an idempotency key leads to it wrongly", Some(fix));
-    }
-
-    fn is_completed(&self, id: JobId) -> bool {
-        let end = self.dump.fin.get(&id).and_then(|end| state_of(end.state));
-        end == Some(JobState::Completed)
-    }
-
-    fn holds_key(&self, id: JobId, head: &Head) -> bool {
-        if self.dump.bad.contains(&id) {
-            return false;
+    pub(super) fn counter(&mut self, field: &str, wanted: u64, raw: Option<&[u8]>) {
+        let noted = raw.and_then(decimal);
+        let is_right = match raw {
+            None => wanted == 0,
+            Some(_) => wanted > 0 && noted == Some(wanted),
+        };
+        if is_right {
+            return;
         }
-        match self.dump.fin.get(&id).map(|end| state_of(end.state)) {
-            None => true,
-            Some(Some(JobState::Completed)) => match head.hold {
-                Hold::AtLeast(_) => head.hold_end_ms() > self.dump.now_ms,
-                hold => hold == Hold::Kept,
-            },
-            Some(_) => false,
-        }
+        // What calls count meanwhile is added to either.
+        let noted = noted.unwrap_or(0);
+        let by = (i128::from(wanted) - i128::from(noted)).to_string();
+        let fix = match (wanted, raw) {
+            (0, Some(raw)) if by == "0" => Fix::default()
+                .check(&[b"HGET", b"count", field.as_bytes()], raw)
+                .write(&[b"HDEL", b"count", field.as_bytes()]),
+            _ => Fix::default().write(&[b"COUNT", b"", field.as_bytes(), by.as_bytes()]),
+        };
+        self.store(format!("the counter {field} should be {wanted}, not {noted}"), Some(fix));
     }
 
     /// Nothing is left of jobs that are gone, and no key is there that nobody knows.
@@ -277,7 +331,7 @@ impl Auditor<'_> {
             self.job(*id, "is in whence and not quarantined", Some(fix));
         }
         for (key, member) in &self.dump.strays {
-            let remove: Option<&[u8]> = match *key {
+            let remove: Option<&[u8]> = match key.as_str() {
                 // Perhaps all that is left of a job: that is for people to decide.
                 "jobs" | "body" | "result" => None,
                 "due" | "bad" | "ages" => Some(b"ZREM"),
@@ -288,31 +342,39 @@ impl Auditor<'_> {
             self.store(format!("{key} holds {} bytes that are no id or name", member.len()), fix);
         }
         for (name, other) in &self.dump.others {
-            match (name.split(':').next(), other) {
-                (Some("wake"), Other::List(tokens)) if tokens.len() <= 1 => {}
-                (Some("wake"), Other::List(_)) if name.starts_with("wake:w:") => {}
-                (Some("lane" | "lanes" | "gone" | "done" | "void" | "dead" | "held"), _) => {}
-                _ => self.store(format!("{name} does not belong here"), None),
-            }
+            let tokens = match other {
+                Other::List(tokens) => Some(tokens.len() as u64),
+                _ => None,
+            };
+            self.name(name, tokens);
+        }
+    }
+
+    /// A key without a fixed name is one of those that there are; `tokens` is the length of a list.
+    pub(super) fn name(&mut self, name: &str, tokens: Option<u64>) {
+        let is_known = match name.split(':').next() {
+            Some("wake") => tokens.is_some_and(|count| count <= 1 || name.starts_with("wake:w:")),
+            Some("lane" | "lanes" | "gone" | "done" | "void" | "dead" | "held") => true,
+            Some("parked" | "waits" | "hold" | "starts" | "workers" | "alive") => true,
+            _ => false,
+        };
+        if !is_known {
+            self.store(format!("{name} does not belong here"), None);
         }
     }
 }
 
-fn is_pair(text: &str) -> bool {
+/// The counter of a queue's live jobs, if `field` counts some of them.
+pub(super) fn live_field(queue: &str, field: &str) -> Option<String> {
+    let state = field.rsplit('/').next()?;
+    let is_live = ["scheduled", "ready", "running", "retrying"].contains(&state);
+    is_live.then(|| format!("live:{queue}"))
+}
+
+pub(super) fn is_pair(text: &str) -> bool {
     let is_legal = |name: &str| {
         let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
         !name.is_empty() && name.bytes().all(|byte| legal(byte) || b"_.-".contains(&byte))
     };
     text.split_once('/').is_some_and(|(queue, kind)| is_legal(queue) && is_legal(kind))
-}
-
-/// A job that is in no index becomes ready, or is quarantined if it cannot be read.
-fn listed_again(id: &[u8], is_readable: bool, now_ms: u64) -> Fix {
-    let fix = Fix::default().present("jobs", id).absent("fin", id).absent("run", id);
-    let fix = fix.check(&[b"ZSCORE", b"due", id], b"").check(&[b"ZSCORE", b"bad", id], b"");
-    if is_readable {
-        return fix.write(&[b"PUSH", b"", id]);
-    }
-    let now = now_ms.to_string();
-    fix.write(&[b"ZADD", b"bad", now.as_bytes(), id]).write(&[b"HSET", b"whence", id, b""])
 }

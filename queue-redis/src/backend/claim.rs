@@ -8,7 +8,7 @@ use redis::Value;
 
 use super::quarantine::Unreadable;
 use super::{RedisBackend, quarantine};
-use crate::record::{Attempts, millis, unpack_attempts, unpack_job};
+use crate::record::{Attempts, joined, millis, unpack_attempts, unpack_job};
 use crate::reply::{self, Items};
 use crate::scripts;
 use crate::store::{self, Call, Repeat};
@@ -19,7 +19,7 @@ pub(super) async fn run(backend: &RedisBackend, request: &ClaimRequest) -> Resul
 }
 
 pub(super) fn call(backend: &RedisBackend, request: &ClaimRequest) -> Call {
-    let arguments = 5 + request.queues.len() + 2 * request.kinds.len();
+    let arguments = 5 + request.queues.len() + 3 * request.kinds.len();
     let mut cmd = scripts::claim.call(&backend.keys, arguments, arguments * 32);
     cmd.arg(request.token.as_bytes().as_slice()).arg(request.worker.as_str());
     cmd.arg(request.max).arg(millis(request.lease)).arg(request.queues.len());
@@ -27,7 +27,7 @@ pub(super) fn call(backend: &RedisBackend, request: &ClaimRequest) -> Call {
         cmd.arg(queue.as_str());
     }
     for kind in &request.kinds {
-        cmd.arg(kind.kind.as_str()).arg(kind.slots);
+        cmd.arg(kind.kind.as_str()).arg(kind.slots).arg(joined(&kind.limits));
     }
     Call::script(&scripts::claim, cmd)
 }

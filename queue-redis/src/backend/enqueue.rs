@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use queue_core::{
-    ConflictReason, Due, Durability, EnqueueOutcome, Enqueued, Error, JobId, JobState, NewJob,
-    OnConflict,
+    ConflictReason, Due, Durability, EnqueueOutcome, Enqueued, Error, JobId, JobState, LimitKey,
+    LimitKeys, NewJob, OnConflict, StartRate, Timestamp,
 };
 use redis::{Cmd, Value};
 
 use super::RedisBackend;
-use crate::record::{PackedJob, millis, pack_job, state_of};
+use crate::record::{PackedJob, joined, millis, pack_job, state_of};
 use crate::reply::{Items, bytes, id, unexpected};
 use crate::scripts::{self, Source};
 use crate::store::{self, Call, Repeat};
@@ -32,6 +32,7 @@ struct Group<'a> {
     keyed: bool,
     /// Whether the bodies are apart.
     apart: bool,
+    limits: &'a LimitKeys,
 }
 
 impl<'a> Group<'a> {
@@ -54,6 +55,7 @@ impl<'a> Group<'a> {
             },
             keyed: job.spec.idempotency_key.is_some(),
             apart: packed.body.is_some(),
+            limits: &job.spec.limits,
         }
     }
 
@@ -62,7 +64,11 @@ impl<'a> Group<'a> {
         let conflict = self.on_conflict;
         let key = if self.keyed { "k" } else { "" };
         let body = if self.apart { "b" } else { "" };
-        cmd.arg(self.when).arg(self.ms).arg(format!("{conflict}{key}{body}"));
+        let limited = if self.limits.is_empty() { "" } else { "l" };
+        cmd.arg(self.when).arg(self.ms).arg(format!("{conflict}{key}{body}{limited}"));
+        if !self.limits.is_empty() {
+            cmd.arg(joined(self.limits));
+        }
     }
 }
 
@@ -142,7 +148,7 @@ fn command(backend: &RedisBackend, script: &Source, jobs: &[NewJob], packed: &[P
         of_jobs.push(number);
     }
     let argument_bytes = packed.iter().map(|job| job.bytes() + OVERHEAD_BYTES).sum();
-    let arguments = 1 + groups.len() * 6 + jobs.len() * 5;
+    let arguments = 1 + groups.len() * 7 + jobs.len() * 5;
     let mut cmd = script.call(&backend.keys, arguments, argument_bytes);
     cmd.arg(groups.len());
     for group in &groups {
@@ -175,6 +181,7 @@ fn read(reply: Value, jobs: &[NewJob]) -> Result<Vec<EnqueueOutcome>, Error> {
             b's' => replacing(job.spec.id, JobState::Scheduled, &mut items)?,
             b'r' => replacing(job.spec.id, JobState::Ready, &mut items)?,
             b'D' => duplicate(&bytes(items.value()?)?)?,
+            b'F' => full(&bytes(items.value()?)?).ok_or_else(|| unexpected("not what is full"))?,
             letter => {
                 EnqueueOutcome::Conflict { existing: next_id(&mut items)?, reason: reason(letter)? }
             }
@@ -196,6 +203,16 @@ fn duplicate(bytes: &[u8]) -> Result<EnqueueOutcome, Error> {
     let (state, existing) = bytes.split_last().ok_or_else(|| unexpected("an empty duplicate"))?;
     let state = state_of(*state).ok_or_else(|| unexpected("an unknown state"))?;
     Ok(EnqueueOutcome::Done(Enqueued::duplicate(id(existing)?, state)))
+}
+
+/// What is full, and how often jobs of its queue have started.
+fn full(bytes: &[u8]) -> Option<EnqueueOutcome> {
+    let mut parts = std::str::from_utf8(bytes).ok()?.split(' ');
+    let mut number = || parts.next()?.parse::<u64>().ok();
+    let (current, previous, now) = (number()?, number()?, Timestamp::from_ms(number()?));
+    let limit = LimitKey::new(parts.next()?).ok()?;
+    let rate = StartRate { span: StartRate::span_at(now), current, previous };
+    Some(EnqueueOutcome::Full { limit, retry_after: rate.retry_after(now) })
 }
 
 fn reason(letter: u8) -> Result<ConflictReason, Error> {

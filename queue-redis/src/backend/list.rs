@@ -79,7 +79,7 @@ enum Part {
 /// What the place of a listing of this state is made of.
 fn parts_of(state: JobState) -> &'static [Part] {
     match state {
-        JobState::Ready => &[Part::Name, Part::Number, Part::Number],
+        JobState::Ready => &[Part::Name, Part::Number, Part::Number, Part::Number],
         JobState::Scheduled | JobState::Retrying | JobState::Quarantined => {
             &[Part::Number, Part::Id]
         }
@@ -127,7 +127,7 @@ fn place_of(request: &ListRequest, cursor: &Cursor) -> Option<Vec<Vec<u8>>> {
 
 fn read_part(part: Part, text: &str) -> Option<Vec<u8>> {
     let is_number = |text: &str| {
-        (1..=15).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+        (1..=16).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
     };
     match part {
         Part::Name => Some(text.as_bytes().to_vec()),

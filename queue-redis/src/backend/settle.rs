@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use queue_core::{
-    ClaimRequest, ClaimToken, Error, HISTORY_ERROR_MAX_BYTES, JobId, JobState, Lease, Outcome,
-    RenewRequest, Renewal, SettleReply, SettleRequest, Settled, Settlement,
+    ClaimRequest, ClaimToken, Ending, Error, HISTORY_ERROR_MAX_BYTES, JobId, JobState, Lease,
+    Outcome, RenewRequest, Renewal, SettleReply, SettleRequest, Settled, Settlement,
 };
 use redis::Value;
 
 use super::{RedisBackend, claim, quarantine};
-use crate::record::{millis, ms6, pack_result, state_of};
+use crate::record::{joined, millis, ms6, pack_result, state_of};
 use crate::reply::{self, unexpected};
 use crate::scripts;
 use crate::store::{self, Call, Repeat};
@@ -77,11 +77,19 @@ pub(super) fn call(backend: &RedisBackend, settlements: &[Settlement]) -> Result
     for Settlement { id, token, outcome, elapsed } in settlements {
         let (letter, delay_ms, blob) = match outcome {
             Outcome::Completed { result } => (b'C', 0, pack_result(result.as_ref())),
-            Outcome::Retry { delay, error } => (b'R', millis(*delay), error.encode()),
+            Outcome::Retry { delay, error } => {
+                let letter = match outcome.ending() {
+                    Ending::Failed => b'F',
+                    Ending::TimedOut => b'T',
+                    _ => b'R',
+                };
+                (letter, millis(*delay), error.encode())
+            }
             Outcome::Dead { error } => (b'D', 0, error.encode()),
             Outcome::Released => (b'L', 0, Vec::new()),
-            Outcome::Snoozed { delay } | Outcome::Throttled { delay } => {
-                (b'Z', millis(*delay), Vec::new())
+            Outcome::Snoozed { delay } => (b'Z', millis(*delay), Vec::new()),
+            Outcome::Throttled { delay, limits } => {
+                (b'K', millis(*delay), joined(limits).into_bytes())
             }
             Outcome::Cancelled => (b'X', 0, Vec::new()),
             other => return Err(Error::Unsupported(format!("the outcome {other:?}"))),

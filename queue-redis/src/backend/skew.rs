@@ -34,7 +34,7 @@ fn request() -> ClaimRequest {
         token: ClaimToken::random(),
         worker: WorkerId::new("w").unwrap(),
         queues: vec![QueueName::default()],
-        kinds: vec![KindSlots { kind: Kind::new("a").unwrap(), slots: 9 }],
+        kinds: vec![KindSlots::new(Kind::new("a").unwrap(), 9)],
         max: 9,
         lease: Duration::from_secs(30),
     }

@@ -15,15 +15,16 @@ use crate::store::{self, Call, Repeat};
 #[rustfmt::skip]
 const COMMANDS: &[&[&str]] = &[
     &["BLPOP", "K", "1"], &["DEL", "K"], &["EVALSHA", "0", "1", "K"], &["EXISTS", "K"],
+    &["EXPIRE", "K", "1"],
     &["HDEL", "K", "f"], &["HEXISTS", "K", "f"], &["HGET", "K", "f"], &["HGETALL", "K"], &["HINCRBY", "K", "f", "1"],
     &["HKEYS", "K"], &["HLEN", "K"], &["HMGET", "K", "f"], &["HSCAN", "K", "0"],
     &["HSET", "K", "f", "v"], &["HSETNX", "K", "f", "v"], &["HSTRLEN", "K", "f"],
     &["LINDEX", "K", "0"], &["LLEN", "K"], &["LPOS", "K", "v"], &["LPUSH", "K", "v"],
     &["LRANGE", "K", "0", "0"], &["LREM", "K", "1", "v"], &["LTRIM", "K", "0", "0"],
     &["PEXPIRE", "K", "1"], &["RPUSH", "K", "v"], &["SADD", "K", "m"], &["SCARD", "K"],
-    &["SMEMBERS", "K"], &["SMISMEMBER", "K", "m"], &["SREM", "K", "m"], &["TIME"], &["TYPE", "K"],
+    &["SMEMBERS", "K"], &["SMISMEMBER", "K", "m"], &["SREM", "K", "m"], &["SSCAN", "K", "0"], &["TIME"], &["TYPE", "K"],
     &["UNLINK", "K"], &["ZADD", "K", "1", "m"], &["ZCARD", "K"], &["ZCOUNT", "K", "0", "0"], &["ZMSCORE", "K", "m"],
-    &["ZRANGE", "K", "0", "0"], &["ZREM", "K", "m"], &["ZSCORE", "K", "m"],
+    &["ZRANGE", "K", "0", "0"], &["ZREM", "K", "m"], &["ZSCAN", "K", "0"], &["ZSCORE", "K", "m"],
 ];
 
 pub(super) async fn findings(link: &Link, keys: &Keys) -> Result<[CheckFinding; 2], Error> {

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use queue_core::conformance::Harness;
 use queue_core::{
-    Backend, ClaimToken, Durability, ErrorKind, Hold, JobError, JobId, JobState, Kind, NewJob,
-    Outcome, Payload, Progress, Report, SettleRequest, Settled, Settlement, Timestamp,
-    WatchRequest, WorkerId,
+    Adaptive, Backend, Breaker, ClaimToken, Durability, ErrorKind, Hold, JobError, JobId, JobState,
+    Kind, LimitKeys, LimitSettings, LimitTarget, NewJob, Outcome, Payload, Progress, Rate, Report,
+    SettleRequest, Settled, Settlement, Timestamp, WatchRequest, WorkerId,
 };
 use queue_redis::RedisBackend;
 
@@ -42,6 +42,11 @@ impl Store {
     fn write(&self, key: &str, field: &[u8], bytes: &[u8]) {
         let key = self.harness.key(&self.backend, key);
         self.harness.raw::<()>(&[b"HSET", key.as_bytes(), field, bytes]);
+    }
+
+    fn members(&self, key: &str) -> Vec<(String, u64)> {
+        let key = self.harness.key(&self.backend, key);
+        self.harness.raw(&[b"ZRANGE", key.as_bytes(), b"0", b"-1", b"WITHSCORES"])
     }
 
     fn of_job(&self, key: &str) -> Vec<u8> {
@@ -134,6 +139,73 @@ async fn each_format_has_these_bytes() {
     store.settle(Outcome::Completed { result: Some(Payload::raw("r")) }).await;
     let end = concat!("04", "00", "030000000001", "000000000005");
     assert_eq!(hex(&store.of_job("fin")), format!("{end}{token}0072"));
+    assert_sound(&store.backend).await;
+}
+
+#[tokio::test]
+async fn each_format_of_limits_has_these_bytes() {
+    let store = Store::new().await;
+    let key = LimitTarget::new("provider:x").unwrap();
+    let settings = LimitSettings {
+        concurrency: Some(2),
+        rate: Some(Rate { count: 1, period: Duration::from_secs(1), burst: 2 }),
+        breaker: Some(Breaker {
+            failures: 2,
+            window: Duration::from_secs(9),
+            cooldown: Duration::from_secs(5),
+        }),
+        adaptive: Some(Adaptive { floor: 1 }),
+        ..LimitSettings::default()
+    };
+    store.backend.set_limit(&key, Some(&settings)).await.unwrap();
+    let numbers = concat!("00000002", "00000001", "0000000003e8", "00000002", "02");
+    let times = concat!("000000002328", "000000001388", "00000001", "00", "0000000000000000");
+    assert_eq!(hex(&store.read("limits", b"provider:x")), format!("010f{numbers}{times}"));
+
+    let job = NewJob::new(Kind::new("a").unwrap(), Payload::raw("p")).id(*ID).limit("tenant:a");
+    store.backend.enqueue(&[job], Durability::Memory).await.unwrap();
+    let record = hex(&store.of_job("jobs"));
+    let head = record.strip_suffix("7080").unwrap();
+    assert!(head.starts_with("02") && head.ends_with("64656661756c7461000874656e616e743a61"));
+    assert_eq!(&head[68..70], "10", "the flag");
+    assert_eq!(store.members("lanes:default/a"), [("5/tenant:a".to_owned(), (5 << 48) + 1)]);
+    assert_eq!(store.read("live", b"tenant:a"), b"1");
+
+    let mut request = request(&["a"], 1);
+    request.token = *TOKEN;
+    request.kinds[0].limits = LimitKeys::parse(["provider:x"]).unwrap();
+    assert_eq!(store.backend.claim(&request).await.unwrap().leases.len(), 1);
+    let added = "70726f76696465723a78"; // the key that the worker has added
+    assert_eq!(hex(&store.of_job("run")), format!("{}{head}{added}", "09".repeat(16)));
+    for held in ["hold:provider:x", "hold:tenant:a"] {
+        let name = store.harness.key(&store.backend, held);
+        let holders: Vec<(Vec<u8>, u64)> =
+            store.harness.raw(&[b"ZRANGE", name.as_bytes(), b"0", b"-1", b"WITHSCORES"]);
+        assert_eq!(holders, [(ID.as_bytes().to_vec(), 0)], "{held}");
+    }
+    let scheduled = format!("{:016x}", (START.as_ms() + 1000) * 1000);
+    let state = |flags: &str, rest: &str| format!("01{flags}{scheduled}{rest}");
+    let limited = || hex(&store.read("limited", b"provider:x"));
+    assert_eq!(limited(), state("00", concat!("000000000000", "00")));
+
+    // The provider turns it away; one with the key waits.
+    let limits = LimitKeys::parse(["provider:x"]).unwrap();
+    let away = Outcome::Throttled { delay: Duration::from_secs(1), limits };
+    assert_eq!(store.settle(away).await, Settled::Applied(JobState::Scheduled));
+    let waiting = NewJob::new(Kind::new("a").unwrap(), Payload::raw("")).limit("provider:x");
+    store.backend.enqueue(&[waiting], Durability::Memory).await.unwrap();
+    request.token = ClaimToken::from_bytes([8; 16]);
+    request.kinds[0].limits = LimitKeys::NONE;
+    assert!(store.backend.claim(&request).await.unwrap().leases.is_empty());
+    let closed = "0300000003e9";
+    let reduced = concat!("00000001", "00000000", "030000000001");
+    let pair = "64656661756c742f61"; // default/a
+    assert_eq!(limited(), state("04", &format!("{closed}00{reduced}{pair}")));
+    assert_eq!(store.members("lanes:default/a"), []);
+    let place = [("5/provider:x".to_owned(), (5 << 48) + 2)];
+    assert_eq!(store.members("parked:default/a"), place);
+    assert_eq!(store.members("waits:default/a:provider:x"), place);
+    assert_eq!(store.members("reopen"), [("provider:x".to_owned(), START.as_ms() + 1000)]);
     assert_sound(&store.backend).await;
 }
 

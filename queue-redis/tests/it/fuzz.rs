@@ -8,9 +8,9 @@ use std::time::Duration;
 use fastrand::Rng;
 use queue_core::conformance::Harness;
 use queue_core::{
-    Backend, Durability, ErrorKind, JobError, JobId, JobState, Lease, ListRequest, NewJob, Outcome,
-    Payload, Progress, RenewRequest, Report, RetryRequest, SettleRequest, Settlement, Timestamp,
-    WatchRequest,
+    Backend, Durability, ErrorKind, JobError, JobId, JobState, Lease, LimitKey, LimitSettings,
+    LimitTarget, ListRequest, NewJob, Outcome, Payload, Progress, Rate, RenewRequest, Report,
+    RetryRequest, SettleRequest, Settlement, Timestamp, WatchRequest,
 };
 use queue_redis::RedisBackend;
 
@@ -67,6 +67,12 @@ impl Round<'_> {
         for _ in 0..6 {
             self.use_everything(&ids).await;
         }
+        // A key that damage has closed for years is closed: an operator opens it.
+        let limited = self.harness.key(&self.backend, "limited");
+        for what in log.iter().filter_map(|what| what.strip_prefix(&limited)) {
+            let words: [&[u8]; 3] = [b"HDEL", limited.as_bytes(), what.trim().as_bytes()];
+            self.harness.raw::<()>(&words);
+        }
         self.backend.audit(true).await.expect("an audit");
         let fresh: Vec<NewJob> = (0..5).map(|_| job("fresh")).collect();
         self.backend.enqueue(&fresh, Durability::Memory).await.expect("an enqueue");
@@ -88,6 +94,11 @@ impl Round<'_> {
         let size = if self.rng.u8(..8) == 0 { 1500 } else { 5 };
         let kind = queue_core::Kind::new(["a", "b"][n % 2]).expect("a kind");
         let job = NewJob::new(kind, Payload::raw(vec![7; size])).max_attempts(3);
+        let job = match self.rng.u8(..4) {
+            0 => job.limit("tenant:a"),
+            1 => job.limit("tenant:b").limit("provider:x"),
+            _ => job,
+        };
         match self.rng.u8(..6) {
             0 => job.delay(Duration::from_secs(self.rng.u64(1..300))),
             1 => job.idempotency_key(format!("key-{n}")),
@@ -101,6 +112,14 @@ impl Round<'_> {
 
     /// Jobs in every state.
     async fn populate(&mut self) -> Vec<JobId> {
+        let some = LimitSettings { concurrency: Some(3), ..LimitSettings::default() };
+        let rate = Some(Rate::new(1, Duration::from_secs(10)));
+        for (target, settings) in
+            [("tenant:*", some), ("provider:x", LimitSettings { rate, ..LimitSettings::default() })]
+        {
+            let target = LimitTarget::new(target).expect("a target");
+            self.backend.set_limit(&target, Some(&settings)).await.expect("a limit");
+        }
         let jobs: Vec<NewJob> = (0..24).map(|n| self.make(n)).collect();
         self.backend.enqueue(&jobs, Durability::Memory).await.expect("an enqueue");
         let ids: Vec<JobId> = jobs.iter().map(NewJob::job_id).collect();
@@ -172,6 +191,13 @@ impl Round<'_> {
         let backend = &self.backend;
         let seed = self.seed;
         backend.stats().await.worked("stats", seed);
+        backend.limits().await.worked("limits", seed);
+        let keys = ["tenant:a", "provider:x", "queue:default"]
+            .map(|key| LimitKey::new(key).expect("a key"));
+        backend.limit_status(&keys).await.worked("limit_status", seed);
+        backend.lanes(&queue_core::QueueName::default()).await.worked("lanes", seed);
+        backend.place(ids[0]).await.worked("place", seed);
+        backend.workers().await.worked("workers", seed);
         let records = backend.get(ids).await.worked("get", seed);
         for state in JobState::ALL {
             let mut request = ListRequest { limit: 5, ..ListRequest::new(state) };
@@ -298,7 +324,8 @@ impl Round<'_> {
             }
             _ => harness.raw::<()>(&[b"HSET", name, &field, &bytes]),
         }
-        let is_index = ["idem", "count", "claims", "meta"].iter().any(|part| key.ends_with(part));
+        let indexes = ["idem", "count", "claims", "meta", "limits", "limited", "live"];
+        let is_index = indexes.iter().any(|part| key.ends_with(part)) || key.contains(":starts:");
         let id = field.as_slice().try_into().ok().filter(|_| !is_index).map(JobId::from_bytes);
         (what, id)
     }

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod audit;
 mod bounds;
 mod check;
 mod connections;
@@ -15,6 +16,7 @@ mod faults;
 mod format;
 mod fuzz;
 mod large;
+mod limits;
 mod quarantine;
 mod repair;
 mod store;

@@ -10,9 +10,16 @@ use queue_redis::RedisBackend;
 use crate::support::harness::RedisHarness;
 use crate::support::jobs::{assert_sound, claim, completed, enqueue, job, settle};
 
-/// A job in each state but quarantined.
-async fn populated(harness: &RedisHarness) -> RedisBackend {
+/// How many jobs beside them, with their tickets, make a store that the audit reads in pages.
+const MANY: u64 = 600;
+
+/// A job in each state but quarantined, and others of another kind.
+async fn populated(harness: &RedisHarness, others: u64) -> RedisBackend {
     let backend = harness.now().await;
+    for n in (0..others).step_by(300) {
+        let jobs: Vec<_> = (n..n + 300).map(|_| job("other").priority(3)).collect();
+        enqueue(&backend, &jobs).await;
+    }
     let minute = std::time::Duration::from_secs(60);
     let jobs: Vec<_> = (0..6).map(|n| job("a").idempotency_key(format!("k{n}"))).collect();
     enqueue(&backend, &jobs).await;
@@ -73,8 +80,9 @@ async fn each_index_and_counter_is_made_again_from_the_records() {
         (&["HDEL", "meta", "clock_ms"], 0),
     ];
     let harness = RedisHarness::new();
-    for (words, least) in lost {
-        let backend = populated(&harness).await;
+    let both = lost.iter().flat_map(|(words, least)| [(words, least, 0), (words, least, MANY)]);
+    for (words, least, others) in both {
+        let backend = populated(&harness, others).await;
         let key = harness.key(&backend, words[1]);
         let mut command: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
         command[1] = key.as_bytes();
@@ -82,13 +90,14 @@ async fn each_index_and_counter_is_made_again_from_the_records() {
             harness.raw::<()>(&[b"DEL", key.as_bytes()]);
         }
         harness.raw::<redis::Value>(&command);
-        assert!(backend.audit(false).await.unwrap().len() >= *least, "{words:?}");
+        let found = backend.audit(false).await.unwrap();
+        assert!(found.len() >= *least, "{words:?} {others}: {found:#?}");
         let found = repaired(&backend).await;
         assert!(found.len() >= *least, "{words:?}: {found:?}");
         // Every job is there and can be run.
         let stats = backend.stats().await.unwrap();
         let jobs: u64 = stats.iter().flat_map(|row| row.jobs.values()).sum();
-        assert_eq!(jobs, 8, "{words:?}: {stats:?}");
+        assert_eq!(jobs, 8 + others, "{words:?}: {stats:?}");
         let ready = stats[0].jobs.get(&JobState::Ready).copied().unwrap_or(0);
         let left = claim(&backend, &["a"], 10).await;
         assert_eq!(left.len() as u64, ready, "{words:?}");
@@ -100,7 +109,12 @@ async fn each_index_and_counter_is_made_again_from_the_records() {
 #[tokio::test]
 async fn a_job_in_two_places_stays_in_one() {
     let harness = RedisHarness::new();
-    let backend = populated(&harness).await;
+    stays_in_one_place(&harness, 0).await;
+    stays_in_one_place(&harness, MANY).await;
+}
+
+async fn stays_in_one_place(harness: &RedisHarness, others: u64) {
+    let backend = populated(harness, others).await;
     let name = |key: &str| harness.key(&backend, key);
     let finished: Vec<Vec<u8>> = harness.raw(&[b"HKEYS", name("fin").as_bytes()]);
     let running: Vec<Vec<u8>> = harness.raw(&[b"HKEYS", name("run").as_bytes()]);
@@ -119,7 +133,7 @@ async fn a_job_in_two_places_stays_in_one() {
 #[tokio::test]
 async fn a_cancelled_record_among_completed_ones_goes_back_to_its_shelf() {
     let harness = RedisHarness::new();
-    let backend = populated(&harness).await;
+    let backend = populated(&harness, 0).await;
     let [void, done] = ["void:default", "done:default"].map(|name| harness.key(&backend, name));
     let entry: (Vec<u8>, u64) = harness.raw(&[b"ZPOPMIN", void.as_bytes()]);
     let expiry = entry.1.to_string();
@@ -134,15 +148,17 @@ async fn a_cancelled_record_among_completed_ones_goes_back_to_its_shelf() {
 #[tokio::test]
 async fn what_cannot_be_put_right_is_not_marked_so() {
     let harness = RedisHarness::new();
-    let backend = populated(&harness).await;
-    for (key, field) in [("jobs", "no id"), ("strange", "?")] {
-        let key = harness.key(&backend, key);
-        harness.raw::<()>(&[b"HSET", key.as_bytes(), field.as_bytes(), b"?"]);
+    for others in [0, MANY] {
+        let backend = populated(&harness, others).await;
+        for (key, field) in [("jobs", "no id"), ("strange", "?")] {
+            let key = harness.key(&backend, key);
+            harness.raw::<()>(&[b"HSET", key.as_bytes(), field.as_bytes(), b"?"]);
+        }
+        let found = backend.audit(true).await.unwrap();
+        assert_eq!(found.iter().filter(|violation| !violation.repaired).count(), 2, "{found:?}");
+        let again = backend.audit(true).await.unwrap();
+        assert_eq!(again.len(), 2);
     }
-    let found = backend.audit(true).await.unwrap();
-    assert_eq!(found.iter().filter(|violation| !violation.repaired).count(), 2, "{found:?}");
-    let again = backend.audit(true).await.unwrap();
-    assert_eq!(again.len(), 2);
 }
 
 /// What one audit has put back another must not put back again: a worker may have run it by then.

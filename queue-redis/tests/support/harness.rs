@@ -47,6 +47,13 @@ impl RedisHarness {
         names
     }
 
+    /// Those of them that do not go by themselves.
+    pub fn lasting_names(&self, backend: &RedisBackend) -> Vec<String> {
+        let mut names = self.names(backend);
+        names.retain(|name| self.raw::<i64>(&[b"TTL", name.as_bytes()]) == -1);
+        names
+    }
+
     fn stop_clock(&self, namespace: &Namespace, now: Timestamp) {
         let _: () = redis::cmd("HSET")
             .arg(format!("{{{namespace}/0}}:meta"))

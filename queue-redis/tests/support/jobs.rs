@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use queue_core::{
     Backend, ClaimRequest, ClaimToken, Durability, EnqueueOutcome, Interest, JobId, Kind,
-    KindSlots, Lease, NewJob, Outcome, Payload, QueueName, Retention, SettleRequest, Settled,
-    Settlement, WorkerId,
+    KindLimits, KindSlots, Lease, NewJob, Outcome, Payload, QueueName, Retention, SettleRequest,
+    Settled, Settlement, WorkerId,
 };
 use queue_redis::RedisBackend;
 
@@ -19,7 +19,7 @@ pub fn brief(kind: &str) -> NewJob {
 }
 
 pub fn request(kinds: &[&str], max: u32) -> ClaimRequest {
-    let slots = |kind: &&str| KindSlots { kind: Kind::new(kind).unwrap(), slots: max };
+    let slots = |kind: &&str| KindSlots::new(Kind::new(kind).unwrap(), max);
     ClaimRequest {
         token: ClaimToken::random(),
         worker: WorkerId::new("tester").unwrap(),
@@ -34,7 +34,7 @@ pub fn interest(worker: &str, kinds: &[&str]) -> Interest {
     Interest {
         worker: WorkerId::new(worker).unwrap(),
         queues: vec![QueueName::default()],
-        kinds: kinds.iter().map(|kind| Kind::new(kind).unwrap()).collect(),
+        kinds: kinds.iter().map(|kind| KindLimits::new(Kind::new(kind).unwrap())).collect(),
     }
 }
 

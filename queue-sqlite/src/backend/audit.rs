@@ -4,13 +4,17 @@
 //! integrity check says whether they agree with it. What remains are the numbers that other tables
 //! keep about jobs, the references between the tables, and whether every job can be read.
 
+pub(super) mod limits;
+
 use queue_core::backend::Violation;
 use queue_core::{JobId, JobState};
 use rusqlite::{Connection, Row};
 
 use crate::errors::Fault;
-use crate::rows::{bytes, history, names, number, sixteen, spec, text};
-use crate::session::{HEAD_COLUMNS, Head, Lane, head_columns};
+use crate::rows::{
+    NAME_COLUMNS, SPEC_COLUMNS, bytes, history, name_columns, names, number, sixteen, spec, text,
+};
+use crate::session::{HEAD_COLUMNS, Head, head_columns};
 
 /// Each row of an answer is a violation: the job's id or NULL, and what is wrong.
 const QUERIES: &[&str] = &[
@@ -20,13 +24,16 @@ const QUERIES: &[&str] = &[
     include_str!("../../sql/audit_claims.sql"),
     include_str!("../../sql/audit_shelves.sql"),
     include_str!("../../sql/audit_logs.sql"),
+    include_str!("../../sql/audit_limits.sql"),
 ];
 /// All that must be readable of every job that is not quarantined; but no payloads, since any bytes
 /// are one.
 const ALL_JOBS: &str = concat!(
     "SELECT ",
     head_columns!(),
-    ", job.key, body.codec, body.options, x'', lane.queue, lane.kind, lane.priority, note.history \
+    ", job.key, body.codec, body.options, x'', ",
+    name_columns!(),
+    ", note.history \
      FROM job LEFT JOIN lane ON lane.lane = job.lane LEFT JOIN body ON body.job = job.job \
      LEFT JOIN note ON note.job = job.job"
 );
@@ -49,6 +56,7 @@ pub(super) fn audit(conn: &Connection) -> Result<Vec<Violation>, Fault> {
             found.push(violation?);
         }
     }
+    found.extend(limits::audit(conn)?.into_iter().take(LISTED_MAX));
     let flawed = flawed(conn, LISTED_MAX)?;
     found.extend(flawed.into_iter().map(|flawed| match flawed.id {
         Some(id) => Violation::of_job(id, flawed.what),
@@ -91,13 +99,13 @@ fn flaw(row: &Row<'_>) -> rusqlite::Result<Option<(String, bool)>> {
         Err(broken) => return Ok(Some((broken.reason, true))),
     };
     // That a lane is missing is told elsewhere.
-    if let Some((queue, kind, priority)) = names(row, HEAD_COLUMNS + 4)? {
-        let lane = Lane::named(head.lane, queue, kind, priority);
-        if let Err(reason) = spec(row, HEAD_COLUMNS, &head, &lane)? {
-            return Ok(Some((reason, true)));
-        }
+    if let Some(lane) = names(row, HEAD_COLUMNS + SPEC_COLUMNS)?
+        && let Err(reason) = spec(row, HEAD_COLUMNS, &head, &lane)?
+    {
+        return Ok(Some((reason, true)));
     }
-    let history = bytes(row, HEAD_COLUMNS + 7)?.and_then(|stored| history::decode(stored).err());
+    let history = bytes(row, HEAD_COLUMNS + SPEC_COLUMNS + NAME_COLUMNS)?
+        .and_then(|stored| history::decode(stored).err());
     Ok(history.map(|what| (what, false)))
 }
 

@@ -1,26 +1,34 @@
 //! T4: who gets which jobs. The rule is stated at [`ClaimRequest`].
 
+pub(super) mod lanes;
+pub(super) mod next;
+mod rooms;
+
 use std::collections::HashMap;
 
 use queue_core::backend::{CLAIM_MAX_BYTES, PASS_MAX};
-use queue_core::{Claim, ClaimRequest, DeadReason, JobState, Kind, Lease, QueueName, Timestamp};
+use queue_core::{
+    Claim, ClaimRequest, DeadReason, JobId, JobState, KindSlots, Lease, LimitKey, LimitKeys,
+    QueueName, Timestamp,
+};
 use rusqlite::{OptionalExtension, params};
 
+use super::limits::{HAS_RECHECK, recheck};
 use super::promote::promote;
 use super::renew::extend;
-use super::taken::{Claimed, Pick, Taken};
+use super::taken::{Claimed, Taken};
 use crate::errors::Fault;
 use crate::open::Room;
 use crate::rows::{ms, number, sixteen, time};
-use crate::session::{Finish, Session};
-use crate::watch::SELECT_HAS_READY;
-
-/// The most lanes of a queue that one round looks at.
-const LANES_PER_ROUND_MAX: usize = 32;
+use crate::session::{Added, Finish, Session};
+use crate::watch::has_work;
+use lanes::{HAS_LIMITED, Lanes, Served};
+use next::next_room;
+use rooms::Rooms;
 
 pub(super) const SELECT_CLAIM: &str = "SELECT claim, claimed_ms, fence FROM claim WHERE token = ?1";
-pub(super) const INSERT_CLAIM: &str = "INSERT INTO claim (token, worker, claimed_ms, until_ms, fence, jobs) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+pub(super) const INSERT_CLAIM: &str = "INSERT INTO claim (token, worker, claimed_ms, until_ms, fence, jobs, \
+     added) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 pub(super) const UPDATE_HELD: &str =
     "UPDATE job SET state = 4, position = ?2, claim = ?3 WHERE job = ?1";
 /// When the next job is due, and which it is.
@@ -32,35 +40,81 @@ pub(super) const SELECT_EXPIRED_SHELF: &str =
     "SELECT 1 FROM shelf WHERE next_expiry_ms <= ?1 LIMIT 1";
 pub(super) const SELECT_OVERFULL_SHELF: &str =
     "SELECT 1 FROM shelf WHERE records > 10000 AND part > 0 LIMIT 1";
-pub(super) const HAS_PAUSE: &str = "SELECT 1 FROM pause WHERE queue = ?1";
+pub(crate) const HAS_PAUSE: &str = "SELECT 1 FROM pause WHERE queue = ?1";
 
 /// An answer to a claim, and the job whose time `next_due` is: its due time and id.
 pub(crate) type Answer = (Claim, Option<(i64, [u8; 16])>);
 
 /// What is left of a request while it is being served.
-struct Wanted {
+struct Wanted<'r> {
     missing: u32,
-    slots: HashMap<Kind, u32>,
+    kinds: Vec<Asked<'r>>,
+    rooms: Rooms,
     taken: Vec<Taken>,
+    /// The limit keys that these will hold.
+    held: HashMap<LimitKey, Vec<JobId>>,
+    /// Lanes with limit keys that were served.
+    served: Vec<(i64, LimitKeys)>,
+    /// Whether there are lanes with limit keys, and such that wait.
+    keyed: bool,
+    waiting: bool,
+    /// Others of which the settings have changed have yet to be looked at.
+    rechecks: bool,
+    /// Lanes that wait for room were passed over although there is some.
+    left_out: bool,
     /// How many more bytes of payload are handed out.
     bytes_left: usize,
     /// How many more jobs this call may meet that nobody gets: expired ones, which it buries, and
     /// unreadable ones, which it puts aside.
     misses_left: u32,
+    /// How many more lanes this call may look at for nothing.
+    looks_left: u32,
 }
 
-impl Wanted {
+/// A kind that is asked for.
+struct Asked<'r> {
+    slots: &'r KindSlots,
+    /// How many slots are left.
+    left: u32,
+}
+
+impl<'r> Wanted<'r> {
+    fn of(session: &mut Session<'_>, request: &'r ClaimRequest) -> Result<Self, Fault> {
+        let asked = |slots: &'r KindSlots| Asked { slots, left: slots.slots };
+        let mut limited = session.conn.prepare_cached(HAS_LIMITED)?;
+        let (keyed, waiting, changed): (bool, bool, bool) =
+            limited.query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        if changed {
+            recheck(session)?;
+            session.flush()?;
+        }
+        Ok(Self {
+            missing: request.max,
+            kinds: request.kinds.iter().map(asked).collect(),
+            rooms: Rooms::default(),
+            taken: Vec::new(),
+            held: HashMap::new(),
+            served: Vec::new(),
+            keyed,
+            waiting,
+            rechecks: changed && session.conn.prepare_cached(HAS_RECHECK)?.exists([])?,
+            left_out: false,
+            bytes_left: CLAIM_MAX_BYTES,
+            misses_left: PASS_MAX,
+            looks_left: PASS_MAX,
+        })
+    }
+
     /// Whether a bound was reached that is not one of the request.
     fn is_bounded(&self) -> bool {
-        self.misses_left == 0 || self.bytes_left == 0
+        self.misses_left == 0 || self.bytes_left == 0 || self.looks_left == 0
     }
-}
 
-/// A lane while a claim serves it.
-struct Served {
-    lane: i64,
-    kind: Kind,
-    pick: Pick,
+    /// Whether jobs of a kind may start, as far as the worker is concerned.
+    fn is_kind_open(&mut self, session: &mut Session<'_>, kind: usize) -> Result<bool, Fault> {
+        let asked = &self.kinds[kind];
+        Ok(asked.left > 0 && self.rooms.of(session, &asked.slots.limits)? != Some(0))
+    }
 }
 
 /// Serves a claim, or repeats the answer to it.
@@ -79,17 +133,14 @@ pub(super) fn claim(
         let until_ms = ms(session.now.after(request.lease));
         extend(session, request.token, until_ms)?;
         let leases = claimed.leases(session, request.token)?;
-        return answer(session, leases, false);
+        session.flush()?;
+        return answer(session, request, leases, false, true);
     }
     room.check_claim(session.conn)?;
     let (_, more_due) = promote(session, PASS_MAX)?;
-    let mut wanted = Wanted {
-        missing: request.max,
-        slots: request.kinds.iter().map(|k| (k.kind.clone(), k.slots)).collect(),
-        taken: Vec::new(),
-        bytes_left: CLAIM_MAX_BYTES,
-        misses_left: PASS_MAX,
-    };
+    // What is read from now on must show what has changed so far.
+    session.flush()?;
+    let mut wanted = Wanted::of(session, request)?;
     for queue in &request.queues {
         if wanted.missing == 0 || wanted.is_bounded() {
             break;
@@ -97,21 +148,49 @@ pub(super) fn claim(
         if session.conn.prepare_cached(HAS_PAUSE)?.exists([queue.as_str()])? {
             continue;
         }
-        serve_queue(session, queue, &mut wanted)?;
+        let mut lanes = Lanes::of(session, queue, &mut wanted)?;
+        while wanted.missing > 0 && serve_round(session, &mut lanes, &mut wanted)? {}
     }
-    let more = wanted.missing == 0 || wanted.is_bounded() || more_due;
-    let leases = hold(session, request, wanted.taken)?;
+    let more = wanted.missing == 0 || wanted.is_bounded() || wanted.left_out || more_due;
+    let has_run_out = |asked: &Asked<'_>| asked.left == 0 && asked.slots.slots > 0;
+    if more || wanted.kinds.iter().any(has_run_out) {
+        // Others may take what this one leaves.
+        session.announce();
+    }
+    let (keyed, served) = (wanted.keyed || wanted.waiting, std::mem::take(&mut wanted.served));
+    let rechecks = wanted.rechecks;
+    let leases = hold(session, request, wanted)?;
+    block_served(session, &served)?;
+    if keyed {
+        session.flush()?;
+    }
     leave_to_others(session, request)?;
-    answer(session, leases, more)
+    let mut answer = answer(session, request, leases, more, keyed)?;
+    answer.0.maintain |= rechecks;
+    Ok(answer)
 }
 
-/// Says so if there are jobs of kinds for which this worker has no slots: it may be the one that
-/// was woken for them.
+/// Lets the lanes that were served wait if their keys have no room any more: they are being
+/// written anyway.
+fn block_served(session: &mut Session<'_>, served: &[(i64, LimitKeys)]) -> Result<(), Fault> {
+    for (lane, limits) in served {
+        let closed = session.limits.closed(limits, session.now)?;
+        session.block(*lane, closed)?;
+    }
+    Ok(())
+}
+
+/// Says so if there are jobs of kinds for which this worker has no slots, or has no room where
+/// others may have: it may be the one that was woken for them.
 fn leave_to_others(session: &mut Session<'_>, request: &ClaimRequest) -> Result<(), Fault> {
-    let mut has_ready = session.conn.prepare_cached(SELECT_HAS_READY)?;
-    for kind in request.kinds.iter().filter(|kind| kind.slots == 0) {
+    for asked in &request.kinds {
+        let has_slots = asked.slots > 0;
+        if has_slots && session.limits.is_open(&asked.limits, session.now)? {
+            continue;
+        }
         for queue in &request.queues {
-            if has_ready.exists((queue.as_str(), kind.kind.as_str()))? {
+            let Session { conn, limits, now, .. } = session;
+            if has_work(conn, limits, queue, &asked.kind, *now)? {
                 session.announce();
                 return Ok(());
             }
@@ -120,7 +199,13 @@ fn leave_to_others(session: &mut Session<'_>, request: &ClaimRequest) -> Result<
     Ok(())
 }
 
-fn answer(session: &Session<'_>, leases: Vec<Lease>, more: bool) -> Result<Answer, Fault> {
+fn answer(
+    session: &mut Session<'_>,
+    request: &ClaimRequest,
+    leases: Vec<Lease>,
+    more: bool,
+    keyed: bool,
+) -> Result<Answer, Fault> {
     let mut first_due = session.conn.prepare_cached(SELECT_FIRST_DUE)?;
     let first_due =
         first_due.query_row([], |row| Ok((number(row, 0)?, sixteen(row, 1)?.unwrap_or_default())));
@@ -128,8 +213,11 @@ fn answer(session: &Session<'_>, leases: Vec<Lease>, more: bool) -> Result<Answe
     let mut claim = Claim::default();
     claim.leases = leases;
     claim.more = more;
-    claim.next_due = first_due.map(|(due_ms, _)| time(due_ms).since(session.now));
-    claim.maintain = needs_maintenance(session, first_due.map(|(due_ms, _)| time(due_ms)))?;
+    let due_at = first_due.map(|(due_ms, _)| time(due_ms));
+    let room_at = next_room(session, request, keyed)?;
+    let next = [due_at, room_at].into_iter().flatten().min();
+    claim.next_due = next.map(|at| at.since(session.now));
+    claim.maintain = needs_maintenance(session, due_at)?;
     Ok((claim, first_due))
 }
 
@@ -147,68 +235,40 @@ fn needs_maintenance(session: &Session<'_>, first_due: Option<Timestamp>) -> Res
     Ok(expired.exists([now])? || overfull.exists([])?)
 }
 
-/// Rounds over the lanes of a queue, until nothing is missing or no lane can serve.
-fn serve_queue(
-    session: &mut Session<'_>,
-    queue: &QueueName,
-    wanted: &mut Wanted,
-) -> Result<(), Fault> {
-    let mut lanes = Vec::new();
-    for kind in wanted.slots.iter().filter(|(_, slots)| **slots > 0).map(|(kind, _)| kind) {
-        for lane in session.lanes.ready_lanes(queue, kind)? {
-            lanes.push(Served { lane: lane.lane, kind: lane.kind, pick: Pick::default() });
-        }
-    }
-    while wanted.missing > 0 && serve_round(session, &mut lanes, wanted)? {}
-    Ok(())
-}
-
 /// One round; says whether it changed anything and another one may.
 fn serve_round(
     session: &mut Session<'_>,
-    lanes: &mut [Served],
-    wanted: &mut Wanted,
+    lanes: &mut Lanes<'_>,
+    wanted: &mut Wanted<'_>,
 ) -> Result<bool, Fault> {
-    let group = group(session, lanes, wanted)?;
-    let Ok(size) = u32::try_from(group.len()) else { return Ok(false) };
-    let share = wanted.missing.div_ceil(size.max(1));
+    let group = lanes.group(session, wanted)?;
+    let mut weights = Vec::with_capacity(group.len());
+    for served in &group {
+        weights.push(session.limits.weight(&served.limits)?);
+    }
+    let weight_of_group: u32 = weights.iter().sum();
+    let missing = wanted.missing;
     let mut served_any = false;
-    for index in group {
-        let served = &mut lanes[index];
-        let slots = wanted.slots.get(&served.kind).copied().unwrap_or(0);
-        let most = share.min(wanted.missing).min(slots);
-        served_any |= serve_lane(session, served, most, wanted)?;
+    for (mut served, weight) in group.into_iter().zip(weights) {
+        let share = (missing * weight).div_ceil(weight_of_group.max(1));
+        let asked = &wanted.kinds[served.kind];
+        let (slots, keys) = (asked.left, served.limits.union(&asked.slots.limits));
+        let room = wanted.rooms.of(session, &keys)?.unwrap_or(u32::MAX);
+        let most = share.min(wanted.missing).min(slots).min(room);
+        served_any |= serve_lane(session, &mut served, weight, most, &keys, wanted)?;
+        lanes.put_back(session, served)?;
     }
     Ok(served_any && !wanted.is_bounded())
-}
-
-/// The lanes that take turns now: the best priority among those looked at.
-fn group(
-    session: &mut Session<'_>,
-    lanes: &[Served],
-    wanted: &Wanted,
-) -> Result<Vec<usize>, Fault> {
-    let mut looked_at = Vec::with_capacity(lanes.len());
-    for (index, served) in lanes.iter().enumerate() {
-        let has_slots = wanted.slots.get(&served.kind).is_some_and(|slots| *slots > 0);
-        let lane = session.lanes.load(served.lane)?;
-        if has_slots && lane.ready() > 0 {
-            looked_at.push((lane.priority, lane.turn, index));
-        }
-    }
-    looked_at.sort_unstable();
-    looked_at.truncate(LANES_PER_ROUND_MAX);
-    let best = looked_at.first().map(|(priority, ..)| *priority);
-    looked_at.retain(|(priority, ..)| Some(*priority) == best);
-    Ok(looked_at.into_iter().map(|(.., index)| index).collect())
 }
 
 /// Takes up to `most` jobs from the head of a lane; says whether the lane changed.
 fn serve_lane(
     session: &mut Session<'_>,
     served: &mut Served,
+    weight: u32,
     most: u32,
-    wanted: &mut Wanted,
+    keys: &[LimitKey],
+    wanted: &mut Wanted<'_>,
 ) -> Result<bool, Fault> {
     let mut taken = 0;
     let mut changed = false;
@@ -232,19 +292,23 @@ fn serve_lane(
                 wanted.bytes_left = wanted.bytes_left.saturating_sub(job.bytes());
                 session.leave(served.lane, JobState::Ready)?;
                 session.enter(served.lane, JobState::Running)?;
+                for key in keys {
+                    wanted.held.entry(key.clone()).or_default().push(job.head.id);
+                }
                 wanted.taken.push(job);
                 taken += 1;
             }
         }
     }
     wanted.missing -= taken;
-    if let Some(slots) = wanted.slots.get_mut(&served.kind) {
-        *slots -= taken;
+    wanted.kinds[served.kind].left -= taken;
+    wanted.rooms.take(keys, taken);
+    if changed && !served.limits.is_empty() {
+        session.block(served.lane, None)?;
+        wanted.served.push((served.lane, served.limits.clone()));
     }
     if changed && session.lanes.load(served.lane)?.ready() > 0 {
-        session.next_turn(served.lane)?;
-        // Others may take what this one leaves.
-        session.announce();
+        session.next_turn(served.lane, weight, taken)?;
     }
     Ok(changed)
 }
@@ -264,12 +328,14 @@ fn bury(session: &mut Session<'_>, job: &Taken) -> Result<(), Fault> {
 fn hold(
     session: &mut Session<'_>,
     request: &ClaimRequest,
-    taken: Vec<Taken>,
+    wanted: Wanted<'_>,
 ) -> Result<Vec<Lease>, Fault> {
+    let Wanted { taken, held, kinds, .. } = wanted;
     if taken.is_empty() {
         return Ok(Vec::new());
     }
     let jobs = i64::try_from(taken.len()).unwrap_or(i64::MAX);
+    let kinds = kinds.iter().filter(|asked| asked.left < asked.slots.slots);
     let fence = session.store.fence.saturating_add(1).max(ms(session.now).saturating_mul(1000));
     session.store.fence = fence.saturating_add(jobs - 1);
     session.conn.prepare_cached(INSERT_CLAIM)?.execute(params![
@@ -279,8 +345,10 @@ fn hold(
         ms(session.now.after(request.lease)),
         fence,
         jobs,
+        Added::text(kinds.map(|asked| (&asked.slots.kind, &asked.slots.limits))),
     ])?;
     let claim = session.conn.last_insert_rowid();
+    start(session, &taken, &held)?;
     let claimed = Claimed { claim, claimed_at: session.now, fence };
     let mut leases = Vec::with_capacity(taken.len());
     let mut update = session.conn.prepare_cached(UPDATE_HELD)?;
@@ -289,4 +357,23 @@ fn hold(
         leases.push(claimed.lease(job, position, request.token));
     }
     Ok(leases)
+}
+
+/// The chosen jobs start: by their keys and by their queues.
+fn start(
+    session: &mut Session<'_>,
+    taken: &[Taken],
+    held: &HashMap<LimitKey, Vec<JobId>>,
+) -> Result<(), Fault> {
+    for (key, jobs) in held {
+        session.limits.start(key, jobs, session.now)?;
+    }
+    let mut started: HashMap<&QueueName, u64> = HashMap::new();
+    for job in taken {
+        *started.entry(&job.spec.queue).or_default() += 1;
+    }
+    for (queue, jobs) in started {
+        session.count_starts(queue, jobs)?;
+    }
+    Ok(())
 }

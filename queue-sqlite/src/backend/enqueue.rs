@@ -6,10 +6,11 @@ use queue_core::{
 };
 use rusqlite::{OptionalExtension, Row, params};
 
+use super::admit;
 use crate::errors::Fault;
 use crate::open::Room;
-use crate::rows::{bytes, hold_ms, ms, number, seconds, sixteen, state_number, state_of};
-use crate::session::{End, Finish, Session};
+use crate::rows::{LaneName, bytes, hold_ms, ms, number, seconds, sixteen, state_number, state_of};
+use crate::session::{End, Finish, Head, Session};
 
 /// Does nothing if the id or the key is taken: finding out is the rare case.
 pub(super) const INSERT_JOB: &str = "INSERT INTO job (id, lane, state, position, due_ms, enqueued_ms, \
@@ -40,8 +41,10 @@ struct Met {
 enum Meeting {
     /// The answer to the enqueue.
     Answer(EnqueueOutcome),
-    /// The key is free now: it was held no longer, or by this job that has been replaced.
-    Freed(Option<JobId>),
+    /// The id is free, and so is the key now, if it was held no longer.
+    Free,
+    /// This job has the key and makes way.
+    Replaces(Box<Head>),
 }
 
 /// Takes jobs in, in order. What they survive once this is committed is `durability`.
@@ -75,15 +78,32 @@ pub(crate) fn enqueue(
 }
 
 fn enqueue_one(session: &mut Session<'_>, job: &NewJob) -> Result<EnqueueOutcome, Fault> {
-    if let Some(state) = insert(session, job)? {
+    let refusal = admit::refusal(session, job, None)?;
+    if refusal.is_none()
+        && let Some(state) = insert(session, job)?
+    {
         return Ok(EnqueueOutcome::Done(Enqueued::created(job.spec.id, state)));
     }
     let replaced = match meet(session, job)? {
         Meeting::Answer(outcome) => return Ok(outcome),
-        Meeting::Freed(replaced) => replaced,
+        Meeting::Free => None,
+        Meeting::Replaces(holder) => Some(holder),
     };
+    // A job that exists, or makes way, may make up for it.
+    let refusal = match (refusal, &replaced) {
+        (Some(_), Some(holder)) => admit::refusal(session, job, Some(holder))?,
+        (refusal, _) => refusal,
+    };
+    if let Some(refused) = refusal {
+        return Ok(refused);
+    }
+    if let Some(holder) = &replaced {
+        let end = Finish { state: JobState::Cancelled, reason: None, elapsed_ms: None };
+        session.finish(holder, end)?;
+    }
     match insert(session, job)? {
         Some(state) => {
+            let replaced = replaced.map(|holder| holder.id);
             let done = Enqueued::created(job.spec.id, state).replacing(replaced);
             Ok(EnqueueOutcome::Done(done))
         }
@@ -104,7 +124,12 @@ fn insert(session: &mut Session<'_>, job: &NewJob) -> Result<Option<JobState>, F
         Due::At(time) => time.clamp(session.now, Timestamp::MAX.max(session.now)),
     };
     let state = if due_at > session.now { JobState::Scheduled } else { JobState::Ready };
-    let lane = session.lanes.of_name(&spec.queue, &spec.kind, spec.priority)?;
+    let lane = session.lanes.of_name(LaneName {
+        queue: spec.queue.clone(),
+        kind: spec.kind.clone(),
+        priority: spec.priority,
+        limits: spec.limits.clone(),
+    })?;
     let position = match state {
         JobState::Ready => Some(session.lanes.load(lane)?.next_position()),
         _ => None,
@@ -151,12 +176,10 @@ fn meet(session: &mut Session<'_>, job: &NewJob) -> Result<Meeting, Fault> {
         session.store.duplicates = session.store.duplicates.saturating_add(1);
         return Ok(Meeting::Answer(met.answer(job, ConflictReason::Id)));
     }
-    let Some(key) = job.spec.idempotency_key.as_ref() else { return Ok(Meeting::Freed(None)) };
-    let Some(holder) = session.key_holder(key.as_str())? else { return Ok(Meeting::Freed(None)) };
+    let Some(key) = job.spec.idempotency_key.as_ref() else { return Ok(Meeting::Free) };
+    let Some(holder) = session.key_holder(key.as_str())? else { return Ok(Meeting::Free) };
     if job.on_conflict == OnConflict::Replace && holder.state.is_waiting() {
-        let end = Finish { state: JobState::Cancelled, reason: None, elapsed_ms: None };
-        session.finish(&holder, end)?;
-        return Ok(Meeting::Freed(Some(holder.id)));
+        return Ok(Meeting::Replaces(Box::new(holder)));
     }
     session.store.duplicates = session.store.duplicates.saturating_add(1);
     let mut by_key = session.conn.prepare_cached(SELECT_MET_BY_KEY)?;

@@ -5,16 +5,19 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::errors::Fault;
 use crate::rows::{
-    bytes, error_of, history, names, number, payload, spec, spec_columns, text, time, whole,
+    NAME_COLUMNS, SPEC_COLUMNS, bytes, error_of, history, name_columns, names, number, payload,
+    spec, spec_columns, text, time, whole,
 };
-use crate::session::{HEAD_COLUMNS, Head, Lane, head_columns};
+use crate::session::{HEAD_COLUMNS, Head, head_columns};
 
 pub(super) const SELECT_RECORD: &str = concat!(
     "SELECT ",
     head_columns!(),
     ", ",
     spec_columns!(),
-    ", lane.queue, lane.kind, lane.priority, claim.until_ms, claim.worker, note.error, \
+    ", ",
+    name_columns!(),
+    ", claim.until_ms, claim.worker, note.error, \
      note.result_codec, note.result, note.percent, note.doing, note.history, quarantine.reason \
      FROM job LEFT JOIN lane ON lane.lane = job.lane LEFT JOIN body ON body.job = job.job \
      LEFT JOIN note ON note.job = job.job LEFT JOIN claim ON claim.claim = job.claim \
@@ -72,20 +75,20 @@ pub(super) fn get(conn: &Connection, ids: &[JobId]) -> Result<Got, Fault> {
 
 /// The record of a row of [`SELECT_RECORD`].
 pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Result<JobRecord, Unread>> {
-    let at = |offset: usize| HEAD_COLUMNS + 4 + offset;
+    let at = |offset: usize| HEAD_COLUMNS + SPEC_COLUMNS + offset;
     let broken = |job: i64, reason: String| Ok(Err(Unread::Broken { job, reason }));
     let head = match Head::read(row)? {
         Ok(head) => head,
         Err(found) => return broken(found.job, found.reason),
     };
     if head.state == queue_core::JobState::Quarantined {
-        let reason = text(row, at(11))?.unwrap_or("nobody noted why");
+        let reason = text(row, at(NAME_COLUMNS + 8))?.unwrap_or("nobody noted why");
         return Ok(Err(Unread::Aside(reason.to_owned())));
     }
-    let Some((queue, kind, priority)) = names(row, at(0))? else {
+    let Some(lane) = names(row, at(0))? else {
         return broken(head.job, "its lane is missing or cannot be read".to_owned());
     };
-    let lane = Lane::named(head.lane, queue, kind, priority);
+    let at = |offset: usize| at(NAME_COLUMNS + offset);
     let spec = match spec(row, HEAD_COLUMNS, &head, &lane)? {
         Ok(spec) => spec,
         Err(reason) => return broken(head.job, reason),
@@ -97,18 +100,18 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Result<JobRecord, Unread>>
     record.snoozes = head.snoozes;
     record.due_at = head.due_at;
     record.finished_at = head.finished_at;
-    record.lease_until = whole(row, at(3))?.map(time);
+    record.lease_until = whole(row, at(0))?.map(time);
     // A label for people: one that cannot be read is left out, as are progress and history.
-    record.worker = text(row, at(4))?.and_then(|worker| WorkerId::new(worker).ok());
+    record.worker = text(row, at(1))?.and_then(|worker| WorkerId::new(worker).ok());
     record.cancel_requested = head.cancel_requested;
     record.elapsed = head.elapsed;
-    record.last_error = bytes(row, at(5))?.map(error_of);
-    match result(row, at(6))? {
+    record.last_error = bytes(row, at(2))?.map(error_of);
+    match result(row, at(3))? {
         Ok(result) => record.result = result,
         Err(reason) => return broken(head.job, reason),
     }
-    record.progress = progress(row, at(8))?;
-    let history = bytes(row, at(10))?.map(history::decode);
+    record.progress = progress(row, at(5))?;
+    let history = bytes(row, at(7))?.map(history::decode);
     record.history = history.and_then(Result::ok).unwrap_or_default();
     Ok(Ok(record))
 }

@@ -8,12 +8,15 @@ mod cursor;
 use std::time::SystemTime;
 
 use queue_core::{
-    Error, JobId, JobState, JobSummary, Kind, ListRequest, Page, Priority, QueueName, Timestamp,
+    Error, JobId, JobState, JobSummary, Kind, ListRequest, Page, QueueName, Timestamp,
 };
 use rusqlite::{Connection, Params, Row};
 
 use crate::errors::Fault;
-use crate::rows::{bytes, error_of, names, number, sixteen, text, time};
+use crate::rows::{
+    LaneName, NAME_COLUMNS, bytes, error_of, limits_text, name_columns, names, number, sixteen,
+    text, time,
+};
 use crate::session::{HEAD_COLUMNS, Head, Part, head_columns};
 use cursor::Place;
 
@@ -25,7 +28,9 @@ macro_rules! listed_columns {
         concat!(
             "SELECT ",
             head_columns!(),
-            ", lane.queue, lane.kind, lane.priority, note.error, job.expiry_ms FROM job \
+            ", ",
+            name_columns!(),
+            ", note.error, job.expiry_ms FROM job \
              LEFT JOIN lane ON lane.lane = job.lane LEFT JOIN note ON note.job = job.job "
         )
     };
@@ -53,8 +58,9 @@ pub(super) const SELECT_LISTED_FINISHED: &str = concat!(
 pub(super) const SELECT_LISTED_ASIDE: &str =
     concat!(listed_columns!(), "WHERE job.state = 8 AND job.job >= ?1 ORDER BY job.job LIMIT ?2");
 /// Lanes in the order of their names.
-pub(super) const SELECT_NEXT_LANES: &str = "SELECT lane, queue, kind, priority, ready FROM lane \
-     WHERE (queue, kind, priority) >= (?1, ?2, ?3) ORDER BY queue, kind, priority LIMIT ?4";
+pub(super) const SELECT_NEXT_LANES: &str = "SELECT lane, queue, kind, priority, limits, ready FROM lane \
+     WHERE (queue, kind, limits, priority) >= (?1, ?2, ?3, ?4) \
+     ORDER BY queue, kind, limits, priority LIMIT ?5";
 /// Shelves in the order of their names.
 pub(super) const SELECT_NEXT_SHELVES: &str = "SELECT shelf, queue, part FROM shelf \
      WHERE (queue, part) >= (?1, ?2) ORDER BY queue, part LIMIT ?3";
@@ -150,33 +156,37 @@ impl Listing<'_> {
     /// Lane by lane.
     fn ready(&mut self, start: Option<&Place>) -> Result<(), Fault> {
         let (mut lane, mut from) = match start {
-            Some(Place::Ready { queue, kind, priority, position }) => {
-                ((queue.clone(), kind.clone(), i64::from(priority.level())), *position)
+            Some(Place::Ready { queue, kind, limits, priority, position }) => {
+                let priority = i64::from(priority.level());
+                ((queue.clone(), kind.clone(), limits.clone(), priority), *position)
             }
             _ => {
                 let queue = self.request.queue.as_ref().map_or("", |queue| queue.as_str());
-                ((queue.to_owned(), String::new(), 0), i64::MIN)
+                ((queue.to_owned(), String::new(), String::new(), 0), i64::MIN)
             }
         };
         let limit = self.left + 1;
         let mut select = self.conn.prepare_cached(SELECT_NEXT_LANES)?;
-        let lanes = select.query_map((&lane.0, &lane.1, lane.2, limit), |row| {
-            Ok((number(row, 0)?, names(row, 1)?, number(row, 4)?))
+        let lanes = select.query_map((&lane.0, &lane.1, &lane.2, lane.3, limit), |row| {
+            Ok((number(row, 0)?, names(row, 1)?, number(row, 1 + NAME_COLUMNS)?))
         })?;
         let lanes: Vec<_> = lanes.collect::<Result<_, _>>()?;
         for (rowid, names, ready) in lanes {
             // Jobs of a lane without legal names can be listed only once they are quarantined.
-            let Some((queue, kind, priority)) = names else { continue };
+            let Some(LaneName { queue, kind, priority, limits }) = names else { continue };
+            let limits = limits_text(&limits);
             if self.request.queue.as_ref().is_some_and(|wanted| queue > *wanted) {
                 break;
             }
-            let name = (queue.to_string(), kind.to_string(), i64::from(priority.level()));
+            let level = i64::from(priority.level());
+            let name = (queue.to_string(), kind.to_string(), limits.clone(), level);
             if name != lane {
                 (lane, from) = (name, i64::MIN);
             }
             let place = |position| Place::Ready {
                 queue: queue.to_string(),
                 kind: kind.to_string(),
+                limits: limits.clone(),
                 priority,
                 position,
             };
@@ -287,7 +297,7 @@ impl Listing<'_> {
         };
         let lane = names(row, HEAD_COLUMNS)?;
         if head.state == JobState::Quarantined {
-            if lane.is_none_or(|(queue, kind, _)| self.is_wanted(&queue, &kind)) {
+            if lane.is_none_or(|lane| self.is_wanted(&lane.queue, &lane.kind)) {
                 self.aside.push(head.id);
             }
             return Ok(());
@@ -296,8 +306,8 @@ impl Listing<'_> {
             self.broken.push(head.job);
             return Ok(());
         };
-        if head.state == self.request.state && self.is_wanted(&lane.0, &lane.1) {
-            self.jobs.push(summary(&head, lane, bytes(row, HEAD_COLUMNS + 3)?));
+        if head.state == self.request.state && self.is_wanted(&lane.queue, &lane.kind) {
+            self.jobs.push(summary(&head, lane, bytes(row, HEAD_COLUMNS + NAME_COLUMNS)?));
         }
         Ok(())
     }
@@ -308,11 +318,8 @@ impl Listing<'_> {
     }
 }
 
-fn summary(
-    head: &Head,
-    (queue, kind, priority): (QueueName, Kind, Priority),
-    error: Option<&[u8]>,
-) -> JobSummary {
+fn summary(head: &Head, lane: LaneName, error: Option<&[u8]>) -> JobSummary {
+    let LaneName { queue, kind, priority, .. } = lane;
     let mut summary = JobSummary::new(head.id, queue, kind, head.state, head.enqueued_at);
     summary.priority = priority;
     summary.dead_reason = head.dead_reason;

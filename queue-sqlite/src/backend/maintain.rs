@@ -2,16 +2,22 @@
 
 use std::cmp::Reverse;
 
-use queue_core::backend::FINISHED_MAX;
-use queue_core::{AttemptRecord, DeadReason, JobState, Maintained, QueueName, WorkerId};
+use queue_core::backend::{FINISHED_MAX, PASS_MAX};
+use queue_core::{
+    AttemptRecord, DeadReason, Ending, JobState, LimitKey, Maintained, QueueName, StartRate,
+    WorkerId,
+};
 
 use rusqlite::OptionalExtension;
 
 use super::attempts::{note_attempt, worker_of};
+use super::limits::{HAS_RECHECK, recheck};
 use super::promote::promote;
+use super::workers::forget_past;
 use crate::errors::Fault;
 use crate::open::Room;
 use crate::rows::{ms, number, text};
+use crate::session::limits::DELETE_LIMIT_KEY;
 use crate::session::shelves::DELETE_SHELF;
 use crate::session::{End, Finish, Head, Part, SELECT_HEADS_OF_CLAIM, Session};
 
@@ -35,6 +41,12 @@ pub(super) const SELECT_DROPPABLE_SHELVES: &str = "SELECT shelf, queue FROM shel
 pub(super) const COUNT_EXPIRED: &str = "SELECT count(*) FROM (SELECT 1 FROM job \
      WHERE shelf = ?1 AND expiry_ms <= ?2 LIMIT ?3)";
 
+/// Limit keys of which something may be forgotten.
+pub(super) const SELECT_LOOKED_AT: &str =
+    "SELECT name FROM limit_key WHERE look_ms <= ?1 ORDER BY look_ms LIMIT ?2";
+pub(super) const DELETE_START_RATES: &str = "DELETE FROM start_rate WHERE queue IN \
+     (SELECT queue FROM start_rate WHERE span < ?1 LIMIT ?2)";
+
 /// Pages that a pass gives back to the file system.
 const VACUUM_PAGES: u32 = 200;
 /// Free pages that are worth keeping for new jobs (16 MiB).
@@ -50,6 +62,7 @@ pub(super) fn maintain(
     (done.promoted, done.more) = promote(session, budget)?;
     reap(session, budget, &mut done)?;
     drop_finished(session, budget, &mut done)?;
+    done.more |= tidy(session)?;
     shrink(session, room)?;
     Ok(done)
 }
@@ -89,9 +102,13 @@ fn reap_claim(session: &mut Session<'_>, claim: i64, done: &mut Maintained) -> R
         Some(head) => worker_of(session, head)?,
         None => None,
     };
+    let holding = session.holding(claim)?;
     // From the last to the first, each to the head: the lane ends up in order.
     heads.sort_by_key(|head| Reverse(head.id));
     for head in heads {
+        if let Some(holding) = &holding {
+            session.let_go_of_keys(&head, holding, Ending::Neutral)?;
+        }
         done.crash_loops += u64::from(reap_job(session, head, worker.clone())?);
     }
     // Also one that had no jobs, which would be found again and again.
@@ -207,6 +224,35 @@ fn expire_record(session: &mut Session<'_>, head: &Head, part: Part) -> Result<b
     }
     session.remove(head)?;
     Ok(true)
+}
+
+/// Forgets what does not count any more of limit keys and of queues where no jobs start; looks at
+/// those who wait under settings that are new. Each costs little, so the budget, which is for jobs,
+/// does not count. Says whether there is more to do.
+fn tidy(session: &mut Session<'_>) -> Result<bool, Fault> {
+    recheck(session)?;
+    let now_ms = ms(session.now);
+    let mut select = session.conn.prepare_cached(SELECT_LOOKED_AT)?;
+    let names =
+        select.query_map((now_ms, PASS_MAX), |row| Ok(text(row, 0)?.unwrap_or("").to_owned()))?;
+    let names: Vec<String> = names.collect::<Result<_, _>>()?;
+    let mut more = names.len() >= PASS_MAX as usize;
+    for name in names {
+        match LimitKey::new(&name) {
+            Ok(key) => session.limits.tidy(&key, session.now)?,
+            Err(_) => {
+                // It would be found again and again.
+                session.conn.prepare_cached(DELETE_LIMIT_KEY)?.execute([name])?;
+            }
+        }
+    }
+    // The span that is running and the one before it count.
+    let span = StartRate::span_at(session.now).saturating_sub(1);
+    let mut delete = session.conn.prepare_cached(DELETE_START_RATES)?;
+    let deleted = delete.execute((i64::try_from(span).unwrap_or(i64::MAX), PASS_MAX))?;
+    more |= deleted >= PASS_MAX as usize;
+    more |= forget_past(session)?;
+    Ok(more || session.conn.prepare_cached(HAS_RECHECK)?.exists([])?)
 }
 
 /// Gives pages back to the file system, some at a time, once many more are free than are in use,

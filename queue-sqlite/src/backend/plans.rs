@@ -5,13 +5,17 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
+use super::claim::{lanes as claimed, next};
 use super::{
-    attempts, cancel, claim, enqueue, get, list, maintain, operate, quarantine, renew, repair,
-    report, settle, stats, taken,
+    attempts, cancel, claim, enqueue, get, inspect, limits as set, list, maintain, operate,
+    quarantine, renew, repair, report, settle, stats, taken, workers,
 };
 use crate::SqliteOptions;
 use crate::open::prepare;
-use crate::session::{self, claims, job, lanes, quarantine as aside, shelves};
+use crate::session::limits::{save, settings};
+use crate::session::{
+    self, claims, holding, job, lanes, limits, quarantine as aside, queues, shelves,
+};
 use crate::watch::look;
 
 /// A statement's name and text, and the lines of its plan.
@@ -34,10 +38,18 @@ const PAUSE: &str = "SEARCH pause USING PRIMARY KEY (queue=?)";
 const BODY: &str = "SEARCH body USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN";
 const LANE: &str = "SEARCH lane USING INTEGER PRIMARY KEY (rowid=?)";
 const LANE_OF_JOB: &str = "SEARCH lane USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN";
-const LANES: &str = "SEARCH lane USING INDEX sqlite_autoindex_lane_1 (queue=? AND kind=?)";
+const LANES: &str =
+    "SEARCH lane USING INDEX sqlite_autoindex_lane_1 (queue=? AND kind=? AND limits=?)";
 const SHELF: &str = "SEARCH shelf USING INTEGER PRIMARY KEY (rowid=?)";
 const STORE: &str = "SEARCH store USING INTEGER PRIMARY KEY (rowid=?)";
 const CLAIM: &str = "SEARCH claim USING INTEGER PRIMARY KEY (rowid=?)";
+const LIMIT_KEY: &str = "SEARCH limit_key USING PRIMARY KEY (name=?)";
+const SETTING: &str = "SEARCH limit_setting USING PRIMARY KEY (target=?)";
+const WAIT: &str = "SEARCH limit_wait USING PRIMARY KEY (key=? AND queue=? AND kind=?)";
+const RUNNABLE: &str = "SEARCH lane USING INDEX lane_runnable (queue=? AND kind=?)";
+const START_RATE: &str = "SEARCH start_rate USING PRIMARY KEY (queue=?)";
+const QUEUE_LIVE: &str = "SEARCH queue_live USING PRIMARY KEY (queue=?)";
+const WORKER: &str = "SEARCH worker USING PRIMARY KEY (id=? AND instance=?)";
 const CLAIM_BY_TOKEN: &str = "SEARCH claim USING INDEX sqlite_autoindex_claim_1 (token=?)";
 
 /// All statements. A SCAN is of a partial index of which the first entry is enough, or of what is
@@ -75,7 +87,8 @@ const PLANNED: &[Planned] = planned![
     // Lanes.
     lanes::SELECT_LANE => [LANE],
     lanes::SELECT_LANE_BY_NAME => [
-        "SEARCH lane USING INDEX sqlite_autoindex_lane_1 (queue=? AND kind=? AND priority=?)",
+        "SEARCH lane USING INDEX sqlite_autoindex_lane_1 \
+         (queue=? AND kind=? AND limits=? AND priority=?)",
     ],
     lanes::SELECT_READY_LANES => [LANES, "CORRELATED SCALAR SUBQUERY 1", READY_OF_LANE],
     lanes::COUNT_READY => [READY_OF_LANE],
@@ -163,11 +176,81 @@ const PLANNED: &[Planned] = planned![
         "SEARCH job USING INDEX job_quarantined (job>?)", LANE_OF_JOB, NOTE_OF_JOB,
     ],
     list::SELECT_NEXT_LANES => [
-        "SEARCH lane USING INDEX sqlite_autoindex_lane_1 ((queue,kind,priority)>(?,?,?))",
+        "SEARCH lane USING INDEX sqlite_autoindex_lane_1 \
+         ((queue,kind,limits,priority)>(?,?,?,?))",
     ],
     list::SELECT_NEXT_SHELVES => [
         "SEARCH shelf USING COVERING INDEX sqlite_autoindex_shelf_1 ((queue,part)>(?,?))",
     ],
+    // Limits.
+    limits::SELECT_LIMIT_KEY => [LIMIT_KEY],
+    save::UPSERT_LIMIT_KEY => [],
+    save::DELETE_LIMIT_KEY => [LIMIT_KEY],
+    save::UPSERT_WAIT => [],
+    save::UPDATE_WAIT_LEFT => [WAIT],
+    save::COUNT_BLOCKED => ["SEARCH lane USING COVERING INDEX lane_blocked (blocked_by=? AND queue=? AND kind=?)"],
+    save::DELETE_WAIT => [WAIT],
+    save::UPDATE_OPENS => ["SEARCH limit_wait USING PRIMARY KEY (key=?)"],
+    // Of damaged stores.
+    save::SELECT_LIMIT_KEYS => ["SCAN limit_key"],
+    // The running jobs.
+    save::SELECT_HOLDERS => ["SCAN job USING INDEX job_held", "SEARCH lane USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN", "SEARCH claim USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN"],
+    settings::SELECT_SETTING => [SETTING],
+    settings::HAS_SETTING => ["SCAN limit_setting"],
+    holding::SELECT_HOLDING => [CLAIM],
+    holding::SELECT_HOLDING_BY_TOKEN => [CLAIM_BY_TOKEN],
+    queues::SELECT_QUEUE_LIVE => [QUEUE_LIVE],
+    queues::COUNT_QUEUE_LIVE => ["SEARCH lane USING INDEX sqlite_autoindex_lane_1 (queue=?)"],
+    queues::INSERT_QUEUE_LIVE => [],
+    queues::UPDATE_QUEUE_LIVE => [QUEUE_LIVE],
+    queues::DELETE_QUEUE_LIVE => ["SEARCH queue_live USING PRIMARY KEY (queue=?)", "SCALAR SUBQUERY 1", "SEARCH lane USING COVERING INDEX sqlite_autoindex_lane_1 (queue=?)"],
+    queues::SELECT_START_RATE => [START_RATE],
+    queues::UPSERT_START_RATE => [],
+    queues::UPDATE_START_RATE => [START_RATE],
+    set::COUNT_SETTINGS => ["SCAN limit_setting"],
+    set::UPSERT_SETTING => [],
+    set::DELETE_SETTING => [SETTING],
+    set::SELECT_SETTINGS => ["SCAN limit_setting"],
+    set::COUNT_QUEUE_SETTINGS => ["SEARCH limit_setting USING PRIMARY KEY (target>? AND target<?)"],
+    set::DELETE_QUEUES_LIVE => [],
+    set::UPSERT_RECHECK => [],
+    set::DELETE_RECHECK => ["SEARCH limit_recheck USING PRIMARY KEY (class=?)"],
+    set::SELECT_RECHECK => ["SCAN limit_recheck"],
+    set::HAS_RECHECK => ["SCAN limit_recheck"],
+    set::SELECT_WAITED_FOR => ["SEARCH limit_wait USING PRIMARY KEY (key>? AND key<?)"],
+    claimed::HAS_LIMITED => [
+        "SCAN CONSTANT ROW",
+        "SCALAR SUBQUERY 1",
+        "SCAN lane USING INDEX lane_runnable",
+        "SCALAR SUBQUERY 2",
+        "SCAN limit_wait USING COVERING INDEX limit_wait_open",
+        "SCALAR SUBQUERY 3",
+        "SCAN limit_recheck",
+    ],
+    claimed::SELECT_RUNNABLE => ["SEARCH lane USING INDEX lane_runnable (queue=? AND kind=? AND (priority,turn)>(?,?))"],
+    claimed::SELECT_BLOCKED => ["SEARCH lane USING INDEX lane_blocked (blocked_by=? AND queue=? AND kind=? AND (priority,turn)>(?,?))"],
+    claimed::SELECT_OPEN => ["SEARCH limit_wait USING INDEX limit_wait_open (queue=? AND kind=? AND opens_ms<?)"],
+    next::HAS_RUNNABLE => [RUNNABLE],
+    next::HAS_WAITING => ["SEARCH limit_wait USING COVERING INDEX limit_wait_open (queue=? AND kind=? AND opens_ms>?)"],
+    next::SELECT_FIRST_OPEN => ["SEARCH limit_wait USING COVERING INDEX limit_wait_open (queue=? AND kind=? AND opens_ms>?)"],
+    look::HAS_OPEN => ["SEARCH limit_wait USING COVERING INDEX limit_wait_open (queue=? AND kind=? AND opens_ms<?)"],
+    maintain::SELECT_LOOKED_AT => ["SEARCH limit_key USING COVERING INDEX limit_key_look (look_ms<?)"],
+    maintain::DELETE_START_RATES => ["SEARCH start_rate USING PRIMARY KEY (queue=?)", "LIST SUBQUERY 1", "SEARCH start_rate USING COVERING INDEX start_rate_span (span<?)"],
+    // Explanations.
+    inspect::SELECT_READY_JOB => ["SEARCH job USING INDEX sqlite_autoindex_job_1 (id=?)", "SEARCH lane USING INTEGER PRIMARY KEY (rowid=?)"],
+    inspect::COUNT_AHEAD => ["CO-ROUTINE (subquery-1)", "SEARCH job USING COVERING INDEX job_ready (lane=? AND position<?)", "SCAN (subquery-1)"],
+    inspect::SELECT_NEXT_KIND => ["SEARCH lane USING COVERING INDEX sqlite_autoindex_lane_1 (queue=? AND kind>?)"],
+    inspect::SELECT_KEYLESS => [LANES],
+    inspect::SELECT_KEYED => [RUNNABLE],
+    inspect::SELECT_WAITS => ["SEARCH limit_wait USING COVERING INDEX limit_wait_open (queue=? AND kind=?)"],
+    inspect::SELECT_WAITING => ["SEARCH lane USING INDEX lane_blocked (blocked_by=? AND queue=? AND kind=?)"],
+    // Workers.
+    workers::UPSERT_WORKER => [],
+    workers::DELETE_WORKER => [WORKER],
+    workers::COUNT_WORKERS => ["SCAN worker USING COVERING INDEX worker_until"],
+    workers::DELETE_FIRST_WORKERS => ["SEARCH worker USING PRIMARY KEY (id=? AND instance=?)", "LIST SUBQUERY 2", "SCAN worker USING COVERING INDEX worker_until"],
+    workers::DELETE_PAST_WORKERS => ["SEARCH worker USING PRIMARY KEY (id=? AND instance=?)", "LIST SUBQUERY 2", "SEARCH worker USING COVERING INDEX worker_until (until_ms<?)"],
+    workers::SELECT_WORKERS => ["SEARCH worker USING INDEX worker_until (until_ms>?)"],
     // Maintain.
     maintain::SELECT_LAPSED => ["SEARCH claim USING COVERING INDEX claim_until (until_ms<?)"],
     maintain::SELECT_ENDLESS => ["SEARCH claim USING COVERING INDEX claim_until (until_ms>?)"],

@@ -8,15 +8,19 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::get::{self, SELECT_RECORD, result};
 use super::operate::{KeyHolder, holder_of_key};
 use crate::errors::Fault;
-use crate::rows::{ms, names, spec, spec_columns, state_number, state_of, whole};
+use crate::rows::{
+    NAME_COLUMNS, SPEC_COLUMNS, ms, name_columns, names, spec, spec_columns, state_number,
+    state_of, whole,
+};
 use crate::session::head::MS_MAX;
 use crate::session::job::{holds_key_after, place};
 use crate::session::quarantine::DELETE_QUARANTINE;
-use crate::session::{End, HEAD_COLUMNS, Head, Lane, Raw, SELECT_HEAD, Session, head_columns};
+use crate::session::{End, HEAD_COLUMNS, Head, Raw, SELECT_HEAD, Session, head_columns};
 
 pub(super) const SELECT_RAW_JOB: &str = "SELECT job.*, quarantine.reason FROM job LEFT JOIN quarantine ON quarantine.job = job.job \
      WHERE job.id = ?1 AND +job.state = 8";
-pub(super) const SELECT_RAW_LANE: &str = "SELECT queue, kind, priority FROM lane WHERE lane = ?1";
+pub(super) const SELECT_RAW_LANE: &str =
+    "SELECT queue, kind, priority, limits FROM lane WHERE lane = ?1";
 pub(super) const SELECT_RAW_BODY: &str = "SELECT * FROM body WHERE job = ?1";
 pub(super) const SELECT_RAW_NOTE: &str = "SELECT * FROM note WHERE job = ?1";
 pub(super) const SELECT_ASIDE: &str = concat!(
@@ -24,7 +28,9 @@ pub(super) const SELECT_ASIDE: &str = concat!(
     head_columns!(),
     ", ",
     spec_columns!(),
-    ", lane.queue, lane.kind, lane.priority, note.result_codec, note.result, quarantine.state \
+    ", ",
+    name_columns!(),
+    ", note.result_codec, note.result, quarantine.state \
      FROM job LEFT JOIN lane ON lane.lane = job.lane LEFT JOIN body ON body.job = job.job \
      LEFT JOIN note ON note.job = job.job LEFT JOIN quarantine ON quarantine.job = job.job \
      WHERE job.id = ?1"
@@ -140,10 +146,10 @@ struct Back {
 
 /// `None` if it cannot be read.
 fn readable(row: &rusqlite::Row<'_>, now_ms: i64) -> rusqlite::Result<Option<Back>> {
-    let at = |offset: usize| HEAD_COLUMNS + 4 + offset;
+    let at = |offset: usize| HEAD_COLUMNS + SPEC_COLUMNS + offset;
     let mut raw = Raw::read(row)?;
-    let Ok(result) = result(row, at(3))? else { return Ok(None) };
-    let state = match whole(row, at(5))?.and_then(state_of) {
+    let Ok(result) = result(row, at(NAME_COLUMNS))? else { return Ok(None) };
+    let state = match whole(row, at(NAME_COLUMNS + 2))?.and_then(state_of) {
         Some(JobState::Quarantined) | None => guess(&raw, result.is_some()),
         Some(state) => Some(state),
     };
@@ -163,8 +169,7 @@ fn readable(row: &rusqlite::Row<'_>, now_ms: i64) -> rusqlite::Result<Option<Bac
         return Ok(None);
     }
     let head = raw.head();
-    let Some((queue, kind, priority)) = names(row, at(0))? else { return Ok(None) };
-    let lane = Lane::named(head.lane, queue, kind, priority);
+    let Some(lane) = names(row, at(0))? else { return Ok(None) };
     Ok(spec(row, HEAD_COLUMNS, &head, &lane)?.is_ok().then_some(Back { head, raw }))
 }
 
@@ -190,7 +195,7 @@ fn take_back(session: &mut Session<'_>, back: &Back, key_is_free: bool) -> Resul
         session.enter(head.lane, head.state)?;
         let finished_at = head.finished_at.unwrap_or(session.now);
         let (part, expiry) = place(head, head.state, finished_at, holds_key);
-        let queue = session.lanes.load(head.lane)?.queue.clone();
+        let queue = session.lanes.load(head.lane)?.name.queue.clone();
         shelved = Some((session.shelves.add(&queue, part, ms(expiry))?, part, expiry));
     }
     session.conn.prepare_cached(UPDATE_RECOVERED)?.execute(params![

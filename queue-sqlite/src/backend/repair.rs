@@ -9,10 +9,10 @@ use queue_core::{JobState, Timestamp};
 use rusqlite::{Row, params};
 
 use super::attempts::SELECT_WORKER;
-use super::audit::{audit, flawed};
+use super::audit::{audit, flawed, limits};
 use super::quarantine;
 use crate::errors::Fault;
-use crate::rows::{ms, names, number, state_number, whole};
+use crate::rows::{NAME_COLUMNS, ms, name_columns, names, number, state_number, whole};
 use crate::session::job::{holds_key_after, place};
 use crate::session::{HEAD_COLUMNS, Part, Raw, Session, head_columns};
 
@@ -22,7 +22,9 @@ const AFTER: &str = include_str!("../../sql/repair_after.sql");
 const ALL_REFERRING: &str = concat!(
     "SELECT ",
     head_columns!(),
-    ", lane.queue, lane.kind, lane.priority, claim.claim, shelf.queue IS lane.queue, shelf.part, \
+    ", ",
+    name_columns!(),
+    ", claim.claim, shelf.queue IS lane.queue, shelf.part, \
      EXISTS (SELECT 1 FROM job AS holder WHERE holder.key = job.key AND holder.holds_key = 1) \
      FROM job LEFT JOIN lane ON lane.lane = job.lane LEFT JOIN claim ON claim.claim = job.claim \
      LEFT JOIN shelf ON shelf.shelf = job.shelf"
@@ -55,6 +57,7 @@ pub(super) fn repair(session: &mut Session<'_>) -> Result<Vec<Violation>, Fault>
     session.flush()?;
     session.conn.execute_batch(AFTER)?;
     session.reload()?;
+    limits::repair(session)?;
     let left = audit(session.conn)?;
     for violation in &mut found {
         violation.repaired = !left.contains(violation);
@@ -95,8 +98,9 @@ fn put_in_place(session: &mut Session<'_>) -> Result<(), Fault> {
 fn is_in_place(row: &Row<'_>, raw: &Raw) -> rusqlite::Result<bool> {
     let at = |offset: usize| HEAD_COLUMNS + offset;
     let has_lane = names(row, at(0))?.is_some();
-    let has_claim = whole(row, at(3))?.is_some();
-    let (is_own_queue, part) = (number(row, at(4))? == 1, whole(row, at(5))?);
+    let has_claim = whole(row, at(NAME_COLUMNS))?.is_some();
+    let (is_own_queue, part) =
+        (number(row, at(NAME_COLUMNS + 1))? == 1, whole(row, at(NAME_COLUMNS + 2))?);
     let is_on = |wanted: Part| part == Some(wanted.number());
     let is_on_shelf = match raw.state {
         5 => is_on(Part::Done) || (is_on(Part::Held) && raw.hold_ms.is_some_and(|ms| ms >= 0)),
@@ -107,7 +111,7 @@ fn is_in_place(row: &Row<'_>, raw: &Raw) -> rusqlite::Result<bool> {
     let is_finished = (5..=7).contains(&raw.state);
     let lacks_key =
         raw.key_bytes.is_some() && raw.holds_key == 0 && raw.state <= 5 && raw.hold_ms != Some(-1);
-    let key_is_free = number(row, at(6))? == 0;
+    let key_is_free = number(row, at(NAME_COLUMNS + 3))? == 0;
     let holds_wrongly =
         raw.holds_key == 1 && raw.state == 5 && raw.hold_ms.is_some() && !is_on(Part::Held);
     Ok(raw.flaw().is_none()
@@ -182,7 +186,7 @@ fn shelve(
 ) -> Result<(Option<i64>, Option<i64>), Fault> {
     let head = raw.head();
     let (part, expiry) = place(&head, head.state, finished_at, holds_key);
-    let queue = session.lanes.load(head.lane)?.queue.clone();
+    let queue = session.lanes.load(head.lane)?.name.queue.clone();
     let shelf = session.shelves.add(&queue, part, ms(expiry))?;
     Ok((Some(shelf.shelf), Some(ms(expiry))))
 }

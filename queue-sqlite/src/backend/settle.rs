@@ -1,6 +1,7 @@
 //! T6–T10 and T14: how attempts end.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use queue_core::{
@@ -12,7 +13,7 @@ use super::attempts::{note_attempt, worker_of};
 use crate::errors::Fault;
 use crate::open::Room;
 use crate::rows::duration_ms;
-use crate::session::{Claims, End, Finish, Head, Session};
+use crate::session::{Claims, End, Finish, Head, Holding, Session};
 
 pub(super) const SELECT_CLAIM_ID: &str = "SELECT claim FROM claim WHERE token = ?1";
 pub(super) const UPSERT_RESULT: &str = "INSERT INTO note (job, result_codec, result) VALUES (?1, ?2, ?3) \
@@ -26,19 +27,15 @@ pub(super) fn settle(
     room: &Room,
 ) -> Result<Vec<Settled>, Fault> {
     room.check_results(settlements.iter().map(result_bytes).sum())?;
-    let mut tokens = HashMap::new();
+    let mut tokens: HashMap<ClaimToken, Option<Holding>> = HashMap::new();
     let mut claims = Claims::default();
     let mut answers = Vec::with_capacity(settlements.len());
     for settlement in settlements {
-        let holder = match tokens.get(&settlement.token) {
-            Some(known) => *known,
-            None => {
-                let claim = claim_of(session, settlement.token)?;
-                tokens.insert(settlement.token, claim);
-                claim
-            }
+        let holder = match tokens.entry(settlement.token) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(session.holding_of(settlement.token)?),
         };
-        answers.push(settle_one(session, settlement, holder, &mut claims)?);
+        answers.push(settle_one(session, settlement, holder.as_ref(), &mut claims)?);
     }
     claims.save(session)?;
     Ok(answers)
@@ -59,19 +56,26 @@ pub(super) fn claim_of(session: &Session<'_>, token: ClaimToken) -> Result<Optio
 fn settle_one(
     session: &mut Session<'_>,
     settlement: &Settlement,
-    holder: Option<i64>,
+    holder: Option<&Holding>,
     claims: &mut Claims,
 ) -> Result<Settled, Fault> {
     let Some(mut head) = session.head(settlement.id)? else { return Ok(Settled::Gone) };
     let token = Some(settlement.token);
-    let Some(claim) = head.claim.filter(|claim| Some(*claim) == holder) else {
+    let Some(holding) = holder.filter(|holding| head.claim == Some(holding.claim)) else {
         let repeated = head.settled_by == token;
         return Ok(match head.state {
             state if repeated => Settled::AlreadyDone(state),
             state => Settled::Stale(state),
         });
     };
-    claims.let_go(claim);
+    claims.let_go(holding.claim);
+    session.let_go_of_keys(&head, holding, settlement.outcome.ending())?;
+    if let Outcome::Throttled { delay, limits } = &settlement.outcome {
+        let until = session.now.after(*delay);
+        for key in limits.iter() {
+            session.limits.throttle(key, until, holding.claimed_at, session.now)?;
+        }
+    }
     head.settled_by = token;
     conclude(session, head, settlement).map(Settled::Applied)
 }
@@ -102,7 +106,7 @@ fn conclude(
         _ if head.cancel_requested => (JobState::Cancelled, None),
         Outcome::Retry { .. } if exhausted => (JobState::Dead, Some(DeadReason::AttemptsExhausted)),
         Outcome::Retry { delay, .. } => return again(session, head, *delay),
-        Outcome::Snoozed { delay } | Outcome::Throttled { delay } => {
+        Outcome::Snoozed { delay } | Outcome::Throttled { delay, .. } => {
             head.snoozes = head.snoozes.saturating_add(1);
             return again(session, head, *delay);
         }

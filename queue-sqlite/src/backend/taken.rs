@@ -6,9 +6,9 @@ use queue_core::{ClaimToken, JobSpec, Lease, Timestamp};
 use rusqlite::Row;
 
 use crate::errors::Fault;
-use crate::rows::{number, spec, spec_columns};
+use crate::rows::{LaneName, number, spec, spec_columns};
 use crate::session::{
-    Broken, HEAD_COLUMNS, Head, Lane, READY_COLUMNS, Raw, Session, head_columns, ready_columns,
+    Broken, HEAD_COLUMNS, Head, READY_COLUMNS, Raw, Session, head_columns, ready_columns,
 };
 
 macro_rules! claimed_columns {
@@ -65,7 +65,7 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    fn read(row: &Row<'_>, lane: &Lane) -> rusqlite::Result<Result<Self, Broken>> {
+    fn read(row: &Row<'_>, lane: &LaneName) -> rusqlite::Result<Result<Self, Broken>> {
         let head = match Head::read(row)? {
             Ok(head) => head,
             Err(broken) => return Ok(Err(broken)),
@@ -74,8 +74,12 @@ impl Taken {
     }
 
     /// As [`Taken::read`], from what a claim needs only.
-    fn read_ready(row: &Row<'_>, lane: &Lane) -> rusqlite::Result<Result<Self, Broken>> {
-        let raw = Raw::read_ready(row, lane.lane)?;
+    fn read_ready(
+        row: &Row<'_>,
+        rowid: i64,
+        lane: &LaneName,
+    ) -> rusqlite::Result<Result<Self, Broken>> {
+        let raw = Raw::read_ready(row, rowid)?;
         match raw.flaw() {
             None => Self::with_spec(row, READY_COLUMNS, raw.head(), lane),
             Some(column) => Ok(Err(raw.broken_rule(column))),
@@ -86,7 +90,7 @@ impl Taken {
         row: &Row<'_>,
         first: usize,
         head: Head,
-        lane: &Lane,
+        lane: &LaneName,
     ) -> rusqlite::Result<Result<Self, Broken>> {
         Ok(match spec(row, first, &head, lane)? {
             Ok(spec) => Ok(Self { head, spec }),
@@ -116,7 +120,8 @@ impl Pick {
         want: u32,
     ) -> Result<Option<Result<Taken, Broken>>, Fault> {
         if self.read.is_empty() {
-            let lane = session.lanes.load(lane)?.clone();
+            let rowid = lane;
+            let lane = session.lanes.load(rowid)?.name.clone();
             let sql = match (self.after, session.careful) {
                 (None, false) => SELECT_FIRST_READY,
                 (Some(_), false) => SELECT_READY,
@@ -125,8 +130,8 @@ impl Pick {
             };
             let mut select = session.conn.prepare_cached(sql)?;
             let mut rows = match self.after {
-                None => select.query((lane.lane, want))?,
-                Some(after) => select.query((lane.lane, after, want))?,
+                None => select.query((rowid, want))?,
+                Some(after) => select.query((rowid, after, want))?,
             };
             let mut bytes = 0;
             while bytes < READ_AHEAD_BYTES {
@@ -134,7 +139,7 @@ impl Pick {
                 let (read, position) = if session.careful {
                     (Taken::read(row, &lane)?, number(row, 4)?)
                 } else {
-                    (Taken::read_ready(row, &lane)?, number(row, 2)?)
+                    (Taken::read_ready(row, rowid, &lane)?, number(row, 2)?)
                 };
                 // Without a position it stands before all others.
                 self.after = Some(position);
@@ -181,7 +186,7 @@ impl Claimed {
                 Ok(head) if !session.lanes.has(head.lane)? => {
                     Err(head.broken("its lane is missing or cannot be read".to_owned()))
                 }
-                Ok(head) => Taken::read(row, session.lanes.load(head.lane)?)?,
+                Ok(head) => Taken::read(row, &session.lanes.load(head.lane)?.name)?,
             };
             match read {
                 Ok(taken) => {

@@ -163,7 +163,7 @@ impl Session<'_> {
             return Ok(());
         }
         self.enter(head.lane, end.state)?;
-        let queue = self.lanes.load(head.lane)?.queue.clone();
+        let queue = self.lanes.load(head.lane)?.name.queue.clone();
         let shelf = self.shelves.add(&queue, part, ms(expiry))?;
         self.conn.prepare_cached(UPDATE_FINISHED)?.execute(params![
             head.job,
@@ -235,7 +235,7 @@ impl Session<'_> {
         part: Part,
         expiry: Timestamp,
     ) -> Result<(), Fault> {
-        let queue = self.lanes.load(head.lane)?.queue.clone();
+        let queue = self.lanes.load(head.lane)?.name.queue.clone();
         let shelf = self.shelves.add(&queue, part, ms(expiry))?;
         let mut update = self.conn.prepare_cached(UPDATE_SHELVED)?;
         update.execute((head.job, shelf.shelf, ms(expiry)))?;

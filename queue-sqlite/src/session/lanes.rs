@@ -3,25 +3,27 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use queue_core::{Error, JobState, Kind, Priority, QueueName};
+use queue_core::{Error, JobState, Kind, LimitKey, QueueName, is_turn_over};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{Session, Store};
 use crate::errors::Fault;
-use crate::rows::{names, number, state_number};
+use crate::rows::{LaneName, limits_text, names, number, state_number, text};
 
-/// The jobs of one queue, kind and priority. See the table `lane`.
+/// The jobs of one queue, kind, priority and list of limit keys. See the table `lane`.
 #[derive(Debug, Clone)]
 pub(crate) struct Lane {
     pub(crate) lane: i64,
-    pub(crate) queue: QueueName,
-    pub(crate) kind: Kind,
-    pub(crate) priority: Priority,
+    pub(crate) name: LaneName,
     pub(crate) turn: i64,
     head: i64,
     tail: i64,
     /// Jobs per state, by the state's number less one.
     jobs: [i64; 8],
+    /// The key at which it waits for room.
+    blocked_by: Option<LimitKey>,
+    /// The same as it is stored.
+    counted_at: Option<LimitKey>,
     changed: bool,
     /// It counted fewer jobs than it has: it does not go although it seems empty.
     kept: bool,
@@ -38,8 +40,8 @@ pub(crate) enum End {
 
 macro_rules! lane_columns {
     () => {
-        "lane, queue, kind, priority, turn, head, tail, scheduled, retrying, ready, running, \
-         completed, dead, cancelled, quarantined"
+        "lane, queue, kind, priority, limits, turn, head, tail, scheduled, retrying, ready, \
+         running, completed, dead, cancelled, quarantined, blocked_by"
     };
 }
 pub(crate) const SELECT_LANE: &str =
@@ -47,56 +49,58 @@ pub(crate) const SELECT_LANE: &str =
 pub(crate) const SELECT_LANE_BY_NAME: &str = concat!(
     "SELECT ",
     lane_columns!(),
-    " FROM lane WHERE queue = ?1 AND kind = ?2 AND priority = ?3"
+    " FROM lane WHERE queue = ?1 AND kind = ?2 AND limits = ?3 AND priority = ?4"
 );
-/// The lanes of one queue and kind that hold ready jobs, also if they count none: at most one per
-/// priority.
+/// The lanes of one queue and kind without keys that hold ready jobs, also if they count none: at
+/// most one per priority.
 pub(crate) const SELECT_READY_LANES: &str = concat!(
     "SELECT ",
     lane_columns!(),
-    " FROM lane WHERE queue = ?1 AND kind = ?2 AND (ready > 0 \
+    " FROM lane WHERE queue = ?1 AND kind = ?2 AND limits = '' AND (ready > 0 \
      OR EXISTS (SELECT 1 FROM job WHERE job.lane = lane.lane AND job.state = 3))"
 );
 pub(crate) const COUNT_READY: &str = "SELECT count(*) FROM job WHERE lane = ?1 AND state = 3";
-pub(crate) const INSERT_LANE: &str = "INSERT INTO lane (queue, kind, priority, turn, head, tail, scheduled, \
-     retrying, ready, running, completed, dead, cancelled, quarantined) \
-     VALUES (?1, ?2, ?3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)";
+pub(crate) const INSERT_LANE: &str = "INSERT INTO lane (queue, kind, limits, priority, turn, head, tail, \
+     scheduled, retrying, ready, running, completed, dead, cancelled, quarantined) \
+     VALUES (?1, ?2, ?3, ?4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)";
 pub(crate) const UPDATE_LANE: &str = "UPDATE lane SET turn = ?2, head = ?3, tail = ?4, scheduled = ?5, \
      retrying = ?6, ready = ?7, running = ?8, completed = ?9, dead = ?10, cancelled = ?11, \
-     quarantined = ?12 WHERE lane = ?1";
+     quarantined = ?12, blocked_by = ?13 WHERE lane = ?1";
 pub(crate) const DELETE_LANE: &str = "DELETE FROM lane WHERE lane = ?1";
 
 impl Lane {
-    /// A lane of which only the names are of interest.
-    pub(crate) const fn named(lane: i64, queue: QueueName, kind: Kind, priority: Priority) -> Self {
-        let (turn, head, tail, jobs) = (0, 0, 0, [0; 8]);
-        Self { lane, queue, kind, priority, turn, head, tail, jobs, changed: false, kept: false }
+    /// A lane without jobs.
+    fn new(lane: i64, name: LaneName) -> Self {
+        Self {
+            lane,
+            name,
+            turn: 0,
+            head: 0,
+            tail: 0,
+            jobs: [0; 8],
+            blocked_by: None,
+            counted_at: None,
+            changed: false,
+            kept: false,
+        }
     }
 
     fn read(row: &Row<'_>) -> rusqlite::Result<Result<Self, Error>> {
         let lane = number(row, 0)?;
-        let Some((queue, kind, priority)) = names(row, 1)? else {
+        let Some(name) = names(row, 1)? else {
             return Ok(Err(Error::Corrupt(format!("lane {lane} has an illegal name"))));
         };
         // Numbers that the table does not allow would stop whoever writes the lane back.
         let mut jobs = [0; 8];
         for (index, count) in jobs.iter_mut().enumerate() {
-            *count = number(row, 7 + index)?.max(0);
+            *count = number(row, 8 + index)?.max(0);
         }
-        let (turn, head, tail) = (number(row, 4)?, number(row, 5)?, number(row, 6)?);
+        let (turn, head, tail) = (number(row, 5)?, number(row, 6)?, number(row, 7)?);
         let (head, tail) = (head.min(tail), head.max(tail));
-        Ok(Ok(Self {
-            lane,
-            queue,
-            kind,
-            priority,
-            turn,
-            head,
-            tail,
-            jobs,
-            changed: false,
-            kept: false,
-        }))
+        let blocked_by = text(row, 16)?.and_then(|key| LimitKey::new(key).ok());
+        let counted_at = blocked_by.clone();
+        let new = Self::new(lane, name);
+        Ok(Ok(Self { turn, head, tail, jobs, blocked_by, counted_at, ..new }))
     }
 
     pub(crate) fn ready(&self) -> i64 {
@@ -122,7 +126,7 @@ fn count_index(state: JobState) -> usize {
 pub(crate) struct Lanes<'c> {
     conn: &'c Connection,
     lanes: HashMap<i64, Lane>,
-    names: HashMap<(QueueName, Kind, Priority), i64>,
+    names: HashMap<LaneName, i64>,
 }
 
 impl<'c> Lanes<'c> {
@@ -144,7 +148,7 @@ impl<'c> Lanes<'c> {
                 let found = select.query_row([lane], Lane::read).optional()?;
                 let missing = || Error::Corrupt(format!("lane {lane} is missing"));
                 let found = found.ok_or_else(missing)??;
-                self.names.insert(name_of(&found), lane);
+                self.names.insert(found.name.clone(), lane);
                 Ok(place.insert(found))
             }
         }
@@ -159,27 +163,22 @@ impl<'c> Lanes<'c> {
         }
     }
 
-    /// The lane for new jobs of this queue, kind and priority; made if there is none.
-    pub(crate) fn of_name(
-        &mut self,
-        queue: &QueueName,
-        kind: &Kind,
-        priority: Priority,
-    ) -> Result<i64, Fault> {
-        let name = (queue.clone(), kind.clone(), priority);
+    /// The lane of this name for new jobs; made if there is none.
+    pub(crate) fn of_name(&mut self, name: LaneName) -> Result<i64, Fault> {
         if let Some(lane) = self.names.get(&name) {
             return Ok(*lane);
         }
-        let values = params![queue.as_str(), kind.as_str(), priority.level()];
+        let LaneName { queue, kind, priority, limits } = &name;
+        let limits = limits_text(limits);
+        let values = params![queue.as_str(), kind.as_str(), limits, priority.level()];
         let mut select = self.conn.prepare_cached(SELECT_LANE_BY_NAME)?;
         let lane = match select.query_row(values, Lane::read).optional()? {
             Some(found) => found?,
             None => {
                 self.conn.prepare_cached(INSERT_LANE)?.execute(values)?;
                 let lane = self.conn.last_insert_rowid();
-                let named = Lane::named(lane, queue.clone(), kind.clone(), priority);
                 // Changed, so that it goes again if no job joins it.
-                Lane { changed: true, ..named }
+                Lane { changed: true, ..Lane::new(lane, name.clone()) }
             }
         };
         let rowid = lane.lane;
@@ -188,14 +187,12 @@ impl<'c> Lanes<'c> {
         Ok(rowid)
     }
 
-    /// The lanes of a queue and kind that hold ready jobs.
+    /// The lanes of a queue and kind that hold ready jobs without limit keys.
     pub(crate) fn ready_lanes(
         &mut self,
         queue: &QueueName,
         kind: &Kind,
     ) -> Result<Vec<Lane>, Fault> {
-        // The query must see what this step has changed so far.
-        self.save()?;
         let mut select = self.conn.prepare_cached(SELECT_READY_LANES)?;
         let found = select.query_map((queue.as_str(), kind.as_str()), Lane::read)?;
         let mut lanes = Vec::new();
@@ -208,7 +205,7 @@ impl<'c> Lanes<'c> {
                     count.query_row([lane.lane], |row| row.get(0))?;
                 (lane.changed, lane.kept) = (true, true);
             }
-            self.names.insert(name_of(&lane), lane.lane);
+            self.names.insert(lane.name.clone(), lane.lane);
             self.lanes.insert(lane.lane, lane.clone());
             lanes.push(lane);
         }
@@ -217,19 +214,33 @@ impl<'c> Lanes<'c> {
 
     /// Writes the lanes that changed; those without jobs go. To be called when every job is
     /// counted somewhere, not between its leaving one state and entering the next.
-    pub(super) fn save(&mut self) -> Result<(), Fault> {
+    fn save(&mut self, mut tell: impl FnMut(Change<'_>)) -> Result<(), Fault> {
         let mut gone = Vec::new();
         for lane in self.lanes.values_mut().filter(|lane| lane.changed) {
             lane.changed = false;
+            if lane.ready() == 0 {
+                // It would have a new turn when it is looked for again.
+                lane.blocked_by = None;
+            }
+            if lane.blocked_by != lane.counted_at {
+                for (key, by) in [(&lane.counted_at, -1), (&lane.blocked_by, 1)] {
+                    if let Some(key) = key {
+                        tell(Change::Waits(key, &lane.name, by));
+                    }
+                }
+                lane.counted_at.clone_from(&lane.blocked_by);
+            }
             if lane.is_empty() && !lane.kept {
                 self.conn.prepare_cached(DELETE_LANE)?.execute([lane.lane])?;
-                gone.push(name_of(lane));
+                tell(Change::Gone(&lane.name));
+                gone.push(lane.name.clone());
                 continue;
             }
             let jobs = &lane.jobs;
+            let blocked_by = lane.blocked_by.as_ref().map(LimitKey::as_str);
             self.conn.prepare_cached(UPDATE_LANE)?.execute(params![
                 lane.lane, lane.turn, lane.head, lane.tail, jobs[0], jobs[1], jobs[2], jobs[3],
-                jobs[4], jobs[5], jobs[6], jobs[7]
+                jobs[4], jobs[5], jobs[6], jobs[7], blocked_by
             ])?;
         }
         for name in gone {
@@ -241,13 +252,30 @@ impl<'c> Lanes<'c> {
     }
 }
 
-fn name_of(lane: &Lane) -> (QueueName, Kind, Priority) {
-    (lane.queue.clone(), lane.kind.clone(), lane.priority)
+/// What the writing of a lane changes elsewhere.
+enum Change<'l> {
+    /// It begins to wait at a key, or ceases to.
+    Waits(&'l LimitKey, &'l LaneName, i64),
+    /// It is gone.
+    Gone(&'l LaneName),
 }
 
 impl Session<'_> {
+    /// Writes the lanes that changed. See [`Session::flush`].
+    pub(super) fn save_lanes(&mut self) -> Result<(), Fault> {
+        let Self { lanes, limits, queues, store, .. } = self;
+        lanes.save(|change| match change {
+            Change::Waits(key, LaneName { queue, kind, .. }, by) => {
+                limits.count_waiting((key.clone(), queue.clone(), kind.clone()), by);
+            }
+            Change::Gone(name) if store.queue_limits > 0 => queues.lost_lane(&name.queue),
+            Change::Gone(_) => {}
+        })
+    }
+
     /// Counts a job that comes into a lane, in this state. Ready jobs come by [`Session::push`].
     pub(crate) fn enter(&mut self, lane: i64, state: JobState) -> Result<(), Fault> {
+        self.count_live(lane, state, 1)?;
         let lane = self.lanes.load(lane)?;
         let count = &mut lane.jobs[count_index(state)];
         *count = count.saturating_add(1);
@@ -255,8 +283,24 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Counts a job by its queue and keys, if it is live and somebody wants to know.
+    fn count_live(&mut self, lane: i64, state: JobState, by: i64) -> Result<(), Fault> {
+        if !(state.is_waiting() || state == JobState::Running) {
+            return Ok(());
+        }
+        let name = &self.lanes.load(lane)?.name;
+        if !name.limits.is_empty() {
+            self.limits.count_live(&name.limits, by);
+        }
+        if self.store.queue_limits > 0 {
+            self.queues.count_live(&name.queue, by);
+        }
+        Ok(())
+    }
+
     /// Counts a job out that leaves this state.
     pub(crate) fn leave(&mut self, lane: i64, state: JobState) -> Result<(), Fault> {
+        self.count_live(lane, state, -1)?;
         let lane = self.lanes.load(lane)?;
         let count = &mut lane.jobs[count_index(state)];
         // A wrong count, which an audit finds, must not stop the job.
@@ -268,6 +312,7 @@ impl Session<'_> {
 
     /// Counts a job that becomes ready and answers its position in the lane.
     pub(crate) fn push(&mut self, lane: i64, end: End) -> Result<i64, Fault> {
+        self.count_live(lane, JobState::Ready, 1)?;
         let Store { turn, .. } = &mut self.store;
         let lane = self.lanes.load(lane)?;
         if lane.ready() == 0 {
@@ -305,12 +350,24 @@ impl Session<'_> {
     }
 
     /// Stamps a lane that was served and still holds ready jobs.
-    pub(crate) fn next_turn(&mut self, lane: i64) -> Result<i64, Fault> {
+    pub(crate) fn next_turn(&mut self, lane: i64, weight: u32, given: u32) -> Result<(), Fault> {
         self.store.turn = self.store.turn.saturating_add(1);
         let turn = self.store.turn;
+        if is_turn_over(turn.unsigned_abs(), weight, given) {
+            let lane = self.lanes.load(lane)?;
+            lane.turn = turn;
+            lane.changed = true;
+        }
+        Ok(())
+    }
+
+    /// Lets a lane wait at a key that has no room, or be looked at again.
+    pub(crate) fn block(&mut self, lane: i64, at: Option<LimitKey>) -> Result<(), Fault> {
         let lane = self.lanes.load(lane)?;
-        lane.turn = turn;
-        lane.changed = true;
-        Ok(turn)
+        if lane.blocked_by != at {
+            lane.blocked_by = at;
+            lane.changed = true;
+        }
+        Ok(())
     }
 }

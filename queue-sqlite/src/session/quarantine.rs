@@ -1,10 +1,10 @@
 //! T17: jobs that cannot be read are put aside, bytes and all, so that they block nobody.
 
-use queue_core::JobId;
+use queue_core::{Ending, JobId, JobState};
 
 use super::{Broken, Session};
 use crate::errors::Fault;
-use crate::rows::{ms, state_of};
+use crate::rows::{ms, state_number, state_of};
 
 /// Takes a job out of every index; what is wrong with it stays as it is.
 pub(crate) const UPDATE_QUARANTINED: &str = "UPDATE job SET state = 8, position = NULL, \
@@ -19,12 +19,15 @@ impl Session<'_> {
     /// Puts a job aside, whatever state it was in.
     pub(crate) fn put_aside(&mut self, broken: &Broken) -> Result<(), Fault> {
         let job = broken.job;
+        if broken.claim.is_some() || broken.state == state_number(JobState::Running) {
+            self.let_go_somehow(broken)?;
+        }
         if self.lanes.has(broken.lane)? {
             // Of a number that is no state it cannot be known where the job was counted.
             if let Some(state) = state_of(broken.state) {
                 self.leave(broken.lane, state)?;
             }
-            self.enter(broken.lane, queue_core::JobState::Quarantined)?;
+            self.enter(broken.lane, JobState::Quarantined)?;
         }
         let mut reason = broken.reason.clone();
         let id = match broken.id {
@@ -41,6 +44,23 @@ impl Session<'_> {
             self.shelves.remove(shelf)?;
         }
         self.unreadable.0.push((id, reason));
+        Ok(())
+    }
+
+    /// A broken job that may have been running lets go of its limit keys, whichever these were.
+    fn let_go_somehow(&mut self, broken: &Broken) -> Result<(), Fault> {
+        self.limits.recount();
+        self.announce();
+        let Some(claim) = broken.claim else { return Ok(()) };
+        let Some(holding) = self.holding(claim)? else { return Ok(()) };
+        if !self.lanes.has(broken.lane)? {
+            return Ok(());
+        }
+        let keys = holding.keys_of(&self.lanes.load(broken.lane)?.name);
+        let id = broken.id.unwrap_or_else(|| JobId::from_bytes([0; 16]));
+        for key in keys {
+            self.limits.end(&key, id, Ending::Neutral, holding.claimed_at, self.now)?;
+        }
         Ok(())
     }
 

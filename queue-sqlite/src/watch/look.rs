@@ -3,13 +3,15 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use queue_core::{ClaimToken, Interest, JobId, Kind, QueueName, WorkerId};
+use queue_core::{ClaimToken, Interest, JobId, Kind, LimitKey, QueueName, Timestamp, WorkerId};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::Round;
-use crate::backend::SELECT_FIRST_DUE;
+use crate::backend::limits::clock;
+use crate::backend::{HAS_PAUSE, SELECT_FIRST_DUE, SELECT_RUNNABLE};
 use crate::errors::Fault;
-use crate::rows::{names, number, sixteen};
+use crate::rows::{limits_of, ms, names, number, sixteen, text};
+use crate::session::Limits;
 
 /// A due time and the job that has it.
 pub(super) type FirstDue = (i64, [u8; 16]);
@@ -19,12 +21,16 @@ pub(super) type Asked = (JobId, ClaimToken);
 pub(super) type Pair = (QueueName, Kind);
 
 const DATA_VERSION: &str = "PRAGMA data_version";
-/// Whether a queue that is not paused has ready jobs of a kind.
+/// Whether a queue that is not paused has ready jobs of a kind without limit keys.
 pub(crate) const SELECT_HAS_READY: &str = "SELECT 1 FROM lane \
-     WHERE queue = ?1 AND kind = ?2 AND (ready > 0 \
+     WHERE queue = ?1 AND kind = ?2 AND limits = '' AND (ready > 0 \
      OR EXISTS (SELECT 1 FROM job WHERE job.lane = lane.lane AND job.state = 3)) \
      AND NOT EXISTS (SELECT 1 FROM pause WHERE pause.queue = ?1) LIMIT 1";
-pub(crate) const SELECT_LANE_NAMES: &str = "SELECT queue, kind, priority FROM lane WHERE lane = ?1";
+/// Whether lanes wait at a key that has room now.
+pub(crate) const HAS_OPEN: &str =
+    "SELECT 1 FROM limit_wait WHERE queue = ?1 AND kind = ?2 AND opens_ms <= ?3 LIMIT 1";
+pub(crate) const SELECT_LANE_NAMES: &str =
+    "SELECT queue, kind, priority, limits FROM lane WHERE lane = ?1";
 /// Whether a cancel request is open; seldom.
 pub(crate) const HAS_ASKED: &str = "SELECT 1 FROM job WHERE cancel_requested = 1 LIMIT 1";
 /// The open cancel requests for jobs of a worker.
@@ -39,12 +45,72 @@ pub(super) struct Seen {
     pub(super) waiters: Vec<(u64, Arc<Interest>, bool)>,
     /// Of the queues and kinds they want, those that have ready jobs.
     pub(super) ready: BTreeSet<Pair>,
+    /// Of the limit keys they add, those without room.
+    closed: BTreeSet<LimitKey>,
     pub(super) first_due: Option<(FirstDue, Pair)>,
     pub(super) asked: HashMap<WorkerId, HashSet<Asked>>,
 }
 
 pub(super) fn wants(interest: &Interest, (queue, kind): &Pair) -> bool {
-    interest.queues.contains(queue) && interest.kinds.contains(kind)
+    interest.queues.contains(queue) && interest.kinds.iter().any(|wanted| wanted.kind == *kind)
+}
+
+impl Seen {
+    /// Whether there is room for jobs of a queue and kind on this worker.
+    pub(super) fn has_room(&self, interest: &Interest, (queue, kind): &Pair) -> bool {
+        interest.queues.contains(queue)
+            && interest.kinds.iter().any(|wanted| {
+                wanted.kind == *kind && !wanted.limits.iter().any(|key| self.closed.contains(key))
+            })
+    }
+}
+
+/// Lanes that are looked at for one with room; are there more, then a claim sorts them.
+const LANES_LOOKED_AT_MAX: u32 = 64;
+
+/// Whether a queue that is not paused has ready jobs of a kind for which there is room, as far as
+/// their own keys are concerned.
+pub(crate) fn has_work(
+    conn: &Connection,
+    limits: &mut Limits<'_>,
+    queue: &QueueName,
+    kind: &Kind,
+    now: Timestamp,
+) -> Result<bool, Fault> {
+    let name = (queue.as_str(), kind.as_str());
+    if conn.prepare_cached(SELECT_HAS_READY)?.exists(name)? {
+        return Ok(true);
+    }
+    let found = has_room(conn, limits, queue, kind, now)?;
+    Ok(found && !conn.prepare_cached(HAS_PAUSE)?.exists([queue.as_str()])?)
+}
+
+/// The same for jobs with limit keys, paused or not.
+fn has_room(
+    conn: &Connection,
+    limits: &mut Limits<'_>,
+    queue: &QueueName,
+    kind: &Kind,
+    now: Timestamp,
+) -> Result<bool, Fault> {
+    let name = (queue.as_str(), kind.as_str());
+    if conn.prepare_cached(HAS_OPEN)?.exists((name.0, name.1, ms(now)))? {
+        return Ok(true);
+    }
+    let mut select = conn.prepare_cached(SELECT_RUNNABLE)?;
+    let values = (name.0, name.1, i64::MIN, i64::MIN, LANES_LOOKED_AT_MAX);
+    let mut rows = select.query(values)?;
+    let mut looked_at = 0;
+    while let Some(row) = rows.next()? {
+        looked_at += 1;
+        let keys = text(row, 3)?.and_then(limits_of);
+        if let Some(keys) = keys
+            && limits.is_open(&keys, now)?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(looked_at == LANES_LOOKED_AT_MAX)
 }
 
 /// Looks for those who have just come and, if anybody has committed since `version`, for all.
@@ -65,18 +131,26 @@ pub(super) fn look(
     let mut pairs = BTreeSet::new();
     for (_, interest, _) in &waiters {
         for queue in &interest.queues {
-            pairs.extend(interest.kinds.iter().map(|kind| (queue.clone(), kind.clone())));
+            let kinds = interest.kinds.iter().map(|wanted| &wanted.kind);
+            pairs.extend(kinds.map(|kind| (queue.clone(), kind.clone())));
         }
     }
     let mut ready = BTreeSet::new();
-    let mut has_ready = conn.prepare_cached(SELECT_HAS_READY)?;
+    let (clock, mut limits) = (clock(conn)?, Limits::new(conn));
     for pair in pairs {
-        if has_ready.exists((pair.0.as_str(), pair.1.as_str()))? {
+        if has_work(conn, &mut limits, &pair.0, &pair.1, clock)? {
             ready.insert(pair);
         }
     }
+    let mut closed = BTreeSet::new();
+    let added = waiters.iter().flat_map(|(_, interest, _)| &interest.kinds);
+    for key in added.flat_map(|kind| kind.limits.iter()) {
+        if !limits.is_open(std::slice::from_ref(key), clock)? {
+            closed.insert(key.clone());
+        }
+    }
     let (first_due, asked) = (first_due(conn)?, asked(conn, &waiters)?);
-    Ok((now, Some(Seen { waiters, ready, first_due, asked })))
+    Ok((now, Some(Seen { waiters, ready, closed, first_due, asked })))
 }
 
 fn first_due(conn: &Connection) -> Result<Option<(FirstDue, Pair)>, Fault> {
@@ -87,7 +161,7 @@ fn first_due(conn: &Connection) -> Result<Option<(FirstDue, Pair)>, Fault> {
     let Some((first_due, lane)) = first.optional()? else { return Ok(None) };
     let mut select = conn.prepare_cached(SELECT_LANE_NAMES)?;
     let named = select.query_row([lane], |row| names(row, 0)).optional()?.flatten();
-    Ok(named.map(|(queue, kind, _)| (first_due, (queue, kind))))
+    Ok(named.map(|lane| (first_due, (lane.queue, lane.kind))))
 }
 
 fn asked(
@@ -122,7 +196,7 @@ mod tests {
         Arc::new(Interest {
             worker: WorkerId::new("w").unwrap(),
             queues: vec![QueueName::default()],
-            kinds: vec!["k".parse().unwrap()],
+            kinds: vec![queue_core::KindLimits::new("k".parse().unwrap())],
         })
     }
 

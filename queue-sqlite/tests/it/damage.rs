@@ -1,8 +1,8 @@
 //! Data that nobody wrote with this program.
 
 use queue_core::{
-    Backend, CancelOutcome, DeleteOutcome, EnqueueOutcome, Error, JobId, JobState, SettleRequest,
-    Settled, Timestamp,
+    Backend, CancelOutcome, DeleteOutcome, EnqueueOutcome, Error, JobId, JobState, LimitKeys,
+    LimitSettings, LimitTarget, SettleRequest, Settled, Timestamp,
 };
 use queue_sqlite::SqliteBackend;
 
@@ -67,7 +67,10 @@ const DAMAGE: &[(&str, &str)] = &[
     ("UPDATE shelf SET part = 3", "another queue or kind of end"),
     ("DELETE FROM body WHERE job = 1", "its body is missing"),
     ("UPDATE job SET lane = 77 WHERE job = 3", "its lane is missing"),
-    ("INSERT INTO lane SELECT 9, 'q', 'k', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0", "instead of none"),
+    (
+        "INSERT INTO lane SELECT 9, 'q', 'k', 1, '', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL",
+        "instead of none",
+    ),
     ("UPDATE store SET fence = 1", "fence"),
     ("UPDATE store SET clock_ms = 1", "future"),
     ("DELETE FROM store", "0 rows about itself"),
@@ -76,7 +79,48 @@ const DAMAGE: &[(&str, &str)] = &[
         "breaks the rules",
     ),
     ("PRAGMA ignore_check_constraints = 1; UPDATE claim SET jobs = -1", "CHECK"),
+    ("UPDATE lane SET blocked_by = NULL WHERE blocked_by IS NOT NULL", "nobody of default/k waits"),
+    ("UPDATE lane SET blocked_by = 'tenant:b' WHERE ready > 0", "which it does not need"),
+    ("DELETE FROM limit_wait", "which counts none"),
+    ("UPDATE limit_wait SET lanes = 2", "which counts 2"),
+    ("UPDATE limit_key SET running = 0", "counts 2 live and 0 running jobs instead of 2 and 1"),
+    ("UPDATE limit_key SET live = 7 WHERE name = 'tenant:a'", "counts 7 live"),
+    ("DELETE FROM limit_key WHERE name = 'tenant:a'", "is not known although 2 live and 1 running"),
+    ("INSERT INTO limit_key VALUES ('tenant:x', 0, 0, NULL, NULL)", "nobody needs it"),
+    ("INSERT INTO limit_key VALUES ('x', 1, 1, NULL, NULL)", "is no limit key"),
+    ("UPDATE limit_key SET state = x'07'", "cannot be read"),
+    ("UPDATE limit_key SET look_ms = NULL", "can be forgotten"),
+    ("UPDATE claim SET added = NULL", "counts 0 live and 1 running jobs instead of 0 and 0"),
+    ("UPDATE limit_setting SET settings = '{}'", "cannot be read; set or remove them"),
+    ("DELETE FROM limit_setting WHERE target = 'tenant:a'", "nobody will look for the lanes"),
+    ("UPDATE queue_live SET live = 9", "counts 9 live jobs instead of"),
+    ("UPDATE store SET queue_limits = 0", "counts 0 limits of queues instead of 1"),
+    (
+        "UPDATE limit_key SET state = x'010000000000000000000000000000000000000100000000000000000000\
+         000000000000010000000000000000000000000000000000'",
+        "does not run",
+    ),
 ];
+
+/// Two jobs with a limit key, of which one runs and holds a key of its worker, too, and the other
+/// waits for room.
+async fn limited(backend: &SqliteBackend) {
+    let none = LimitSettings::default();
+    let set = [
+        ("provider:x", LimitSettings { rate: Some("1/1d".parse().unwrap()), ..none.clone() }),
+        ("tenant:a", LimitSettings { concurrency: Some(1), ..none.clone() }),
+        ("queue:*", LimitSettings { max_live: Some(100), ..none }),
+    ];
+    for (target, settings) in set {
+        let target = LimitTarget::new(target).unwrap();
+        backend.set_limit(&target, Some(&settings)).await.unwrap();
+    }
+    let jobs = [(); 2].map(|()| job("x").priority(0).limit("tenant:a"));
+    backend.enqueue(&jobs, STORED).await.unwrap();
+    let mut claim = request(1);
+    claim.kinds[0].limits = LimitKeys::parse(["provider:x"]).unwrap();
+    assert_eq!(backend.claim(&claim).await.unwrap().leases.len(), 1);
+}
 
 #[tokio::test]
 async fn the_audit_finds_what_is_wrong() {
@@ -86,6 +130,7 @@ async fn the_audit_finds_what_is_wrong() {
         backend.enqueue(&[job("a"), job("b"), job("c")], STORED).await.unwrap();
         let claim = backend.claim(&request(2)).await.unwrap();
         backend.settle(&completion(&claim.leases[..1])).await.unwrap();
+        limited(&backend).await;
         assert_sound(&backend).await;
         beside(backend.path()).execute_batch(damage).unwrap();
         let violations = backend.audit(false).await.unwrap();

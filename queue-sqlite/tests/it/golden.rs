@@ -5,9 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use queue_core::{
-    AttemptEnd, Backend, ClaimRequest, ClaimToken, Codec, ErrorKind, Hold, JobError, JobId,
-    JobState, NewJob, Outcome, Payload, Progress, Report, Retention, Timestamp, WatchRequest,
+    AttemptEnd, Backend, Blocked, ClaimRequest, ClaimToken, Codec, ErrorKind, Hold, JobError,
+    JobId, JobState, LimitKey, LimitKeys, LimitSettings, LimitTarget, LiveWorker, NewJob, Outcome,
+    Payload, Progress, QueueName, Report, Retention, Timestamp, WatchRequest, WorkerId, WorkerInfo,
 };
+
+use queue_sqlite::SqliteBackend;
 
 use crate::support::{STORED, assert_sound, beside, completion, job, open, request, set_clock};
 
@@ -16,8 +19,25 @@ const START: Timestamp = Timestamp::from_ms(4_102_444_800_000);
 /// All rows of the store of [`write_all`].
 const GOLDEN: &str = include_str!("golden.sql");
 
-const TABLES: [&str; 10] =
-    ["store", "lane", "claim", "pause", "shelf", "job", "body", "note", "line", "quarantine"];
+const TABLES: [&str; 17] = [
+    "store",
+    "lane",
+    "claim",
+    "pause",
+    "shelf",
+    "job",
+    "body",
+    "note",
+    "line",
+    "quarantine",
+    "limit_setting",
+    "limit_key",
+    "limit_wait",
+    "limit_recheck",
+    "queue_live",
+    "start_rate",
+    "worker",
+];
 
 fn id(byte: u8) -> JobId {
     JobId::from_bytes([byte; 16])
@@ -87,7 +107,43 @@ async fn write_all(path: &Path) {
     beside(path).execute_batch("UPDATE body SET options = x'c1' WHERE job = 5").unwrap();
     backend.claim(&request(1)).await.unwrap();
     backend.set_paused(&"idle".parse().unwrap(), true).await.unwrap();
+    write_limits(&backend).await;
     backend.close().await;
+}
+
+fn limits() -> Vec<(LimitTarget, LimitSettings)> {
+    let none = LimitSettings::default();
+    let set = [
+        ("provider:x", LimitSettings { rate: Some("1/1m".parse().unwrap()), ..none.clone() }),
+        ("tenant:a", LimitSettings { concurrency: Some(1), weight: Some(2), ..none.clone() }),
+        ("queue:*", LimitSettings { max_live: Some(100), ..none }),
+    ];
+    set.map(|(target, settings)| (LimitTarget::new(target).unwrap(), settings)).to_vec()
+}
+
+fn worker() -> WorkerInfo {
+    WorkerInfo {
+        id: WorkerId::new("w").unwrap(),
+        instance: 7,
+        queues: vec![QueueName::default()],
+        kinds: Vec::new(),
+        concurrency: 4,
+        running: 1,
+    }
+}
+
+/// Jobs 7 and 8 with a limit key, of which one runs and holds a key of its worker, too, and the
+/// other waits for room.
+async fn write_limits(backend: &SqliteBackend) {
+    for (target, settings) in limits() {
+        backend.set_limit(&target, Some(&settings)).await.unwrap();
+    }
+    let jobs = [7, 8].map(|number| job("f").id(id(number)).limit("tenant:a"));
+    backend.enqueue(&jobs, STORED).await.unwrap();
+    let mut claim = ClaimRequest { token: ClaimToken::from_bytes([8; 16]), ..request(2) };
+    claim.kinds[0].limits = LimitKeys::parse(["provider:x"]).unwrap();
+    assert_eq!(backend.claim(&claim).await.unwrap().leases.len(), 1);
+    backend.announce(&worker(), Duration::from_secs(45)).await.unwrap();
 }
 
 #[tokio::test]
@@ -133,6 +189,19 @@ async fn version_1_is_read_as_it_was() {
     assert_eq!(running.lease_until, Some(START.after(Duration::from_secs(30))));
     assert!(running.state == JobState::Running && running.cancel_requested);
     assert_eq!(records[5].as_ref().unwrap().state, JobState::Cancelled);
+
+    assert_eq!(backend.limits().await.unwrap(), limits());
+    let keys = ["provider:x", "tenant:a", "queue:default"].map(|key| LimitKey::new(key).unwrap());
+    let [provider, tenant, queue] = backend.limit_status(&keys).await.unwrap().try_into().unwrap();
+    assert_eq!(provider.blocked, [Blocked::Rate { next_at: START.after(Duration::from_secs(60)) }]);
+    assert_eq!((provider.holders, provider.live), (vec![id(7)], 0));
+    assert_eq!((tenant.holders, tenant.live), (vec![id(7)], 2));
+    assert_eq!(tenant.blocked, [Blocked::Full { allowed: 1 }]);
+    assert_eq!(queue.live, 4);
+    let place = backend.place(id(8)).await.unwrap().place.unwrap();
+    assert_eq!((place.jobs_ahead, place.starts.current), (0, 5));
+    let workers = backend.workers().await.unwrap();
+    assert_eq!(workers, [LiveWorker::new(worker(), Duration::from_secs(45))]);
 
     let watched = backend.watch(&[WatchRequest { id: id(1), after_line: 0 }]).await.unwrap();
     assert_eq!(watched[0].as_ref().unwrap().lines[0].text, "a line");

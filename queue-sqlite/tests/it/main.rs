@@ -9,6 +9,7 @@ mod files;
 mod full;
 mod golden;
 mod lifecycle;
+mod limits;
 mod listing;
 mod load;
 mod processes;

@@ -263,7 +263,11 @@ async fn a_job_of_another_process_wakes_a_waiter() {
     // The claim has told when the scheduled job is due: there is nothing else to wake up for.
     let woken = backend.wait(&interest(), Duration::from_millis(100)).await.unwrap();
     assert_eq!(woken, Wake::Timeout);
-    let none = queue_core::Interest { kinds: vec![kind()], queues: Vec::new(), ..interest() };
+    let none = queue_core::Interest {
+        kinds: vec![queue_core::KindLimits::new(kind())],
+        queues: Vec::new(),
+        ..interest()
+    };
     assert_eq!(backend.wait(&none, Duration::from_millis(1)).await.unwrap(), Wake::Timeout);
 }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use queue_core::{
-    Backend, ErrorKind, Hold, JobError, JobId, JobState, Outcome, Payload, RecoverOutcome,
-    Retention, SettleRequest, Settled,
+    Backend, ErrorKind, Hold, JobError, JobId, JobState, LimitKey, LimitSettings, LimitTarget,
+    Outcome, Payload, RecoverOutcome, Retention, SettleRequest, Settled, Settlement,
 };
 use queue_sqlite::SqliteBackend;
 
@@ -29,6 +29,42 @@ async fn store(path: &std::path::Path) -> (SqliteBackend, Vec<JobId>) {
     (backend, ids)
 }
 
+/// Two jobs with a limit key, of which one runs and the other waits for room.
+async fn limit(backend: &SqliteBackend) {
+    let one = LimitSettings { concurrency: Some(1), ..LimitSettings::default() };
+    let most = LimitSettings { max_live: Some(100), ..LimitSettings::default() };
+    for (target, settings) in [("tenant:a", one), ("queue:*", most)] {
+        let target = LimitTarget::new(target).unwrap();
+        backend.set_limit(&target, Some(&settings)).await.unwrap();
+    }
+    let jobs = [(); 2].map(|()| job("x").priority(0).limit("tenant:a"));
+    backend.enqueue(&jobs, STORED).await.unwrap();
+    assert_eq!(backend.claim(&request(1)).await.unwrap().leases.len(), 1);
+}
+
+/// The room of the key is found again: the job that waits is given once the one that runs ends.
+async fn assert_limited(backend: &SqliteBackend, damage: &str) {
+    let tenant = LimitKey::new("tenant:a").unwrap();
+    let status = backend.limit_status(&[tenant]).await.unwrap().remove(0);
+    assert!(status.running <= 1 && status.live == 2, "{damage}: {status:?}");
+    let running = backend.get(&status.holders).await.unwrap();
+    if running.is_empty() {
+        // Its claim was lost: it runs again.
+        return;
+    }
+    let claims = "SELECT token FROM claim JOIN job USING (claim) WHERE id = ?1";
+    let id = status.holders[0];
+    let token: [u8; 16] =
+        beside(backend.path()).query_row(claims, [id.as_bytes()], |row| row.get(0)).unwrap();
+    let token = queue_core::ClaimToken::from_bytes(token);
+    let done = Outcome::Completed { result: None };
+    let end = Settlement { id, token, outcome: done, elapsed: Duration::ZERO };
+    let settle = SettleRequest { settlements: vec![end], claim: Some(request(10)) };
+    let claim = backend.settle(&settle).await.unwrap().claim.unwrap();
+    let limited = claim.leases.iter().filter(|lease| !lease.spec.limits.is_empty());
+    assert_eq!(limited.count(), 1, "{damage}");
+}
+
 const DAMAGE: &[&str] = &[
     "UPDATE lane SET ready = 7, running = 0, tail = head",
     "UPDATE lane SET turn = 1000",
@@ -42,9 +78,22 @@ const DAMAGE: &[&str] = &[
     "UPDATE shelf SET part = 2 WHERE part = 3",
     "DELETE FROM shelf",
     "UPDATE job SET holds_key = 0",
-    "INSERT INTO lane SELECT 9, 'q', 'k', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0",
+    "INSERT INTO lane SELECT 9, 'q', 'k', 1, '', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL",
     "UPDATE store SET fence = 1",
     "UPDATE store SET turn = 0",
+    "UPDATE store SET queue_limits = 0",
+    "UPDATE lane SET blocked_by = NULL WHERE blocked_by IS NOT NULL",
+    "UPDATE lane SET blocked_by = 'tenant:b' WHERE ready > 0",
+    "DELETE FROM limit_wait",
+    "UPDATE limit_wait SET lanes = 7",
+    "INSERT INTO limit_wait VALUES ('tenant:x', 'q', 'k', 1, 0)",
+    "DELETE FROM limit_key",
+    "UPDATE limit_key SET running = 7, live = 7",
+    "UPDATE limit_key SET state = x'07', look_ms = NULL",
+    "INSERT INTO limit_key VALUES ('x', 1, 1, NULL, NULL)",
+    "UPDATE queue_live SET live = 9",
+    "PRAGMA ignore_check_constraints = 1; UPDATE limit_key SET running = -5",
+    "PRAGMA ignore_check_constraints = 1; UPDATE start_rate SET span = -5",
     "INSERT INTO quarantine VALUES (77, 3, 5, 'no reason')",
     "PRAGMA foreign_keys = 0; INSERT INTO note (job) VALUES (77); \
      INSERT INTO line VALUES (77, 1, 1, 1, 'x'); INSERT INTO body VALUES (78, 0, x'80', x'');",
@@ -61,6 +110,7 @@ async fn what_is_counted_wrongly_or_leads_nowhere_is_put_right() {
     let directory = tempfile::tempdir().unwrap();
     for (index, damage) in DAMAGE.iter().enumerate() {
         let (backend, ids) = store(&directory.path().join(index.to_string())).await;
+        limit(&backend).await;
         assert_sound(&backend).await;
         beside(backend.path()).execute_batch(damage).unwrap();
         // Without being asked, nothing is changed.
@@ -83,6 +133,7 @@ async fn what_is_counted_wrongly_or_leads_nowhere_is_put_right() {
         }
         let claim = backend.claim(&request(10)).await.unwrap();
         assert!(claim.leases.iter().any(|lease| lease.spec.id == ids[4]), "{damage}");
+        assert_limited(&backend, damage).await;
         assert_sound(&backend).await;
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use queue_core::conformance::Harness;
 use queue_core::{
-    Backend, ClaimRequest, ClaimToken, Durability, Interest, JobState, Kind, KindSlots, Lease,
-    NewJob, Outcome, Payload, QueueName, SettleRequest, Settlement, Timestamp, WorkerId,
+    Backend, ClaimRequest, ClaimToken, Durability, Interest, JobState, Kind, KindLimits, KindSlots,
+    Lease, NewJob, Outcome, Payload, QueueName, SettleRequest, Settlement, Timestamp, WorkerId,
 };
 use queue_sqlite::{SqliteBackend, SqliteOptions};
 use tempfile::TempDir;
@@ -90,7 +90,7 @@ pub(crate) fn request(max: u32) -> ClaimRequest {
         token: ClaimToken::random(),
         worker: WorkerId::new("w").unwrap(),
         queues: vec![QueueName::default()],
-        kinds: vec![KindSlots { kind: kind(), slots: max }],
+        kinds: vec![KindSlots::new(kind(), max)],
         max,
         lease: Duration::from_secs(30),
     }
@@ -100,7 +100,7 @@ pub(crate) fn interest() -> Interest {
     Interest {
         worker: WorkerId::new("w").unwrap(),
         queues: vec![QueueName::default()],
-        kinds: vec![kind()],
+        kinds: vec![KindLimits::new(kind())],
     }
 }
 

@@ -17,7 +17,7 @@ async fn a_worker_that_has_no_slots_left_leaves_the_job_to_another() {
         tokio::spawn(async move {
             let woken = backend.wait(&interest, Duration::from_secs(20)).await.unwrap();
             // Its slots went to something else meanwhile.
-            let kinds = vec![KindSlots { kind: kind(), slots: 0 }];
+            let kinds = vec![KindSlots::new(kind(), 0)];
             let worker = interest.worker;
             let claim = ClaimRequest { worker, kinds, ..request(1) };
             let claim = backend.claim(&claim).await.unwrap();

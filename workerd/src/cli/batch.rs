@@ -20,7 +20,7 @@ use serde_json::json;
 
 use super::{Common, enqueue};
 use crate::display::print;
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Exit, Failure, Outcome, whole_seconds};
 use line::{Chunk, Lines};
 
 /// How many conflicts are listed; all are counted.
@@ -42,7 +42,10 @@ struct Summary {
     conflicts: usize,
     /// The first of them.
     conflicting: Vec<Conflict>,
-    /// The last line that the store has answered for.
+    /// Lines up to the one below that a queue or a key had no room for.
+    refused: Vec<usize>,
+    /// The last line that the store has answered for; where it had no more room, the last one
+    /// that it has taken.
     written_to_line: usize,
 }
 
@@ -73,7 +76,8 @@ pub(super) async fn execute(common: &Common, file: &Path) -> Outcome {
 }
 
 /// # Errors
-/// The line that is wrong, whose chunk is not written, or why the store did not take a chunk.
+/// The line that is wrong, whose chunk is not written, why the store did not take a chunk, or the
+/// first line that there was no room for.
 async fn write_all(
     common: &Common,
     queue: &Queue,
@@ -90,7 +94,11 @@ async fn write_all(
         let queue = durability.map_or(queue.clone(), |asked| queue.clone().durability(asked));
         let outcomes = write(&queue, &jobs).await.map_err(|e| interrupted(e, &range))?;
         summary.written_to_line = *range.end();
-        summary.count(common.json, numbers.into_iter().zip(outcomes))?;
+        let outcomes: Vec<_> = numbers.into_iter().zip(outcomes).collect();
+        let full = summary.refuse(&outcomes);
+        summary.count(common.json, outcomes.into_iter())?;
+        // What comes next would be refused as well.
+        full.map_or(Ok(()), Err)?;
     }
 }
 
@@ -117,6 +125,22 @@ fn interrupted(error: Error, range: &RangeInclusive<usize>) -> Failure {
 }
 
 impl Summary {
+    /// Notes the lines of a chunk that there was no room for, and how far it was written. Answers
+    /// why the first of them was refused.
+    fn refuse(&mut self, outcomes: &[(usize, EnqueueOutcome)]) -> Option<Failure> {
+        let is_full = |outcome: &EnqueueOutcome| matches!(outcome, EnqueueOutcome::Full { .. });
+        let mut full = outcomes.iter().filter(|(_, outcome)| is_full(outcome));
+        let (line, outcome) = full.next()?;
+        let EnqueueOutcome::Full { limit, retry_after } = outcome.clone() else { return None };
+        // All the lines that are still to be written come after this one, if it is possible.
+        let taken = outcomes.iter().rev().find(|(_, outcome)| !is_full(outcome));
+        self.written_to_line = taken.map_or(line - 1, |(line, _)| *line);
+        let refused = std::iter::once(line).chain(full.map(|(line, _)| line)).copied();
+        self.refused = refused.filter(|line| *line < self.written_to_line).collect();
+        let failure = Failure::from(Error::QueueFull { limit, retry_after });
+        Some(failure.context(format!("line {line}")))
+    }
+
     /// Counts what came of a chunk, and tells programs line by line.
     fn count(
         &mut self,
@@ -143,6 +167,11 @@ impl Summary {
                     }
                     json!({ "line": line, "conflict": conflict })
                 }
+                EnqueueOutcome::Full { limit, retry_after } => {
+                    let retry_after_sec = whole_seconds(retry_after);
+                    let refused = json!({ "limit": limit, "retry_after_sec": retry_after_sec });
+                    json!({ "line": line, "refused": refused })
+                }
                 _ => continue,
             };
             if tell {
@@ -161,13 +190,18 @@ impl Summary {
             .detail("duplicates", *duplicates)
             .detail("replacements", *replacements)
             .detail("conflicts", *conflicts)
-            .detail("conflicting", json!(self.conflicting));
+            .detail("conflicting", json!(self.conflicting))
+            .detail("refused", self.refused.as_slice());
         if *written_to_line == 0 {
             return failure.advice("no line before that is queued");
         }
         let next = written_to_line + 1;
+        let except = match self.refused.as_slice() {
+            [] => String::new(),
+            lines => format!(", except {}, which were refused,", ranges(lines)),
+        };
         failure.advice(format!(
-            "the lines up to {written_to_line} are done (go on with tail -n +{next}): {}",
+            "the lines up to {written_to_line}{except} are done (go on with tail -n +{next}): {}",
             self.to_text().trim_end()
         ))
     }
@@ -188,5 +222,57 @@ impl Summary {
             text += &format!("and {} more\n", conflicts - conflicting.len());
         }
         text
+    }
+}
+
+/// Rising numbers as `2, 4 to 7`.
+fn ranges(numbers: &[usize]) -> String {
+    let ranges = numbers.chunk_by(|a, b| a + 1 == *b);
+    let text = |range: &[usize]| match range {
+        [first, .., last] => format!("{first} to {last}"),
+        _ => range.iter().map(ToString::to_string).collect(),
+    };
+    ranges.map(text).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use queue::{LimitSettings, LimitTarget};
+
+    use super::*;
+
+    /// Writes as many jobs to each queue as the letters say, where the queue `a` takes two.
+    async fn refused(letters: &str) -> (Summary, Option<String>) {
+        let queue = Queue::memory();
+        let two = LimitSettings { max_live: Some(2), ..LimitSettings::default() };
+        queue.set_limit(&LimitTarget::new("queue:a").unwrap(), &two).await.unwrap();
+        let job = |letter: char| {
+            NewJob::new("k".try_into().unwrap(), queue::Payload::raw("")).queue(letter.to_string())
+        };
+        let outcomes = queue.enqueue_all(letters.chars().map(job)).await.unwrap();
+        let outcomes: Vec<_> = (1..).zip(outcomes).collect();
+        let mut summary = Summary { written_to_line: outcomes.len(), ..Summary::default() };
+        let full = summary.refuse(&outcomes).map(|failure| summary.explain(failure).to_string());
+        (summary, full)
+    }
+
+    #[tokio::test]
+    async fn a_batch_goes_on_where_there_was_no_more_room() {
+        let (summary, full) = refused("aaaa").await;
+        assert_eq!((summary.written_to_line, summary.refused), (2, vec![]));
+        let full = full.unwrap();
+        assert!(full.starts_with("line 3: queue:a has as many live jobs"), "{full}");
+        assert!(full.contains("the lines up to 2 are done (go on with tail -n +3)"), "{full}");
+
+        let (summary, full) = refused("aabaabbaa").await;
+        assert_eq!((summary.written_to_line, summary.refused), (7, vec![4, 5]));
+        assert!(full.unwrap().contains("up to 7, except 4 to 5, which were refused, are done"));
+
+        assert!(refused("aab").await.1.is_none());
+    }
+
+    #[test]
+    fn lines_are_told_as_ranges() {
+        assert_eq!(ranges(&[2, 4, 5, 6, 9]), "2, 4 to 6, 9");
     }
 }

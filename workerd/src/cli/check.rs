@@ -1,13 +1,15 @@
 //! `workerd check`: is everything as it should be?
 
 use queue::backend::{CheckFinding, Verdict};
+use queue::{LimitKey, LimitTarget};
 use serde::Serialize;
 
 use super::Common;
-use crate::config::{Config, View};
+use crate::config::{Config, Limits, View};
 use crate::daemon::NOTHING_TO_RUN;
 use crate::display::{escape, table};
 use crate::exit::{Exit, Outcome};
+use crate::limits;
 
 #[derive(Serialize)]
 struct Checked {
@@ -33,17 +35,42 @@ pub(super) async fn check(common: &Common) -> Outcome {
         let name = "executors";
         findings.push(warning(name, "none", NOTHING_TO_RUN));
     }
+    let mut limits = config.limits.clone();
+    for (target, settings) in &limits {
+        let allows = format!("{target} allows {}", limits::settings(settings));
+        let hint = limits::hint(settings);
+        findings.extend(hint.map(|hint| warning("limits", &allows, &hint)));
+    }
     if config.store.url()?.is_missing_file() {
         let found = "there is no such file yet";
         findings.push(warning("database", found, "the first workerd run or enqueue makes it"));
     } else {
-        findings.extend(common.connect().await?.check().await?.into_iter().map(finding));
+        let queue = common.connect().await?;
+        limits.extend(queue.limits().await?);
+        findings.extend(queue.check().await?.into_iter().map(finding));
     }
+    findings.extend(unlimited(&config, &limits));
     let has_bad = findings.iter().any(|finding| finding.verdict == "bad");
     let config = common.config.is_some().then_some(config);
     let checked = Checked { config: config.as_ref().map(View::of), findings };
     common.answer(&checked, || report(common, config.as_ref(), &checked.findings))?;
     Ok(if has_bad { Exit::Failed } else { Exit::Done })
+}
+
+/// Keys of executors that nothing limits: a misspelt name limits nothing, either.
+fn unlimited<'a>(config: &'a Config, limits: &'a Limits) -> impl Iterator<Item = Finding> + 'a {
+    config.executors.iter().flat_map(move |(kind, command)| {
+        let is_limited = |key: &&LimitKey| {
+            let targets = [LimitTarget::Key((*key).clone()), LimitTarget::class_of(key)];
+            targets.iter().any(|target| limits.contains_key(target))
+        };
+        let keys = command.limits.iter().filter(move |key| !is_limited(key));
+        keys.map(move |key| {
+            let found = format!("{kind} needs {key}, which nothing limits");
+            let remedy = format!("add [limits.\"{key}\"], or set it: workerd limit set {key}");
+            warning("limits", &found, &remedy)
+        })
+    })
 }
 
 fn warning(name: &'static str, found: &str, remedy: &str) -> Finding {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ArgGroup;
-use queue::{Enqueued, Error, Hold, JobId, Kind, NewJob, Queue};
+use queue::{Enqueued, Error, Hold, JobId, Kind, LimitKey, NewJob, Queue};
 use serde_json::{Value, json};
 
 use super::fields::{Conflicting, hold};
@@ -33,6 +33,10 @@ pub(super) struct Args {
     /// 0 (first) to 9 (last) [default: 5]
     #[arg(long, value_name = "LEVEL", conflicts_with = "batch")]
     priority: Option<u8>,
+
+    /// What it needs to run, such as tenant:acme; can be given several times
+    #[arg(long, value_name = "KEY", conflicts_with = "batch")]
+    limit: Vec<LimitKey>,
 
     /// Run no sooner than so long from now, such as 30s or 2h
     #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "batch")]
@@ -64,7 +68,7 @@ pub(super) struct Args {
     id: Option<JobId>,
 
     /// A file with a job in JSON per line; - for standard input. The fields: kind, payload, and
-    /// if wanted queue, priority, delay_ms, run_at, idempotency_key, on_conflict, hold,
+    /// if wanted queue, priority, limits, delay_ms, run_at, idempotency_key, on_conflict, hold,
     /// durability, max_attempts, timeout_ms, expires_at, headers, id
     #[arg(long, value_name = "FILE")]
     batch: Option<PathBuf>,
@@ -114,6 +118,9 @@ fn new_job(kind: Kind, args: Args) -> Result<NewJob, Failure> {
     }
     if let Some(priority) = args.priority {
         job = job.priority(priority);
+    }
+    for key in args.limit {
+        job = job.limit(key.as_str());
     }
     if let Some(delay) = args.delay {
         job = job.delay(delay);

@@ -3,6 +3,7 @@
 mod cancel;
 pub(super) mod change;
 mod events;
+mod explain;
 pub(super) mod ls;
 mod show;
 mod view;
@@ -21,6 +22,11 @@ pub(super) enum Command {
     Ls(ls::Args),
     /// Show everything about a job
     Show(show::Args),
+    /// Say why a job does not run: all that keeps it, who holds what it needs, what is before it
+    Explain {
+        /// The job's id
+        id: JobId,
+    },
     /// Follow a job: its state, its progress and its log, until it is finished; exits like wait
     Watch(watch::Args),
     /// Wait until a job is finished; exits with 0 if it completed, 1 if it is dead or cancelled
@@ -57,6 +63,7 @@ pub(super) async fn execute(common: &Common, command: Command) -> Outcome {
     match command {
         Command::Ls(args) => ls::execute(common, &queue, args).await,
         Command::Show(args) => show::execute(common, &queue, &args).await,
+        Command::Explain { id } => explain::execute(common, &queue, id).await,
         Command::Watch(args) => watch::execute(common, &queue, &args).await,
         Command::Wait(args) => wait::execute(common, &queue, &args).await,
         Command::Cancel(args) => cancel::execute(common, &queue, &args).await,

@@ -1,5 +1,6 @@
 //! `workerd queue`: what waits where, and whether it may start.
 
+mod explain;
 mod ls;
 mod purge;
 
@@ -14,6 +15,12 @@ use crate::exit::{Exit, Outcome};
 pub(super) enum Command {
     /// Count the jobs of every queue and kind, by state, and name the paused queues
     Ls,
+    /// Say what the jobs that wait in queues wait for, by how many
+    Explain {
+        /// The queues' names
+        #[arg(required = true)]
+        names: Vec<QueueName>,
+    },
     /// Start no more jobs of these queues; running ones go on
     Pause {
         /// The queues' names; a queue need not have jobs
@@ -36,6 +43,7 @@ pub(super) async fn execute(common: &Common, command: Command) -> Outcome {
     let queue = common.connect().await?;
     match command {
         Command::Ls => ls::execute(common, &queue).await,
+        Command::Explain { names } => explain::execute(common, &queue, &names).await,
         Command::Pause { names } => set_paused(common, &queue, &names, true).await,
         Command::Resume { names } => set_paused(common, &queue, &names, false).await,
         Command::Purge(args) => purge::execute(common, &queue, &args).await,

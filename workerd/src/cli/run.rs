@@ -5,7 +5,7 @@ use queue::Worker;
 use super::Common;
 use crate::config::{Config, Setting};
 use crate::daemon;
-use crate::exit::Outcome;
+use crate::exit::{Failure, Outcome};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -50,6 +50,11 @@ pub(super) async fn execute(
         .flag(Setting::Listen, args.listen.as_deref())
         .flag(Setting::LogFormat, args.log_format.as_deref())
         .flag(Setting::LogLevel, args.log_level.as_deref());
-    let config = Config::load(common.config.as_deref(), &layers)?;
-    daemon::run(&config, customize).await
+    let file = common.config.clone();
+    let config = Config::load(file.as_deref(), &layers)?;
+    let read = move || match &file {
+        Some(file) => Ok(Config::load(Some(file), &layers)?),
+        None => Err(Failure::usage("there is no file to read again; name one with -c")),
+    };
+    daemon::run(&config, read, customize).await
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use queue::Kind;
 use queue::payload::RESULT_MAX_BYTES;
 
-use super::raw::{Found, Item, Place, Source, Table};
+use super::limits;
+use super::raw::{Found, Item, Place, Source, Table, setting};
 use super::value::{self, CONCURRENCY_MAX};
 use crate::executor::command::{Command, KILL_GRACE_DEFAULT, Stdout, Template};
 
@@ -25,8 +26,7 @@ pub(super) fn read(table: Table<'_, '_>, folder: &Path) -> BTreeMap<Kind, Comman
 }
 
 /// Keys of other kinds of executors and of later versions.
-const UNSUPPORTED: [&str; 9] =
-    ["provider", "memory", "cpu", "pids", "limits", "url", "headers", "bearer_token", "retry"];
+const UNSUPPORTED: [&str; 7] = ["memory", "cpu", "pids", "url", "headers", "bearer_token", "retry"];
 
 fn command(mut table: Table<'_, '_>, place: &Place, folder: &Path) -> Option<Command> {
     let source = table.source();
@@ -57,6 +57,7 @@ fn command(mut table: Table<'_, '_>, place: &Place, folder: &Path) -> Option<Com
     let environment = table.list("env", "a list of names such as [\"LANG\"]");
     let environment = environment.map(|list| list.value).unwrap_or_default();
     let environment = environment.iter().filter_map(|item| variable(source, item)).collect();
+    let limits = limits::of_executor(&mut table);
     for key in UNSUPPORTED {
         table.unsupported(key);
     }
@@ -66,6 +67,7 @@ fn command(mut table: Table<'_, '_>, place: &Place, folder: &Path) -> Option<Com
         program,
         arguments,
         concurrency,
+        limits,
         timeout,
         environment,
         kill_grace: kill_grace.unwrap_or(KILL_GRACE_DEFAULT),
@@ -73,16 +75,6 @@ fn command(mut table: Table<'_, '_>, place: &Place, folder: &Path) -> Option<Com
         output_max_bytes: output_max_bytes.unwrap_or(RESULT_MAX_BYTES),
         stdout: stdout.unwrap_or(Stdout::Result),
     })
-}
-
-/// A setting that only the file has.
-fn setting<T, S: AsRef<str>>(
-    found: Option<Found<S>>,
-    source: &Source<'_>,
-    parse: impl FnOnce(&str) -> Result<T, String>,
-) -> Option<T> {
-    let Found { value, place } = found?;
-    parse(value.as_ref()).map_err(|e| source.wrong(&place, e)).ok()
 }
 
 /// Checks the key `type`. The rest of another executor is not looked at.

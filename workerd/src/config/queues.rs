@@ -1,31 +1,32 @@
-//! `queues = ["critical", "default"]` or `queues = [{ name = "default", weight = 3 }, …]`.
+//! `queues = ["critical", { name = "default", weight = 3 }, { name = "bulk", weight = 1 }]`.
 
 use queue::QueueName;
 
 use super::raw::{Found, Item, Place, Source, Table};
 use super::value;
 
-/// Which queues are served, and which first.
+/// Which queues are served, and which first: in their order, except that neighbours with weights
+/// take turns.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Queues {
-    /// The first one first, always.
-    Strict(Vec<QueueName>),
-    /// Each first in proportion to its weight.
-    Weighted(Vec<(QueueName, u32)>),
-}
+pub(crate) struct Queues(pub(crate) Vec<(QueueName, Option<u32>)>);
 
 impl Default for Queues {
     fn default() -> Self {
-        Self::Strict(vec![QueueName::default()])
+        Self::only(QueueName::default())
     }
 }
 
-const FORM: &str = "a list of names such as [\"critical\", \"default\"], or of weights such as \
-                    [{ name = \"default\", weight = 3 }]";
+const FORM: &str = "a list of names such as [\"critical\", \"default\"], some of them with weights \
+                    such as { name = \"default\", weight = 3 }";
 
 const WEIGHT_MAX: usize = 1000;
 
 impl Queues {
+    /// One queue.
+    pub(crate) fn only(name: QueueName) -> Self {
+        Self(vec![(name, None)])
+    }
+
     pub(super) fn read(table: &mut Table<'_, '_>) -> Self {
         let source = table.source();
         let Some(Found { value: items, place }) = table.list("queues", FORM) else {
@@ -34,38 +35,23 @@ impl Queues {
         if items.is_empty() {
             source.wrong(&place, format!("there is nothing to take jobs from; write {FORM}"));
         }
-        let entries: Vec<_> = items.iter().filter_map(|item| entry(source, item)).collect();
-        let with_weight = entries.iter().filter(|(_, weight)| weight.is_some()).count();
-        if with_weight != 0 && with_weight != entries.len() {
-            source.wrong(
-                &place,
-                "some queues have a weight and some have none; give one to all, \
-                                  or to none for a strict order",
-            );
-        }
         let mut unique: Vec<(QueueName, Option<u32>)> = Vec::new();
-        for (name, weight) in entries {
+        for (name, weight) in items.iter().filter_map(|item| entry(source, item)) {
             match unique.iter().find(|(known, _)| *known == name) {
                 // A queue that is named twice is one queue.
                 Some((_, known)) if *known == weight => {}
-                Some(_) => source.wrong(&place, format!("{name} has two weights; keep one")),
+                Some(_) => {
+                    source.wrong(&place, format!("{name} is there twice; keep one of the two"));
+                }
                 None => unique.push((name, weight)),
             }
         }
-        if with_weight == 0 {
-            Self::Strict(unique.into_iter().map(|(name, _)| name).collect())
-        } else {
-            let with_weights = unique.into_iter().map(|(name, weight)| (name, weight.unwrap_or(1)));
-            Self::Weighted(with_weights.collect())
-        }
+        Self(unique)
     }
 
     /// The names, in order.
     pub(crate) fn names(&self) -> Vec<QueueName> {
-        match self {
-            Self::Strict(names) => names.clone(),
-            Self::Weighted(queues) => queues.iter().map(|(name, _)| name.clone()).collect(),
-        }
+        self.0.iter().map(|(name, _)| name.clone()).collect()
     }
 }
 
@@ -80,7 +66,7 @@ fn entry(source: &Source<'_>, item: &Item<'_, '_>) -> Option<(QueueName, Option<
     };
     let name = table.string("name", "a queue's name");
     let weight = table.integer("weight", "a whole number");
-    table.unsupported("max_live");
+    table.refuse("max_live", "belongs to the queue itself; write it below [queues.NAME]");
     table.finish();
     let Some(name) = name else {
         source.wrong(&item.place, format!("this queue has no name; write {FORM}"));

@@ -63,6 +63,11 @@ impl<'a> Source<'a> {
         self.problems.borrow_mut().push((usize::MAX, problem));
     }
 
+    /// How many things were wrong so far.
+    pub(super) fn problems(&self) -> usize {
+        self.problems.borrow().len()
+    }
+
     /// `value`, unless something was wrong.
     ///
     /// # Errors
@@ -167,15 +172,26 @@ impl<'s, 'a> Table<'s, 'a> {
 
     /// Takes a table inside this one.
     pub(super) fn table(&mut self, key: &'static str) -> Option<Self> {
+        self.table_and_place(key).map(|(_, table)| table)
+    }
+
+    /// Takes a table inside this one, and says where it stands.
+    pub(super) fn table_and_place(&mut self, key: &'static str) -> Option<(Place, Self)> {
         let source = self.source;
-        let found = self.take_as(key, "a table", |value| value.as_table())?;
-        Some(Table::new(source, &found.place.key, found.value))
+        let Found { value, place } = self.take_as(key, "a table", |value| value.as_table())?;
+        let table = Table::new(source, &place.key, value);
+        Some((place, table))
     }
 
     /// Takes a key that a later version will know.
     pub(super) fn unsupported(&mut self, key: &'static str) {
+        self.refuse(key, "not supported in this version; remove it");
+    }
+
+    /// Takes a key that must not be here, and says what to do.
+    pub(super) fn refuse(&mut self, key: &'static str, message: &str) {
         if let Some(Found { place, .. }) = self.take(key) {
-            self.source.wrong(&place, "not supported in this version; remove it");
+            self.source.wrong(&place, message);
         }
         // Nobody should be told to write it.
         self.known.retain(|known| *known != key);
@@ -211,6 +227,16 @@ impl<'s, 'a> Table<'s, 'a> {
             self.source.wrong(&self.place(key, *line), message);
         }
     }
+}
+
+/// A setting that only the file has.
+pub(super) fn setting<T, S: AsRef<str>>(
+    found: Option<Found<S>>,
+    source: &Source<'_>,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Option<T> {
+    let Found { value, place } = found?;
+    parse(value.as_ref()).map_err(|e| source.wrong(&place, e)).ok()
 }
 
 fn integer(value: &DeValue<'_>) -> Option<String> {

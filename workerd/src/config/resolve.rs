@@ -10,11 +10,10 @@ use super::layers::Setting;
 use super::raw::{Found, Source, Table};
 use super::value::CONCURRENCY_MAX;
 use super::{Config, Layers, Log, LogFormat, Problems, Queues, Store, Worker};
-use super::{executors, value};
+use super::{executors, limits, value};
 
 /// Tables that a later version will know.
-const UNSUPPORTED: [&str; 6] =
-    ["queues", "limits", "providers", "schedules", "telemetry", "tokens"];
+const UNSUPPORTED: [&str; 4] = ["providers", "schedules", "telemetry", "tokens"];
 
 /// What is logged unless somebody says otherwise: a line for every attempt that ended, besides
 /// what is worth knowing anyhow.
@@ -36,6 +35,10 @@ pub(super) fn config(
     let config = Config {
         store: settings.store(&mut file, &empty),
         worker: settings.worker(section(&mut file, "worker", &empty)),
+        limits: limits::read(
+            section(&mut file, "limits", &empty),
+            section(&mut file, "queues", &empty),
+        ),
         executors: executors::read(section(&mut file, "executors", &empty), folder),
         listen: settings.http(section(&mut file, "http", &empty)),
         log: settings.log(section(&mut file, "log", &empty)),

@@ -3,6 +3,7 @@
 use super::layers::Setting;
 use super::view::View;
 use super::*;
+use queue::{Adaptive, Breaker, LimitSettings, Rate};
 
 fn read_with(text: &str, layers: &Layers) -> Result<Config, Problems> {
     resolve::config(&raw::Source::new("w.toml", text), Path::new("/"), layers)
@@ -23,11 +24,31 @@ durability = "fsync"
 concurrency = 64
 lease = "20s"
 shutdown_grace = "1m 30s"
-queues = [{ name = "default", weight = 3 }, { name = "bulk", weight = 1 }]
+queues = ["critical", { name = "default", weight = 3 }, { name = "bulk", weight = 1 }]
+
+[queues.bulk]
+max_live = 1000
+
+[limits."provider:openai"]
+concurrency = 8
+rate = "500/1m"
+burst = 50
+breaker = { failures = 10, window = "30s", cooldown = "20s" }
+adaptive = { floor = 2 }
+max_live = 5000
+
+[limits."tenant:*"]
+concurrency = 2
+weight = 3
+
+[limits."queue:*"]
+max_live = 100000
 
 [executors."report.render"]
 type = "command"
 argv = ["sh", "render.sh", "--id={payload.id}", "{{}}"]
+provider = "openai"
+limits = ["gpu:a100", "gpu:a100"]
 concurrency = 4
 timeout = "10m"
 kill_grace = "0s"
@@ -52,13 +73,46 @@ fn a_file_with_everything_is_read() {
     assert_eq!(config.worker.concurrency, 64);
     assert_eq!(config.worker.lease, Duration::from_secs(20));
     assert_eq!(config.worker.shutdown_grace, Duration::from_secs(90));
-    assert!(matches!(&config.worker.queues, Queues::Weighted(queues) if queues.len() == 2));
+    let queues = config.worker.queues.0.iter().map(|(name, weight)| (name.as_str(), *weight));
+    let expected = [("critical", None), ("default", Some(3)), ("bulk", Some(1))];
+    assert_eq!(queues.collect::<Vec<_>>(), expected);
     let command = &config.executors[&Kind::new("report.render").unwrap()];
     assert!(command.program.ends_with("sh") && command.program.is_absolute());
     assert_eq!(command.arguments.len(), 3);
     assert_eq!(command.kill_grace, Duration::ZERO);
+    let keys: Vec<&str> = command.limits.iter().map(queue::LimitKey::as_str).collect();
+    assert_eq!(keys, ["gpu:a100", "provider:openai"]);
     assert_eq!(config.listen, Some("127.0.0.1:0".parse().unwrap()));
     assert_eq!(config.log.format, LogFormat::Json);
+}
+
+#[test]
+fn limits_are_read_with_all_that_they_allow() {
+    let limits = read(WHOLE).unwrap().limits;
+    let of = |target: &str| limits[&queue::LimitTarget::new(target).unwrap()].clone();
+    assert_eq!(limits.len(), 4);
+    let openai = LimitSettings {
+        concurrency: Some(8),
+        rate: Some(Rate { count: 500, period: Duration::from_secs(60), burst: 50 }),
+        breaker: Some(Breaker {
+            failures: 10,
+            window: Duration::from_secs(30),
+            cooldown: Duration::from_secs(20),
+        }),
+        adaptive: Some(Adaptive { floor: 2 }),
+        weight: None,
+        max_live: Some(5000),
+    };
+    assert_eq!(of("provider:openai"), openai);
+    assert_eq!((of("tenant:*").concurrency, of("tenant:*").weight), (Some(2), Some(3)));
+    let live = |most| LimitSettings { max_live: Some(most), ..LimitSettings::default() };
+    assert_eq!((of("queue:bulk"), of("queue:*")), (live(1000), live(100_000)));
+}
+
+#[test]
+fn a_rate_without_a_burst_has_one_that_late_workers_need() {
+    let limits = read("[limits.\"a:b\"]\nrate = \"100/s\"").unwrap().limits;
+    assert_eq!(limits.into_values().next().unwrap().rate.unwrap().burst, 10);
 }
 
 #[test]
@@ -145,17 +199,79 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("[worker]\nconcurrency = 1.5", "w.toml:2: worker.concurrency: is of type float", "whole"),
     ("[worker]\nqueues = []", "w.toml:2: worker.queues: ", "write a list"),
     ("[worker]\nqueues = [\n\"a\",\n\"B\"]", "w.toml:4: worker.queues: ", "1 to 64 characters"),
-    ("[worker]\nqueues = [\"a\", {name=\"b\", weight=1}]", "w.toml:2: worker.queues: ", "to none"),
+    (
+        "[worker]\nqueues = [\"a\", {name=\"a\", weight=1}]",
+        "w.toml:2: worker.queues: a is",
+        "keep one",
+    ),
     ("[worker]\nqueues = [{name=\"b\", max_live=1}]", "w.toml:2: worker.queues.max_live: ", {
-        "not supported in this version"
+        "[queues.NAME]"
     }),
     (
         "[worker]\nqueues = [{name=\"b\", weight=0}]",
         "w.toml:2: worker.queues.weight: ",
         "1 to 1000",
     ),
-    ("[limits.\"provider:x\"]\nrate = 1", "w.toml:1: limits: ", "not supported in this version"),
-    ("[queues.default]\nmax_live = 1", "w.toml:1: queues: ", "not supported in this version"),
+    ("limits = 1", "w.toml:1: limits: is of type integer", "write a table"),
+    ("[limits]\n\"a:b\" = 1", "w.toml:2: limits.\"a:b\": ", "write a table"),
+    ("[limits.openai]\nconcurrency = 1", "w.toml:1: limits.openai: ", "\"provider:openai\""),
+    ("[limits.\"a:b\"]", "w.toml:1: limits.\"a:b\": nothing is limited", "remove the table"),
+    ("[limits.\"a:b\"]\nmax = 1", "w.toml:2: limits.\"a:b\".max: unknown key", "concurrency"),
+    (
+        "[limits.\"a:b\"]\nconcurrency = 0",
+        "w.toml:2: limits.\"a:b\".concurrency: \"0\" is not possible",
+        "from 1",
+    ),
+    (
+        "[limits.\"a:b\"]\nrate = 1",
+        "w.toml:2: limits.\"a:b\".rate: is of type integer",
+        "\"500/1m\"",
+    ),
+    (
+        "[limits.\"a:b\"]\nrate = \"often\"",
+        "w.toml:2: limits.\"a:b\".rate: \"often\" is not a rate",
+        "500/1m",
+    ),
+    (
+        "[limits.\"a:b\"]\nconcurrency = 1\nburst = 5",
+        "w.toml:3: limits.\"a:b\".burst: there is no rate",
+        "write one",
+    ),
+    (
+        "[limits.\"a:b\"]\nrate = \"1/d\"\nburst = 500",
+        "w.toml:3: limits.\"a:b\".burst: ",
+        "366 days",
+    ),
+    (
+        "[limits.\"a:b\"]\nbreaker = { failures = 5 }",
+        "w.toml:2: limits.\"a:b\".breaker.window: is missing",
+        "cooldown = \"20s\"",
+    ),
+    (
+        "[limits.\"a:b\"]\nbreaker = { failures = 500, window = \"1s\", cooldown = \"1s\" }",
+        "w.toml:2: limits.\"a:b\".breaker.failures: ",
+        "1 to 100",
+    ),
+    (
+        "[limits.\"a:b\"]\nconcurrency = 2\nadaptive = { floor = 3 }",
+        "w.toml:3: limits.\"a:b\".adaptive: ",
+        "1 to the concurrency",
+    ),
+    ("[limits.\"a:b\"]\nweight = 101", "w.toml:2: limits.\"a:b\".weight: ", "1 to 100"),
+    (
+        "[limits.\"queue:default\"]\nconcurrency = 2",
+        "w.toml:1: limits.\"queue:default\": a queue has max_live only",
+        "by a key on its jobs",
+    ),
+    ("[limits.\"queue:A\"]\nmax_live = 2", "w.toml:1: limits.\"queue:A\": ", "1 to 64"),
+    ("[queues.default]\nmax_live = 0", "w.toml:2: queues.default.max_live: ", "from 1"),
+    ("[queues.default]\nretention = 0", "w.toml:2: queues.default.retention: not supp", "remove"),
+    ("[queues.\"A b\"]\nmax_live = 1", "w.toml:1: queues.\"A b\": ", "1 to 64 characters"),
+    (
+        "[queues.a]\nmax_live = 1\n[limits.\"queue:a\"]\nmax_live = 1",
+        "w.toml:1: queues.a: [limits.\"queue:a\"] limits this queue as well",
+        "keep one",
+    ),
     ("[http]\nlisten = \"0.0.0.0:80\"", "w.toml:2: http.listen: ", "\"127.0.0.1:80\""),
     ("[http]\nlisten = \"localhost\"", "w.toml:2: http.listen: ", "\"off\""),
     ("[log]\nformat = \"xml\"", "w.toml:2: log.format: ", "\"json\""),
@@ -201,9 +317,30 @@ const WRONG: &[(&str, &str, &str)] = &[
         "{payload.FIELD}",
     ),
     (
-        "[executors.a]\ntype = \"command\"\nargv = [\"sh\"]\nprovider = \"x\"",
-        { "w.toml:4: executors.a.provider: not supported in this version" },
-        "remove it",
+        "[executors.a]\ntype = \"command\"\nargv = [\"sh\"]\nprovider = \"x y\"",
+        { "w.toml:4: executors.a.provider: " },
+        "its name has characters",
+    ),
+    (
+        "[executors.a]\ntype = \"command\"\nargv = [\"sh\"]\nprovider = \"provider:x\"",
+        { "w.toml:4: executors.a.provider: " },
+        "write only the name, \"x\"",
+    ),
+    (
+        "[executors.a]\ntype = \"command\"\nargv = [\"sh\"]\nlimits = [\"a:b\",\n\"tenant:*\"]",
+        { "w.toml:5: executors.a.limits: " },
+        "gpu:a100",
+    ),
+    (
+        "[executors.a]\ntype = \"command\"\nargv = [\"sh\"]\n\
+         limits = [\"a:1\", \"a:2\", \"a:3\", \"a:4\", \"a:5\"]",
+        { "w.toml:4: executors.a.limits: " },
+        "one of 5 keys, and 4 are allowed",
+    ),
+    (
+        "[executors.a]\ntype = \"command\"\nargv = [\"sh\"]\nlimits = [\"queue:a\"]",
+        { "w.toml:4: executors.a.limits: " },
+        "name another class",
     ),
     (
         "[executors.a]\ntype = \"command\"\nargv = [\"sh\"]\nmemory = \"1GiB\"",

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use queue::{Adaptive, LimitSettings, LimitTarget, QUEUE_CLASS, QueueName};
 use serde::Serialize;
 
 use super::{Config, LogFormat, Queues};
@@ -15,6 +16,8 @@ pub(crate) struct View {
     worker: Worker,
     http: Http,
     log: Log,
+    queues: BTreeMap<String, Admission>,
+    limits: BTreeMap<String, Limit>,
     executors: BTreeMap<String, Executor>,
 }
 
@@ -51,9 +54,34 @@ struct Log {
 }
 
 #[derive(Debug, Serialize)]
+struct Admission {
+    max_live: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Limit {
+    concurrency: Option<u32>,
+    rate: Option<String>,
+    burst: Option<u32>,
+    weight: Option<u32>,
+    max_live: Option<u64>,
+    breaker: Option<Breaker>,
+    adaptive: Option<Adaptive>,
+}
+
+#[derive(Debug, Serialize)]
+struct Breaker {
+    failures: u32,
+    window: String,
+    cooldown: String,
+}
+
+#[derive(Debug, Serialize)]
 struct Executor {
     r#type: &'static str,
     argv: Vec<String>,
+    /// With that of its provider.
+    limits: Vec<String>,
     concurrency: Option<usize>,
     timeout: Option<String>,
     kill_grace: String,
@@ -65,7 +93,9 @@ struct Executor {
 
 impl View {
     pub(crate) fn of(config: &Config) -> Self {
-        let Config { store, worker, executors, listen, log } = config;
+        let Config { store, worker, limits, executors, listen, log } = config;
+        let (of_queues, of_keys): (Vec<_>, Vec<_>) =
+            limits.iter().partition(|(target, _)| queue_name(target).is_some());
         Self {
             namespace: store.namespace.to_string(),
             store: Store {
@@ -86,6 +116,8 @@ impl View {
                 },
                 level: log.level.clone(),
             },
+            queues: of_queues.into_iter().filter_map(|(t, s)| admission(t, s)).collect(),
+            limits: of_keys.into_iter().map(|(t, s)| (t.to_string(), limit(s))).collect(),
             executors: executors.iter().map(|(k, c)| (k.to_string(), executor(c))).collect(),
         }
     }
@@ -96,12 +128,39 @@ fn text(duration: std::time::Duration) -> String {
 }
 
 fn queues(queues: &Queues) -> Vec<Queue> {
-    match queues {
-        Queues::Strict(names) => names.iter().map(|name| Queue::Name(name.to_string())).collect(),
-        Queues::Weighted(queues) => queues
-            .iter()
-            .map(|(name, weight)| Queue::Weighted { name: name.to_string(), weight: *weight })
-            .collect(),
+    let queue = |(name, weight): &(QueueName, Option<u32>)| match weight {
+        None => Queue::Name(name.to_string()),
+        Some(weight) => Queue::Weighted { name: name.to_string(), weight: *weight },
+    };
+    queues.0.iter().map(queue).collect()
+}
+
+/// The queue whose own limit this is.
+fn queue_name(target: &LimitTarget) -> Option<&str> {
+    match target {
+        LimitTarget::Key(key) => Some(key.name()).filter(|_| key.class() == QUEUE_CLASS),
+        LimitTarget::Class(_) => None,
+    }
+}
+
+fn admission(target: &LimitTarget, settings: &LimitSettings) -> Option<(String, Admission)> {
+    Some((queue_name(target)?.to_owned(), Admission { max_live: settings.max_live? }))
+}
+
+fn limit(settings: &LimitSettings) -> Limit {
+    let LimitSettings { concurrency, rate, breaker, adaptive, weight, max_live } = *settings;
+    Limit {
+        concurrency,
+        rate: rate.map(|rate| rate.to_string()),
+        burst: rate.map(|rate| rate.burst),
+        weight,
+        max_live,
+        breaker: breaker.map(|queue::Breaker { failures, window, cooldown }| Breaker {
+            failures,
+            window: text(window),
+            cooldown: text(cooldown),
+        }),
+        adaptive,
     }
 }
 
@@ -112,6 +171,7 @@ fn executor(command: &Command) -> Executor {
     Executor {
         r#type: "command",
         argv: std::iter::once(program).chain(arguments).collect(),
+        limits: command.limits.iter().map(ToString::to_string).collect(),
         concurrency: command.concurrency,
         timeout: command.timeout.map(text),
         kill_grace: text(command.kill_grace),

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use queue::backend::PASS_MAX;
-use queue::{Queue, QueueName};
+use queue::{LimitTarget, Queue};
 
-use super::plan::RETENTION_SHARED;
+use super::plan::{Place, RETENTION_SHARED};
 use super::progress::Seen;
 use crate::exit::{Exit, Failure};
 
@@ -19,7 +19,9 @@ const INTERVAL: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// What is left, and why.
-pub(super) async fn clean_up(queue: &Queue, name: &QueueName, seen: &Seen) -> Result<(), Failure> {
+pub(super) async fn clean_up(queue: &Queue, place: &Place, seen: &Seen) -> Result<(), Failure> {
+    let name = &place.queue;
+    queue.remove_limit(&LimitTarget::Key(place.limit.clone())).await?;
     for id in seen.unfinished() {
         queue.cancel(id).await?;
     }

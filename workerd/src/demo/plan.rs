@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use queue::{Backoff, EnqueueOutcome, JobId, Kind, NewJob, Payload, Queue, QueueName, Retention};
+use queue::{
+    Backoff, EnqueueOutcome, JobId, Kind, LimitKey, LimitKeys, NewJob, Payload, Queue, QueueName,
+    Retention,
+};
 use serde_json::{Value, json};
 
 use super::files;
@@ -40,9 +43,11 @@ pub(super) const RETENTION_SHARED: Duration = Duration::from_secs(3);
 /// The same for a store that goes with the demo.
 const RETENTION_OWN: Duration = Duration::from_secs(24 * 3600);
 
+/// What runs each kind. The programs that work on files need the limit key.
+///
 /// # Errors
 /// Which program this machine lacks.
-pub(super) fn executors() -> Result<BTreeMap<Kind, Command>, Failure> {
+pub(super) fn executors(limit: &LimitKey) -> Result<BTreeMap<Kind, Command>, Failure> {
     let executor = |(kind, programs, arguments): (&str, &[&str], &[&str])| {
         let program = programs.iter().find_map(|name| find_in_path(name)).ok_or_else(|| {
             let names = programs.join(" or ");
@@ -51,10 +56,12 @@ pub(super) fn executors() -> Result<BTreeMap<Kind, Command>, Failure> {
         })?;
         let templates: Result<Vec<Template>, String> =
             arguments.iter().map(|text| Template::parse(text)).collect();
+        let keys = (kind == FILE_KIND).then(|| limit.clone());
         let command = Command {
             program,
             arguments: templates.map_err(Failure::usage)?,
             concurrency: None,
+            limits: LimitKeys::new(keys).map_err(Failure::usage)?,
             timeout: (kind == SLOW_KIND).then_some(SLOW_TIMEOUT),
             environment: Vec::new(),
             kill_grace: KILL_GRACE_DEFAULT,
@@ -99,6 +106,10 @@ pub(super) struct Plan(Vec<(Role, NewJob)>);
 pub(super) struct Place {
     /// A queue of this run's own.
     pub(super) queue: QueueName,
+    /// A limit of this run's own.
+    pub(super) limit: LimitKey,
+    /// What it allows: how many checksums may run at once.
+    pub(super) most_at_once: u32,
     /// Whether the store outlives the demo.
     pub(super) is_shared: bool,
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use queue::{JobId, JobRecord, JobState};
 use serde::Serialize;
 
-use super::plan::Role;
-use super::verify::{Ran, has_vanished};
+use super::plan::{Place, Role};
+use super::verify::{Ran, has_vanished, most_at_once};
 use crate::config::Config;
 use crate::display::{escape, short};
 
@@ -23,6 +23,9 @@ pub(super) struct Summary {
     delayed_sec: Option<f64>,
     /// The same for the job that came last and goes first.
     urgent_sec: Option<f64>,
+    /// How many checksums may run at once, and how many did.
+    limit: u32,
+    most_at_once: u32,
     /// Dead because their file was taken away meanwhile.
     vanished: usize,
     states: BTreeMap<&'static str, usize>,
@@ -57,6 +60,7 @@ struct Told {
 impl Summary {
     pub(super) fn of(
         config: &Config,
+        place: &Place,
         ran: &[Ran<'_>],
         problems: &[String],
         elapsed: Duration,
@@ -82,6 +86,8 @@ impl Summary {
             duplicates: 1,
             delayed_sec: wait_of(Role::Delayed),
             urgent_sec: wait_of(Role::Urgent),
+            limit: place.most_at_once,
+            most_at_once: most_at_once(ran),
             vanished: records.iter().filter(|record| has_vanished(record)).count(),
             states,
             elapsed_sec: elapsed.as_secs_f64(),
@@ -117,6 +123,9 @@ impl Summary {
             let time = short(seconds(time));
             text += &format!("  urgent          1  enqueued last, ran first, ended after {time}\n");
         }
+        let Self { limit, most_at_once, .. } = self;
+        text +=
+            &format!("  limited to     {limit:>2}  and never more than {most_at_once} at once\n");
         text += "\n";
         for (name, spread) in [("waited", &self.wait_sec), ("ran", &self.run_sec)] {
             if let Some(Spread { median, p95, max }) = spread {

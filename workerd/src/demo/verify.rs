@@ -6,7 +6,7 @@ use queue::{
     DeadReason, EnqueueOutcome, ErrorKind, JobError, JobId, JobRecord, JobState, Queue, Timestamp,
 };
 
-use super::plan::{EnqueuedPlan, Role};
+use super::plan::{EnqueuedPlan, FILE_KIND, Place, Role};
 use crate::exit::Failure;
 
 /// How many wrong jobs are named; all are counted.
@@ -25,6 +25,7 @@ pub(super) type Ran<'a> = (Role, JobId, Option<&'a JobRecord>);
 /// Why the store could not be asked.
 pub(super) async fn problems(
     queue: &Queue,
+    place: &Place,
     plan: &EnqueuedPlan,
     ran: &[Ran<'_>],
 ) -> Result<Vec<String>, Failure> {
@@ -46,6 +47,7 @@ pub(super) async fn problems(
         problems.push(format!("and {more} more jobs"));
     }
     problems.extend(urgent_came_late(ran));
+    problems.extend(limit_was_exceeded(place, ran));
     for violation in queue.audit().await? {
         let job = violation.job.map(|id| format!("job {id}: ")).unwrap_or_default();
         problems.push(format!("audit: {job}{}", violation.what));
@@ -64,6 +66,37 @@ fn urgent_came_late(ran: &[Ran<'_>]) -> Option<String> {
     let others = others.count();
     (others >= 20 && before > others / 2)
         .then(|| format!("job {}: {before} less urgent jobs ended before it started", urgent.1))
+}
+
+fn limit_was_exceeded(place: &Place, ran: &[Ran<'_>]) -> Option<String> {
+    let (most, limit) = (most_at_once(ran), place.most_at_once);
+    (most > limit)
+        .then(|| format!("{most} checksums ran at once, and {} allows {limit}", place.limit))
+}
+
+/// What rounding can take from a start: a job that started when another ended did not run beside
+/// it.
+const ROUNDING_MS: u64 = 2;
+
+/// How many of the jobs that need the limit ran at once.
+pub(super) fn most_at_once(ran: &[Ran<'_>]) -> u32 {
+    let mut changes = Vec::new();
+    for record in ran.iter().filter_map(|(.., record)| *record) {
+        if record.spec.kind.as_str() != FILE_KIND {
+            continue;
+        }
+        if let (Some(started), Some(ended)) = (started(record), record.finished_at) {
+            changes.push((started.as_ms() + ROUNDING_MS, 1));
+            changes.push((ended.as_ms().max(started.as_ms() + ROUNDING_MS), -1));
+        }
+    }
+    // Of the same time, ends come first.
+    changes.sort_unstable();
+    let running = changes.iter().scan(0_i32, |running, (_, change)| {
+        *running += change;
+        Some(*running)
+    });
+    running.max().and_then(|most| u32::try_from(most).ok()).unwrap_or(0)
 }
 
 fn started(record: &JobRecord) -> Option<Timestamp> {

@@ -20,7 +20,7 @@ mod tree;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use queue::{Context, Executor, Fail, Payload};
+use queue::{Context, Executor, Fail, LimitKeys, Payload};
 
 use attempt::Attempt;
 pub(crate) use events::make as make_event_pipe;
@@ -36,6 +36,8 @@ pub(crate) struct Command {
     pub(crate) arguments: Vec<Template>,
     /// How many run at once in this replica; bounded by the worker's concurrency alone if `None`.
     pub(crate) concurrency: Option<usize>,
+    /// The limit keys that its jobs need here beside their own.
+    pub(crate) limits: LimitKeys,
     /// The wall time of one attempt; the job's own timeout applies as well.
     pub(crate) timeout: Option<Duration>,
     /// Variables of workerd's own environment that the program sees, beyond [`ALWAYS_PASSED`].

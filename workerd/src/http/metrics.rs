@@ -1,5 +1,8 @@
 //! `/metrics`: what the process counted, and what the store counts.
 
+mod blocked;
+mod limits;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -9,7 +12,7 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use metrics::gauge;
-use queue::{JobState, Queue, QueueName, QueueStats, WorkerStatus};
+use queue::{JobState, LimitKey, Queue, QueueName, QueueStats, WorkerStatus};
 use tokio::sync::Mutex;
 
 use super::Shared;
@@ -26,7 +29,7 @@ pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoRespo
     let mut counts = String::new();
     if let Some(running) = shared.running.get() {
         set_gauges(&running.worker.status());
-        counts = shared.job_counts.text(&running.queue, &shared.queues).await;
+        counts = shared.store_counts.text(&running.queue, &shared.names).await;
     }
     ([(CONTENT_TYPE, PROMETHEUS_TEXT)], shared.prometheus.render() + &counts)
 }
@@ -43,15 +46,22 @@ fn set_gauges(status: &WorkerStatus) {
     gauge!("workerd_fetch_last_progress_timestamp_seconds").set(progress.as_secs_f64());
 }
 
-/// The gauges `queue_jobs` and `queue_blocked_jobs`. Written by hand rather than recorded, so that
-/// they are absent while the store does not answer, instead of showing what was true once.
+/// What the configuration names, and metrics therefore name as well.
 #[derive(Debug, Default)]
-pub(super) struct JobCounts {
+pub(crate) struct Names {
+    pub(crate) queues: Vec<QueueName>,
+    pub(crate) limits: Vec<LimitKey>,
+}
+
+/// The gauges of jobs and of limits. Written by hand rather than recorded, so that they are absent
+/// while the store does not answer, instead of showing what was true once.
+#[derive(Debug, Default)]
+pub(super) struct StoreCounts {
     last: Mutex<Option<(Instant, String)>>,
 }
 
-impl JobCounts {
-    async fn text(&self, queue: &Queue, queues: &[QueueName]) -> String {
+impl StoreCounts {
+    async fn text(&self, queue: &Queue, names: &Names) -> String {
         // Held while the store is asked: whoever comes meanwhile gets the same answer.
         let mut last = self.last.lock().await;
         if let Some((at, text)) = last.as_ref()
@@ -59,9 +69,15 @@ impl JobCounts {
         {
             return text.clone();
         }
-        let ask = async { tokio::try_join!(queue.stats(), queue.paused()) };
+        let limits = limits::look(queue, &names.limits);
+        let backlogs = blocked::look(queue, &names.queues);
+        let ask = async { tokio::try_join!(queue.stats(), queue.paused(), backlogs, limits) };
         let text = match tokio::time::timeout(COUNTS_TIMEOUT, ask).await {
-            Ok(Ok((stats, paused))) => render(&stats, &paused, queues),
+            Ok(Ok((stats, paused, backlogs, limits))) => {
+                render(&stats, &names.queues)
+                    + &blocked::render(&stats, &paused, &names.queues, &backlogs)
+                    + &limits::render(&limits)
+            }
             Ok(Err(_)) | Err(_) => String::new(),
         };
         *last = Some((Instant::now(), text.clone()));
@@ -71,20 +87,16 @@ impl JobCounts {
 
 /// Every state of every queue of this worker's configuration, zeros too; all other queues of the
 /// store together are `other`, since anybody can make a queue by enqueueing to it.
-fn render(stats: &[QueueStats], paused: &[QueueName], queues: &[QueueName]) -> String {
+fn render(stats: &[QueueStats], queues: &[QueueName]) -> String {
     let mut counts: BTreeMap<(&str, JobState), u64> = BTreeMap::new();
-    let mut blocked: BTreeMap<&str, u64> = BTreeMap::new();
     for queue in queues.iter().map(QueueName::as_str) {
         counts.extend(JobState::ALL.into_iter().map(|state| ((queue, state), 0)));
-        blocked.insert(queue, 0);
     }
     for row in stats {
         let queue = if queues.contains(&row.queue) { row.queue.as_str() } else { "other" };
         for (state, count) in &row.jobs {
             *counts.entry((queue, *state)).or_default() += count;
         }
-        let ready = row.jobs.get(&JobState::Ready).filter(|_| paused.contains(&row.queue));
-        *blocked.entry(queue).or_default() += ready.copied().unwrap_or(0);
     }
     let mut text = "# HELP queue_jobs Jobs in the store, by queue and state.\n\
                     # TYPE queue_jobs gauge\n"
@@ -92,12 +104,6 @@ fn render(stats: &[QueueStats], paused: &[QueueName], queues: &[QueueName]) -> S
     for ((queue, state), count) in counts {
         // Names have no character that would need an escape.
         let _ = writeln!(text, "queue_jobs{{queue=\"{queue}\",state=\"{state}\"}} {count}");
-    }
-    text += "# HELP queue_blocked_jobs Ready jobs that may not start, by queue and reason.\n\
-             # TYPE queue_blocked_jobs gauge\n";
-    for (queue, count) in blocked {
-        let labels = format!("queue=\"{queue}\",reason=\"paused\"");
-        let _ = writeln!(text, "queue_blocked_jobs{{{labels}}} {count}");
     }
     text
 }
@@ -125,15 +131,12 @@ mod tests {
             row("strange2", "x", &[(JobState::Ready, 1)]),
         ];
         let name = |name: &str| QueueName::new(name).unwrap();
-        let text = render(&stats, &[name("b"), name("strange1")], &[name("a"), name("b")]);
+        let text = render(&stats, &[name("a"), name("b")]);
         for line in [
             "queue_jobs{queue=\"a\",state=\"ready\"} 5",
             "queue_jobs{queue=\"a\",state=\"dead\"} 1",
             "queue_jobs{queue=\"a\",state=\"running\"} 0",
             "queue_jobs{queue=\"other\",state=\"ready\"} 2",
-            "queue_blocked_jobs{queue=\"a\",reason=\"paused\"} 0",
-            "queue_blocked_jobs{queue=\"b\",reason=\"paused\"} 4",
-            "queue_blocked_jobs{queue=\"other\",reason=\"paused\"} 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

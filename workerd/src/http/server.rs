@@ -106,7 +106,7 @@ mod tests {
     async fn clients_that_never_read_do_not_keep_the_others_out() {
         let prometheus = PrometheusBuilder::new().build_recorder().handle();
         let address = (std::net::Ipv4Addr::LOCALHOST, 0).into();
-        let shared = Shared::new(prometheus, Vec::new());
+        let shared = Shared::new(prometheus, crate::http::Names::default());
         let life = Duration::from_millis(200);
         let server = Server::start_with(address, shared, life).await.unwrap();
         let mut greedy = Vec::new();

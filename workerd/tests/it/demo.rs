@@ -28,6 +28,7 @@ async fn every_job_is_accounted_for(store: Store) {
     assert_eq!(summary["states"], serde_json::json!({ "completed": 24, "dead": 2 }));
     assert_eq!(summary["retried"][0]["kind"], "demo.flaky");
     assert_eq!(summary["problems"], serde_json::json!([]));
+    assert!(summary["most_at_once"].as_u64() <= summary["limit"].as_u64(), "{summary}");
     // The demo's jobs are nobody else's, and nothing of them stays.
     assert!(store.connect().await.stats().await.unwrap().is_empty());
     assert!(is_clean(&store).await);
@@ -38,7 +39,9 @@ async fn is_clean(store: &Store) -> bool {
     let options = ConnectOptions::default().namespace(Namespace::new("demo").unwrap());
     let demo = Queue::connect_with(&store.url(), options).await.unwrap();
     let is_empty = demo.stats().await.unwrap().iter().all(|row| row.jobs.is_empty());
-    is_empty && demo.audit().await.unwrap().is_empty() && store.keys() <= 2
+    let has_no_limits = demo.limits().await.unwrap().is_empty();
+    let is_sound = demo.audit().await.unwrap().is_empty();
+    is_empty && has_no_limits && is_sound && store.lasting_keys().len() <= 2
 }
 
 async fn an_interrupted_demo_leaves_nothing(store: Store) {

@@ -6,6 +6,7 @@ mod crash;
 mod damage;
 mod demo;
 mod enqueue;
+mod limits;
 mod operate;
 mod run;
 mod startup;

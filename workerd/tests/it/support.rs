@@ -103,11 +103,11 @@ impl Store {
         }
     }
 
-    /// How many keys there are, if it is a store of keys.
-    pub(crate) fn keys(&self) -> u64 {
+    /// The keys that stay, if it is a store of keys.
+    pub(crate) fn lasting_keys(&self) -> Vec<String> {
         match self {
-            Self::Sqlite(_) => 0,
-            Self::Redis(redis) => redis.keys(),
+            Self::Sqlite(_) => Vec::new(),
+            Self::Redis(redis) => redis.lasting_keys(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{ClaimToken, JobId, JobSpec, Kind, QueueName, Timestamp, WorkerId};
+use crate::{ClaimToken, JobId, JobSpec, Kind, LimitKeys, QueueName, Timestamp, WorkerId};
 
 /// A worker's free slots for one kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,22 +12,42 @@ pub struct KindSlots {
     /// How many jobs of it the worker can start now. With 0 it gets none, and if jobs of the kind
     /// are ready, another waiting worker is woken for them.
     pub slots: u32,
+    /// Keys that its jobs need on this worker beside their own, such as the provider that the
+    /// worker's executor calls.
+    pub limits: LimitKeys,
+}
+
+impl KindSlots {
+    /// Free slots for a kind, without keys.
+    #[must_use]
+    pub const fn new(kind: Kind, slots: u32) -> Self {
+        Self { kind, slots, limits: LimitKeys::NONE }
+    }
 }
 
 /// A worker asks for jobs.
 ///
 /// # Which jobs it gets
 ///
-/// A *lane* is the ready jobs of one queue, kind and priority, first in first out. A store-wide
-/// clock, the *turn*, ticks when an empty lane gets its first job and when a lane is served, and
-/// stamps that lane. For each queue, in the request's order, while jobs are missing:
+/// A *lane* is the ready jobs of one queue, kind, priority and list of limit keys, first in first
+/// out. A store-wide clock, the *turn*, ticks when an empty lane gets its first job and when a
+/// lane is served, and stamps that lane. A lane is *eligible* if it holds jobs, its kind has free
+/// slots, and each of its keys and of the keys that the worker adds for its kind has
+/// [`Room`](crate::Room). For each queue, in the request's order, while jobs are missing:
 ///
-/// 1. Of the lanes that hold jobs of a kind with free slots, the 32 with the lowest
-///    (priority, turn) are looked at; of these the ones of the best priority form the group.
-/// 2. Each lane of the group, in the order of turns, gives up to
-///    `ceil(missing / size of the group)` jobs from its head, as far as the slots of its kind
-///    reach. A lane that still holds jobs after serving gets a new turn.
+/// 1. Of the eligible lanes, the 32 with the lowest (priority, turn) are looked at; of these the
+///    ones of the best priority form the group.
+/// 2. Each lane of the group, in the order of turns, gives up to its share of the missing jobs
+///    from its head, as far as the slots of its kind and the room of the keys reach. Its share is
+///    `ceil(missing × its weight / weight of the group)`; a lane weighs as much as the heaviest of
+///    its own keys ([`LimitSettings::weight`](crate::LimitSettings::weight)), and 1 without any. A
+///    lane that still holds jobs after serving gets a new turn, unless it weighs more than it has
+///    given and [`is_turn_over`](crate::is_turn_over) lets it keep the one it has.
 /// 3. Again from 1 until nothing is missing or no lane can serve.
+///
+/// A job that is given holds all these keys until it ends, and counts for their rates. A store may
+/// look at more than 500 lanes that turn out not to be eligible in several calls, and says
+/// [`Claim::more`] then.
 ///
 /// A job that is met after its `expires_at` is dead with reason `expired` and not counted. Paused
 /// queues are passed over. A store may give fewer jobs than that, but at least one, and say
@@ -102,7 +122,9 @@ pub struct Claim {
     pub leases: Vec<Lease>,
     /// Asking again at once may give more: the claim stopped at a bound, not for lack of jobs.
     pub more: bool,
-    /// How long until the next scheduled or retrying job of the store is due.
+    /// How long until there may be work without anybody doing anything: until the next scheduled
+    /// or retrying job of the store is due, or, if that is earlier, until a lane of the request's
+    /// queues and kinds that has no room now has room again. A store may name an earlier time.
     pub next_due: Option<Duration>,
     /// Whether [`Backend::maintain`](crate::backend::Backend::maintain) has something to do now.
     pub maintain: bool,

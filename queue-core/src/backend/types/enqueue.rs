@@ -1,8 +1,9 @@
 //! Taking jobs in.
 
 use std::fmt;
+use std::time::Duration;
 
-use crate::{ConflictReason, JobId, JobState};
+use crate::{ConflictReason, JobId, JobState, LimitKey};
 
 /// What an acknowledged enqueue survives, from less to more within one store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
@@ -39,6 +40,16 @@ pub enum EnqueueOutcome {
         existing: JobId,
         /// What the two have in common.
         reason: ConflictReason,
+    },
+    /// It was refused: as many jobs are live as its queue or one of its keys allows
+    /// ([`LimitSettings::max_live`](crate::LimitSettings::max_live)). A job that exists already,
+    /// or takes the place of one, is not refused for that.
+    Full {
+        /// What is full, the first of: its queue, its keys in their order.
+        limit: LimitKey,
+        /// When trying again may help ([`StartRate::retry_after`](crate::StartRate::retry_after)
+        /// of its queue).
+        retry_after: Duration,
     },
 }
 

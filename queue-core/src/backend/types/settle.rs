@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Claim, ClaimRequest};
-use crate::{ClaimToken, JobError, JobId, JobState, Payload};
+use crate::{ClaimToken, Ending, ErrorKind, JobError, JobId, JobState, LimitKeys, Payload};
 
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,14 +35,41 @@ pub enum Outcome {
         /// How long it waits.
         delay: Duration,
     },
-    /// Turned away by what it depends on (T10): as snoozed, and told apart in metrics.
+    /// Turned away by what it depends on (T10): waits as if snoozed, and no job with one of
+    /// `limits` starts before `delay` has passed. That holds even if the job was to be cancelled.
     Throttled {
         /// How long it waits.
         delay: Duration,
+        /// The keys that are closed; the job need not have them.
+        limits: LimitKeys,
     },
     /// Stopped because somebody asked to cancel it (T14). Without such a request in the store it
     /// counts as [`Outcome::Released`].
     Cancelled,
+}
+
+impl Outcome {
+    /// Whether a circuit breaker counts it as a failure: the job is to be retried, because its
+    /// handler failed or took too long. A panic, a payload that cannot be read, or a failure for
+    /// good is not the provider's fault.
+    #[must_use]
+    pub fn is_blamed(&self) -> bool {
+        matches!(self.ending(), Ending::Failed | Ending::TimedOut)
+    }
+
+    /// What it says about the providers whose keys the job held.
+    #[must_use]
+    pub fn ending(&self) -> Ending {
+        match self {
+            Self::Completed { .. } => Ending::Completed,
+            Self::Retry { error, .. } => match error.kind {
+                ErrorKind::Failed => Ending::Failed,
+                ErrorKind::TimedOut => Ending::TimedOut,
+                _ => Ending::Neutral,
+            },
+            _ => Ending::Neutral,
+        }
+    }
 }
 
 /// The end of one attempt. If somebody asked to cancel the job, every outcome but completed and

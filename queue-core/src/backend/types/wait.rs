@@ -1,6 +1,6 @@
 //! Waiting for work.
 
-use crate::{Kind, QueueName, WorkerId};
+use crate::{Kind, LimitKeys, QueueName, WorkerId};
 
 /// What a waiting worker could run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,7 +10,25 @@ pub struct Interest {
     /// The queues.
     pub queues: Vec<QueueName>,
     /// The kinds it has free slots for; may be empty.
-    pub kinds: Vec<Kind>,
+    pub kinds: Vec<KindLimits>,
+}
+
+/// A kind that a worker could run, and the limit keys that it adds for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KindLimits {
+    /// The kind.
+    pub kind: Kind,
+    /// See [`KindSlots::limits`](crate::KindSlots::limits): without room for these, a job of the
+    /// kind is no work for this worker.
+    pub limits: LimitKeys,
+}
+
+impl KindLimits {
+    /// A kind without keys.
+    #[must_use]
+    pub const fn new(kind: Kind) -> Self {
+        Self { kind, limits: LimitKeys::NONE }
+    }
 }
 
 /// Why a wait ended.

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use super::super::Harness;
 use super::super::list::listed;
-use super::steps::{ReportPlan, World};
+use super::steps::{LIMITS, ReportPlan, World};
 use super::{Pair, answered, equal};
 use crate::{
-    Backend, JobId, JobState, JobSummary, ListRequest, QueueName, Report, RetryRequest, Timestamp,
-    WatchRequest,
+    Backend, Claim, ClaimRequest, JobId, JobState, JobSummary, Kind, LimitKey, LimitSettings,
+    LimitTarget, ListRequest, QueueName, Report, RetryRequest, Timestamp, WatchRequest,
 };
 
 impl<H: Harness> Pair<'_, H> {
@@ -59,6 +59,19 @@ impl<H: Harness> Pair<'_, H> {
         Ok(())
     }
 
+    pub(super) async fn set_limit(
+        &self,
+        target: &LimitTarget,
+        settings: Option<&LimitSettings>,
+        times: u8,
+    ) -> Result<(), String> {
+        for _ in 0..times {
+            let (model, real) = on_both!(self.set_limit(target, settings));
+            equal("set_limit", &model, &real)?;
+        }
+        Ok(())
+    }
+
     pub(super) async fn pause(
         &self,
         queue: &QueueName,
@@ -86,6 +99,48 @@ impl<H: Harness> Pair<'_, H> {
         Ok(())
     }
 
+    /// Promise P7, by the answers of the store alone: right after a first claim, no key that its
+    /// jobs hold has more of them running than it allows, and no job that the claim had slots for
+    /// waits unless one of its keys is closed.
+    pub(super) async fn check_limits(
+        &self,
+        request: &ClaimRequest,
+        claim: &Claim,
+        ids: &[JobId],
+    ) -> Result<(), String> {
+        let keys = limit_keys();
+        let statuses = answered("limit_status", self.real.limit_status(&keys).await)?;
+        let paused = answered("paused", self.real.paused().await)?;
+        let status = |key: &LimitKey| statuses.iter().find(|status| status.key == *key);
+        let asked = |kind: &Kind| request.kinds.iter().find(|asked| asked.kind == *kind);
+        for lease in &claim.leases {
+            let added = asked(&lease.spec.kind).map(|asked| asked.limits.clone());
+            for key in lease.spec.limits.union(&added.unwrap_or_default()) {
+                let status = status(&key).ok_or_else(|| format!("no status of {key}"))?;
+                let allowed = status.allowed.map_or(u64::MAX, u64::from);
+                if status.running > allowed {
+                    return Err(format!("{key}: {} run, {allowed} may", status.running));
+                }
+            }
+        }
+        if claim.more {
+            return Ok(());
+        }
+        let records = answered("get", self.real.get(ids).await)?;
+        for spec in records.iter().flatten().filter(|r| r.state == JobState::Ready).map(|r| &r.spec)
+        {
+            let Some(asked) = asked(&spec.kind) else { continue };
+            let taken = claim.leases.iter().filter(|lease| lease.spec.kind == spec.kind).count();
+            let is_served = request.queues.contains(&spec.queue) && !paused.contains(&spec.queue);
+            let keys = spec.limits.union(&asked.limits);
+            let is_blocked = |key| status(key).is_some_and(|status| !status.blocked.is_empty());
+            if is_served && taken < asked.slots as usize && !keys.iter().any(is_blocked) {
+                return Err(format!("job {} waits while there is room for it", spec.id));
+            }
+        }
+        Ok(())
+    }
+
     /// What operators and watchers see of both stores.
     pub(super) async fn compare_views(&self, ids: &[JobId]) -> Result<(), String> {
         let (model, real) = on_both!(self.paused());
@@ -94,6 +149,10 @@ impl<H: Harness> Pair<'_, H> {
             ids.iter().map(|id| WatchRequest { id: *id, after_line: 1 }).collect();
         let (model, real) = on_both!(self.watch(&requests));
         equal("watch", &model, &real)?;
+        let (model, real) = on_both!(self.limits());
+        equal("limits", &model, &real)?;
+        let (model, real) = on_both!(self.limit_status(&limit_keys()));
+        equal("limit_status", &model, &real)?;
         for state in JobState::ALL {
             let request = ListRequest { limit: 3, ..ListRequest::new(state) };
             let model = by_id(listed(&self.model, &request).await);
@@ -102,6 +161,12 @@ impl<H: Harness> Pair<'_, H> {
         }
         Ok(())
     }
+}
+
+/// Every limit key that occurs, the queues' own, and one that does not occur.
+fn limit_keys() -> Vec<LimitKey> {
+    let others = ["queue:default", "queue:other", "tenant:nobody"];
+    LIMITS.iter().chain(&others).filter_map(|key| LimitKey::new(key).ok()).collect()
 }
 
 /// The order of a listing is the store's own.

@@ -9,9 +9,10 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use crate::{
-    Claim, ClaimRequest, ClaimToken, ErrorKind, Hold, JobError, JobId, JobState, Kind, KindSlots,
-    NewJob, OnConflict, Outcome, Payload, Progress, QueueName, Report, Retention, SettleRequest,
-    Settlement, Timestamp, WorkerId,
+    Adaptive, Breaker, Claim, ClaimRequest, ClaimToken, ErrorKind, Hold, JobError, JobId, JobState,
+    Kind, KindSlots, LimitKeys, LimitSettings, LimitTarget, NewJob, OnConflict, Outcome, Payload,
+    Progress, QUEUE_CLASS, QueueName, Rate, Report, Retention, SettleRequest, Settlement,
+    Timestamp, WorkerId,
 };
 
 /// The ids that jobs are made with; few, so that they meet.
@@ -19,6 +20,10 @@ const IDS: u8 = 24;
 const KEYS: u8 = 3;
 const KINDS: [&str; 3] = ["a", "b", "c"];
 const QUEUES: [&str; 2] = ["default", "other"];
+/// The limit keys of jobs, workers and settings; few, so that lanes meet at them.
+pub(super) const LIMITS: [&str; 4] = ["provider:x", "provider:y", "tenant:a", "tenant:b"];
+const TARGETS: [&str; 7] =
+    ["provider:x", "provider:y", "tenant:a", "tenant:*", "provider:*", "queue:default", "queue:*"];
 
 #[derive(Debug, Clone)]
 pub(super) enum Step {
@@ -63,6 +68,12 @@ pub(super) enum Step {
         paused: bool,
         twice: bool,
     },
+    /// Without settings, removes them.
+    Limit {
+        target: usize,
+        settings: Option<LimitSettings>,
+        twice: bool,
+    },
     Report {
         reports: Vec<ReportPlan>,
         twice: bool,
@@ -93,12 +104,15 @@ pub(super) struct JobPlan {
     max_stalls: u8,
     expires_in: Option<Duration>,
     retention_sec: u64,
+    limits: Vec<usize>,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct ClaimPlan {
     queues: Vec<usize>,
     slots: [u32; 3],
+    /// The key that the worker adds for the first kind.
+    limit: Option<usize>,
     max: u32,
     lease: Duration,
 }
@@ -140,6 +154,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(jobs, state, twice)| Step::Delete { jobs, state, twice }),
         1 => (0..QUEUES.len(), prop::bool::weighted(0.4), twice())
             .prop_map(|(queue, paused, twice)| Step::Pause { queue, paused, twice }),
+        3 => (0..TARGETS.len(), prop::option::weighted(0.8, settings()), twice())
+            .prop_map(|(target, settings, twice)| Step::Limit { target, settings, twice }),
         3 => (vec(report_plan(), 1..4), twice())
             .prop_map(|(reports, twice)| Step::Report { reports, twice }),
         1 => Just(Step::Snapshot),
@@ -156,6 +172,37 @@ fn some_jobs() -> impl Strategy<Value = Vec<u8>> {
 
 fn state() -> impl Strategy<Value = JobState> {
     prop::sample::select(JobState::ALL.to_vec())
+}
+
+/// What is used of it depends on the target.
+fn settings() -> impl Strategy<Value = LimitSettings> {
+    let some_time = || prop_oneof![Just(20_u64), Just(1_000), Just(10_000)];
+    let rate = (1_u32..4, some_time(), 1_u32..4).prop_map(|(count, period_ms, burst)| {
+        Rate::new(count, Duration::from_millis(period_ms)).with_burst(burst)
+    });
+    let breaker = (1_u32..3, some_time(), some_time()).prop_map(|(failures, window, cooldown)| {
+        let [window, cooldown] = [window, cooldown].map(Duration::from_millis);
+        Breaker { failures, window, cooldown }
+    });
+    let settings = (
+        prop::option::weighted(0.7, 1_u32..4),
+        prop::option::weighted(0.4, rate),
+        prop::option::weighted(0.4, breaker),
+        prop::option::weighted(0.5, 1_u32..3),
+        prop::option::weighted(0.2, 1_u32..4),
+        prop::option::weighted(0.2, 1_u64..12),
+    );
+    settings.prop_map(|(concurrency, rate, breaker, floor, weight, max_live)| {
+        let floor = floor.zip(concurrency).filter(|(floor, most)| floor <= most);
+        LimitSettings {
+            concurrency,
+            rate,
+            breaker,
+            adaptive: floor.map(|(floor, _)| Adaptive { floor }),
+            weight,
+            max_live,
+        }
+    })
 }
 
 fn report_plan() -> impl Strategy<Value = ReportPlan> {
@@ -202,7 +249,9 @@ fn job_plan() -> impl Strategy<Value = JobPlan> {
         prop::option::weighted(0.15, duration()),
         prop_oneof![3 => Just(86_400_u64), 1 => Just(0), 1 => Just(5)],
     );
-    (identity, order, conflict, limits).prop_map(|(identity, order, conflict, limits)| JobPlan {
+    let keys = prop_oneof![Just(Vec::new()), prop::sample::subsequence(vec![0, 1, 2, 3], 0..=3),];
+    let all = (identity, order, conflict, limits, keys);
+    all.prop_map(|(identity, order, conflict, limits, keys)| JobPlan {
         id: identity.0,
         payload: identity.1,
         kind: identity.2,
@@ -216,18 +265,28 @@ fn job_plan() -> impl Strategy<Value = JobPlan> {
         max_stalls: limits.1,
         expires_in: limits.2,
         retention_sec: limits.3,
+        limits: keys,
     })
 }
 
 fn claim_plan() -> impl Strategy<Value = ClaimPlan> {
     let queues = prop_oneof![Just(vec![0]), Just(vec![0, 1]), Just(vec![1, 0])];
-    (queues, prop::array::uniform3(0_u32..4), 1_u32..7, lease())
-        .prop_map(|(queues, slots, max, lease)| ClaimPlan { queues, slots, max, lease })
+    let limit = prop::option::weighted(0.3, 0..LIMITS.len());
+    (queues, prop::array::uniform3(0_u32..4), limit, 1_u32..7, lease()).prop_map(
+        |(queues, slots, limit, max, lease)| ClaimPlan { queues, slots, limit, max, lease },
+    )
 }
 
 fn end() -> impl Strategy<Value = End> {
     let delay = || prop_oneof![Just(Duration::ZERO), duration()];
-    let error = || "[a-z]{0,8}".prop_map(|text| JobError::new(ErrorKind::Failed, text));
+    let kind = prop::sample::select(vec![
+        ErrorKind::Failed,
+        ErrorKind::TimedOut,
+        ErrorKind::Panicked,
+        ErrorKind::Internal,
+    ]);
+    let error = || (kind.clone(), "[a-z]{0,8}").prop_map(|(kind, text)| JobError::new(kind, text));
+    let limits = prop::sample::subsequence(vec![0, 1, 2, 3], 0..=2);
     let outcome = prop_oneof![
         4 => prop::option::of("[a-z]{0,8}")
             .prop_map(|result| Outcome::Completed { result: result.map(Payload::raw) }),
@@ -235,7 +294,8 @@ fn end() -> impl Strategy<Value = End> {
         1 => error().prop_map(|error| Outcome::Dead { error }),
         2 => Just(Outcome::Released),
         2 => delay().prop_map(|delay| Outcome::Snoozed { delay }),
-        1 => delay().prop_map(|delay| Outcome::Throttled { delay }),
+        2 => (delay(), limits)
+            .prop_map(|(delay, limits)| Outcome::Throttled { delay, limits: limit_keys(&limits) }),
         1 => Just(Outcome::Cancelled),
     ];
     (any::<Index>(), outcome).prop_map(|(lease, outcome)| End { lease, outcome })
@@ -249,6 +309,10 @@ pub(super) struct World {
     /// The token and job of every lease that was ever given.
     leases: Vec<(ClaimToken, JobId)>,
     claims: Vec<ClaimRequest>,
+}
+
+fn limit_keys(numbers: &[usize]) -> LimitKeys {
+    LimitKeys::parse(numbers.iter().map(|number| LIMITS[*number])).unwrap_or_default()
 }
 
 /// Ids whose order is not the order of their numbers.
@@ -282,6 +346,7 @@ impl World {
             .hold(plan.hold)
             .on_conflict(plan.on_conflict)
             .retention(Retention { completed: kept, dead: kept });
+        job = plan.limits.iter().fold(job, |job, key| job.limit(LIMITS[*key]));
         if let Some(key) = plan.key {
             job = job.idempotency_key(format!("key-{key}"));
         }
@@ -300,8 +365,13 @@ impl World {
             token: ClaimToken::from_bytes(token.to_be_bytes()),
             worker: WorkerId::new(format!("worker-{}", self.tokens_made % 3)).unwrap(),
             queues: plan.queues.iter().map(|q| QueueName::new(QUEUES[*q]).unwrap()).collect(),
-            kinds: slots
-                .map(|(kind, slots)| KindSlots { kind: Kind::new(kind).unwrap(), slots })
+            kinds: (0_usize..)
+                .zip(slots)
+                .map(|(place, (kind, slots))| KindSlots {
+                    kind: Kind::new(kind).unwrap(),
+                    slots,
+                    limits: limit_keys(plan.limit.filter(|_| place == 0).as_slice()),
+                })
                 .collect(),
             max: plan.max,
             lease: plan.lease,
@@ -343,6 +413,23 @@ impl World {
         }
         let settlements = order.iter().filter_map(|id| settlements.remove(id)).collect();
         SettleRequest { settlements, claim: claim.map(|plan| self.claim(plan)) }
+    }
+
+    /// Settings that are legal for their target.
+    pub(super) fn limit(
+        &self,
+        target: usize,
+        settings: Option<&LimitSettings>,
+    ) -> (LimitTarget, Option<LimitSettings>) {
+        let target = LimitTarget::new(TARGETS[target]).unwrap();
+        let max_live = settings.and_then(|settings| settings.max_live);
+        let of_queue = LimitSettings { max_live, ..LimitSettings::default() };
+        let settings = settings.map(|settings| match target.class() {
+            QUEUE_CLASS => &of_queue,
+            _ => settings,
+        });
+        let settings = settings.filter(|settings| !settings.is_empty()).cloned();
+        (target, settings)
     }
 
     pub(super) fn queue(&self, number: usize) -> QueueName {

@@ -110,6 +110,12 @@ impl Turning {
     }
 
     fn count(&mut self, outcome: &Outcome, settled: Settled) {
+        if let (Outcome::Throttled { limits, .. }, Settled::Applied(_)) = (outcome, settled) {
+            for key in limits.iter() {
+                let is_added = self.set.routes.values().any(|route| route.limits.contains(key));
+                telemetry::throttled(Some(key).filter(|_| is_added));
+            }
+        }
         match (outcome, settled) {
             (_, Settled::Stale(_) | Settled::Gone) => self.report.lost += 1,
             (Outcome::Released, _) => self.report.released += 1,

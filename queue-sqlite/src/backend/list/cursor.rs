@@ -10,7 +10,7 @@ pub(super) enum Place {
     /// After the job of this due time and id.
     Due(i64, [u8; 16]),
     /// At `position` of a lane.
-    Ready { queue: String, kind: String, priority: Priority, position: i64 },
+    Ready { queue: String, kind: String, limits: String, priority: Priority, position: i64 },
     /// After this position of a claim.
     Running(i64, i64),
     /// After the job of this expiry and id on a shelf.
@@ -25,8 +25,10 @@ impl Place {
         let prefix = prefix(request);
         let place = match self {
             Self::Due(due_ms, id) => format!("{due_ms}/{}", hex(id)),
-            Self::Ready { queue, kind, priority, position } => {
-                format!("{queue}/{kind}/{}/{position}", priority.level())
+            Self::Ready { queue, kind, limits, priority, position } => {
+                // A cursor holds no space; keys hold no comma.
+                let limits = limits.replace(' ', ",");
+                format!("{queue}/{kind}/{limits}/{}/{position}", priority.level())
             }
             Self::Running(claim, position) => format!("{claim}/{position}"),
             Self::Finished { queue, part, expiry_ms, id } => {
@@ -45,9 +47,10 @@ impl Place {
             (JobState::Scheduled | JobState::Retrying, [due_ms, id]) => {
                 Some(Self::Due(due_ms.parse().ok()?, unhex(id)?))
             }
-            (JobState::Ready, [queue, kind, priority, position]) => Some(Self::Ready {
+            (JobState::Ready, [queue, kind, limits, priority, position]) => Some(Self::Ready {
                 queue: (*queue).to_owned(),
                 kind: (*kind).to_owned(),
+                limits: limits.replace(',', " "),
                 priority: Priority::new(priority.parse().ok()?)?,
                 position: position.parse().ok()?,
             }),
@@ -92,9 +95,13 @@ mod tests {
     fn places() -> Vec<(JobState, Place)> {
         let (queue, kind) = ("q-1.x".to_owned(), "k".repeat(64));
         let priority = Priority::LAST;
+        let limits = "a:1 b:2".to_owned();
         vec![
             (JobState::Retrying, Place::Due(-5, [0xab; 16])),
-            (JobState::Ready, Place::Ready { queue: queue.clone(), kind, priority, position: -9 }),
+            (
+                JobState::Ready,
+                Place::Ready { queue: queue.clone(), kind, limits, priority, position: -9 },
+            ),
             (JobState::Running, Place::Running(3, 0)),
             (JobState::Dead, Place::Finished { queue, part: 3, expiry_ms: 7, id: [1; 16] }),
             (JobState::Quarantined, Place::Aside(i64::MAX)),

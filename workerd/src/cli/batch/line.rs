@@ -5,7 +5,7 @@ use std::io::{BufRead, Read};
 use std::time::{Duration, SystemTime};
 
 use queue::payload::{PAYLOAD_DEFAULT_MAX_BYTES, PAYLOAD_HARD_MAX_BYTES};
-use queue::{Durability, JobId, Kind, NewJob, QueueName, Timestamp};
+use queue::{Durability, JobId, Kind, LimitKey, NewJob, QueueName, Timestamp};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -42,8 +42,8 @@ struct Line<'a> {
     expires_at: Option<u64>,
     headers: Option<BTreeMap<String, String>>,
     id: Option<JobId>,
-    /// Known to a later version.
-    limits: Option<serde::de::IgnoredAny>,
+    #[serde(default)]
+    limits: Vec<LimitKey>,
 }
 
 /// Jobs that are written together, with their line numbers; none at the end.
@@ -141,9 +141,6 @@ impl<R: BufRead> Lines<R> {
 
 fn job(text: &[u8]) -> Result<(NewJob, Option<Durability>), String> {
     let line: Line<'_> = serde_json::from_slice(text).map_err(|e| without_line(&e))?;
-    if line.limits.is_some() {
-        return Err("limits are not supported in this version; leave them out".to_owned());
-    }
     if line.delay_ms.is_some() && line.run_at.is_some() {
         return Err("delay_ms and run_at exclude each other; keep one".to_owned());
     }
@@ -158,6 +155,9 @@ fn job(text: &[u8]) -> Result<(NewJob, Option<Durability>), String> {
     }
     if let Some(priority) = line.priority {
         job = job.priority(priority);
+    }
+    for key in line.limits {
+        job = job.limit(key.as_str());
     }
     if let Some(delay_ms) = line.delay_ms {
         job = job.delay(Duration::from_millis(delay_ms));
@@ -200,7 +200,7 @@ fn without_line(error: &serde_json::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use queue::{Due, Hold, OnConflict};
+    use queue::{Due, Hold, LimitKeys, OnConflict};
 
     use super::*;
 
@@ -212,7 +212,7 @@ mod tests {
     fn every_field_reaches_the_job() {
         let id = JobId::new();
         let text = format!(
-            r#"{{"kind":"k","payload":{{"n": 1.50}},"queue":"q","priority":2,"delay_ms":5,
+            r#"{{"kind":"k","payload":{{"n": 1.50}},"queue":"q","priority":2,"delay_ms":5,"limits":["b:1","a:1"],
             "idempotency_key":"key","on_conflict":"reject","hold":"1m 30s","max_attempts":3,"timeout_ms":7,
             "expires_at":9,"headers":{{"a":"b"}},"id":"{id}"}}"#
         );
@@ -221,6 +221,7 @@ mod tests {
         assert_eq!((*line, jobs.len()), (1, 1));
         assert_eq!(job.spec.payload.bytes().as_ref(), br#"{"n": 1.50}"#);
         assert_eq!((job.spec.queue.as_str(), job.spec.priority.level()), ("q", 2));
+        assert_eq!(job.spec.limits, LimitKeys::parse(["a:1", "b:1"]).unwrap());
         assert_eq!(job.due, Due::After(Duration::from_millis(5)));
         assert_eq!(job.spec.idempotency_key.as_ref().unwrap().as_str(), "key");
         assert_eq!((job.on_conflict, job.spec.max_attempts), (OnConflict::Reject, 3));
@@ -274,7 +275,8 @@ mod tests {
             ("{\"kind\":\"A\",\"payload\":1}", "kind \"A\" is not valid"),
             ("{\"kind\":\"a\",\"payload\":1,\"prio\":1}", "unknown field `prio`"),
             ("{\"kind\":\"a\",\"payload\":1,\"priority\":10}", "priority 10 is not valid"),
-            ("{\"kind\":\"a\",\"payload\":1,\"limits\":[\"x\"]}", "not supported in this version"),
+            ("{\"kind\":\"a\",\"payload\":1,\"limits\":[\"x\"]}", "colon between"),
+            ("{\"kind\":\"a\",\"payload\":1,\"limits\":[\"queue:a\"]}", "another class"),
             ("{\"kind\":\"a\",\"payload\":1,\"delay_ms\":1,\"run_at\":1}", "exclude each other"),
             ("{\"kind\":\"a\",\"payload\":1,\"id\":\"x\"}", "UUID"),
             ("{\"kind\":\"a\",\"payload\":1} x", "trailing characters, at column 26"),

@@ -18,6 +18,8 @@ pub(super) struct JobView {
     state: &'static str,
     dead_reason: Option<&'static str>,
     priority: u8,
+    /// What it needs to run, beside what the executor of its kind adds.
+    limits: Vec<String>,
     attempt: u16,
     max_attempts: u16,
     failures: u16,
@@ -161,6 +163,7 @@ impl JobView {
             state: record.state.as_str(),
             dead_reason: record.dead_reason.map(queue::DeadReason::as_str),
             priority: spec.priority.level(),
+            limits: spec.limits.iter().map(ToString::to_string).collect(),
             attempt: record.attempt(),
             max_attempts: spec.max_attempts,
             failures: record.failures,
@@ -197,12 +200,13 @@ impl JobView {
         let asked = if self.cancel_requested { " (asked to stop)" } else { "" };
         let attempt = format!("{} of {}", self.attempt, self.max_attempts);
         let counted = |count: u32| (count > 0).then(|| count.to_string());
-        let lines: [(&str, Option<String>); 22] = [
+        let lines: [(&str, Option<String>); 23] = [
             ("id", Some(self.id.clone())),
             ("kind", Some(self.kind.clone())),
             ("queue", Some(self.queue.clone())),
             ("state", Some(format!("{}{reason}{asked}", self.state))),
             ("priority", Some(self.priority.to_string())),
+            ("limits", (!self.limits.is_empty()).then(|| self.limits.join(", "))),
             ("attempt", Some(attempt)),
             ("stalls", counted(self.stalls.into())),
             ("snoozes", counted(self.snoozes)),

@@ -28,6 +28,7 @@ fn program(path: &str) -> Command {
         program: PathBuf::from(path),
         arguments: Vec::new(),
         concurrency: None,
+        limits: queue::LimitKeys::NONE,
         timeout: None,
         environment: Vec::new(),
         kill_grace: Duration::from_secs(30),

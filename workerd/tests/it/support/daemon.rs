@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -32,8 +32,7 @@ impl Daemon {
     /// Runs `workerd run` on the store at `url` with `config` as the rest of its file.
     pub(crate) fn start(url: &str, config: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = format!("[store]\nurl = {url:?}\n{config}");
-        let path = super::write_config(folder.path(), &config);
+        let path = write_config(folder.path(), url, config);
         let mut command = workerd();
         command.args(["run", "--listen", "127.0.0.1:0", "--log-format", "json"]);
         command.arg("-c").arg(path);
@@ -42,6 +41,11 @@ impl Daemon {
         std::fs::create_dir(&attempts).unwrap();
         command.env("TMPDIR", attempts);
         Self::spawn(&mut command, folder)
+    }
+
+    /// Writes its file anew, for when it reads it again.
+    pub(crate) fn rewrite_config(&self, url: &str, config: &str) {
+        write_config(self.folder.path(), url, config);
     }
 
     pub(crate) fn spawn(command: &mut Command, folder: tempfile::TempDir) -> Self {
@@ -109,6 +113,10 @@ impl Daemon {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
+}
+
+fn write_config(folder: &Path, url: &str, config: &str) -> PathBuf {
+    super::write_config(folder, &format!("[store]\nurl = {url:?}\n{config}"))
 }
 
 impl Drop for Daemon {

@@ -62,10 +62,13 @@ impl Redis {
         }
     }
 
-    /// How many keys it has.
-    pub(crate) fn keys(&self) -> u64 {
-        let answer = self.call("DBSIZE");
-        answer.trim_start_matches(':').lines().next().unwrap().parse().unwrap()
+    /// The keys that it has and that do not go by themselves.
+    pub(crate) fn lasting_keys(&self) -> Vec<String> {
+        let answer = self.call("KEYS *");
+        // All of them begin with a hash tag, and what is between them in the answer does not.
+        let keys = answer.lines().filter(|line| line.starts_with('{'));
+        let lasts = |key: &&str| self.call(&format!("TTL {key}")).starts_with(":-1");
+        keys.filter(lasts).map(str::to_owned).collect()
     }
 
     /// What it answers to a command.

@@ -1,0 +1,123 @@
+//! A provider turns everybody away while another one works.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use clap::Args;
+use queue::{Fail, Job, NewJob, State, Worker};
+use serde::{Deserialize, Serialize};
+
+use super::Scene;
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// For how long it does.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// How many jobs wait for it.
+    #[arg(long, default_value_t = 1000)]
+    jobs: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Refused;
+
+impl Job for Refused {
+    const KIND: &'static str = "limits.refused";
+}
+
+#[derive(Serialize, Deserialize)]
+struct Served;
+
+impl Job for Served {
+    const KIND: &'static str = "limits.served";
+}
+
+/// When the provider works again, and how often both were called.
+#[derive(Debug)]
+struct Providers {
+    works_at: Instant,
+    refused: AtomicU32,
+    served: AtomicU32,
+}
+
+async fn refuse(State(providers): State<Arc<Providers>>, _: Refused) -> Result<(), Fail> {
+    if Instant::now() < providers.works_at {
+        providers.refused.fetch_add(1, Ordering::Relaxed);
+        return Err(Fail::throttled(Duration::from_secs(1)));
+    }
+    Ok(())
+}
+
+async fn serve(State(providers): State<Arc<Providers>>, _: Served) -> Result<(), Fail> {
+    providers.served.fetch_add(1, Ordering::Relaxed);
+    Ok(())
+}
+
+impl Scene<'_> {
+    pub(super) async fn throttled(&self, options: &Options) -> anyhow::Result<()> {
+        let calm = self.served_per_second(Duration::ZERO, 0).await?;
+        println!("without the other provider: {:.0} jobs/s of this one", calm.served_per_second);
+        let outage = Duration::from_secs(options.seconds);
+        let storm = self.served_per_second(outage, options.jobs).await?;
+        println!(
+            "while the other one refuses: {:.0} jobs/s of this one ({:.0} %); {} calls in vain in \
+             {outage:?}, {} attempts lost",
+            storm.served_per_second,
+            100.0 * storm.served_per_second / calm.served_per_second,
+            storm.refused,
+            storm.failures
+        );
+        ensure!(storm.failures == 0, "throttling cost attempts");
+        Ok(())
+    }
+
+    async fn served_per_second(&self, outage: Duration, jobs: u32) -> anyhow::Result<Measured> {
+        let providers = Arc::new(Providers {
+            works_at: Instant::now() + outage,
+            refused: AtomicU32::new(0),
+            served: AtomicU32::new(0),
+        });
+        let worker = Worker::new(&self.queue)
+            .concurrency(64)
+            .state(Arc::clone(&providers))
+            .handle::<Refused, _>(refuse)
+            .handle::<Served, _>(serve)
+            .limits(Refused::KIND, ["provider:refusing"])
+            .limits(Served::KIND, ["provider:serving"])
+            .start()?;
+        let refused: Result<Vec<NewJob>, _> = (0..jobs).map(|_| NewJob::of(&Refused)).collect();
+        let refused = refused?;
+        let ids: Vec<_> = refused.iter().map(NewJob::job_id).collect();
+        self.queue.enqueue_all(refused).await?;
+        let began = Instant::now();
+        let end = outage.max(Duration::from_secs(10));
+        while began.elapsed() < end {
+            let served: Result<Vec<NewJob>, _> = (0..2000).map(|_| NewJob::of(&Served)).collect();
+            let last = served?;
+            let id = last[last.len() - 1].job_id();
+            self.queue.enqueue_all(last).await?;
+            self.queue.wait_finished(id, Duration::from_secs(60)).await?;
+        }
+        let served = f64::from(providers.served.load(Ordering::Relaxed));
+        let served_per_second = served / began.elapsed().as_secs_f64();
+        let mut failures = 0;
+        for id in ids {
+            let record = self.queue.wait_finished(id, Duration::from_secs(120)).await?;
+            let record = record.ok_or_else(|| anyhow::anyhow!("a job is gone"))?;
+            ensure!(record.state == queue::JobState::Completed, "{record:?}");
+            failures += u32::from(record.failures);
+        }
+        worker.drain(Duration::from_secs(10)).await;
+        let refused = providers.refused.load(Ordering::Relaxed);
+        Ok(Measured { served_per_second, refused, failures })
+    }
+}
+
+struct Measured {
+    served_per_second: f64,
+    refused: u32,
+    failures: u32,
+}

@@ -1,0 +1,138 @@
+//! What explanations are made of: who is there, and what is before a job.
+
+use std::time::Duration;
+
+use super::Harness;
+use super::store::{Store, enqueue_on, ids, job};
+use crate::{
+    Backend, JobState, Kind, LaneSummary, LimitKeys, LimitSettings, LimitTarget, NewJob, Outcome,
+    Place, Priority, QueueName, WorkerId, WorkerInfo, WorkerKind,
+};
+
+fn info(name: &str, instance: u64) -> WorkerInfo {
+    let kind = WorkerKind {
+        kind: Kind::new("a").unwrap(),
+        concurrency: 3,
+        limits: LimitKeys::parse(["provider:x"]).unwrap(),
+    };
+    WorkerInfo {
+        id: WorkerId::new(name).unwrap(),
+        instance,
+        queues: vec![QueueName::default()],
+        kinds: vec![kind],
+        concurrency: 4,
+        running: 1,
+    }
+}
+
+pub async fn workers_are_believed_for_a_time<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    assert_eq!(store.backend.workers().await.unwrap(), []);
+    let long = Duration::from_secs(45);
+    for (worker, time) in [(info("one", 1), long), (info("one", u64::MAX), long * 2)] {
+        store.backend.announce(&worker, time).await.unwrap();
+    }
+    store.backend.announce(&WorkerInfo { running: 2, ..info("one", 1) }, long).await.unwrap();
+    let known = async || {
+        let mut workers = store.backend.workers().await.unwrap();
+        workers.sort_by_key(|worker| worker.info.instance);
+        workers.into_iter().map(|live| (live.info, live.believed_for)).collect::<Vec<_>>()
+    };
+    let first = WorkerInfo { running: 2, ..info("one", 1) };
+    assert_eq!(known().await, [(first, long), (info("one", u64::MAX), long * 2)]);
+    store.advance(long).await;
+    assert_eq!(known().await, [(info("one", u64::MAX), long)]);
+    store.backend.announce(&info("two", 2), long).await.unwrap();
+    store.backend.announce(&info("one", u64::MAX), Duration::ZERO).await.unwrap();
+    assert_eq!(known().await, [(info("two", 2), long)]);
+    store.advance(long).await;
+    store.maintain().await;
+    assert_eq!(known().await, []);
+    store.audit().await;
+}
+
+pub async fn a_ready_job_has_a_place<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let jobs: Vec<NewJob> = vec![
+        job("a"),
+        job("a"),
+        job("a"),
+        job("b").priority(0),
+        job("b"),
+        job("b").queue("other"),
+        job("a").delay(Duration::from_secs(5)),
+    ];
+    enqueue_on(&store.backend, &jobs).await;
+    let place = async |index: usize| {
+        let placement = store.backend.place(jobs[index].job_id()).await.unwrap();
+        assert_eq!(placement.now, store.now());
+        placement.place.map(|Place { jobs_ahead, lanes_ahead, lanes, more, .. }| {
+            assert!(!more);
+            (jobs_ahead, lanes_ahead, lanes)
+        })
+    };
+    assert_eq!(place(0).await, Some((0, 1, 2)));
+    assert_eq!(place(2).await, Some((2, 1, 2)));
+    assert_eq!(place(3).await, Some((0, 0, 1)));
+    assert_eq!(place(4).await, Some((0, 2, 2)));
+    assert_eq!(place(5).await, Some((0, 0, 1)));
+    assert_eq!(place(6).await, None);
+    let running = store.claim(2).await.leases;
+    assert_eq!(place(3).await, None, "it runs");
+    assert_eq!(running.len(), 2);
+    let starts = store.backend.place(jobs[2].job_id()).await.unwrap().place.unwrap().starts;
+    assert_eq!((starts.current, starts.previous), (2, 0));
+}
+
+pub async fn a_blocked_lane_ahead_is_counted<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let one = LimitSettings { concurrency: Some(1), ..LimitSettings::default() };
+    store.backend.set_limit(&LimitTarget::new("tenant:a").unwrap(), Some(&one)).await.unwrap();
+    let urgent = || job("a").limit("tenant:a").priority(2);
+    let jobs = [urgent(), urgent(), job("a").limit("tenant:a"), job("a"), job("a")];
+    enqueue_on(&store.backend, &jobs).await;
+    assert_eq!(ids(&store.claim(1).await), [jobs[0].job_id()]);
+    // Looks at both lanes of the key, which have no room.
+    assert_eq!(ids(&store.claim(1).await), [jobs[3].job_id()]);
+    let place = async |index: usize| {
+        let place = store.backend.place(jobs[index].job_id()).await.unwrap().place.unwrap();
+        assert!(!place.more);
+        (place.jobs_ahead, place.lanes_ahead, place.lanes)
+    };
+    assert_eq!(place(1).await, (0, 0, 1));
+    assert_eq!(place(2).await, (0, 1, 2));
+    assert_eq!(place(4).await, (0, 2, 2));
+}
+
+pub async fn lanes_are_seen_whether_blocked_or_not<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let one = LimitSettings { concurrency: Some(1), ..LimitSettings::default() };
+    store.backend.set_limit(&LimitTarget::new("tenant:a").unwrap(), Some(&one)).await.unwrap();
+    let of_a = || job("a").limit("tenant:a");
+    let jobs = [of_a(), of_a(), of_a(), job("a"), job("b").priority(2), job("a").queue("other")];
+    enqueue_on(&store.backend, &jobs).await;
+    let first = store.claim(1).await.leases.remove(0);
+    assert_eq!(store.claim(1).await.leases.len(), 1);
+    let lane = |kind: &str, priority, keys: &[&str], jobs| LaneSummary {
+        kind: Kind::new(kind).unwrap(),
+        priority: Priority::new(priority).unwrap(),
+        limits: LimitKeys::parse(keys).unwrap(),
+        jobs,
+    };
+    let seen = async |queue: &str| {
+        let lanes = store.backend.lanes(&QueueName::new(queue).unwrap()).await.unwrap();
+        assert!(!lanes.more);
+        let mut lanes = lanes.lanes;
+        lanes.sort();
+        lanes
+    };
+    let blocked = store.count(JobState::Ready).await;
+    assert_eq!(blocked, 4);
+    while !store.claim(9).await.leases.is_empty() {}
+    assert_eq!(seen("default").await, [lane("a", 5, &["tenant:a"], 2)]);
+    assert_eq!(seen("other").await, [lane("a", 5, &[], 1)]);
+    store.settle(&first, Outcome::Released).await;
+    let default = seen("default").await;
+    assert_eq!(default.iter().map(|lane| lane.jobs).sum::<u64>(), 3);
+    assert_eq!(seen("nowhere").await, []);
+}

@@ -1,0 +1,356 @@
+//! Why a job is not running, and why a queue has a backlog.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::Queue;
+use crate::{
+    Blocked, Error, JobId, JobRecord, JobState, Kind, LimitKey, LimitStatus, LiveWorker, Place,
+    QueueName, Timestamp, WorkerId,
+};
+
+/// Why a job is not running, and when it may.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Explanation {
+    /// The job.
+    pub id: JobId,
+    /// Where it stands.
+    pub state: JobState,
+    /// The store's time at which this was found out.
+    pub now: Timestamp,
+    /// What keeps it from running, in the order in which it has to be over. Empty if it only
+    /// waits for a free slot, and if it is running or finished.
+    pub blockers: Vec<Blocker>,
+    /// What is before it, if it is ready.
+    pub place: Option<Place>,
+    /// In what time it may start: judged by the rate of a key whose rate is used up, else by how
+    /// often jobs of its queue have started lately. `None` if that cannot be said, as when
+    /// something keeps it that no time alone ends: a pause, a missing worker, a key of which as
+    /// many run as may, or a breaker's probe.
+    pub estimate: Option<Duration>,
+}
+
+/// Something that keeps a job from running.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Blocker {
+    /// It is not its time yet.
+    Due {
+        /// When it is, by the store's clock.
+        at: Timestamp,
+    },
+    /// Its queue is paused.
+    Paused,
+    /// No live worker takes jobs of this kind from this queue.
+    NoWorker {
+        /// Live workers that run the kind, but serve other queues.
+        elsewhere: Vec<WorkerId>,
+    },
+    /// A limit key lets no job start.
+    Limit {
+        /// The key and what it has running.
+        status: Box<LimitStatus>,
+        /// Why.
+        blocked: Blocked,
+        /// Whether the workers add the key, rather than the job.
+        of_worker: bool,
+    },
+}
+
+impl Blocker {
+    /// When it is over by time alone.
+    #[must_use]
+    pub fn over_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Due { at } => Some(*at),
+            Self::Limit { blocked, .. } => blocked.over_at(),
+            Self::Paused | Self::NoWorker { .. } => None,
+        }
+    }
+
+    /// The reason under which [`Backlog`] counts it.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Due { .. } => Reason::Scheduled,
+            Self::Paused => Reason::Paused,
+            Self::NoWorker { .. } => Reason::Unroutable,
+            Self::Limit { blocked, .. } => Reason::of(blocked),
+        }
+    }
+}
+
+/// Why jobs wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Reason {
+    /// It is not their time yet.
+    Scheduled,
+    /// Their queue is paused.
+    Paused,
+    /// No live worker takes them.
+    Unroutable,
+    /// As many run as a key allows.
+    Limit,
+    /// A key's rate is used up.
+    Rate,
+    /// A key's breaker is open, or waits for its probe.
+    Breaker,
+    /// A provider asked for a pause.
+    Throttled,
+    /// Nothing but a free slot.
+    Slot,
+}
+
+impl Reason {
+    /// Every reason, in the order in which it has to be over.
+    pub const ALL: [Self; 8] = [
+        Self::Scheduled,
+        Self::Paused,
+        Self::Unroutable,
+        Self::Throttled,
+        Self::Breaker,
+        Self::Limit,
+        Self::Rate,
+        Self::Slot,
+    ];
+
+    /// The reason's name in APIs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Paused => "paused",
+            Self::Unroutable => "unroutable",
+            Self::Limit => "limit",
+            Self::Rate => "rate",
+            Self::Breaker => "breaker",
+            Self::Throttled => "throttled",
+            Self::Slot => "slot",
+        }
+    }
+
+    fn of(blocked: &Blocked) -> Self {
+        match blocked {
+            Blocked::Closed { .. } => Self::Throttled,
+            Blocked::Open { .. } | Blocked::Probing { .. } => Self::Breaker,
+            Blocked::Full { .. } => Self::Limit,
+            Blocked::Rate { .. } => Self::Rate,
+        }
+    }
+}
+
+/// Why the jobs of a queue wait.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Backlog {
+    /// How many jobs wait for each reason; the first that holds for a job counts.
+    pub reasons: BTreeMap<Reason, u64>,
+    /// Ready jobs in lanes that were not looked at, because a queue has more lanes than a bounded
+    /// look sees.
+    pub not_looked_at: u64,
+}
+
+impl Queue {
+    /// Why a job is not running: what keeps it, in order, what is before it, and an estimate. Reads
+    /// a bounded part of the store, in several steps; `None` if the store does not know the job.
+    ///
+    /// # Errors
+    /// Those of every [`Backend`](crate::Backend) call.
+    pub async fn explain(&self, id: JobId) -> Result<Option<Explanation>, Error> {
+        let Some(record) = self.get(id).await? else { return Ok(None) };
+        let state = record.state;
+        let placement = self.backend.place_boxed(id).await?;
+        let mut explanation = Explanation {
+            id,
+            state,
+            now: placement.now,
+            blockers: Vec::new(),
+            place: placement.place,
+            estimate: None,
+        };
+        if !state.is_waiting() {
+            return Ok(Some(explanation));
+        }
+        if state != JobState::Ready {
+            explanation.blockers.push(Blocker::Due { at: record.due_at });
+        }
+        if self.backend.paused_boxed().await?.contains(&record.spec.queue) {
+            explanation.blockers.push(Blocker::Paused);
+        }
+        let workers = self.backend.workers_boxed().await?;
+        let serving = Serving::of(&workers, &record.spec.queue, &record.spec.kind);
+        if serving.nobody() {
+            explanation.blockers.push(Blocker::NoWorker { elsewhere: serving.elsewhere.clone() });
+        }
+        explanation.blockers.extend(self.limits_of(&record, &serving).await?);
+        explanation.estimate = explanation.estimated();
+        Ok(Some(explanation))
+    }
+
+    /// The keys of the job, and those that every worker adds which could run it, that have no room.
+    async fn limits_of(
+        &self,
+        record: &JobRecord,
+        serving: &Serving,
+    ) -> Result<Vec<Blocker>, Error> {
+        let own = record.spec.limits.iter().cloned();
+        let added = serving.added.iter().filter(|key| !record.spec.limits.contains(key));
+        let keys: Vec<LimitKey> = own.chain(added.cloned()).collect();
+        let own_keys = record.spec.limits.len();
+        let mut blockers = Vec::new();
+        for (place, status) in self.limit_status(&keys).await?.into_iter().enumerate() {
+            for blocked in status.blocked.clone() {
+                let status = Box::new(status.clone());
+                let of_worker = place >= own_keys;
+                blockers.push(Blocker::Limit { status, blocked, of_worker });
+            }
+        }
+        blockers.sort_by_key(Blocker::reason_order);
+        Ok(blockers)
+    }
+
+    /// Why the jobs of a queue wait, by how many. Looks at no more than
+    /// [`PASS_MAX`](crate::backend::PASS_MAX) lanes.
+    ///
+    /// # Errors
+    /// Those of every [`Backend`](crate::Backend) call.
+    pub async fn backlog(&self, queue: &QueueName) -> Result<Backlog, Error> {
+        let mut backlog = Backlog::default();
+        let mut ready = 0;
+        for row in self.stats().await?.iter().filter(|row| row.queue == *queue) {
+            let count = |state| row.jobs.get(&state).copied().unwrap_or(0);
+            ready += count(JobState::Ready);
+            backlog.add(Reason::Scheduled, count(JobState::Scheduled) + count(JobState::Retrying));
+        }
+        if self.backend.paused_boxed().await?.contains(queue) {
+            backlog.add(Reason::Paused, ready);
+            return Ok(backlog);
+        }
+        let lanes = self.backend.lanes_boxed(queue).await?.lanes;
+        let workers = self.backend.workers_boxed().await?;
+        let mut serving: BTreeMap<&Kind, Serving> = BTreeMap::new();
+        for lane in &lanes {
+            let of_kind = || Serving::of(&workers, queue, &lane.kind);
+            serving.entry(&lane.kind).or_insert_with(of_kind);
+        }
+        let of_lanes = lanes.iter().flat_map(|lane| lane.limits.iter());
+        let added = serving.values().flat_map(|serving| &serving.added);
+        let keys: BTreeSet<LimitKey> = of_lanes.chain(added).cloned().collect();
+        let keys: Vec<LimitKey> = keys.into_iter().collect();
+        let mut closed: BTreeMap<LimitKey, Reason> = BTreeMap::new();
+        for status in self.limit_status(&keys).await? {
+            let reasons = status.blocked.iter().map(Reason::of);
+            closed.extend(reasons.min_by_key(|reason| reason.order()).map(|r| (status.key, r)));
+        }
+        for lane in &lanes {
+            let serving = &serving[&lane.kind];
+            let keys = lane.limits.iter().chain(&serving.added);
+            let closed = keys.filter_map(|key| closed.get(key).copied());
+            let reason = match serving.nobody() {
+                true => Reason::Unroutable,
+                false => closed.min_by_key(|reason| reason.order()).unwrap_or(Reason::Slot),
+            };
+            backlog.add(reason, lane.jobs);
+            ready = ready.saturating_sub(lane.jobs);
+        }
+        backlog.not_looked_at = ready;
+        Ok(backlog)
+    }
+
+    /// The workers that have said lately that they are there.
+    ///
+    /// # Errors
+    /// Those of every [`Backend`](crate::Backend) call.
+    pub async fn workers(&self) -> Result<Vec<LiveWorker>, Error> {
+        self.backend.workers_boxed().await
+    }
+}
+
+impl Explanation {
+    fn estimated(&self) -> Option<Duration> {
+        let mut over = None;
+        for blocker in &self.blockers {
+            over = over.max(Some(blocker.over_at()?));
+        }
+        let until_open = over.map_or(Duration::ZERO, |over| over.since(self.now));
+        if let Some(turn) = self.blockers.iter().filter_map(|b| self.turn_by_rate(b)).max() {
+            return Some(until_open.max(turn));
+        }
+        let Some(place) = self.place else { return over.map(|_| until_open) };
+        let before = place.lanes_ahead + place.jobs_ahead * place.lanes.max(1);
+        let interval = match place.starts.interval(self.now) {
+            Some(interval) => interval,
+            None if before == 0 && self.blockers.is_empty() => Duration::ZERO,
+            None => return None,
+        };
+        let before = u32::try_from(before).unwrap_or(u32::MAX);
+        Some(until_open.max(interval.saturating_mul(before)))
+    }
+
+    /// In what time a used up rate reaches the job, if only those of its lane are before it.
+    fn turn_by_rate(&self, blocker: &Blocker) -> Option<Duration> {
+        let Blocker::Limit { status, blocked: Blocked::Rate { next_at }, .. } = blocker else {
+            return None;
+        };
+        let rate = status.settings.as_ref()?.1.rate?;
+        let ahead = self.place.map_or(0, |place| place.jobs_ahead);
+        let ahead = Duration::from_micros(rate.interval_us().saturating_mul(ahead));
+        Some(next_at.since(self.now).saturating_add(ahead))
+    }
+}
+
+impl Reason {
+    fn order(self) -> usize {
+        Self::ALL.iter().position(|reason| *reason == self).unwrap_or(Self::ALL.len())
+    }
+}
+
+impl Blocker {
+    fn reason_order(&self) -> usize {
+        self.reason().order()
+    }
+}
+
+impl Backlog {
+    fn add(&mut self, reason: Reason, jobs: u64) {
+        if jobs > 0 {
+            *self.reasons.entry(reason).or_default() += jobs;
+        }
+    }
+}
+
+/// Who could run jobs of a queue and kind.
+#[derive(Debug, Default)]
+struct Serving {
+    workers: usize,
+    elsewhere: Vec<WorkerId>,
+    /// The limit keys that every one of these workers adds.
+    added: BTreeSet<LimitKey>,
+}
+
+impl Serving {
+    fn of(workers: &[LiveWorker], queue: &QueueName, kind: &Kind) -> Self {
+        let mut serving = Self::default();
+        for worker in workers {
+            let Some(of_kind) = worker.info.kinds.iter().find(|k| k.kind == *kind) else {
+                continue;
+            };
+            if !worker.info.queues.contains(queue) {
+                serving.elsewhere.push(worker.info.id.clone());
+                continue;
+            }
+            serving.workers += 1;
+            match serving.workers {
+                1 => serving.added = of_kind.limits.iter().cloned().collect(),
+                _ => serving.added.retain(|key| of_kind.limits.contains(key)),
+            }
+        }
+        serving
+    }
+
+    fn nobody(&self) -> bool {
+        self.workers == 0
+    }
+}

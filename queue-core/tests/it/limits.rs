@@ -1,0 +1,269 @@
+//! Limits under real workers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use queue_core::{
+    Blocked, Blocker, Error, Fail, JobState, Kind, LimitSettings, LimitTarget, NewJob, Payload,
+    Queue, QueueName, QueueSelection, Rate, Reason, RunningWorker, StartError, State, THROTTLE_MAX,
+    Worker,
+};
+
+use crate::support::{LONG, Number, eventually, finished, number};
+
+/// How many handlers run, and the most that ever did.
+#[derive(Debug, Clone, Default)]
+struct Gauge(Arc<(AtomicUsize, AtomicUsize)>);
+
+impl Gauge {
+    fn enter(&self) {
+        let running = self.0.0.fetch_add(1, Ordering::SeqCst) + 1;
+        self.0.1.fetch_max(running, Ordering::SeqCst);
+    }
+
+    fn leave(&self) {
+        self.0.0.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn most(&self) -> usize {
+        self.0.1.load(Ordering::SeqCst)
+    }
+}
+
+async fn gauged(State(gauge): State<Gauge>, job: Number) -> Result<u32, Fail> {
+    gauge.enter();
+    tokio::task::yield_now().await;
+    gauge.leave();
+    Ok(job.n)
+}
+
+fn worker(queue: &Queue, gauge: &Gauge) -> RunningWorker {
+    let worker = Worker::new(queue).state(gauge.clone()).handle::<Number, _>(gauged);
+    worker.limits("number", ["provider:x"]).start().unwrap()
+}
+
+async fn limit(queue: &Queue, target: &str, settings: &LimitSettings) {
+    queue.set_limit(&LimitTarget::new(target).unwrap(), settings).await.unwrap();
+}
+
+fn concurrency(most: u32) -> LimitSettings {
+    LimitSettings { concurrency: Some(most), ..LimitSettings::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_workers_together_keep_to_a_limit_and_use_it() {
+    let queue = Queue::memory();
+    limit(&queue, "provider:x", &concurrency(3)).await;
+    let gauge = Gauge::default();
+    let workers = [(); 3].map(|()| worker(&queue, &gauge));
+    let jobs: Vec<NewJob> = (0..300).map(number).collect();
+    let ids: Vec<_> = jobs.iter().map(NewJob::job_id).collect();
+    queue.enqueue_all(jobs).await.unwrap();
+    for id in ids {
+        assert_eq!(finished(&queue, id).await.state, JobState::Completed);
+    }
+    assert!(gauge.most() <= 3, "{} ran at once", gauge.most());
+    for worker in workers {
+        worker.drain(LONG).await;
+    }
+    assert_eq!(queue.audit().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_throttled_handler_closes_the_keys_of_its_kind() {
+    let queue = Queue::memory();
+    let turned_away = async |_: Number| Err::<(), _>(Fail::throttled(Duration::from_secs(3600)));
+    let worker = Worker::new(&queue).concurrency(1).handle::<Number, _>(turned_away);
+    let worker = worker.limits("number", ["provider:x"]).start().unwrap();
+    let first = queue.enqueue(number(0)).await.unwrap().id;
+    let state = async || queue.get(first).await.unwrap().unwrap().state;
+    eventually("it is turned away", async || state().await == JobState::Scheduled).await;
+    let second = queue.enqueue(number(1)).await.unwrap().id;
+    let explanation = queue.explain(second).await.unwrap().unwrap();
+    let [Blocker::Limit { status, blocked: Blocked::Closed { until }, of_worker: true }] =
+        explanation.blockers.as_slice()
+    else {
+        panic!("{explanation:?}");
+    };
+    assert_eq!(status.key.as_str(), "provider:x");
+    assert!(until.since(explanation.now) > Duration::from_secs(3000));
+    assert_eq!(explanation.estimate, Some(until.since(explanation.now)));
+    worker.drain(LONG).await;
+}
+
+#[tokio::test]
+async fn no_provider_closes_its_key_for_ever() {
+    let queue = Queue::memory();
+    let turned_away = async |_: Number| Err::<(), _>(Fail::throttled(Duration::MAX));
+    let worker = Worker::new(&queue).concurrency(1).handle::<Number, _>(turned_away);
+    let worker = worker.limits("number", ["provider:x"]).start().unwrap();
+    let id = queue.enqueue(number(0)).await.unwrap().id;
+    let state = async || queue.get(id).await.unwrap().unwrap().state;
+    eventually("it is turned away", async || state().await == JobState::Scheduled).await;
+    let explanation = queue.explain(id).await.unwrap().unwrap();
+    let [Blocker::Due { at }, Blocker::Limit { blocked: Blocked::Closed { until }, .. }] =
+        explanation.blockers.as_slice()
+    else {
+        panic!("{explanation:?}");
+    };
+    assert_eq!(at, until);
+    let closed_for = until.since(explanation.now);
+    assert!(closed_for <= THROTTLE_MAX && closed_for > THROTTLE_MAX / 2, "{closed_for:?}");
+    worker.drain(LONG).await;
+}
+
+#[tokio::test]
+async fn a_rate_paces_a_worker_without_polling() {
+    let queue = Queue::memory();
+    let rate = Rate::new(50, Duration::from_secs(1)).with_burst(1);
+    limit(&queue, "provider:x", &LimitSettings { rate: Some(rate), ..Default::default() }).await;
+    let gauge = Gauge::default();
+    let worker = worker(&queue, &gauge);
+    let started_at = std::time::Instant::now();
+    let jobs: Vec<NewJob> = (0..11).map(number).collect();
+    let last = jobs[10].job_id();
+    queue.enqueue_all(jobs).await.unwrap();
+    finished(&queue, last).await;
+    // Ten intervals; no claim was early. (How late they were is a matter of the machine.)
+    assert!(started_at.elapsed() >= Duration::from_millis(200 - 1));
+    worker.drain(LONG).await;
+}
+
+#[tokio::test]
+async fn an_estimate_follows_the_rate_and_is_none_at_a_full_key() {
+    let queue = Queue::memory();
+    let rate = Rate::new(1, Duration::from_secs(60)).with_burst(1);
+    limit(&queue, "provider:x", &LimitSettings { rate: Some(rate), ..Default::default() }).await;
+    limit(&queue, "tenant:full", &concurrency(1)).await;
+    let slow = async |job: Number| match job.n {
+        0 => Ok::<_, Fail>(()),
+        _ => std::future::pending().await,
+    };
+    let worker = Worker::new(&queue).cancel_grace(Duration::ZERO);
+    let worker = worker.handle::<Number, _>(slow).start().unwrap();
+    eventually("it is known", async || queue.workers().await.unwrap().len() == 1).await;
+    let first = queue.enqueue(number(0).limit("provider:x")).await.unwrap().id;
+    assert_eq!(finished(&queue, first).await.state, JobState::Completed);
+    queue.enqueue_all((1..4).map(|n| number(n).limit("provider:x"))).await.unwrap();
+    let fourth = queue.enqueue(number(4).limit("provider:x")).await.unwrap().id;
+    let explanation = queue.explain(fourth).await.unwrap().unwrap();
+    let [Blocker::Limit { blocked: Blocked::Rate { next_at }, .. }] =
+        explanation.blockers.as_slice()
+    else {
+        panic!("{explanation:?}");
+    };
+    let turn = next_at.since(explanation.now) + Duration::from_secs(3 * 60);
+    assert_eq!(explanation.estimate, Some(turn));
+
+    queue.enqueue(number(5).limit("tenant:full")).await.unwrap();
+    eventually("it runs", async || worker.status().running == 1).await;
+    let waits = queue.enqueue(number(6).limit("tenant:full")).await.unwrap().id;
+    let explanation = queue.explain(waits).await.unwrap().unwrap();
+    assert_eq!(explanation.blockers.len(), 1, "{explanation:?}");
+    assert_eq!(explanation.estimate, None);
+    worker.drain(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn a_full_queue_says_so_and_when_to_come_back() {
+    let queue = Queue::memory();
+    let one = LimitSettings { max_live: Some(1), ..LimitSettings::default() };
+    limit(&queue, "queue:default", &one).await;
+    queue.enqueue(number(0)).await.unwrap();
+    let error = queue.enqueue(number(1)).await.unwrap_err();
+    assert!(error.is_retryable());
+    let Error::QueueFull { limit, retry_after } = error else { panic!("{error}") };
+    assert_eq!((limit.as_str(), retry_after), ("queue:default", Duration::from_secs(5)));
+}
+
+#[tokio::test]
+async fn wrong_limits_are_refused_by_name() {
+    let queue = Queue::memory();
+    let target = LimitTarget::new("tenant:*").unwrap();
+    let error = queue.set_limit(&target, &concurrency(0)).await.unwrap_err().to_string();
+    assert!(error.contains("tenant:*") && error.contains("concurrency"), "{error}");
+    let error = queue.enqueue(number(0).limit("acme")).await.unwrap_err().to_string();
+    assert!(error.contains("limits") && error.contains("acme"), "{error}");
+    let handler = async |_: Number| Ok::<_, Fail>(());
+    let start = |kind: &str, key: &str| {
+        Worker::new(&queue).handle::<Number, _>(handler).limits(kind, [key]).start().unwrap_err()
+    };
+    assert!(matches!(start("number", "x"), StartError::InvalidLimits { .. }));
+    assert!(matches!(start("other", "provider:x"), StartError::LimitsWithoutHandler(_)));
+}
+
+#[tokio::test]
+async fn an_explanation_names_everything_in_order() {
+    let queue = Queue::memory();
+    let gauge = Gauge::default();
+    let served = Worker::new(&queue).state(gauge).handle::<Number, _>(gauged);
+    let served = served.queues(QueueSelection::strict(["other"]).unwrap()).start().unwrap();
+    eventually("it is known", async || queue.workers().await.unwrap().len() == 1).await;
+    let delay = Duration::from_secs(60);
+    let id = queue.enqueue(number(0).delay(delay)).await.unwrap().id;
+    queue.pause(&QueueName::default()).await.unwrap();
+    let explanation = queue.explain(id).await.unwrap().unwrap();
+    let [Blocker::Due { at }, Blocker::Paused, Blocker::NoWorker { elsewhere }] =
+        explanation.blockers.as_slice()
+    else {
+        panic!("{explanation:?}");
+    };
+    assert!(at.since(explanation.now) <= delay);
+    assert_eq!(elsewhere, &[served.id().clone()]);
+    assert_eq!((explanation.place, explanation.estimate), (None, None));
+    served.drain(LONG).await;
+    assert_eq!(queue.workers().await.unwrap(), [], "it has said that it is gone");
+}
+
+#[tokio::test]
+async fn a_backlog_is_counted_by_reason() {
+    let queue = Queue::memory();
+    limit(&queue, "tenant:full", &concurrency(1)).await;
+    let slow = async |_: Number| {
+        std::future::pending::<()>().await;
+        Ok::<_, Fail>(())
+    };
+    let worker = Worker::new(&queue).cancel_grace(Duration::ZERO).concurrency(2);
+    let worker = worker.handle::<Number, _>(slow).start().unwrap();
+    let running = |key: &'static str| number(0).limit(key);
+    queue.enqueue(running("tenant:full")).await.unwrap();
+    queue.enqueue(running("tenant:open")).await.unwrap();
+    eventually("both run", async || worker.status().running == 2).await;
+    for n in 0..3 {
+        queue.enqueue(number(n).limit("tenant:full")).await.unwrap();
+    }
+    queue.enqueue(number(9).limit("tenant:open")).await.unwrap();
+    queue.enqueue(number(9).delay(Duration::from_secs(60))).await.unwrap();
+    let unknown = NewJob::new(Kind::new("unknown").unwrap(), Payload::raw("x"));
+    queue.enqueue(unknown).await.unwrap();
+    let backlog = queue.backlog(&QueueName::default()).await.unwrap();
+    let counted: Vec<_> = backlog.reasons.into_iter().collect();
+    assert_eq!(
+        counted,
+        [(Reason::Scheduled, 1), (Reason::Unroutable, 1), (Reason::Limit, 3), (Reason::Slot, 1)]
+    );
+    assert_eq!(backlog.not_looked_at, 0);
+    worker.drain(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn a_running_worker_can_be_given_more_slots_and_fewer() {
+    let queue = Queue::memory();
+    let slow = async |_: Number| {
+        std::future::pending::<()>().await;
+        Ok::<_, Fail>(())
+    };
+    let worker = Worker::new(&queue).cancel_grace(Duration::ZERO).concurrency(1);
+    let worker = worker.handle::<Number, _>(slow).start().unwrap();
+    queue.enqueue_all((0..6).map(number)).await.unwrap();
+    eventually("one runs", async || worker.status().running == 1).await;
+    worker.set_concurrency(3).unwrap();
+    eventually("three run", async || worker.status().running == 3).await;
+    let said = async || queue.workers().await.unwrap()[0].info.concurrency;
+    eventually("others know", async || said().await == 3).await;
+    worker.set_concurrency(2).unwrap();
+    assert_eq!((worker.status().slots, worker.status().running), (2, 3));
+    assert!(matches!(worker.set_concurrency(0), Err(StartError::OutOfRange { .. })));
+    assert_eq!(worker.drain(Duration::ZERO).await.released, 3);
+}

@@ -1,0 +1,17 @@
+-- What running jobs hold.
+
+-- The limit keys that a running job holds: its own, and those that its worker added, which are
+-- behind the head in its entry of `run`.
+local function held_keys(run, class, head_bytes)
+  if #run == 16 + head_bytes then return class.keys end
+  local added = split_keys(sub(run, 17 + head_bytes))
+  if not added or not class.keys then return added or class.keys end
+  local keys, has = {}, {}
+  for _, list in ipairs({ class.keys, added }) do
+    for _, key in ipairs(list) do
+      if not has[key] then keys[#keys + 1] = key end
+      has[key] = true
+    end
+  end
+  return keys
+end

@@ -1,0 +1,322 @@
+//! What limits cost, what they leave behind, and what damage to them does.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use queue_core::conformance::Harness;
+use queue_core::{
+    Adaptive, Backend, Breaker, ErrorKind, JobError, LimitKeys, LimitSettings, LimitTarget, NewJob,
+    Outcome, Rate, Timestamp,
+};
+use queue_redis::RedisBackend;
+
+use crate::support::harness::RedisHarness;
+use crate::support::jobs::{
+    assert_sound, brief, claim, completed, ends, enqueue, job, request, settle,
+};
+
+const START: Timestamp = Timestamp::from_ms(4_102_444_800_000);
+
+async fn limit(backend: &RedisBackend, target: &str, settings: &LimitSettings) {
+    let target = LimitTarget::new(target).unwrap();
+    settings.validate(&target).unwrap();
+    backend.set_limit(&target, Some(settings)).await.unwrap();
+}
+
+fn concurrency(most: u32) -> LimitSettings {
+    LimitSettings { concurrency: Some(most), ..LimitSettings::default() }
+}
+
+impl RedisHarness {
+    /// How many commands the server has run, those of scripts included.
+    fn commands(&self) -> u64 {
+        let text: String = self.raw(&[b"INFO", b"commandstats"]);
+        let calls = text.lines().filter(|line| !line.contains("_info:"));
+        calls
+            .filter_map(|line| line.split("calls=").nth(1)?.split(',').next()?.parse::<u64>().ok())
+            .sum()
+    }
+}
+
+/// Tenants that each have one job running and more waiting for it.
+async fn busy_tenants(backend: &RedisBackend, tenants: usize) {
+    limit(backend, "tenant:*", &concurrency(1)).await;
+    let all: Vec<NewJob> = (0..tenants)
+        .flat_map(|n| [(); 2].map(|()| brief("a").limit(format!("tenant:{n}"))))
+        .collect();
+    for some in all.chunks(500) {
+        enqueue(backend, some).await;
+    }
+    loop {
+        let claimed = backend.claim(&request(&["a"], 500)).await.unwrap();
+        if claimed.leases.is_empty() && !claimed.more {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn blocked_lanes_cost_a_claim_nothing() {
+    let mut costs = BTreeSet::new();
+    for tenants in [10, 10_000] {
+        let harness = RedisHarness::new();
+        let backend = harness.fresh(START).await; // a clock that moves is written
+        busy_tenants(&backend, tenants).await;
+        assert!(claim(&backend, &["a"], 9).await.is_empty());
+        let before = harness.commands();
+        for _ in 0..20 {
+            assert!(claim(&backend, &["a"], 9).await.is_empty());
+        }
+        let empty = harness.commands() - before;
+        enqueue(&backend, &[job("a").limit("other:x"), job("a")]).await;
+        let before = harness.commands();
+        assert_eq!(claim(&backend, &["a"], 9).await.len(), 2);
+        costs.insert((empty, harness.commands() - before));
+    }
+    assert_eq!(costs.len(), 1, "with 10 and with 10 000 blocked lanes: {costs:?}");
+}
+
+#[tokio::test]
+async fn a_change_for_thousands_of_keys_is_made_in_small_steps() {
+    const TENANTS: usize = 3000;
+    let harness = RedisHarness::new();
+    let backend = harness.now().await;
+    busy_tenants(&backend, TENANTS).await;
+    let before = harness.commands();
+    limit(&backend, "tenant:*", &concurrency(2)).await;
+    let mut most = harness.commands() - before;
+    let (mut taken, mut steps) = (0, 0);
+    loop {
+        let before = harness.commands();
+        let more = backend.maintain(100).await.unwrap().more;
+        most = most.max(harness.commands() - before);
+        let before = harness.commands();
+        let claimed = backend.claim(&request(&["a"], 100)).await.unwrap();
+        most = most.max(harness.commands() - before);
+        taken += claimed.leases.len();
+        steps += 1;
+        if !more && !claimed.more && claimed.leases.is_empty() {
+            break;
+        }
+        assert!(steps < 200, "{taken} after {steps} steps");
+    }
+    assert_eq!(taken, TENANTS);
+    assert!(most < 8000, "a call made {most} commands");
+    assert_sound(&backend).await;
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_thousands_of_tenants() {
+    const TENANTS: usize = 3000;
+    let harness = RedisHarness::new();
+    let backend = harness.fresh(START).await;
+    let second = Duration::from_secs(1);
+    let settings = LimitSettings {
+        rate: Some(Rate::new(1, second).with_burst(3)),
+        breaker: Some(Breaker { failures: 9, window: second, cooldown: second }),
+        adaptive: Some(Adaptive { floor: 1 }),
+        ..concurrency(2)
+    };
+    limit(&backend, "tenant:*", &settings).await;
+    let all: Vec<NewJob> =
+        (0..TENANTS).map(|n| brief("a").limit(format!("tenant:{n}")).max_attempts(1)).collect();
+    for some in all.chunks(500) {
+        enqueue(&backend, some).await;
+    }
+    let timed_out = || JobError::new(ErrorKind::TimedOut, "no");
+    let outcomes = [
+        completed(),
+        Outcome::Retry { delay: second, error: timed_out() },
+        Outcome::Throttled {
+            delay: second,
+            limits: LimitKeys::parse(["provider:x", "tenant:1"]).unwrap(),
+        },
+    ];
+    let mut n = 0;
+    loop {
+        let leases = claim(&backend, &["a"], 400).await;
+        if leases.is_empty() {
+            break;
+        }
+        let mut request = ends(&leases, &completed());
+        for settlement in &mut request.settlements {
+            settlement.outcome = outcomes[n % 3].clone();
+            n += 1;
+        }
+        backend.settle(&request).await.unwrap();
+    }
+    assert_sound(&backend).await;
+    let mut now = START;
+    for _ in 0..3 {
+        now = now.after(Duration::from_secs(2));
+        harness.set_clock(&backend, now).await;
+        while backend.maintain(500).await.unwrap().more {}
+        let leases = claim(&backend, &["a"], 500).await;
+        settle(&backend, &leases, &completed()).await;
+        while !claim_and_complete(&backend).await {}
+    }
+    harness.set_clock(&backend, now.after(Duration::from_secs(3700))).await;
+    while backend.maintain(500).await.unwrap().more {}
+    let left = harness.lasting_names(&backend);
+    assert_eq!(left, ["limits", "meta"].map(|name| harness.key(&backend, name)));
+    backend.set_limit(&LimitTarget::new("tenant:*").unwrap(), None).await.unwrap();
+    backend.maintain(500).await.unwrap();
+    assert_eq!(harness.lasting_names(&backend), [harness.key(&backend, "meta")]);
+    assert_sound(&backend).await;
+}
+
+/// Answers whether nothing was there.
+async fn claim_and_complete(backend: &RedisBackend) -> bool {
+    let leases = claim(backend, &["a"], 500).await;
+    settle(backend, &leases, &completed()).await;
+    leases.is_empty()
+}
+
+/// Some that run, some that wait at a key, one that is open, one that waits for its time.
+async fn populated(harness: &RedisHarness) -> RedisBackend {
+    let backend = harness.fresh(START).await;
+    limit(&backend, "tenant:*", &concurrency(2)).await;
+    let rate = Some(Rate::new(1, Duration::from_secs(60)));
+    limit(&backend, "provider:x", &LimitSettings { rate, ..LimitSettings::default() }).await;
+    let of = |tenant: &str| job("a").limit(tenant);
+    let jobs = [of("tenant:a"), of("tenant:a"), of("tenant:a"), of("tenant:b")];
+    enqueue(&backend, &jobs).await;
+    let of_x = || job("b").limit("provider:x");
+    enqueue(&backend, &[of_x(), of_x(), of("tenant:c").delay(Duration::from_secs(60))]).await;
+    assert_eq!(claim(&backend, &["a", "b"], 9).await.len(), 4);
+    assert!(claim(&backend, &["a", "b"], 9).await.is_empty());
+    enqueue(&backend, &[of("tenant:d"), job("a")]).await;
+    assert_sound(&backend).await;
+    backend
+}
+
+/// Whatever is left of the jobs is run to its end.
+async fn drained(harness: &RedisHarness, backend: &RedisBackend, what: &str) {
+    let mut now = START;
+    for _ in 0..12 {
+        now = now.after(Duration::from_secs(70));
+        harness.set_clock(backend, now).await;
+        while backend.maintain(500).await.unwrap().more {}
+        let leases = claim(backend, &["a", "b"], 9).await;
+        settle(backend, &leases, &completed()).await;
+    }
+    let stats = backend.stats().await.unwrap();
+    let left: u64 =
+        stats.iter().flat_map(|row| &row.jobs).filter(|(s, _)| !s.is_finished()).map(|s| s.1).sum();
+    assert_eq!(left, 0, "{what}: {stats:?}");
+}
+
+#[tokio::test]
+async fn each_index_of_limits_is_made_again() {
+    let harness = RedisHarness::new();
+    let damages: [&[&str]; 22] = [
+        &["DEL", "hold:tenant:a"],
+        &["SET", "hold:tenant:a", "text"],
+        &["ZADD", "hold:tenant:a", "0", "an-id-of-nobody!"],
+        &["ZADD", "hold:tenant:b", "0", "?"],
+        &["ZADD", "hold:nobody:x", "0", "an-id-of-nobody!"],
+        &["DEL", "waits:default/a:tenant:a"],
+        &["SET", "waits:default/a:tenant:a", "text"],
+        &["ZADD", "waits:default/a:tenant:a", "7", "5/tenant:z"],
+        &["ZADD", "waits:default/a:tenant:a", "7", "?"],
+        &["DEL", "parked:default/a"],
+        &["SET", "parked:default/a", "text"],
+        &["ZADD", "parked:default/a", "7", "5/tenant:a"],
+        &["DEL", "limited"],
+        &["HSET", "limited", "tenant:a", "?"],
+        &["HSET", "limited", "?", "?"],
+        &["DEL", "reopen"],
+        &["ZADD", "reopen", "1", "?"],
+        &["DEL", "live"],
+        &["HSET", "live", "tenant:a", "many"],
+        &["HDEL", "meta", "limits"],
+        &["ZADD", "lanes:default/a", "1", "@tenant:z"],
+        &["DEL", "lanes:default/a"],
+    ];
+    for words in damages {
+        let backend = populated(&harness).await;
+        let name = harness.key(&backend, words[1]);
+        let mut bytes: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        bytes[1] = name.as_bytes();
+        harness.raw::<()>(&bytes);
+        let found = backend.audit(true).await.unwrap();
+        assert!(!found.is_empty(), "{words:?} is not found");
+        assert!(found.iter().all(|one| one.repaired), "{words:?}: {found:#?}");
+        assert_sound(&backend).await;
+        drained(&harness, &backend, &format!("{words:?}")).await;
+        assert_sound(&backend).await;
+    }
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_read_limit_nothing() {
+    let harness = RedisHarness::new();
+    for garbage in ["", "?", &"\u{1}\u{3}".repeat(23), &"\u{7f}".repeat(46)] {
+        let backend = populated(&harness).await;
+        let name = harness.key(&backend, "limits");
+        harness.raw::<()>(&[b"HSET", name.as_bytes(), b"tenant:*", garbage.as_bytes()]);
+        let set = backend.limits().await.unwrap();
+        assert_eq!(set.len(), 1, "{garbage:?}: {set:?}");
+        let found = backend.audit(true).await.unwrap();
+        assert!(found.iter().any(|one| one.what.contains("cannot be read")), "{found:#?}");
+        assert_sound(&backend).await;
+        drained(&harness, &backend, garbage).await;
+    }
+}
+
+/// Claims and ends go on beside keys of a wrong type.
+#[tokio::test]
+async fn a_wrong_type_stops_nobody_else() {
+    let harness = RedisHarness::new();
+    for name in [
+        "hold:tenant:a",
+        "waits:default/a:tenant:a",
+        "parked:default/a",
+        "waits:default/b:provider:x",
+    ] {
+        let backend = populated(&harness).await;
+        harness.raw::<()>(&[b"SET", harness.key(&backend, name).as_bytes(), b"text"]);
+        let leases = claim(&backend, &["a", "b"], 9).await;
+        assert!(leases.len() >= 2, "{name}");
+        settle(&backend, &leases, &completed()).await;
+        harness.set_clock(&backend, START.after(Duration::from_secs(70))).await;
+        while backend.maintain(500).await.unwrap().more {}
+        claim(&backend, &["a", "b"], 9).await;
+        backend.audit(true).await.unwrap();
+        assert_sound(&backend).await;
+        drained(&harness, &backend, name).await;
+    }
+}
+
+/// More lanes with keys than one look takes.
+#[tokio::test]
+async fn an_audit_of_many_lanes_finds_what_is_wrong_and_only_that() {
+    let harness = RedisHarness::new();
+    let backend = harness.now().await;
+    busy_tenants(&backend, 700).await;
+    let of = |n: usize| job("a").limit(format!("tenant:{n}")).limit("provider:x");
+    let open: Vec<NewJob> = (700..1000).map(of).collect();
+    enqueue(&backend, &open).await;
+    assert_sound(&backend).await;
+    let damages: [&[&str]; 9] = [
+        &["DEL", "hold:tenant:7"],
+        &["ZADD", "hold:tenant:7", "0", "an-id-of-nobody!"],
+        &["DEL", "waits:default/a:tenant:8"],
+        &["ZREM", "parked:default/a", "5/tenant:9"],
+        &["ZREM", "lanes:default/a", "5/provider:x,tenant:800"],
+        &["HDEL", "limited", "tenant:10"],
+        &["HSET", "live", "tenant:11", "5"],
+        &["HSET", "count", "live:default", "5"],
+        &["HSET", "limits", "tenant:11", "?"],
+    ];
+    for words in damages {
+        let name = harness.key(&backend, words[1]);
+        let mut bytes: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        bytes[1] = name.as_bytes();
+        harness.raw::<()>(&bytes);
+        let found = backend.audit(true).await.unwrap();
+        assert!(!found.is_empty(), "{words:?} is not found");
+        assert!(found.iter().all(|one| one.repaired), "{words:?}: {found:#?}");
+        assert_sound(&backend).await;
+    }
+}
