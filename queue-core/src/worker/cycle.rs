@@ -37,6 +37,10 @@ const BUSY_PATIENCE: Duration = Duration::from_millis(100);
 const FRUITLESS_FREE: u32 = 4;
 const FRUITLESS_PAUSE_MAX: Duration = Duration::from_millis(50);
 
+/// So many times in a row may a time that the store has named bring no job: others were faster, or
+/// it was that of a job of another kind. Then the worker believes such times less and less.
+const IN_VAIN_FREE: u32 = 8;
+
 /// What a cycle is made of.
 pub(super) struct Cycle {
     pub(super) queue: Queue,
@@ -73,6 +77,10 @@ pub(super) struct Turning {
     ask_at: Instant,
     /// The store has refused to be asked: try again no sooner.
     no_claim_before: Instant,
+    /// When the next job may be there, by what the store has said last.
+    due_at: Option<Instant>,
+    /// How many such times in a row led to no job.
+    in_vain: u32,
     /// How many wake-ups in a row led to no job.
     fruitless: u32,
     /// Whether the next claim is because of a wake-up.
@@ -96,6 +104,8 @@ impl Cycle {
             ask: true,
             ask_at: Instant::now(),
             no_claim_before: Instant::now(),
+            due_at: None,
+            in_vain: 0,
             fruitless: 0,
             was_woken: false,
             no_wait_before: Instant::now(),
@@ -245,13 +255,29 @@ impl Turning {
         }
     }
 
+    /// In what time to ask again if nothing happens, after the answer to a claim that was sent at
+    /// `sent_at`.
+    fn next_ask(&mut self, claim: &Claim, sent_at: Instant) -> Duration {
+        let was_due = self.due_at.is_some_and(|due_at| due_at <= sent_at);
+        self.in_vain = match (claim.leases.is_empty(), was_due) {
+            (true, true) => self.in_vain.saturating_add(1),
+            (true, false) => self.in_vain,
+            (false, _) => 0,
+        };
+        let next_due = claim.next_due.filter(|next_due| *next_due < ASK_INTERVAL);
+        // Due times are whole milliseconds: ask when that millisecond has begun.
+        let pause = next_due.unwrap_or(ASK_INTERVAL) + Duration::from_millis(1);
+        self.due_at = next_due.map(|_| Instant::now() + pause);
+        let excess = self.in_vain.saturating_sub(IN_VAIN_FREE).min(16);
+        let patience = Duration::from_millis(1 << excess).min(FRUITLESS_PAUSE_MAX);
+        if excess > 0 { pause.max(patience) } else { pause }
+    }
+
     /// Takes in the answer to a claim that was sent at `sent_at`.
     fn claimed(&mut self, claim: Claim, sent_at: Instant) {
         self.ask = claim.more;
         self.note_wake_up(claim.leases.len());
-        let next_due = claim.next_due.unwrap_or(ASK_INTERVAL).min(ASK_INTERVAL);
-        // Due times are whole milliseconds: ask when that millisecond has begun.
-        self.ask_at = Instant::now() + next_due + Duration::from_millis(1);
+        self.ask_at = Instant::now() + self.next_ask(&claim, sent_at);
         self.set.claimed.notify_one();
         if claim.maintain {
             self.set.maintain_due.notify_one();

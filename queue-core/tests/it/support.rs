@@ -95,6 +95,8 @@ struct Trouble {
     renewals_panic: u32,
     /// The next claim panics.
     claim_panics: bool,
+    /// Every claim is told that the next job is due at once.
+    always_due: bool,
 }
 
 impl Faulty {
@@ -150,6 +152,15 @@ impl Faulty {
         (trouble.renewals_hang, trouble.renewals_panic) = (hang, panic);
     }
 
+    pub(crate) fn always_due(&self) {
+        self.trouble().always_due = true;
+    }
+
+    /// How many calls there have been.
+    pub(crate) fn calls(&self) -> u64 {
+        self.0.calls.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn claim_panics(&self) {
         self.trouble().claim_panics = true;
     }
@@ -200,7 +211,11 @@ impl Backend for Faulty {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claim, Error> {
         let panics = std::mem::take(&mut self.trouble().claim_panics);
         assert!(!panics, "a bug in the backend");
-        self.over_network(self.0.backend.claim(request)).await
+        let mut claim = self.over_network(self.0.backend.claim(request)).await?;
+        if self.trouble().always_due {
+            claim.next_due = Some(Duration::ZERO);
+        }
+        Ok(claim)
     }
 
     async fn renew(&self, request: &RenewRequest) -> Result<Vec<Renewal>, Error> {

@@ -664,3 +664,19 @@ async fn a_wrong_set_up_is_refused_with_its_reason() {
         "the handler of number asks for State<alloc::string::String>: give it one with Worker::state"
     );
 }
+
+#[tokio::test]
+async fn a_store_that_names_wrong_times_is_not_asked_all_the_time() {
+    let faulty = Faulty::new(queue_core::MemoryBackend::new());
+    faulty.always_due();
+    let queue = Queue::new(faulty.clone());
+    let handler = async |_: Number| Ok::<_, Fail>(());
+    let worker = Worker::new(&queue).handle::<Number, _>(handler).start().unwrap();
+    let begun = Instant::now();
+    eventually("it asks", async || faulty.calls() > 60).await;
+    // A few claims are free, a few come with short pauses, and then one comes each 50 ms.
+    assert!(begun.elapsed() >= Duration::from_millis(50 * 20), "{:?}", begun.elapsed());
+    let id = queue.enqueue(number(0)).await.unwrap().id;
+    assert_eq!(finished(&queue, id).await.state, JobState::Completed);
+    worker.drain(LONG).await;
+}
