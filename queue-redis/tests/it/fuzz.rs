@@ -73,6 +73,13 @@ impl Round<'_> {
             let words: [&[u8]; 3] = [b"HDEL", limited.as_bytes(), what.trim().as_bytes()];
             self.harness.raw::<()>(&words);
         }
+        // So are settings that have become others, or unreadable.
+        let settings = self.harness.key(&self.backend, "limits ");
+        for target in log.iter().filter_map(|what| what.strip_prefix(&settings)) {
+            let Ok(target) = LimitTarget::new(target.trim()) else { continue };
+            let some = LimitSettings { concurrency: Some(3), ..LimitSettings::default() };
+            self.backend.set_limit(&target, Some(&some)).await.expect("a limit");
+        }
         self.backend.audit(true).await.expect("an audit");
         let fresh: Vec<NewJob> = (0..5).map(|_| job("fresh")).collect();
         self.backend.enqueue(&fresh, Durability::Memory).await.expect("an enqueue");
