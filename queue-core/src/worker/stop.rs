@@ -191,9 +191,8 @@ pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
         // Whatever still runs has nobody left to report to or to renew its lease.
         last_resort.cancel();
         leases.stop_all(CancelReason::LeaseLost);
-        if known.is_store_up() {
-            retire(&queue, &info).await;
-        }
+        // Also if no claim has reached the store yet: the word that it is there may have.
+        retire(&queue, &info).await;
         over_sender.send_replace(Some(report));
     });
     tracing::info!(event = "worker_started", worker = %worker.id, slots = worker.concurrency);

@@ -41,7 +41,12 @@ async fn is_clean(store: &Store) -> bool {
     let is_empty = demo.stats().await.unwrap().iter().all(|row| row.jobs.is_empty());
     let has_no_limits = demo.limits().await.unwrap().is_empty();
     let is_sound = demo.audit().await.unwrap().is_empty();
-    is_empty && has_no_limits && is_sound && store.lasting_keys().len() <= 2
+    let keys = store.lasting_keys();
+    let is_clean = is_empty && has_no_limits && is_sound && keys.len() <= 2;
+    if !is_clean {
+        eprintln!("jobs: {}, limits: {}, keys: {keys:?}", !is_empty, !has_no_limits);
+    }
+    is_clean
 }
 
 async fn an_interrupted_demo_leaves_nothing(store: Store) {
