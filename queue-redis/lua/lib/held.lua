@@ -15,3 +15,19 @@ local function held_keys(run, class, head_bytes)
   end
   return keys
 end
+
+-- Which of these holders of a limit key are none: they do not run, or run without it. One whose
+-- entry of `run` cannot be read may be one.
+local function strays_among(name, holders)
+  local strays = {}
+  for i, run in ipairs(read('HMGET', RUN, holders)) do
+    local class, head_bytes
+    if run then class, head_bytes = class_of(run, 16) end
+    local holds = run and not class
+    for _, key in ipairs(class and held_keys(run, class, head_bytes) or {}) do
+      holds = holds or key == name
+    end
+    if not holds then strays[#strays + 1] = holders[i] end
+  end
+  return strays
+end

@@ -78,8 +78,15 @@ local function tally_lanes()
   end
 end
 
+-- A set of waiting lanes of a wrong type makes place. The lanes that should be in it are known to be
+-- parked: the next round of heal.lua, which begins at once, finds them.
+local function replace_waits(name)
+  try('UNLINK', name)
+  call('HDEL', META, 'tidied')
+end
+
 -- Writes the place of a lane with limit keys: `park_at` is the key at which it is parked now, and
--- `parked` the one before, or true if that is not known. What is of a wrong type is left alone.
+-- `parked` the one before, or true if that is not known.
 local function save_place(lane)
   local pair, index, is_gone = lane.pair, lane.index, lane.live <= 0
   local lanes_key, parked_key = PREFIX .. 'lanes:' .. pair, PREFIX .. 'parked:' .. pair
@@ -97,8 +104,15 @@ local function save_place(lane)
   if is_gone then return end
   local score = lane.turn and lane.priority * 2 ^ 48 + lane.turn or tonumber(lane.indexed)
   if lane.park_at then
-    try('ZADD', PREFIX .. 'waits:' .. pair .. ':' .. lane.park_at, score, index)
-    try('ZADD', parked_key, score, index)
+    local waits = PREFIX .. 'waits:' .. pair .. ':' .. lane.park_at
+    if type(try('ZADD', waits, score, index)) == 'table' then
+      replace_waits(waits)
+      try('ZADD', waits, score, index)
+    end
+    if type(try('ZADD', parked_key, score, index)) == 'table' then
+      try('UNLINK', parked_key) -- of a wrong type: those that wait are found by their keys
+      try('ZADD', parked_key, score, index)
+    end
   elseif lane.turn then
     call('ZADD', lanes_key, score, index)
   end

@@ -12,16 +12,11 @@ use queue_redis::RedisBackend;
 
 use crate::support::harness::RedisHarness;
 use crate::support::jobs::{
-    assert_sound, brief, claim, completed, ends, enqueue, job, request, settle,
+    assert_sound, brief, claim, completed, ends, enqueue, job, limited_populace, request,
+    set_limit, settle,
 };
 
 const START: Timestamp = Timestamp::from_ms(4_102_444_800_000);
-
-async fn limit(backend: &RedisBackend, target: &str, settings: &LimitSettings) {
-    let target = LimitTarget::new(target).unwrap();
-    settings.validate(&target).unwrap();
-    backend.set_limit(&target, Some(settings)).await.unwrap();
-}
 
 fn concurrency(most: u32) -> LimitSettings {
     LimitSettings { concurrency: Some(most), ..LimitSettings::default() }
@@ -40,7 +35,7 @@ impl RedisHarness {
 
 /// Tenants that each have one job running and more waiting for it.
 async fn busy_tenants(backend: &RedisBackend, tenants: usize) {
-    limit(backend, "tenant:*", &concurrency(1)).await;
+    set_limit(backend, "tenant:*", &concurrency(1)).await;
     let all: Vec<NewJob> = (0..tenants)
         .flat_map(|n| [(); 2].map(|()| brief("a").limit(format!("tenant:{n}"))))
         .collect();
@@ -83,7 +78,7 @@ async fn a_change_for_thousands_of_keys_is_made_in_small_steps() {
     let backend = harness.now().await;
     busy_tenants(&backend, TENANTS).await;
     let before = harness.commands();
-    limit(&backend, "tenant:*", &concurrency(2)).await;
+    set_limit(&backend, "tenant:*", &concurrency(2)).await;
     let mut most = harness.commands() - before;
     let (mut taken, mut steps) = (0, 0);
     loop {
@@ -117,7 +112,7 @@ async fn nothing_is_left_of_thousands_of_tenants() {
         adaptive: Some(Adaptive { floor: 1 }),
         ..concurrency(2)
     };
-    limit(&backend, "tenant:*", &settings).await;
+    set_limit(&backend, "tenant:*", &settings).await;
     let all: Vec<NewJob> =
         (0..TENANTS).map(|n| brief("a").limit(format!("tenant:{n}")).max_attempts(1)).collect();
     for some in all.chunks(500) {
@@ -172,24 +167,6 @@ async fn claim_and_complete(backend: &RedisBackend) -> bool {
     leases.is_empty()
 }
 
-/// Some that run, some that wait at a key, one that is open, one that waits for its time.
-async fn populated(harness: &RedisHarness) -> RedisBackend {
-    let backend = harness.fresh(START).await;
-    limit(&backend, "tenant:*", &concurrency(2)).await;
-    let rate = Some(Rate::new(1, Duration::from_secs(60)));
-    limit(&backend, "provider:x", &LimitSettings { rate, ..LimitSettings::default() }).await;
-    let of = |tenant: &str| job("a").limit(tenant);
-    let jobs = [of("tenant:a"), of("tenant:a"), of("tenant:a"), of("tenant:b")];
-    enqueue(&backend, &jobs).await;
-    let of_x = || job("b").limit("provider:x");
-    enqueue(&backend, &[of_x(), of_x(), of("tenant:c").delay(Duration::from_secs(60))]).await;
-    assert_eq!(claim(&backend, &["a", "b"], 9).await.len(), 4);
-    assert!(claim(&backend, &["a", "b"], 9).await.is_empty());
-    enqueue(&backend, &[of("tenant:d"), job("a")]).await;
-    assert_sound(&backend).await;
-    backend
-}
-
 /// Whatever is left of the jobs is run to its end.
 async fn drained(harness: &RedisHarness, backend: &RedisBackend, what: &str) {
     let mut now = START;
@@ -234,7 +211,7 @@ async fn each_index_of_limits_is_made_again() {
         &["DEL", "lanes:default/a"],
     ];
     for words in damages {
-        let backend = populated(&harness).await;
+        let backend = limited_populace(&harness, START).await;
         let name = harness.key(&backend, words[1]);
         let mut bytes: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
         bytes[1] = name.as_bytes();
@@ -252,7 +229,7 @@ async fn each_index_of_limits_is_made_again() {
 async fn settings_that_cannot_be_read_limit_nothing() {
     let harness = RedisHarness::new();
     for garbage in ["", "?", &"\u{1}\u{3}".repeat(23), &"\u{7f}".repeat(46)] {
-        let backend = populated(&harness).await;
+        let backend = limited_populace(&harness, START).await;
         let name = harness.key(&backend, "limits");
         harness.raw::<()>(&[b"HSET", name.as_bytes(), b"tenant:*", garbage.as_bytes()]);
         let set = backend.limits().await.unwrap();
@@ -274,7 +251,7 @@ async fn a_wrong_type_stops_nobody_else() {
         "parked:default/a",
         "waits:default/b:provider:x",
     ] {
-        let backend = populated(&harness).await;
+        let backend = limited_populace(&harness, START).await;
         harness.raw::<()>(&[b"SET", harness.key(&backend, name).as_bytes(), b"text"]);
         let leases = claim(&backend, &["a", "b"], 9).await;
         assert!(leases.len() >= 2, "{name}");

@@ -40,6 +40,11 @@ impl RedisHarness {
         cmd.query(&mut self.redis.client()).expect("the command works")
     }
 
+    /// What adds a holder to a limit key.
+    pub fn hold_command(&self) -> &'static str {
+        "ZADD"
+    }
+
     /// All keys of the backend's namespace.
     pub fn names(&self, backend: &RedisBackend) -> Vec<String> {
         let mut names: Vec<String> = self.raw(&[b"KEYS", self.key(backend, "*").as_bytes()]);
