@@ -46,6 +46,10 @@ impl Keys {
         format!("{}limits", self.prefix)
     }
 
+    pub(crate) fn live(&self) -> String {
+        format!("{}live", self.prefix)
+    }
+
     /// The list that wakes one worker: `c` for a cancel request, `i` to look at its interest anew.
     pub(crate) fn wake_worker(&self, worker: &str) -> String {
         format!("{}wake:w:{worker}", self.prefix)

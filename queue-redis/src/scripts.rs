@@ -150,7 +150,7 @@ scripts! {
     /// Compares counters with sizes.
     totals = "totals": " flags=no-writes" [];
     /// Puts right what an audit has found.
-    repair = "repair": " flags=allow-oom" ["record" "wake" "lanes"];
+    repair = "repair": " flags=allow-oom" ["record" "wake" "lanes" "held"];
 }
 
 #[cfg(test)]

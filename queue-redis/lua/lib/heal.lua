@@ -202,26 +202,6 @@ local function make_healer()
     return false
   end
 
-  -- The ids among a page of running jobs that hold a key.
-  local function holders_among(page, name)
-    local ids = {}
-    for i = 1, #page, 2 do
-      local class, head_bytes = class_of(page[i + 1], 16)
-      local keys
-      if class then
-        keys = held_keys(page[i + 1], class, head_bytes)
-      else
-        local record = call('HGET', JOBS, page[i]) -- what `run` holds is a copy
-        class = record and class_of(record, 0)
-        keys = class and class.keys
-      end
-      for _, key in ipairs(keys or {}) do
-        if key == name then ids[#ids + 1] = page[i] end
-      end
-    end
-    return ids
-  end
-
   -- Gathers holders of a key whose set is of a wrong type, a page; answers whether to go on at once.
   local function gather()
     local note = call('HGET', META, 'mending')

@@ -12,7 +12,8 @@ use queue_redis::RedisBackend;
 
 use crate::support::harness::RedisHarness;
 use crate::support::jobs::{
-    assert_sound, claim, completed, enqueue, job, limited_populace, request, set_limit, settle,
+    assert_sound, claim, claim_with, completed, enqueue, job, limited_populace, request, set_limit,
+    settle,
 };
 
 const START: Timestamp = Timestamp::from_ms(4_102_444_800_000);
@@ -22,22 +23,7 @@ fn concurrency(most: u32) -> LimitSettings {
     LimitSettings { concurrency: Some(most), ..LimitSettings::default() }
 }
 
-/// A claim of a worker that adds a key to the kind.
-async fn claim_with(backend: &RedisBackend, kind: &str, key: &str, max: u32) -> Vec<Lease> {
-    let mut request = request(&[kind], max);
-    request.kinds[0].limits = LimitKeys::parse([key]).unwrap();
-    backend.claim(&request).await.unwrap().leases
-}
-
 impl RedisHarness {
-    /// Makes a running job's entry of `run` unreadable, behind its token.
-    fn spoil_run(&self, backend: &RedisBackend, lease: &Lease) {
-        let (run, id) = (self.key(backend, "run"), lease.spec.id);
-        let mut bytes: Vec<u8> = self.raw(&[b"HGET", run.as_bytes(), id.as_bytes()]);
-        bytes[16] = 9;
-        self.raw::<()>(&[b"HSET", run.as_bytes(), id.as_bytes(), &bytes]);
-    }
-
     fn spoil(&self, backend: &RedisBackend, words: &[&str]) {
         let name = self.key(backend, words[1]);
         let mut bytes: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
@@ -124,18 +110,9 @@ async fn strays_are_found_among_thousands_of_holders() {
         enqueue(&backend, &some).await;
         claim(&backend, &["a"], 100).await;
     }
-    for holder in ["tenant:a x", "tenant:a y", "tenant:b z"] {
-        let (key, id) = holder.split_once(' ').unwrap();
-        let id = format!("{id}-id-of-nobody!");
-        let command = harness.hold_command();
-        let mut words = vec![command, "", ""];
-        let name = format!("hold:{key}");
-        (words[1], words[2]) = (&name, &id);
-        if command == "ZADD" {
-            words.insert(2, "0");
-        }
-        harness.spoil(&backend, &words);
-    }
+    harness.add_holder(&backend, "tenant:a", b"x-id-of-nobody!!");
+    harness.add_holder(&backend, "tenant:a", b"y-id-of-nobody!!");
+    harness.add_holder(&backend, "tenant:b", b"z-id-of-nobody!!");
     enqueue(&backend, &[job("a").limit("tenant:a"), job("a").limit("tenant:b")]).await;
     assert!(claim(&backend, &["a"], 9).await.is_empty());
     harness.set_clock(&backend, START.after(MINUTE + MINUTE)).await;

@@ -16,6 +16,7 @@ mod faults;
 mod format;
 mod fuzz;
 mod large;
+mod limit_audit;
 mod limit_damage;
 mod limits;
 mod quarantine;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use queue_core::conformance::Harness;
 use queue_core::{
     Backend, ClaimRequest, ClaimToken, Durability, EnqueueOutcome, Interest, JobId, Kind,
-    KindLimits, KindSlots, Lease, LimitSettings, LimitTarget, NewJob, Outcome, Payload, QueueName,
-    Rate, Retention, SettleRequest, Settled, Settlement, Timestamp, WorkerId,
+    KindLimits, KindSlots, Lease, LimitKeys, LimitSettings, LimitTarget, NewJob, Outcome, Payload,
+    QueueName, Rate, Retention, SettleRequest, Settled, Settlement, Timestamp, WorkerId,
 };
 use queue_redis::RedisBackend;
 
@@ -52,6 +52,13 @@ pub async fn enqueue(backend: &RedisBackend, jobs: &[NewJob]) -> Vec<JobId> {
 
 pub async fn claim(backend: &RedisBackend, kinds: &[&str], max: u32) -> Vec<Lease> {
     backend.claim(&request(kinds, max)).await.unwrap().leases
+}
+
+/// A claim of a worker that adds a key to the kind.
+pub async fn claim_with(backend: &RedisBackend, kind: &str, key: &str, max: u32) -> Vec<Lease> {
+    let mut request = request(&[kind], max);
+    request.kinds[0].limits = LimitKeys::parse([key]).unwrap();
+    backend.claim(&request).await.unwrap().leases
 }
 
 pub fn ends(leases: &[Lease], outcome: &Outcome) -> SettleRequest {
