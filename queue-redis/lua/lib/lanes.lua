@@ -135,13 +135,59 @@ local function save_lane(lane)
   if lane.keys then save_place(lane) end
 end
 
+-- Whether what is remembered of a limit key (limits.lua) ends with a list that has a pair.
+local function tells_of(bytes, pair)
+  local from, to = string.find(bytes, pair, 1, true)
+  while from do
+    local is_whole = not string.find(sub(bytes, from - 1, from - 1), '[a-z0-9_.-]')
+      and not string.find(sub(bytes, to + 1, to + 1), '[a-z0-9_.-]')
+    if is_whole then return true end
+    from, to = string.find(bytes, pair, to, true)
+  end
+  return false
+end
+
+-- New lanes of keys that are known to have no room are parked at once, and nobody is woken for them:
+-- lanes of the same queue and kind wait there, and claims are not shown the key. Whoever gives it
+-- room looks at all that wait.
+local function park_new()
+  local names, new = {}, {}
+  for _, lane in pairs(lanes) do
+    if lane.keys and lane.pushed and lane.turn and not lane.indexed and lane.live > 0 then
+      new[#new + 1] = lane
+      for _, key in ipairs(lane.keys) do names[#names + 1] = key end
+    end
+  end
+  local states = {}
+  for i = 1, #names, CHUNK do
+    local last = min(i + CHUNK - 1, #names)
+    for j, bytes in ipairs(try('HMGET', KEYS[20], unpack(names, i, last))) do
+      states[names[i + j - 1]] = bytes
+    end
+  end
+  for _, lane in ipairs(new) do
+    for _, key in ipairs(lane.keys) do
+      if
+        states[key] and tells_of(states[key], lane.pair)
+        and try('ZSCORE', PREFIX .. 'lanes:' .. lane.pair, '@' .. key) == false
+        and try('EXISTS', PREFIX .. 'waits:' .. lane.pair .. ':' .. key) == 1
+      then
+        lane.park_at = key
+        break
+      end
+    end
+  end
+end
+
 -- Writes every lane that changed and wakes workers for those that got jobs.
 local function save_lanes()
   local woken = {}
+  if limited then park_new() end
   for _, lane in pairs(lanes) do
     if lane.changed then
       save_lane(lane)
-      if lane.pushed and lane.live > 0 and (lane.turn or not lane.parked) and not woken[lane.pair] then
+      local may_run = not lane.park_at and (lane.turn or not lane.parked)
+      if lane.pushed and lane.live > 0 and may_run and not woken[lane.pair] then
         woken[lane.pair] = true
         wake(lane.pair)
       end

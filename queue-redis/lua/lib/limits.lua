@@ -11,7 +11,7 @@
 -- failures that count, and their times; if the concurrency is reduced (flag 4) how many may run,
 -- completions, and when it was reduced; and then, with commas between, each `<queue>/<kind>` of
 -- which jobs wait for the key: lanes that are parked at it (lanes.lua), or all, because workers add
--- the key to the kind. A key without any of that has no entry.
+-- the key to the kind, which is told by "@" behind it. A key without any of that has no entry.
 --
 -- REOPEN has the keys that are closed by time alone and for which jobs wait, by the time at which
 -- to look again.
@@ -112,9 +112,10 @@ local function make_limits()
       reduced.allowed, reduced.completions, reduced.reduced_ms = unpack_('>I4I4I6', bytes, at)
       at = at + 14
     end
-    for pair in string.gmatch(sub(bytes, at), '[a-z0-9_.-]+/[a-z0-9_.-]+') do
+    for pair, mark in string.gmatch(sub(bytes, at), '([a-z0-9_.-]+/[a-z0-9_.-]+)(@?)') do
       if not key.waits[pair] then key.pairs[#key.pairs + 1] = pair end
       key.waits[pair] = true
+      key.has_workers[pair] = mark == '@' or nil
     end
     key.scheduled_us, key.closed_ms = min(scheduled_us, 2 ^ 53), closed_ms
     key.open, key.failures, key.reduced = open, failures, reduced
@@ -139,7 +140,9 @@ local function make_limits()
     if reduced then
       parts[#parts + 1] = pack('>I4I4I6', reduced.allowed, reduced.completions, reduced.reduced_ms)
     end
-    parts[#parts + 1] = concat(key.pairs, ',')
+    for i, pair in ipairs(key.pairs) do
+      parts[#parts + 1] = (i > 1 and ',' or '') .. pair .. (key.has_workers[pair] and '@' or '')
+    end
     return concat(parts)
   end
 
@@ -149,8 +152,8 @@ local function make_limits()
     for _, name in ipairs(names) do
       if not known[name] then
         known[name] = {
-          name = name, settings = no_settings, pairs = {}, waits = {}, scheduled_us = 0,
-          closed_ms = 0, failures = {}, started = {}, dropped = {},
+          name = name, settings = no_settings, pairs = {}, waits = {}, has_workers = {},
+          scheduled_us = 0, closed_ms = 0, failures = {}, started = {}, dropped = {},
         }
         all[#all + 1] = known[name]
         new[#new + 1] = name
@@ -327,11 +330,11 @@ local function make_limits()
     key.touched, key.may_open = true, true
   end
 
-  -- Jobs of this `<queue>/<kind>` wait for room at the key.
-  local function wait_for(key, pair)
-    if key.waits[pair] then return end
-    key.waits[pair] = true
-    key.pairs[#key.pairs + 1] = pair
+  -- Jobs of this `<queue>/<kind>` wait for room at the key, or all of it for workers that add it.
+  local function wait_for(key, pair, has_workers)
+    if key.waits[pair] and (key.has_workers[pair] or not has_workers) then return end
+    if not key.waits[pair] then key.pairs[#key.pairs + 1] = pair end
+    key.waits[pair], key.has_workers[pair] = true, has_workers or key.has_workers[pair]
     key.touched = true
   end
 
@@ -355,8 +358,9 @@ local function make_limits()
     for _, pair in ipairs(key.pairs) do
       if show(key, pair, true) then left_[#left_ + 1] = pair else key.waits[pair] = nil end
       wake(pair)
+      if key.has_workers[pair] then wake(pair .. '@' .. key.name) end
     end
-    key.pairs = left_
+    key.pairs, key.has_workers = left_, {}
   end
 
   local function start_all(key)

@@ -5,15 +5,13 @@ use std::time::Duration;
 
 use queue_core::conformance::Harness;
 use queue_core::{
-    Backend, Breaker, ErrorKind, JobError, Lease, LimitKeys, LimitSettings, LimitTarget, Outcome,
-    Rate, Timestamp,
+    Backend, Breaker, ErrorKind, JobError, LimitSettings, LimitTarget, Outcome, Rate, Timestamp,
 };
 use queue_redis::RedisBackend;
 
 use crate::support::harness::RedisHarness;
 use crate::support::jobs::{
-    assert_sound, claim, claim_with, completed, enqueue, job, limited_populace, request, set_limit,
-    settle,
+    assert_sound, claim, claim_with, completed, enqueue, job, limited_populace, set_limit, settle,
 };
 
 const START: Timestamp = Timestamp::from_ms(4_102_444_800_000);

@@ -18,6 +18,7 @@ mod fuzz;
 mod large;
 mod limit_audit;
 mod limit_damage;
+mod limit_waking;
 mod limits;
 mod quarantine;
 mod repair;
