@@ -2,6 +2,7 @@
 
 mod admission;
 mod breaker;
+mod drift;
 mod fair;
 mod wake;
 
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 pub use admission::*;
 pub use breaker::*;
+pub use drift::*;
 pub use fair::*;
 pub use wake::*;
 
@@ -53,7 +55,9 @@ impl<H: Harness> Store<'_, H> {
 
     async fn status(&self, key: &str) -> LimitStatus {
         let key = LimitKey::new(key).unwrap();
-        self.backend.limit_status(&[key]).await.unwrap().remove(0)
+        let status = self.backend.limit_status(&[key]).await.unwrap().remove(0);
+        assert_eq!(status.drift, 0, "{status:?}");
+        status
     }
 
     async fn enqueue_all(&self, jobs: &[NewJob]) -> Vec<JobId> {

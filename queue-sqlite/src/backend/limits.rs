@@ -164,6 +164,8 @@ pub(super) fn status(conn: &Connection, keys: &[LimitKey]) -> Result<Vec<LimitSt
         let mut status = LimitStatus::new(key.clone());
         status.settings = in_force.target.clone().map(|target| (target, in_force.settings.clone()));
         status.running = holders.len() as u64;
+        let counted = limits.running(key)?.max(0).unsigned_abs();
+        status.drift = counted.abs_diff(status.running);
         holders.truncate(HOLDERS_SHOWN_MAX);
         status.holders = holders;
         status.allowed = limits.allowed(key, now)?;

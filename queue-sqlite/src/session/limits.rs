@@ -105,6 +105,11 @@ impl<'c> Limits<'c> {
         Ok(known.state.room(&in_force.settings, running, now))
     }
 
+    /// How many running jobs are counted as holding a key.
+    pub(crate) fn running(&mut self, key: &LimitKey) -> Result<i64, Fault> {
+        Ok(self.known(key)?.running)
+    }
+
     /// Whether a job that needs all these keys may start.
     pub(crate) fn is_open(&mut self, keys: &[LimitKey], now: Timestamp) -> Result<bool, Fault> {
         for key in keys {

@@ -188,6 +188,7 @@ async fn limits_are_set_shown_and_removed(store: Store) {
     let shown = ask(&store, &["limit", "show", "provider:y", "queue:default"]).documents();
     assert_eq!((&shown[0]["settings_of"], &shown[0]["allowed"]), (&json!("provider:*"), &json!(4)));
     assert_eq!((&shown[1]["live"], &shown[1]["running"]), (&json!(1), &Value::Null));
+    assert_eq!((&shown[0]["drift"], &shown[1]["drift"]), (&json!(0), &json!(0)));
     let plainly = ask_plainly(&store, &["limit", "show", "provider:y", "provider:*"]).out;
     assert!(plainly.contains("allows   concurrency 4 (as all of provider:*)\n"), "{plainly}");
     let own = ask_plainly(&store, &["limit", "set", "provider:y", "--rate", "5/s"]).out;
