@@ -132,6 +132,7 @@ macro_rules! conformance {
                 a_key_takes_so_many_live_jobs, an_existing_job_is_not_refused,
                 racing_producers_are_counted_exactly, a_breaker_opens_and_one_probe_closes_it,
                 a_failed_probe_doubles_the_cool_down,
+                a_shorter_cool_down_counts_for_a_breaker_that_is_open,
                 a_probe_that_says_nothing_is_followed_by_another,
                 only_the_provider_s_failures_count, a_throttled_key_is_closed_for_everyone,
                 adapting_halves_and_grows, a_small_tenant_waits_for_one_turn_at_most,

@@ -7,7 +7,8 @@
 -- 32 max_live.
 --
 -- LIMITED has what is remembered of a key: version, flags, scheduled_us, closed_until_ms; if the
--- breaker is open (flag 1) until_ms and cool-down, and the probe's id (flag 2); the number of
+-- breaker is open (flag 1) until_ms and cool-down, and the probe's id (flag 2; how often the
+-- cool-down was doubled is in the flags 8, 16 and 32); the number of
 -- failures that count, and their times; if the concurrency is reduced (flag 4) how many may run,
 -- completions, and when it was reduced; and then, with commas between, each `<queue>/<kind>` of
 -- which jobs wait for the key: lanes that are parked at it (lanes.lua), or all, because workers add
@@ -84,7 +85,7 @@ local function make_limits()
     local at, open, failures, reduced = STATE_BYTES, nil, {}, nil
     if flags % 2 == 1 then
       if #bytes < at + 12 then return end
-      open = {}
+      open = { growth = 2 ^ (floor(flags / 8) % 8) }
       open.until_ms, open.cooldown_ms = unpack_('>I6I6', bytes, at)
       at = at + 12
       if floor(flags / 2) % 2 == 1 then
@@ -123,6 +124,8 @@ local function make_limits()
       return nil
     end
     local flags = (open and 1 or 0) + (open and open.probe and 2 or 0) + (reduced and 4 or 0)
+    local growth = open and open.growth or 1
+    while growth > 1 do growth, flags = growth / 2, flags + 8 end
     local parts = { pack('>BBI8I6', STATE_VERSION, flags, key.scheduled_us, key.closed_ms) }
     if open then
       parts[2] = pack('>I6I6', open.until_ms, open.cooldown_ms) .. (open.probe or '')
@@ -198,12 +201,17 @@ local function make_limits()
     return max(now_us, min(key.scheduled_us, latest))
   end
 
+  -- The end of a cool-down: as if it had begun with these settings, if they make it shorter.
+  local function ends_at(set, open)
+    return open.until_ms - max(open.cooldown_ms - set.cooldown_ms * open.growth, 0)
+  end
+
   -- When to look again at a key that is closed by time, or NEVER.
   local function look_at(key)
     local at, set = NEVER, key.settings
     if key.closed_ms > now then at = key.closed_ms end
     local open = set.failures and key.open
-    if open and open.until_ms > now then at = min(at, open.until_ms) end
+    if open and ends_at(set, open) > now then at = min(at, ends_at(set, open)) end
     if set.interval_us then
       local ahead_us = next_us(key) - set.tolerance_us
       if ahead_us > now * 1000 then at = min(at, math.ceil(ahead_us / 1000)) end
@@ -221,7 +229,7 @@ local function make_limits()
     local open = set.failures and key.open
     if key.closed_ms > now then return 0 end
     if open then
-      if open.until_ms > now then return 0 end
+      if ends_at(set, open) > now then return 0 end
       -- A probe that does not run, because the store was damaged, holds nobody up.
       if open.probe and try('ZSCORE', hold_name(key), open.probe) then return 0 end
       most = 1
@@ -279,7 +287,7 @@ local function make_limits()
     end
     if count >= set.failures then
       key.failures = {}
-      key.open = { until_ms = after(now, set.cooldown_ms), cooldown_ms = set.cooldown_ms }
+      key.open = { until_ms = after(now, set.cooldown_ms), cooldown_ms = set.cooldown_ms, growth = 1 }
     elseif #failures > FAILURES_MAX then
       table.remove(failures, 1)
     end
@@ -292,7 +300,8 @@ local function make_limits()
     elseif open.probe == id then
       open.probe = nil
       if has_failed and set.failures then
-        open.cooldown_ms = min(open.cooldown_ms * 2, set.cooldown_ms * GROWTH_MAX)
+        open.growth = min(open.growth * 2, GROWTH_MAX)
+        open.cooldown_ms = set.cooldown_ms * open.growth
         open.until_ms = after(now, open.cooldown_ms)
       elseif has_completed and set.failures then
         key.open = nil
@@ -354,7 +363,7 @@ local function make_limits()
     tidy(key)
     if set.interval_us then key.scheduled_us = next_us(key) + #ids * set.interval_us end
     local open = set.failures and key.open
-    if open and open.until_ms <= now then open.probe = ids[1] end
+    if open and ends_at(set, open) <= now then open.probe = ids[1] end
   end
 
   local function save_holders(key)

@@ -65,6 +65,34 @@ pub async fn a_failed_probe_doubles_the_cool_down<H: Harness>(harness: &H) {
     store.audit().await;
 }
 
+pub async fn a_shorter_cool_down_counts_for_a_breaker_that_is_open<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let cooling = |cooldown| LimitSettings {
+        breaker: breaker().breaker.map(|breaker| Breaker { cooldown, ..breaker }),
+        ..LimitSettings::default()
+    };
+    store.limit("provider:*", &cooling(COOLDOWN * 100)).await;
+    store.enqueue_all(&calls(9)).await;
+    for lease in store.claim(2).await.leases {
+        store.settle(&lease, failed(ErrorKind::Failed)).await;
+    }
+    let opened = store.now();
+    store.advance(COOLDOWN / 3).await;
+    assert_eq!(store.claim(9).await.next_due, Some(COOLDOWN * 100 - COOLDOWN / 3));
+    // Of the class, and of the key itself.
+    store.limit("provider:*", &cooling(COOLDOWN * 2)).await;
+    let until = opened.after(COOLDOWN * 2);
+    assert_eq!(store.status("provider:x").await.blocked, [Blocked::Open { until }]);
+    store.limit("provider:x", &cooling(COOLDOWN)).await;
+    assert_eq!(store.claim(9).await.next_due, Some(COOLDOWN - COOLDOWN / 3));
+    store.advance(COOLDOWN - COOLDOWN / 3).await;
+    let probe = store.claim(9).await.leases;
+    assert_eq!(probe.len(), 1);
+    store.complete(&probe[0]).await;
+    assert_eq!(store.claim(9).await.leases.len(), 6);
+    store.audit().await;
+}
+
 pub async fn a_probe_that_says_nothing_is_followed_by_another<H: Harness>(harness: &H) {
     let store = Store::new(harness).await;
     store.limit("provider:x", &breaker()).await;
