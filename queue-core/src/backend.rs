@@ -218,6 +218,13 @@ pub trait Backend: Send + Sync + 'static {
         &self,
     ) -> impl Future<Output = Result<Vec<(LimitTarget, LimitSettings)>, Error>> + Send;
 
+    /// Ends what has closed or narrowed a limit key for a time, whatever its settings are: the pause
+    /// that a provider asked for, a breaker that is open or is being probed, with the failures that
+    /// it has counted, and a reduced concurrency ([`LimitState::reset`](crate::LimitState::reset)).
+    /// Answers whether there was anything to end. Waiting workers are woken, as by
+    /// [`Backend::set_limit`].
+    fn reset_limit(&self, key: &LimitKey) -> impl Future<Output = Result<bool, Error>> + Send;
+
     /// Looks at limit keys, in order; at most [`PASS_MAX`]. A key that nobody uses has a status,
     /// too.
     fn limit_status(

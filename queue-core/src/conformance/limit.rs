@@ -4,6 +4,7 @@ mod admission;
 mod breaker;
 mod drift;
 mod fair;
+mod reset;
 mod wake;
 
 use std::collections::HashSet;
@@ -13,6 +14,7 @@ pub use admission::*;
 pub use breaker::*;
 pub use drift::*;
 pub use fair::*;
+pub use reset::*;
 pub use wake::*;
 
 use super::Harness;
@@ -51,6 +53,10 @@ impl<H: Harness> Store<'_, H> {
 
     async fn unlimit(&self, target: &str) -> bool {
         self.backend.set_limit(&LimitTarget::new(target).unwrap(), None).await.unwrap()
+    }
+
+    async fn reset(&self, key: &str) -> bool {
+        self.backend.reset_limit(&LimitKey::new(key).unwrap()).await.unwrap()
     }
 
     async fn status(&self, key: &str) -> LimitStatus {

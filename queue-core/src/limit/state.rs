@@ -303,6 +303,15 @@ impl LimitState {
         self.reduce(settings, claimed_at, now);
     }
 
+    /// Somebody knows better: ends the pause that the provider asked for, closes the breaker and
+    /// forgets its failures, and has as many jobs run as configured. What the rate has counted
+    /// stays. Answers whether there was anything to end.
+    pub fn reset(&mut self, now: Timestamp) -> bool {
+        self.tidy(now);
+        let rest = Self { scheduled_us: self.scheduled_us, ..Self::default() };
+        std::mem::replace(self, rest.clone()) != rest
+    }
+
     fn reduce(&mut self, settings: &LimitSettings, claimed_at: Timestamp, now: Timestamp) {
         let (Some(Adaptive { floor }), Some(most)) = (settings.adaptive, settings.concurrency)
         else {
@@ -525,6 +534,31 @@ mod tests {
         state.start(&of(ms(20)), &[job(3)], at(70));
         state.end(&of(ms(20)), job(3), Ending::Failed, at(70), at(80));
         assert_eq!(reopens(&state, ms(50), 80), Some(at(160)));
+    }
+
+    #[test]
+    fn a_reset_ends_all_but_what_the_rate_has_counted() {
+        let settings = LimitSettings {
+            concurrency: Some(8),
+            rate: Some(Rate::new(1, Duration::from_secs(1))),
+            adaptive: Some(Adaptive { floor: 1 }),
+            ..breaker()
+        };
+        let mut state = LimitState::default();
+        assert!(!state.reset(NOW));
+        state.start(&settings, &[job(1)], NOW);
+        let counted = state.clone();
+        assert!(!state.reset(NOW) && state == counted);
+        fails(&mut state, &settings, 1, 0);
+        assert!(state.reset(NOW) && state == counted);
+        fails(&mut state, &settings, 1, 1);
+        fails(&mut state, &settings, 1, 2);
+        state.throttle(&settings, at(500), at(3), at(3));
+        assert_eq!(state.room(&settings, 0, at(3)).blocked.len(), 3);
+        assert!(state.reset(at(3)) && state == counted);
+        // What is over by itself is nothing to end.
+        state.throttle(&LimitSettings::default(), at(10), at(4), at(4));
+        assert!(!state.reset(at(10)));
     }
 
     #[test]

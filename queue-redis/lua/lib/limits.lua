@@ -428,6 +428,17 @@ local function make_limits()
     save()
   end
 
+  -- Ends by hand what would end by itself some time; answers whether there was any of it.
+  local function reset(name)
+    load({ name })
+    local key = known[name]
+    tidy(key)
+    local was_closed = key.closed_ms > 0 or key.open or key.reduced or #key.failures > 0
+    key.closed_ms, key.open, key.reduced, key.failures = 0, nil, nil, {}
+    look_again({ name })
+    return was_closed
+  end
+
   -- Looks at a page of all keys of which something is remembered; answers where to go on.
   local function look_at_some(cursor, count)
     local page = call('HSCAN', LIMITED, cursor, 'COUNT', count)
@@ -452,7 +463,7 @@ local function make_limits()
   return {
     load = load, get = get, left = left, start = start, let_go = let_go_, throttle = throttle,
     wait_for = wait_for, waits_name = waits_name, show = show, save = save, check = check,
-    look_at_some = look_at_some, look_at_due = look_at_due, settings_of = settings_of,
+    reset = reset, look_at_some = look_at_some, look_at_due = look_at_due, settings_of = settings_of,
   }
 end
 

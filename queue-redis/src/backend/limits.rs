@@ -31,6 +31,16 @@ pub(super) async fn set(
     }
 }
 
+pub(super) async fn reset(backend: &RedisBackend, key: &LimitKey) -> Result<bool, Error> {
+    let mut cmd = scripts::reset_limit.call(&backend.keys, 1, 128);
+    cmd.arg(key.as_str());
+    let call = Call::script(&scripts::reset_limit, cmd);
+    match store::one(&backend.link, call, Repeat::Freely).await? {
+        Value::Int(was_closed) => Ok(was_closed == 1),
+        _ => Err(unexpected("not a number")),
+    }
+}
+
 pub(super) async fn all(
     backend: &RedisBackend,
 ) -> Result<Vec<(LimitTarget, LimitSettings)>, Error> {

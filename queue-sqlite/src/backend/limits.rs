@@ -80,6 +80,13 @@ pub(super) fn set_limit(
     Ok(true)
 }
 
+/// Ends what has closed or narrowed a key for a time; says whether there was any of it.
+pub(super) fn reset_limit(session: &mut Session<'_>, key: &LimitKey) -> Result<bool, Fault> {
+    let was_closed = session.limits.reset(key, session.now)?;
+    session.announce();
+    Ok(was_closed)
+}
+
 fn check_room(conn: &Connection) -> Result<(), Fault> {
     let mut count = conn.prepare_cached(COUNT_SETTINGS)?;
     let settings: i64 = count.query_row([], |row| row.get(0))?;

@@ -263,6 +263,13 @@ impl<'c> Limits<'c> {
         })
     }
 
+    /// Ends by hand what would end by itself some time; answers whether there was any of it.
+    pub(crate) fn reset(&mut self, key: &LimitKey, now: Timestamp) -> Result<bool, Fault> {
+        let mut was_closed = false;
+        self.change(key, now, |known, _| was_closed = known.state.reset(now))?;
+        Ok(was_closed)
+    }
+
     /// Counts live jobs that carry these keys.
     pub(crate) fn count_live(&mut self, keys: &[LimitKey], by: i64) {
         for key in keys {

@@ -196,6 +196,10 @@ async fn limits_are_set_shown_and_removed(store: Store) {
     let plainly = ask_plainly(&store, &["limit", "ls"]).out;
     assert!(plainly.contains("0 of 8   1 of 1000"), "{plainly}");
 
+    let reset = ask(&store, &["limit", "reset", "provider:y"]);
+    let document = json!({ "limit": "provider:y", "reset": false, "blocked": [] });
+    assert_eq!((reset.code, reset.json()), (0, document));
+    assert_eq!(ask(&store, &["limit", "reset", "provider:*"]).code, 2, "of keys only");
     let removed = ask(&store, &["limit", "rm", "provider:y"]);
     assert_eq!((removed.code, &removed.json()["settings_of"]), (0, &json!("provider:*")));
     let again = ask(&store, &["limit", "rm", "provider:y"]);

@@ -4,18 +4,18 @@ use super::*;
 use crate::{Adaptive, Blocked, Breaker, ErrorKind, JobError};
 
 const WINDOW: Duration = Duration::from_secs(5);
-const COOLDOWN: Duration = Duration::from_secs(3);
+pub(super) const COOLDOWN: Duration = Duration::from_secs(3);
 
-fn breaker() -> LimitSettings {
+pub(super) fn breaker() -> LimitSettings {
     let breaker = Breaker { failures: 2, window: WINDOW, cooldown: COOLDOWN };
     LimitSettings { breaker: Some(breaker), ..LimitSettings::default() }
 }
 
-fn failed(kind: ErrorKind) -> Outcome {
+pub(super) fn failed(kind: ErrorKind) -> Outcome {
     Outcome::Retry { delay: Duration::from_secs(3600), error: JobError::new(kind, "no") }
 }
 
-fn calls(count: usize) -> Vec<NewJob> {
+pub(super) fn calls(count: usize) -> Vec<NewJob> {
     (0..count).map(|_| job("a").limit("provider:x")).collect()
 }
 
