@@ -19,6 +19,7 @@ on_every_store!(
     limits_are_set_shown_and_removed,
     keys_travel_with_jobs,
     a_full_queue_lets_nothing_in,
+    a_command_that_is_turned_away_closes_its_provider,
     what_keeps_a_job_is_explained,
 );
 
@@ -264,6 +265,39 @@ async fn a_full_queue_lets_nothing_in(store: Store) {
 
     assert_eq!(ask(&store, &["limit", "rm", "queue:default"]).code, 0);
     assert_eq!(ask(&store, &["enqueue", "a"]).code, 0);
+}
+
+async fn a_command_that_is_turned_away_closes_its_provider(store: Store) {
+    let queue = store.connect().await;
+    let folder = tempfile::tempdir().unwrap();
+    let recovered = folder.path().join("recovered");
+    let script = format!(
+        "test -e '{}' && exit 0; echo '{{\"retry_after_sec\": 3600}}' 1<> $WORKERD_EVENTS; exit 75",
+        recovered.display()
+    );
+    let executor = executor("calls", &script) + "throttled = { exit_code = 75 }\n";
+    let config = executor + "provider = \"x\"\n[limits.\"provider:x\"]\nconcurrency = 2\n";
+    let _daemon = Daemon::start(&store.url(), &config);
+    let first = queue.enqueue(job("calls", &json!({}))).await.unwrap().id;
+    let closed = until("the provider closed", async || {
+        let blocked = status(&queue, "provider:x").await.blocked;
+        blocked.iter().find(|why| matches!(why, queue::Blocked::Closed { .. })).copied()
+    })
+    .await;
+    let record = queue.get(first).await.unwrap().unwrap();
+    assert_eq!((record.state, record.failures, record.snoozes), (JobState::Scheduled, 0, 1));
+    assert_eq!(closed.over_at(), Some(record.due_at));
+    let second = queue.enqueue(job("calls", &json!({}))).await.unwrap().id.to_string();
+    let explained = ask(&store, &["job", "explain", &second]).json();
+    assert_eq!(explained["blockers"][0]["limit"], "provider:x", "{explained}");
+
+    std::fs::write(recovered, "").unwrap();
+    let reset = ask(&store, &["limit", "reset", "provider:x"]).json();
+    assert_eq!((&reset["reset"], &reset["blocked"]), (&json!(true), &json!([])));
+    let record = until_finished(&queue, second.parse().unwrap()).await;
+    assert_eq!((record.state, record.snoozes), (JobState::Completed, 0));
+    let plainly = ask_plainly(&store, &["limit", "reset", "provider:x"]).out;
+    assert_eq!(plainly, "provider:x had nothing to end\n");
 }
 
 /// Enqueues a job to each of these queues.
