@@ -147,7 +147,8 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Makes finished jobs ready again (T15), in order. Each joins the tail of its lane with due
     /// time now, takes its idempotency key back, and loses its result, [`JobRecord::finished_at`],
-    /// [`JobRecord::elapsed`] and reason; its last error, history and log stay.
+    /// [`JobRecord::elapsed`] and reason; its last error, history and log stay. It is not refused
+    /// for a queue or key that is full, and counts there ([`LimitSettings::max_live`]).
     fn retry(
         &self,
         request: &RetryRequest,

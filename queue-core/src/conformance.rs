@@ -130,6 +130,7 @@ macro_rules! conformance {
                 a_blocked_lane_can_be_emptied_and_filled, queues_share_a_key,
                 nothing_is_left_of_keys_that_are_gone, a_queue_takes_so_many_live_jobs,
                 a_key_takes_so_many_live_jobs, an_existing_job_is_not_refused,
+                a_job_that_is_run_again_is_not_refused,
                 racing_producers_are_counted_exactly, a_breaker_opens_and_one_probe_closes_it,
                 a_failed_probe_doubles_the_cool_down,
                 a_shorter_cool_down_counts_for_a_breaker_that_is_open,
