@@ -85,7 +85,12 @@ fn main() -> anyhow::Result<()> {
 fn of_peers(comparison: &Comparison) -> Vec<(&'static str, String)> {
     let wanted = [
         ("drain-redis.svg", "redis", "drain_1_per_s", "Jobs drained a second, one worker, Redis"),
-        ("drain-sqlite.svg", "sqlite", "drain_1_per_s", "Jobs drained a second, one worker, SQLite"),
+        (
+            "drain-sqlite.svg",
+            "sqlite",
+            "drain_1_per_s",
+            "Jobs drained a second, one worker, SQLite",
+        ),
         (
             "server-cpu.svg",
             "redis",
