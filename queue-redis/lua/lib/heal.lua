@@ -21,9 +21,9 @@ local function make_healer()
     return text and text ~= '' and #text <= CURSOR_BYTES_MAX and text or '0'
   end
 
-  -- Where the round is: "p" once it looks at lanes, the cursor of a page of keys or of counters,
-  -- "!" once it has changed something, and within that page the cursor of holders or of parked lanes,
-  -- and of what. Nil while the last round has just been over.
+  -- Where the round is: "p" once it looks at lanes, the cursor of a page of keys or of counters, "!"
+  -- once it has changed something, and within that page the cursor of holders or of parked lanes, and
+  -- of what. Nil while the last round has just been over.
   local function place_of_round()
     local note = call('HGET', META, 'tidied') or ''
     local over_ms = tonumber(string.match(note, '^t(%d+)$') or nil)
@@ -202,7 +202,8 @@ local function make_healer()
     return false
   end
 
-  -- Gathers holders of a key whose set is of a wrong type, a page; answers whether to go on at once.
+  -- Gathers a page of the holders of a key whose set is of a wrong type; answers whether to go on at
+  -- once.
   local function gather()
     local note = call('HGET', META, 'mending')
     if not note then return false end
