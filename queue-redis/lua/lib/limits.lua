@@ -15,7 +15,7 @@
 --
 -- REOPEN has the keys that are closed by time alone and for which jobs wait, by the time at which
 -- to look again.
--- `hold:<key>` is a zset of the ids of the running jobs that hold the key, with or without settings.
+-- `hold:<key>` is a set of the ids of the running jobs that hold the key, with or without settings.
 --
 -- While META has no `limits` there are no settings and nothing is remembered.
 --
@@ -167,7 +167,7 @@ local function make_limits()
   -- How many running jobs hold it; none if its set is of a wrong type.
   local function running(key)
     if not key.running then
-      local count = try('ZCARD', hold_name(key))
+      local count = try('SCARD', hold_name(key))
       key.running = type(count) == 'number' and count or 0
     end
     return key.running
@@ -223,7 +223,7 @@ local function make_limits()
     if open then
       if open.until_ms > now then return 0 end
       -- A probe that does not run, because the store was damaged, holds nobody up.
-      if open.probe and try('ZSCORE', hold_name(key), open.probe) then return 0 end
+      if open.probe and try('SISMEMBER', hold_name(key), open.probe) == 1 then return 0 end
       most = 1
     end
     if set.interval_us then
@@ -358,11 +358,7 @@ local function make_limits()
   end
 
   local function save_holders(key)
-    local added = {}
-    for _, id in ipairs(key.started) do
-      added[#added + 1], added[#added + 2] = 0, id
-    end
-    for command, list in pairs({ ZADD = added, ZREM = key.dropped }) do
+    for command, list in pairs({ SADD = key.started, SREM = key.dropped }) do
       for i = 1, #list, CHUNK do
         try(command, hold_name(key), unpack(list, i, min(i + CHUNK - 1, #list)))
       end

@@ -63,21 +63,21 @@ impl Auditor<'_> {
 
     pub(super) fn holders(&mut self) {
         for (name, other) in &self.dump.others {
-            if name.starts_with("hold:") && !matches!(other, Other::Sorted(_)) {
-                self.wrong_type(name, "a sorted set");
+            if name.starts_with("hold:") && !matches!(other, Other::Set) {
+                self.wrong_type(name, "a set");
             }
         }
         for (key, id) in &self.dump.unheld {
             let Some(run) = self.dump.run.get(id) else { continue };
             let (name, bytes) = (format!("hold:{key}"), id.as_bytes().as_slice());
             let fix = Fix::default().check(&[b"HGET", b"run", bytes], &run.raw);
-            let fix = fix.write(&[b"ZADD", name.as_bytes(), b"0", bytes]);
+            let fix = fix.write(&[b"SADD", name.as_bytes(), bytes]);
             self.job(*id, format!("is not among the holders of {key}"), Some(fix));
         }
         for (key, member, run) in &self.dump.overheld {
             let name = format!("hold:{key}");
             let fix = Fix::default().check(&[b"HGET", b"run", member], run);
-            let fix = fix.write(&[b"ZREM", name.as_bytes(), member]);
+            let fix = fix.write(&[b"SREM", name.as_bytes(), member]);
             let what = format!("is among the holders of {key} and does not hold it");
             match crate::reply::id(member) {
                 Ok(id) => self.job(id, what, Some(fix)),

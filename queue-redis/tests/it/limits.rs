@@ -212,9 +212,9 @@ async fn each_index_of_limits_is_made_again() {
     let damages: [&[&str]; 22] = [
         &["DEL", "hold:tenant:a"],
         &["SET", "hold:tenant:a", "text"],
-        &["ZADD", "hold:tenant:a", "0", "an-id-of-nobody!"],
-        &["ZADD", "hold:tenant:b", "0", "?"],
-        &["ZADD", "hold:nobody:x", "0", "an-id-of-nobody!"],
+        &["SADD", "hold:tenant:a", "an-id-of-nobody!"],
+        &["SADD", "hold:tenant:b", "?"],
+        &["SADD", "hold:nobody:x", "an-id-of-nobody!"],
         &["DEL", "waits:default/a:tenant:a"],
         &["SET", "waits:default/a:tenant:a", "text"],
         &["ZADD", "waits:default/a:tenant:a", "7", "5/tenant:z"],
@@ -300,7 +300,7 @@ async fn an_audit_of_many_lanes_finds_what_is_wrong_and_only_that() {
     assert_sound(&backend).await;
     let damages: [&[&str]; 9] = [
         &["DEL", "hold:tenant:7"],
-        &["ZADD", "hold:tenant:7", "0", "an-id-of-nobody!"],
+        &["SADD", "hold:tenant:7", "an-id-of-nobody!"],
         &["DEL", "waits:default/a:tenant:8"],
         &["ZREM", "parked:default/a", "5/tenant:9"],
         &["ZREM", "lanes:default/a", "5/provider:x,tenant:800"],
