@@ -86,9 +86,10 @@ local function other_names()
   return names
 end
 
-local SIZES = { list = 'LLEN', zset = 'ZCARD', hash = 'HLEN' }
+local SIZES = { list = 'LLEN', set = 'SCARD', zset = 'ZCARD', hash = 'HLEN' }
 local READERS = {
   list = function(key) return call('LRANGE', key, 0, -1) end,
+  set = function(key) return call('SMEMBERS', key) end,
   zset = function(key) return call('ZRANGE', key, 0, -1, 'WITHSCORES') end,
   hash = function(key) return call('HGETALL', key) end,
 }
@@ -111,9 +112,9 @@ local function look_at_all(most)
     local reader = READERS[kinds[name]]
     other(name, kinds[name], reader and reader(name) or {})
     local key = string.match(sub(name, #PREFIX + 1), '^hold:(.*)$')
-    if key and kinds[name] == 'zset' then
-      find_holders(key, call('ZRANGE', name, 0, -1))
-      add('running', key, call('ZCARD', name))
+    if key and kinds[name] == 'set' then
+      find_holders(key, call('SMEMBERS', name))
+      add('running', key, call('SCARD', name))
     end
   end
   found.live = call('HGETALL', LIVE)
@@ -288,14 +289,12 @@ local function look_at_limits(key, cursor, count)
 end
 
 local function look_at_holders(key, cursor, count)
-  local page = try('ZSCAN', PREFIX .. 'hold:' .. key, cursor, 'COUNT', count)
+  local page = try('SSCAN', PREFIX .. 'hold:' .. key, cursor, 'COUNT', count)
   if page.err then
     add('others', PREFIX .. 'hold:' .. key, call('TYPE', PREFIX .. 'hold:' .. key).ok, {})
     return answer('0', 0)
   end
-  local holders = {}
-  for i = 1, #page[2], 2 do holders[#holders + 1] = page[2][i] end
-  find_holders(key, holders)
+  find_holders(key, page[2])
   return answer(page[1], 0)
 end
 

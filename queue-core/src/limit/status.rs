@@ -18,7 +18,8 @@ pub struct LimitStatus {
     pub settings: Option<(LimitTarget, LimitSettings)>,
     /// How many running jobs hold it.
     pub running: u64,
-    /// Those of them with the lowest ids, at most [`HOLDERS_SHOWN_MAX`].
+    /// Those of them with the lowest ids, at most [`HOLDERS_SHOWN_MAX`]. If more than a thousand
+    /// hold it, a store may name others, in the order of their ids.
     pub holders: Vec<JobId>,
     /// How many may run at once: the configured concurrency, or what adapting has made of it.
     pub allowed: Option<u32>,

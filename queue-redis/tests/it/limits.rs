@@ -178,9 +178,9 @@ async fn each_index_of_limits_is_made_again() {
     let damages: [&[&str]; 24] = [
         &["DEL", "hold:tenant:a"],
         &["SET", "hold:tenant:a", "text"],
-        &["ZADD", "hold:tenant:a", "0", "an-id-of-nobody!"],
-        &["ZADD", "hold:tenant:b", "0", "?"],
-        &["ZADD", "hold:nobody:x", "0", "an-id-of-nobody!"],
+        &["SADD", "hold:tenant:a", "an-id-of-nobody!"],
+        &["SADD", "hold:tenant:b", "?"],
+        &["SADD", "hold:nobody:x", "an-id-of-nobody!"],
         &["DEL", "waits:default/a:tenant:a"],
         &["SET", "waits:default/a:tenant:a", "text"],
         &["ZADD", "waits:default/a:tenant:a", "7", "5/tenant:z"],
@@ -198,7 +198,7 @@ async fn each_index_of_limits_is_made_again() {
         &["HDEL", "meta", "limits"],
         &["ZADD", "lanes:default/a", "1", "@tenant:z"],
         &["DEL", "lanes:default/a"],
-        &["ZADD", "mend:tenant:a", "0", "an-id-of-nobody!"],
+        &["SADD", "mend:tenant:a", "an-id-of-nobody!"],
         &["SET", "mend:tenant:z", "text"],
     ];
     for words in damages {
@@ -280,11 +280,11 @@ async fn an_audit_of_many_lanes_finds_what_is_wrong_and_only_that() {
         (&["SET", "parked:default/b", "text"], "parked:default/b is not"),
     ];
     let second: &[(&[&str], &str)] = &[
-        (&["ZADD", "hold:tenant:7", "0", "an-id-of-nobody!"], "the holders of tenant:7 and does"),
+        (&["SADD", "hold:tenant:7", "an-id-of-nobody!"], "the holders of tenant:7 and does"),
         (&["ZREM", "parked:default/a", "5/tenant:9"], "5/tenant:9\", which is not parked"),
         (&["HSET", "count", "live:default", "5"], "the counter live:default"),
         (&["HSET", "limits", "tenant:11", "?"], "the settings of \"tenant:11\" cannot"),
-        (&["ZADD", "mend:tenant:14", "0", "an-id-of-nobody!"], "tenant:14 are being gathered"),
+        (&["SADD", "mend:tenant:14", "an-id-of-nobody!"], "tenant:14 are being gathered"),
     ];
     for group in [first, second] {
         for (words, _) in group {
