@@ -373,7 +373,7 @@ fn start(
         *started.entry(&job.spec.queue).or_default() += 1;
     }
     for (queue, jobs) in started {
-        session.count_starts(queue, jobs)?;
+        session.store.starts.add(queue, jobs, session.now);
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::limits::clock;
 use crate::errors::Fault;
 use crate::rows::{LaneName, limits_of, name_columns, names, number, text};
-use crate::session::queues::start_rate;
+use crate::session::starts::start_rate;
 
 pub(super) const SELECT_READY_JOB: &str = concat!(
     "SELECT job.lane, job.position, lane.turn, ",
@@ -62,7 +62,7 @@ pub(super) fn place(conn: &Connection, id: JobId) -> Result<Placement, Fault> {
     let others = || looking.lanes.iter().filter(|seen| seen.lane != lane);
     let lanes_ahead = others().filter(|seen| seen.place < own).count() as u64;
     let lanes = others().filter(|seen| seen.place.0 == own.0).count() as u64 + 1;
-    let starts = start_rate(conn, &queue)?.at(now);
+    let starts = start_rate(conn, &queue, now)?.at(now);
     let place = Place::new(ahead.unsigned_abs(), lanes_ahead, lanes, more, starts);
     Ok(Placement::new(now, Some(place)))
 }
