@@ -162,6 +162,7 @@ impl Turning {
 
     fn take_in_ended(&mut self, ended: Ended) {
         self.set.slots.give_back(&ended.lease.spec.kind);
+        self.set.status.ended(&ended.lease.spec.queue);
         self.pending.push_back(ended);
     }
 
@@ -282,6 +283,9 @@ impl Turning {
         if claim.maintain {
             self.set.maintain_due.notify_one();
         }
+        for ((queue, kind), jobs) in &claim.expired {
+            telemetry::expired(queue, kind, *jobs);
+        }
         let Some(token) = claim.leases.first().map(|lease| lease.token) else { return };
         let leases: Vec<(Arc<Lease>, CancelSignal)> =
             claim.leases.into_iter().map(|l| (Arc::new(l), CancelSignal::default())).collect();
@@ -314,6 +318,7 @@ impl Turning {
             attempt = lease.attempt(),
         );
         self.set.slots.take(&spec.kind);
+        self.set.status.started(&spec.queue);
         let report = Report::new(Arc::clone(&lease), self.ended_sender.clone());
         let route = (Arc::clone(&route.executor), route.limits.clone());
         let conditions = self.set.conditions.clone();

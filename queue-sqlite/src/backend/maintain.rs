@@ -103,6 +103,8 @@ fn reap_claim(session: &mut Session<'_>, claim: i64, done: &mut Maintained) -> R
     // From the last to the first, each to the head: the lane ends up in order.
     heads.sort_by_key(|head| Reverse(head.id));
     for head in heads {
+        let queue = session.lanes.load(head.lane)?.name.queue.clone();
+        *done.reaped_of.entry(queue).or_default() += 1;
         if let Some(holding) = &holding {
             session.let_go_of_keys(&head, holding, Ending::Neutral)?;
         }

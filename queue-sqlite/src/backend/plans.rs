@@ -235,6 +235,7 @@ const PLANNED: &[Planned] = planned![
     inspect::SELECT_READY_JOB => ["SEARCH job USING INDEX sqlite_autoindex_job_1 (id=?)", "SEARCH lane USING INTEGER PRIMARY KEY (rowid=?)"],
     inspect::COUNT_AHEAD => ["CO-ROUTINE (subquery-1)", "SEARCH job USING COVERING INDEX job_ready (lane=? AND position<?)", "SCAN (subquery-1)"],
     inspect::SELECT_NEXT_KIND => ["SEARCH lane USING COVERING INDEX sqlite_autoindex_lane_1 (queue=? AND kind>?)"],
+    inspect::SELECT_LANE_DUE => ["SEARCH job USING INDEX job_ready (lane=?)"],
     inspect::SELECT_KEYLESS => [LANES],
     inspect::SELECT_KEYED => [RUNNABLE],
     inspect::SELECT_WAITS => ["SEARCH limit_wait USING COVERING INDEX limit_wait_open (queue=? AND kind=?)"],
