@@ -239,7 +239,7 @@ impl Backend for MemoryBackend {
     }
 
     async fn lanes(&self, queue: &QueueName) -> Result<Lanes, Error> {
-        Ok(self.lock().lanes_of(queue))
+        Ok(self.step(|model| model.lanes_of(queue)))
     }
 
     async fn audit(&self, _repair: bool) -> Result<Vec<Violation>, Error> {

@@ -6,17 +6,18 @@
 //! | `queue_enqueued_total` | counter | queue, kind, result: created, duplicate, conflict, refused |
 //! | `queue_wait_seconds` | histogram | queue, kind: from due to start |
 //! | `queue_run_seconds` | histogram | queue, kind, outcome |
-//! | `queue_finished_total` | counter | queue, kind, outcome: completed, retried, dead, cancelled, snoozed, throttled, released, lease_lost |
+//! | `queue_finished_total` | counter | queue, kind, outcome: completed, retried, dead, cancelled, snoozed, throttled, released, lease_lost; expired: jobs that were not started in time |
 //! | `queue_redeliveries_total` | counter | queue: jobs started again after an expired lease |
 //! | `queue_stale_settles_total` | counter | queue: outcomes that came too late to count |
-//! | `queue_leases_expired_total` | counter | – : jobs taken back from expired leases |
+//! | `queue_leases_expired_total` | counter | queue: jobs taken back from expired leases |
 //! | `queue_store_op_seconds` | histogram | op: enqueue, claim, settle and so on; result: ok, unavailable, error |
+//! | `queue_store_reconnects_total` | counter | – : connections to the store that were made again |
 //! | `queue_store_up` | gauge | – : whether the last call of the worker reached the store |
 //!
 //! Queues and kinds of label values are bounded: after [`LABEL_PAIRS_MAX`] different pairs of a
 //! process, further ones are counted as `other`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock, Once, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -33,10 +34,11 @@ pub(crate) fn describe() {
     ONCE.call_once(|| {
         use metrics::{describe_counter as counter, describe_gauge as gauge};
         counter!("queue_enqueued_total", "Jobs enqueued, by result.");
-        counter!("queue_finished_total", "Attempts ended, by outcome.");
+        counter!("queue_finished_total", "Attempts ended, and jobs expired, by outcome.");
         counter!("queue_redeliveries_total", "Attempts started after an expired lease.");
         counter!("queue_stale_settles_total", "Outcomes that came too late to count.");
         counter!("queue_leases_expired_total", "Jobs taken back from expired leases.");
+        counter!("queue_store_reconnects_total", "Connections to the store made again.");
         counter!("queue_throttled_total", "Times that a limit key was closed, by key.");
         gauge!("queue_store_up", "Whether the worker's last call reached the store.");
         let seconds = Unit::Seconds;
@@ -105,6 +107,8 @@ pub(crate) struct PairMetrics {
     finished: [Counter; 8],
     run_seconds: [Histogram; 8],
     pub(crate) wait_seconds: Histogram,
+    /// Jobs that were not started in time, which no attempt has ended.
+    expired: Counter,
     pub(crate) redeliveries: Counter,
     pub(crate) stale_settles: Counter,
 }
@@ -127,7 +131,9 @@ impl PairMetrics {
                     "queue" => queue.clone(), "kind" => kind.clone(), "outcome" => outcome)
             }),
             wait_seconds: histogram!("queue_wait_seconds",
-                "queue" => queue.clone(), "kind" => kind),
+                "queue" => queue.clone(), "kind" => kind.clone()),
+            expired: counter!("queue_finished_total",
+                "queue" => queue.clone(), "kind" => kind, "outcome" => "expired"),
             redeliveries: counter!("queue_redeliveries_total", "queue" => queue.clone()),
             stale_settles: counter!("queue_stale_settles_total", "queue" => queue),
         }
@@ -207,8 +213,25 @@ pub(crate) fn throttled(key: Option<&LimitKey>) {
     counter!("queue_throttled_total", "key" => key, "reason" => "provider").increment(1);
 }
 
-pub(crate) fn leases_expired() -> Counter {
-    counter!("queue_leases_expired_total")
+/// Jobs of a queue were taken back; of one that cannot be read it is not known which.
+pub(crate) fn leases_expired(queue: Option<&QueueName>, jobs: u64) {
+    static KNOWN: LazyLock<RwLock<HashSet<QueueName>>> = LazyLock::new(RwLock::default);
+    // Any worker takes back jobs of any queue, so these may be many.
+    let is_known = |queue: &QueueName| {
+        let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
+        if known.contains(queue) || known.len() >= LABEL_PAIRS_MAX {
+            return known.contains(queue);
+        }
+        drop(known);
+        KNOWN.write().unwrap_or_else(PoisonError::into_inner).insert(queue.clone())
+    };
+    let queue = queue.filter(|queue| is_known(queue)).map_or("other", QueueName::as_str);
+    counter!("queue_leases_expired_total", "queue" => queue.to_owned()).increment(jobs);
+}
+
+/// Jobs that no claim may start any more.
+pub(crate) fn expired(queue: &QueueName, kind: &Kind, jobs: u64) {
+    of_pair(queue, kind).expired.increment(jobs);
 }
 
 pub(crate) fn store_up() -> Gauge {

@@ -212,6 +212,9 @@ async fn lost_leases(counts: &Counts) {
     let stage = Stage { given: none(), begun: none(), once: Arc::default() };
     let selection = queue_core::QueueSelection::strict(["lost"]).unwrap();
     let day = Duration::from_secs(24 * 3600);
+    let in_time = std::time::UNIX_EPOCH + Duration::from_millis(4_102_444_800_001);
+    queue.enqueue(act(Act::Complete, "lost").expires_at(in_time)).await.unwrap();
+    clock.advance(Duration::from_millis(1));
     let worker = Worker::new(&queue).queues(selection).lease(day).state(stage.clone());
     let worker = worker.handle::<Act, _>(run).start().unwrap();
     let id = queue.enqueue(act(Act::UntilGiven, "lost")).await.unwrap().id;
@@ -223,14 +226,14 @@ async fn lost_leases(counts: &Counts) {
     for _ in 0..2 {
         stage.begun.acquire().await.unwrap().forget();
     }
-    assert_eq!(counts.count("queue_leases_expired_total"), 1);
+    assert_eq!(counts.beginning("queue_leases_expired_total"), of(&[("lost", 1)]));
     assert_eq!(counts.count("queue_redeliveries_total lost"), 1);
     stage.given.add_permits(2);
     let record = queue.wait_finished(id, LONG).await.unwrap().unwrap();
     assert_eq!((record.state, record.stalls), (JobState::Completed, 1));
     let report = worker.drain(LONG).await;
     assert_eq!((report.finished, report.lost), (2, 1));
-    let outcomes = [("completed", 2), ("lease_lost", 1)];
+    let outcomes = [("completed", 2), ("expired", 1), ("lease_lost", 1)];
     assert_eq!(counts.beginning("queue_finished_total lost act"), of(&outcomes));
     assert_eq!(counts.count("queue_stale_settles_total lost"), 1);
 }

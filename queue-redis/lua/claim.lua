@@ -5,9 +5,10 @@
 --        then per kind: kind, slots, the limit keys that the worker adds (with commas between)
 -- Reply  { now_ms, claimed_ms, first fence, more, next due ms or -1, maintain, epoch,
 --          ids that cannot be decoded (joined), places in the claim of a repeat, ids (joined),
---          attempts, bodies, shut, record, record, … }; attempts is empty or one per job ("" for
---          none), without errors; bodies are those that are apart: number of the job from 1, body,
---          …; shut is "<queue>/<kind>", key, … of jobs that wait for a key that the worker adds
+--          attempts, bodies, shut, expired, record, record, … }; attempts is empty or one per job
+--          ("" for none), without errors; bodies are those that are apart: number of the job from 1,
+--          body, …; shut is "queue/kind", key, … of jobs that wait for a key that the worker adds;
+--          expired is "queue/kind count" of the jobs that were made dead
 --
 -- Invariant: each job that leaves its lane has `run` → token, and the token has its lease, its
 -- list of ids and the number of jobs left. A token that holds jobs gets these and no others. The
@@ -36,6 +37,7 @@ local function read_bodies(ids, numbers)
 end
 
 local shut = {} -- see the reply
+local expired_of -- by queue and kind, once this call has made jobs dead
 
 local function answer(
   claimed_ms, first_fence, more, due_ms, room_ms, maintain, offsets, ids, records, bodies
@@ -52,9 +54,10 @@ local function answer(
   local reply = {
     now, claimed_ms, first_fence, more and 1 or 0, next_due, maintain, meta[6] or '',
     concat(new_bad), concat(offsets, ','), concat(ids), atts,
-    bodies, shut,
+    bodies, shut, {},
   }
-  for i = 1, #records do reply[13 + i] = records[i] end
+  for pair, count in pairs(expired_of or {}) do table.insert(reply[14], pair .. ' ' .. count) end
+  for i = 1, #records do reply[14 + i] = records[i] end
   return reply
 end
 
@@ -185,6 +188,8 @@ local function take(lane, kind, wanted)
         elseif class.expires_ms <= now then
           finish(id, record, 0, class, DEAD, EXPIRED)
           buried = buried + 1
+          expired_of = expired_of or {}
+          expired_of[class.pair] = (expired_of[class.pair] or 0) + 1
           if buried >= BURIED_MAX then halted = true end
         else
           taken = taken + 1

@@ -2,7 +2,8 @@
 --
 -- KEYS   22 fixed keys
 -- ARGV   the budget of each
--- Reply  { promoted, reaped, crash loops, dropped, more, ids that cannot be decoded (joined) }
+-- Reply  { promoted, reaped, crash loops, dropped, more, ids that cannot be decoded (joined),
+--        "queue count" of those reaped, for each queue }
 --
 -- Invariant: a claim is reaped as a whole and only after its end; each of its jobs goes to the
 -- head of its lane (descending by id, so that the lane ends up ascending), or is finished. Of
@@ -22,6 +23,7 @@ if look_at_keys() then more = true end
 
 local reaped, crash_loops = 0, 0
 local new_atts, postponed, lost, lapsed = {}, {}, {}, {}
+local reaped_of = {} -- by queue
 
 local function back_to_lane(id, class, att)
   local lane = lane_of(class)
@@ -51,6 +53,7 @@ local function reap_job(id, run, token, worker, packed_att, asked)
     if head ~= '' then quarantine(id) end
     return
   end
+  reaped_of[class.queue] = (reaped_of[class.queue] or 0) + 1
   release(id, token, class, asked)
   if keys then ends[#ends + 1] = { id = id, keys = keys, token = token } end
   local att = parse_att(packed_att) or new_att(head, base)
@@ -242,4 +245,6 @@ elseif call('EXISTS', KEYS[19], KEYS[20], KEYS[21]) > 0 then
   call('HSET', META, 'limits', 1) -- somebody has lost that
 end
 save_meta()
-return { promoted, reaped, crash_loops, dropped, more and 1 or 0, concat(new_bad) }
+local counted = {}
+for queue, count in pairs(reaped_of) do counted[#counted + 1] = queue .. ' ' .. count end
+return { promoted, reaped, crash_loops, dropped, more and 1 or 0, concat(new_bad), counted }

@@ -2,13 +2,43 @@
 --
 -- KEYS   22 fixed keys
 -- ARGV   the queue, the most lanes
--- Reply  { 1 if there are others or 0, kind, index (lanes.lua), jobs, … }
+-- Reply  { 1 if there are others or 0, kind, index (lanes.lua), jobs, for how many ms the first of
+--        them could have run, … }
 --
 -- Invariant: writes nothing.
 
 local queue, most = ARGV[1], tonumber(ARGV[2])
+local FIRST_LOOKS = 8 -- tickets of a lane with stale ones in which its first job is looked for
 local counts, reply, more = call('HGETALL', COUNT), { 0 }, false
 local looks = 4 * most -- at limit keys, and at lanes without jobs, too
+local tickets = {} -- the first of each lane, by its place in the reply
+
+-- Says of each lane for how long its first job could have run.
+local function add_times()
+  local known, of_known = {}, {}
+  for _, of_lane in pairs(tickets) do
+    for _, id in ipairs(of_lane) do known[#known + 1] = id end
+  end
+  local records = read('HMGET', JOBS, known)
+  for i, id in ipairs(known) do
+    local class = records[i] and #id == 16 and class_of(records[i], 0)
+    if class then of_known[#of_known + 1], of_known[id] = id, records[i] end
+  end
+  local states, due_of = states_of(of_known), {}
+  for i, att in ipairs(read('HMGET', ATT, of_known)) do
+    local id = of_known[i]
+    local at = parse_att(att) or new_att(of_known[id], 0)
+    if states[i] == READY then due_of[id] = at.due_ms end
+  end
+  for place, of_lane in pairs(tickets) do
+    for _, id in ipairs(of_lane) do
+      if due_of[id] then
+        reply[place] = max(now - due_of[id], 0)
+        break
+      end
+    end
+  end
+end
 
 -- Adds the lanes of one index.
 local function add(kind, name)
@@ -28,12 +58,16 @@ local function add(kind, name)
       if type(length) == 'number' then
         local gone = stale > 0 and try('HGET', PREFIX .. 'gone:' .. pair .. '/' .. index, 'n')
         local jobs = length - (type(gone) == 'string' and tonumber(gone) or 0)
-        if jobs > 0 and #reply >= 3 * most then
+        if jobs > 0 and #reply >= 4 * most then
           more = true
           return
         end
         if jobs > 0 then
           reply[#reply + 1], reply[#reply + 2], reply[#reply + 3] = kind, index, jobs
+          reply[#reply + 1] = 0
+          local looks = jobs < length and FIRST_LOOKS or 1
+          local first = try('LRANGE', PREFIX .. 'lane:' .. pair .. '/' .. index, 0, looks - 1)
+          tickets[#reply] = first.err and {} or first
         end
       end
     end
@@ -49,5 +83,6 @@ for i = 1, #counts, 2 do
     if not more then add(kind, 'parked:') end
   end
 end
+add_times()
 reply[1] = more and 1 or 0
 return reply

@@ -30,7 +30,7 @@ use crate::connect::Link;
 use crate::durability::Groups;
 use crate::epoch::Epochs;
 use crate::keys::Keys;
-use crate::reply::Items;
+use crate::reply::{self, Items};
 use crate::scripts;
 use crate::store::{self, Call, Repeat};
 use crate::wait::Waiters;
@@ -145,7 +145,16 @@ impl Backend for RedisBackend {
         done.crash_loops = items.count()?;
         done.dropped = items.count()?;
         done.more = items.flag()?;
-        quarantine::log(self, &items.ids()?).await;
+        let quarantined = items.ids()?;
+        for counted in reply::array(items.value()?)? {
+            let counted = reply::bytes(counted)?;
+            let counted = std::str::from_utf8(&counted).unwrap_or_default();
+            let (queue, jobs) = counted.split_once(' ').unwrap_or_default();
+            if let (Ok(queue), Ok(jobs)) = (QueueName::new(queue), jobs.parse()) {
+                done.reaped_of.insert(queue, jobs);
+            }
+        }
+        quarantine::log(self, &quarantined).await;
         Ok(done)
     }
 

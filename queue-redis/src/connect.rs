@@ -63,6 +63,8 @@ struct Slot {
 #[derive(Default)]
 struct Current {
     phase: Mutex<Phase>,
+    /// The last connection has broken.
+    is_broken: AtomicBool,
 }
 
 #[derive(Default)]
@@ -164,6 +166,7 @@ impl Link {
             if Arc::ptr_eq(&latest.0, &shared.generation.0));
         if is_current {
             *phase = Phase::Idle;
+            shared.current.is_broken.store(true, Ordering::Relaxed);
             self.server.pace.failed(None);
         }
     }
@@ -223,6 +226,10 @@ async fn connect(
         .take(&server.pace, server.dial_knowing_scripts())
         .await
         .map(|connection| (connection, Generation(Arc::new(()))));
+    if answer.is_ok() {
+        let again = current.is_broken.swap(false, Ordering::Relaxed);
+        metrics::counter!("queue_store_reconnects_total").increment(u64::from(again));
+    }
     *current.lock() = match answer.clone() {
         Ok((connection, generation)) => Phase::Connected(connection, generation),
         Err(_) => Phase::Idle,

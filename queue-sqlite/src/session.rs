@@ -9,6 +9,7 @@ pub(crate) mod limits;
 pub(crate) mod quarantine;
 pub(crate) mod queues;
 pub(crate) mod shelves;
+pub(crate) mod starts;
 
 use queue_core::{Clock, SystemClock, Timestamp};
 use rusqlite::Connection;
@@ -26,6 +27,7 @@ pub(crate) use limits::Limits;
 use quarantine::Unread;
 use queues::Queues;
 pub(crate) use shelves::{Part, Shelves};
+use starts::Starts;
 
 /// A write transaction and what it has read so far.
 ///
@@ -55,7 +57,7 @@ pub(crate) struct Session<'c> {
 }
 
 /// The row of the table `store`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Store {
     pub(crate) clock_ms: i64,
     pub(crate) turn: i64,
@@ -63,12 +65,13 @@ pub(crate) struct Store {
     pub(crate) duplicates: i64,
     /// How many limits of queues are set.
     pub(crate) queue_limits: i64,
+    pub(crate) starts: Starts,
 }
 
 pub(crate) const SELECT_STORE: &str =
-    "SELECT clock_ms, turn, fence, duplicates, queue_limits FROM store WHERE one = 1";
+    "SELECT clock_ms, turn, fence, duplicates, queue_limits, starts FROM store WHERE one = 1";
 pub(crate) const UPDATE_STORE: &str = "UPDATE store SET clock_ms = ?1, turn = ?2, fence = ?3, \
-     duplicates = ?4, queue_limits = ?5 WHERE one = 1";
+     duplicates = ?4, queue_limits = ?5, starts = ?6 WHERE one = 1";
 
 impl Store {
     fn load(conn: &Connection) -> Result<Self, Fault> {
@@ -81,6 +84,7 @@ impl Store {
                 fence: at_least_0(2)?,
                 duplicates: at_least_0(3)?,
                 queue_limits: at_least_0(4)?,
+                starts: Starts::read(row, 5)?,
             })
         })?)
     }
@@ -93,12 +97,12 @@ impl<'c> Session<'c> {
         Ok(Self {
             conn,
             now: rows::time(store.clock_ms),
+            saved: store.clone(),
             store,
             lanes: Lanes::new(conn),
             shelves: Shelves::new(conn),
             limits: Limits::new(conn),
             queues: Queues::default(),
-            saved: store,
             changes_before: conn.total_changes(),
             news: false,
             unreadable: Unread::default(),
@@ -125,10 +129,11 @@ impl<'c> Session<'c> {
         }
         self.store.clock_ms = rows::ms(self.now);
         if self.store != self.saved {
-            let Store { clock_ms, turn, fence, duplicates, queue_limits } = self.store;
+            let Store { clock_ms, turn, fence, duplicates, queue_limits, starts } = &self.store;
             let mut update = self.conn.prepare_cached(UPDATE_STORE)?;
-            update.execute((clock_ms, turn, fence, duplicates, queue_limits))?;
-            self.saved = self.store;
+            let starts = starts.text();
+            update.execute((clock_ms, turn, fence, duplicates, queue_limits, starts))?;
+            self.saved.clone_from(&self.store);
         }
         Ok(())
     }
@@ -150,7 +155,7 @@ impl<'c> Session<'c> {
         self.queues.clear();
         self.unreadable = Unread::default();
         self.store = Store::load(self.conn)?;
-        self.saved = self.store;
+        self.saved.clone_from(&self.store);
         Ok(())
     }
 

@@ -1,11 +1,11 @@
 //! T4: who gets which jobs.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::Harness;
 use super::store::{LEASE, Store, claim_request, enqueue_on, ids, job};
-use crate::{Backend, Claim, ClaimToken, DeadReason, JobId, JobState, NewJob, QueueName};
+use crate::{Backend, Claim, ClaimToken, DeadReason, JobId, JobState, Kind, NewJob, QueueName};
 
 async fn enqueue_all<H: Harness>(store: &Store<'_, H>, jobs: &[NewJob]) -> Vec<JobId> {
     enqueue_on(&store.backend, jobs).await;
@@ -126,7 +126,13 @@ pub async fn an_expired_job_is_dead_not_run<H: Harness>(harness: &H) {
     let expiring = store.enqueue(&job("a").expires_at(expires_at)).await.id;
     let lasting = store.enqueue(&job("a")).await.id;
     store.advance(Duration::from_secs(1)).await;
-    assert_eq!(ids(&store.claim(9).await), [lasting]);
+    let request = claim_request(9);
+    let claim = store.backend.claim(&request).await.unwrap();
+    assert_eq!(ids(&claim), [lasting]);
+    // Who counts them does so once.
+    let of_a = (QueueName::default(), Kind::new("a").unwrap());
+    assert_eq!(claim.expired, [(of_a, 1)].into());
+    assert_eq!(store.backend.claim(&request).await.unwrap().expired, BTreeMap::new());
     let record = store.record(expiring).await;
     assert_eq!((record.state, record.dead_reason), (JobState::Dead, Some(DeadReason::Expired)));
     assert_eq!(record.attempt(), 0);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Harness;
-use super::store::{Store, enqueue_on, ids, job};
+use super::store::{Store, enqueue_on, failure, ids, job};
 use crate::{
     Backend, JobState, Kind, LaneSummary, LimitKeys, LimitSettings, LimitTarget, NewJob, Outcome,
     Place, Priority, QueueName, WorkerId, WorkerInfo, WorkerKind,
@@ -118,6 +118,7 @@ pub async fn lanes_are_seen_whether_blocked_or_not<H: Harness>(harness: &H) {
         priority: Priority::new(priority).unwrap(),
         limits: LimitKeys::parse(keys).unwrap(),
         jobs,
+        waiting: Duration::ZERO,
     };
     let seen = async |queue: &str| {
         let lanes = store.backend.lanes(&QueueName::new(queue).unwrap()).await.unwrap();
@@ -135,4 +136,41 @@ pub async fn lanes_are_seen_whether_blocked_or_not<H: Harness>(harness: &H) {
     let default = seen("default").await;
     assert_eq!(default.iter().map(|lane| lane.jobs).sum::<u64>(), 3);
     assert_eq!(seen("nowhere").await, []);
+}
+
+pub async fn a_lane_says_how_long_its_first_job_could_have_run<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
+    let of_a = || job("a").limit("tenant:a");
+    let jobs = [of_a(), of_a(), job("b"), job("a").delay(second * 5)];
+    enqueue_on(&store.backend, &jobs[..1]).await;
+    store.advance(second).await;
+    enqueue_on(&store.backend, &jobs[1..]).await;
+    let waiting = async || {
+        store.maintain().await;
+        let lanes = store.backend.lanes(&QueueName::default()).await.unwrap().lanes;
+        let of = |lane: &LaneSummary| (lane.kind.to_string(), lane.limits.len(), lane.waiting);
+        let mut waiting: Vec<_> = lanes.iter().map(of).collect();
+        waiting.sort();
+        waiting
+    };
+    let lane = |kind: &str, keys, waiting| (kind.to_owned(), keys, waiting);
+    assert_eq!(waiting().await, [lane("a", 1, second), lane("b", 0, Duration::ZERO)]);
+    // A cancelled one does not count, wherever a store keeps it.
+    store.cancel(jobs[0].job_id()).await;
+    store.advance(second * 10).await;
+    let expected = [lane("a", 0, second * 5), lane("a", 1, second * 10), lane("b", 0, second * 10)];
+    assert_eq!(waiting().await, expected);
+    // A job that has failed could not have run before it was due again.
+    let leases = store.claim(9).await.leases;
+    assert_eq!(leases.len(), 3);
+    for lease in leases {
+        let end = match lease.spec.limits.is_empty() {
+            true => Outcome::Completed { result: None },
+            false => Outcome::Retry { delay: hour, error: failure() },
+        };
+        store.settle(&lease, end).await;
+    }
+    store.advance(hour + second).await;
+    assert_eq!(waiting().await, [lane("a", 1, second)]);
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::Harness;
 use super::store::{LEASE, Store, claim_request, enqueue_on, failure, ids, job};
 use crate::{
-    Backend, DeadReason, Enqueued, JobState, Outcome, Payload, RenewRequest, Renewal, Settled,
+    Backend, DeadReason, Enqueued, JobState, Outcome, Payload, QueueName, RenewRequest, Renewal,
+    Settled,
 };
 
 const HELD: Renewal = Renewal::Held { cancel_requested: Vec::new() };
@@ -57,7 +58,9 @@ pub async fn a_crash_loop_ends_dead<H: Harness>(harness: &H) {
             store.complete(&other).await;
         }
         store.advance(LEASE).await;
-        assert_eq!(store.maintain().await.crash_loops, u64::from(stall == 3));
+        let done = store.maintain().await;
+        assert_eq!(done.crash_loops, u64::from(stall == 3));
+        assert_eq!(done.reaped_of, [(QueueName::default(), 1)].into());
     }
     let record = store.record(poison).await;
     let end = (record.state, record.dead_reason, record.stalls, record.failures);

@@ -23,6 +23,7 @@ struct Wanted {
     taken: Vec<JobId>,
     /// How many more expired jobs this call may bury.
     burials_left: u32,
+    expired: BTreeMap<(QueueName, Kind), u64>,
 }
 
 impl Model {
@@ -38,6 +39,7 @@ impl Model {
             rooms: Rooms::default(),
             taken: Vec::new(),
             burials_left: PASS_MAX,
+            expired: BTreeMap::new(),
         };
         for queue in &request.queues {
             if self.paused.contains(queue) {
@@ -49,7 +51,7 @@ impl Model {
         if !wanted.taken.is_empty() {
             self.hold(request, &wanted.taken);
         }
-        self.claimed(request, more)
+        Claim { expired: wanted.expired, ..self.claimed(request, more) }
     }
 
     fn claimed(&self, request: &ClaimRequest, more: bool) -> Claim {
@@ -60,6 +62,7 @@ impl Model {
             more,
             next_due: next.map(|at| at.since(self.now)),
             maintain: self.needs_maintenance(),
+            expired: BTreeMap::new(),
         }
     }
 
@@ -136,6 +139,7 @@ impl Model {
             changed = true;
             if self.is_expired(id) {
                 wanted.burials_left -= 1;
+                *wanted.expired.entry((key.0.clone(), key.1.clone())).or_default() += 1;
                 self.finish(id, Cause::Expire, JobState::Dead, Some(DeadReason::Expired));
             } else {
                 wanted.taken.push(id);

@@ -55,7 +55,9 @@ impl Model {
 
     pub(super) fn lanes_of(&self, queue: &QueueName) -> Lanes {
         let of_queue = self.lanes.iter().filter(|(key, _)| key.0 == *queue);
+        let due_at = |id: &JobId| self.jobs.get(id).map(|entry| entry.record.due_at);
         let summary = |(key, lane): (&LaneKey, &Lane)| LaneSummary {
+            waiting: self.now.since(lane.jobs.front().and_then(due_at).unwrap_or(self.now)),
             kind: key.1.clone(),
             priority: key.2,
             limits: key.3.clone(),

@@ -256,6 +256,10 @@ impl Model {
             // From the last to the first, each to the head: the lane ends up in order.
             for id in jobs.into_iter().rev() {
                 done.reaped += 1;
+                if let Some(entry) = self.jobs.get(&id) {
+                    let queue = entry.record.spec.queue.clone();
+                    *done.reaped_of.entry(queue).or_default() += 1;
+                }
                 done.crash_loops += u64::from(self.reap_job(id));
             }
         }

@@ -150,6 +150,9 @@ pub struct Backlog {
     /// Ready jobs in lanes that were not looked at, because a queue has more lanes than a bounded
     /// look sees.
     pub not_looked_at: u64,
+    /// For how long the ready job that has waited longest could have run, as far as its lane was
+    /// looked at; `None` without ready jobs. The first jobs of lanes are compared.
+    pub oldest: Option<Duration>,
 }
 
 impl Queue {
@@ -224,11 +227,12 @@ impl Queue {
             ready += count(JobState::Ready);
             backlog.add(Reason::Scheduled, count(JobState::Scheduled) + count(JobState::Retrying));
         }
+        let lanes = self.backend.lanes_boxed(queue).await?.lanes;
+        backlog.oldest = lanes.iter().map(|lane| lane.waiting).max();
         if self.backend.paused_boxed().await?.contains(queue) {
             backlog.add(Reason::Paused, ready);
             return Ok(backlog);
         }
-        let lanes = self.backend.lanes_boxed(queue).await?.lanes;
         let workers = self.backend.workers_boxed().await?;
         let mut serving: BTreeMap<&Kind, Serving> = BTreeMap::new();
         for lane in &lanes {

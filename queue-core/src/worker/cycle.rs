@@ -175,6 +175,7 @@ impl Turning {
 
     fn take_in_ended(&mut self, ended: Ended) {
         self.set.slots.give_back(&ended.lease.spec.kind);
+        self.set.status.ended(&ended.lease.spec.queue);
         self.pending.push_back(ended);
     }
 
@@ -295,6 +296,9 @@ impl Turning {
         if claim.maintain {
             self.set.maintain_due.notify_one();
         }
+        for ((queue, kind), jobs) in &claim.expired {
+            telemetry::expired(queue, kind, *jobs);
+        }
         let Some(token) = claim.leases.first().map(|lease| lease.token) else { return };
         let leases = claim.leases.into_iter();
         self.claimed.extend(leases.map(|lease| (Arc::new(lease), CancelSignal::default())));
@@ -303,6 +307,7 @@ impl Turning {
         self.set.renewer.claim_added();
         for (lease, _) in &self.claimed {
             self.set.slots.take(&lease.spec.kind);
+            self.set.status.started(&lease.spec.queue);
         }
     }
 

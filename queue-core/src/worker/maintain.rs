@@ -37,8 +37,15 @@ async fn pass(queue: &Queue) {
         match queue.backend().maintain_boxed(PASS_MAX).await {
             Ok(done) => {
                 if done.reaped > 0 {
-                    telemetry::leases_expired().increment(done.reaped);
                     let (reaped, crash_loops) = (done.reaped, done.crash_loops);
+                    let mut of_unknown = reaped;
+                    for (queue, jobs) in &done.reaped_of {
+                        telemetry::leases_expired(Some(queue), *jobs);
+                        of_unknown = of_unknown.saturating_sub(*jobs);
+                    }
+                    if of_unknown > 0 {
+                        telemetry::leases_expired(None, of_unknown);
+                    }
                     tracing::warn!(event = "leases_expired", jobs = reaped, crash_loops);
                 }
                 if !done.more {

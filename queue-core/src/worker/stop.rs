@@ -16,7 +16,7 @@ use super::run::Conditions;
 use super::slots::Slots;
 use super::{CONCURRENCY_MAX, StartError, Worker, in_range};
 use crate::duration::deadline;
-use crate::{CancelReason, KindLimits, WorkerId, telemetry};
+use crate::{CancelReason, KindLimits, QueueName, WorkerId, telemetry};
 
 /// How long a stopping worker goes on trying to tell the store once everything has ended.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(5);
@@ -84,13 +84,16 @@ pub(super) struct Status {
     /// How many jobs may run.
     slots: AtomicUsize,
     slots_changed: Notify,
+    /// How many jobs of each queue run.
+    queues: Vec<(QueueName, AtomicUsize)>,
     store_up: AtomicBool,
     last_progress: Mutex<Instant>,
 }
 
 impl Status {
-    fn new(slots: usize) -> Self {
+    fn new(slots: usize, queues: Vec<QueueName>) -> Self {
         Self {
+            queues: queues.into_iter().map(|queue| (queue, AtomicUsize::new(0))).collect(),
             running: AtomicUsize::new(0),
             slots: AtomicUsize::new(slots),
             slots_changed: Notify::new(),
@@ -117,6 +120,23 @@ impl Status {
         self.running.load(Ordering::Relaxed)
     }
 
+    /// A worker has few queues: looking through them costs less than anything else about a job.
+    fn of_queue(&self, queue: &QueueName) -> Option<&AtomicUsize> {
+        self.queues.iter().find(|(of, _)| of == queue).map(|(_, running)| running)
+    }
+
+    pub(super) fn started(&self, queue: &QueueName) {
+        if let Some(running) = self.of_queue(queue) {
+            running.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn ended(&self, queue: &QueueName) {
+        if let Some(running) = self.of_queue(queue) {
+            running.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     fn is_store_up(&self) -> bool {
         self.store_up.load(Ordering::Relaxed)
     }
@@ -136,7 +156,7 @@ pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
     let leases = Arc::new(Leases::new(worker.lease));
     let renewer = Renewer::start(worker.queue.clone(), Arc::clone(&leases), worker.lease)?;
     let abort = CancellationToken::new();
-    let status = Arc::new(Status::new(worker.concurrency));
+    let status = Arc::new(Status::new(worker.concurrency, worker.selection.names()));
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let (over_sender, over) = watch::channel(None);
     let (maintain_due, claimed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -223,6 +243,15 @@ impl RunningWorker {
         // The cycle looks whenever the phase is set, also to what it was.
         self.phase.send_modify(|_| {});
         Ok(())
+    }
+
+    /// How many jobs of each of its queues run, in the order of the selection.
+    #[must_use]
+    pub fn running_of_queues(&self) -> Vec<(QueueName, usize)> {
+        let of = |(queue, running): &(QueueName, AtomicUsize)| {
+            (queue.clone(), running.load(Ordering::Relaxed))
+        };
+        self.status.queues.iter().map(of).collect()
     }
 
     /// Takes no more jobs and lets the running ones finish, for at most `grace`; then tells them

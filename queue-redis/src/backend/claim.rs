@@ -1,9 +1,9 @@
 //! T4: the request and its answer.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use queue_core::{Claim, ClaimRequest, Error, JobId, Lease, Timestamp};
+use queue_core::{Claim, ClaimRequest, Error, JobId, Kind, Lease, QueueName, Timestamp};
 use redis::Value;
 
 use super::quarantine::Unreadable;
@@ -83,6 +83,7 @@ fn read(request: &ClaimRequest, reply: Value) -> Result<Answer, Error> {
     let mut shut = reply::array(items.value()?)?.into_iter().map(reply::string);
     let shut = std::iter::from_fn(|| Some((shut.next()?, shut.next()?)));
     let shut = shut.map(|(pair, key)| Ok((pair?, key?))).collect::<Result<_, Error>>()?;
+    claim.expired = expired(reply::array(items.value()?)?)?;
     let mut undecodable = Vec::new();
     claim.leases.reserve(ids.len());
     for (place, (id, record)) in (0..).zip(ids.into_iter().zip(items.rest())) {
@@ -104,6 +105,23 @@ fn read(request: &ClaimRequest, reply: Value) -> Result<Answer, Error> {
         }
     }
     Ok(Answer { claim, epoch, quarantined, undecodable, shut })
+}
+
+/// Each is queue, kind and count, as in "default/mail 7".
+fn expired(counts: Vec<Value>) -> Result<BTreeMap<(QueueName, Kind), u64>, Error> {
+    let mut expired = BTreeMap::new();
+    for counted in counts {
+        let counted = reply::bytes(counted)?;
+        let counted = std::str::from_utf8(&counted).unwrap_or_default();
+        let (pair, jobs) = counted.split_once(' ').unwrap_or_default();
+        let (queue, kind) = pair.split_once('/').unwrap_or_default();
+        if let (Ok(queue), Ok(kind), Ok(jobs)) =
+            (QueueName::new(queue), Kind::new(kind), jobs.parse())
+        {
+            expired.insert((queue, kind), jobs);
+        }
+    }
+    Ok(expired)
 }
 
 /// The bodies that are apart, by the number of their job from 1.

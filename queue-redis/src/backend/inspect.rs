@@ -69,18 +69,19 @@ pub(super) async fn lanes(backend: &RedisBackend, queue: &QueueName) -> Result<L
     let more = items.flag()?;
     let mut lanes = Vec::new();
     let mut rest = items.rest();
-    while let (Some(kind), Some(index), Some(Value::Int(jobs))) =
-        (rest.next(), rest.next(), rest.next())
+    while let (Some(kind), Some(index), Some(Value::Int(jobs)), Some(Value::Int(waiting_ms))) =
+        (rest.next(), rest.next(), rest.next(), rest.next())
     {
         let (kind, index) = (reply::bytes(kind)?, reply::bytes(index)?);
-        let jobs = u64::try_from(jobs).unwrap_or(0);
-        lanes.extend(summary(&kind, &index, jobs));
+        let count = |number| u64::try_from(number).unwrap_or(0);
+        let waiting = Duration::from_millis(count(waiting_ms));
+        lanes.extend(summary(&kind, &index, count(jobs), waiting));
     }
     Ok(Lanes::new(lanes, more))
 }
 
 /// `None` for what damage has put into an index.
-fn summary(kind: &[u8], index: &[u8], jobs: u64) -> Option<LaneSummary> {
+fn summary(kind: &[u8], index: &[u8], jobs: u64, waiting: Duration) -> Option<LaneSummary> {
     let kind = Kind::new(std::str::from_utf8(kind).ok()?).ok()?;
     let index = std::str::from_utf8(index).ok()?;
     let (priority, limits) = match index.split_once('/') {
@@ -88,5 +89,5 @@ fn summary(kind: &[u8], index: &[u8], jobs: u64) -> Option<LaneSummary> {
         None => (index, LimitKeys::NONE),
     };
     let priority = Priority::new(priority.parse().ok()?)?;
-    Some(LaneSummary { kind, priority, limits, jobs })
+    Some(LaneSummary { kind, priority, limits, jobs, waiting })
 }

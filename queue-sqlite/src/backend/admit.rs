@@ -4,7 +4,6 @@
 use queue_core::{EnqueueOutcome, LimitKey, NewJob, QUEUE_CLASS};
 
 use crate::errors::Fault;
-use crate::session::queues::start_rate;
 use crate::session::{Head, Session};
 
 /// The refusal of a new job, if there is no room for it; `replaced` would leave in the same step.
@@ -14,7 +13,7 @@ pub(super) fn refusal(
     replaced: Option<&Head>,
 ) -> Result<Option<EnqueueOutcome>, Fault> {
     let Some(limit) = full(session, job, replaced)? else { return Ok(None) };
-    let rate = start_rate(session.conn, &job.spec.queue)?;
+    let rate = session.store.starts.of(&job.spec.queue, session.now);
     let retry_after = rate.retry_after(session.now);
     Ok(Some(EnqueueOutcome::Full { limit, retry_after }))
 }

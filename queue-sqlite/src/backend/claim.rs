@@ -4,11 +4,11 @@ pub(super) mod lanes;
 pub(super) mod next;
 mod rooms;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use queue_core::backend::{CLAIM_MAX_BYTES, PASS_MAX};
 use queue_core::{
-    Claim, ClaimRequest, DeadReason, JobId, JobState, KindSlots, Lease, LimitKey, LimitKeys,
+    Claim, ClaimRequest, DeadReason, JobId, JobState, Kind, KindSlots, Lease, LimitKey, LimitKeys,
     QueueName, Timestamp,
 };
 use rusqlite::{OptionalExtension, params};
@@ -67,6 +67,7 @@ struct Wanted<'r> {
     /// How many more jobs this call may meet that nobody gets: expired ones, which it buries, and
     /// unreadable ones, which it puts aside.
     misses_left: u32,
+    expired: BTreeMap<(QueueName, Kind), u64>,
     /// How many more lanes this call may look at for nothing.
     looks_left: u32,
 }
@@ -101,6 +102,7 @@ impl<'r> Wanted<'r> {
             left_out: false,
             bytes_left: CLAIM_MAX_BYTES,
             misses_left: PASS_MAX,
+            expired: BTreeMap::new(),
             looks_left: PASS_MAX,
         })
     }
@@ -158,7 +160,7 @@ pub(super) fn claim(
         session.announce();
     }
     let (keyed, served) = (wanted.keyed || wanted.waiting, std::mem::take(&mut wanted.served));
-    let rechecks = wanted.rechecks;
+    let (rechecks, expired) = (wanted.rechecks, std::mem::take(&mut wanted.expired));
     let leases = hold(session, request, wanted)?;
     block_served(session, &served)?;
     if keyed {
@@ -167,6 +169,7 @@ pub(super) fn claim(
     leave_to_others(session, request)?;
     let mut answer = answer(session, request, leases, more, keyed)?;
     answer.0.maintain |= rechecks;
+    answer.0.expired = expired;
     Ok(answer)
 }
 
@@ -287,6 +290,8 @@ fn serve_lane(
             Ok(job) if job.spec.expires_at.is_some_and(|at| at <= session.now) => {
                 wanted.misses_left -= 1;
                 bury(session, &job)?;
+                let of = (job.spec.queue, job.spec.kind);
+                *wanted.expired.entry(of).or_default() += 1;
             }
             Ok(job) => {
                 wanted.bytes_left = wanted.bytes_left.saturating_sub(job.bytes());
@@ -373,7 +378,7 @@ fn start(
         *started.entry(&job.spec.queue).or_default() += 1;
     }
     for (queue, jobs) in started {
-        session.count_starts(queue, jobs)?;
+        session.store.starts.add(queue, jobs, session.now);
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! What is before a job.
 
+use std::time::Duration;
+
 use queue_core::backend::{PASS_MAX, PLACE_MAX};
 use queue_core::{
     JobId, Kind, LaneSummary, Lanes, LimitKeys, Place, Placement, Priority, QueueName,
@@ -8,8 +10,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::limits::clock;
 use crate::errors::Fault;
-use crate::rows::{LaneName, limits_of, name_columns, names, number, text};
-use crate::session::queues::start_rate;
+use crate::rows::{LaneName, limits_of, name_columns, names, number, text, time};
+use crate::session::starts::start_rate;
 
 pub(super) const SELECT_READY_JOB: &str = concat!(
     "SELECT job.lane, job.position, lane.turn, ",
@@ -33,6 +35,10 @@ pub(super) const SELECT_WAITS: &str =
 /// The lanes that wait at one of them.
 pub(super) const SELECT_WAITING: &str = "SELECT lane, priority, turn, limits, ready FROM lane \
      WHERE blocked_by = ?4 AND queue = ?1 AND kind = ?2 ORDER BY priority, turn LIMIT ?3";
+
+/// When the first job of a lane was due.
+pub(super) const SELECT_LANE_DUE: &str =
+    "SELECT due_ms FROM job WHERE lane = ?1 AND state = 3 ORDER BY position LIMIT 1";
 
 /// A lane with ready jobs.
 struct Seen {
@@ -62,7 +68,7 @@ pub(super) fn place(conn: &Connection, id: JobId) -> Result<Placement, Fault> {
     let others = || looking.lanes.iter().filter(|seen| seen.lane != lane);
     let lanes_ahead = others().filter(|seen| seen.place < own).count() as u64;
     let lanes = others().filter(|seen| seen.place.0 == own.0).count() as u64 + 1;
-    let starts = start_rate(conn, &queue)?.at(now);
+    let starts = start_rate(conn, &queue, now)?.at(now);
     let place = Place::new(ahead.unsigned_abs(), lanes_ahead, lanes, more, starts);
     Ok(Placement::new(now, Some(place)))
 }
@@ -71,7 +77,15 @@ pub(super) fn place(conn: &Connection, id: JobId) -> Result<Placement, Fault> {
 pub(super) fn lanes(conn: &Connection, queue: &QueueName) -> Result<Lanes, Fault> {
     let mut looking = Looking { conn, queue, lanes: Vec::new() };
     let more = looking.look()?;
-    Ok(Lanes::new(looking.lanes.into_iter().map(|seen| seen.summary).collect(), more))
+    let now = clock(conn)?;
+    let mut first_due = conn.prepare_cached(SELECT_LANE_DUE)?;
+    let mut summaries = Vec::with_capacity(looking.lanes.len());
+    for Seen { lane, mut summary, .. } in looking.lanes {
+        let due_at = first_due.query_row([lane], |row| Ok(time(number(row, 0)?))).optional()?;
+        summary.waiting = now.since(due_at.unwrap_or(now));
+        summaries.push(summary);
+    }
+    Ok(Lanes::new(summaries, more))
 }
 
 /// Finds the lanes of a queue that hold ready jobs, some of each kind.
@@ -147,6 +161,7 @@ fn seen(row: &Row<'_>, kind: &Kind) -> rusqlite::Result<Option<Seen>> {
     let limits: Option<LimitKeys> = text(row, 3)?.and_then(limits_of);
     let (Some(priority), Some(limits)) = (priority, limits) else { return Ok(None) };
     let jobs = number(row, 4)?.max(0).unsigned_abs();
-    let summary = LaneSummary { kind: kind.clone(), priority, limits, jobs };
+    let waiting = Duration::ZERO;
+    let summary = LaneSummary { kind: kind.clone(), priority, limits, jobs, waiting };
     Ok(Some(Seen { lane: number(row, 0)?, place, summary }))
 }

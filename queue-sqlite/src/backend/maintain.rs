@@ -4,8 +4,7 @@ use std::cmp::Reverse;
 
 use queue_core::backend::{FINISHED_MAX, PASS_MAX};
 use queue_core::{
-    AttemptRecord, DeadReason, Ending, JobState, LimitKey, Maintained, QueueName, StartRate,
-    WorkerId,
+    AttemptRecord, DeadReason, Ending, JobState, LimitKey, Maintained, QueueName, WorkerId,
 };
 
 use rusqlite::OptionalExtension;
@@ -44,8 +43,6 @@ pub(super) const COUNT_EXPIRED: &str = "SELECT count(*) FROM (SELECT 1 FROM job 
 /// Limit keys of which something may be forgotten.
 pub(super) const SELECT_LOOKED_AT: &str =
     "SELECT name FROM limit_key WHERE look_ms <= ?1 ORDER BY look_ms LIMIT ?2";
-pub(super) const DELETE_START_RATES: &str = "DELETE FROM start_rate WHERE queue IN \
-     (SELECT queue FROM start_rate WHERE span < ?1 LIMIT ?2)";
 
 /// Pages that a pass gives back to the file system.
 const VACUUM_PAGES: u32 = 200;
@@ -106,6 +103,8 @@ fn reap_claim(session: &mut Session<'_>, claim: i64, done: &mut Maintained) -> R
     // From the last to the first, each to the head: the lane ends up in order.
     heads.sort_by_key(|head| Reverse(head.id));
     for head in heads {
+        let queue = session.lanes.load(head.lane)?.name.queue.clone();
+        *done.reaped_of.entry(queue).or_default() += 1;
         if let Some(holding) = &holding {
             session.let_go_of_keys(&head, holding, Ending::Neutral)?;
         }
@@ -246,11 +245,7 @@ fn tidy(session: &mut Session<'_>) -> Result<bool, Fault> {
             }
         }
     }
-    // The span that is running and the one before it count.
-    let span = StartRate::span_at(session.now).saturating_sub(1);
-    let mut delete = session.conn.prepare_cached(DELETE_START_RATES)?;
-    let deleted = delete.execute((i64::try_from(span).unwrap_or(i64::MAX), PASS_MAX))?;
-    more |= deleted >= PASS_MAX as usize;
+    session.store.starts.tidy(session.now);
     more |= forget_past(session)?;
     Ok(more || session.conn.prepare_cached(HAS_RECHECK)?.exists([])?)
 }

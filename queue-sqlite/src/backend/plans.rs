@@ -47,7 +47,6 @@ const LIMIT_KEY: &str = "SEARCH limit_key USING PRIMARY KEY (name=?)";
 const SETTING: &str = "SEARCH limit_setting USING PRIMARY KEY (target=?)";
 const WAIT: &str = "SEARCH limit_wait USING PRIMARY KEY (key=? AND queue=? AND kind=?)";
 const RUNNABLE: &str = "SEARCH lane USING INDEX lane_runnable (queue=? AND kind=?)";
-const START_RATE: &str = "SEARCH start_rate USING PRIMARY KEY (queue=?)";
 const QUEUE_LIVE: &str = "SEARCH queue_live USING PRIMARY KEY (queue=?)";
 const WORKER: &str = "SEARCH worker USING PRIMARY KEY (id=? AND instance=?)";
 const CLAIM_BY_TOKEN: &str = "SEARCH claim USING INDEX sqlite_autoindex_claim_1 (token=?)";
@@ -204,9 +203,6 @@ const PLANNED: &[Planned] = planned![
     queues::INSERT_QUEUE_LIVE => [],
     queues::UPDATE_QUEUE_LIVE => [QUEUE_LIVE],
     queues::DELETE_QUEUE_LIVE => ["SEARCH queue_live USING PRIMARY KEY (queue=?)", "SCALAR SUBQUERY 1", "SEARCH lane USING COVERING INDEX sqlite_autoindex_lane_1 (queue=?)"],
-    queues::SELECT_START_RATE => [START_RATE],
-    queues::UPSERT_START_RATE => [],
-    queues::UPDATE_START_RATE => [START_RATE],
     set::COUNT_SETTINGS => ["SCAN limit_setting"],
     set::UPSERT_SETTING => [],
     set::DELETE_SETTING => [SETTING],
@@ -235,11 +231,11 @@ const PLANNED: &[Planned] = planned![
     next::SELECT_FIRST_OPEN => ["SEARCH limit_wait USING COVERING INDEX limit_wait_open (queue=? AND kind=? AND opens_ms>?)"],
     look::HAS_OPEN => ["SEARCH limit_wait USING COVERING INDEX limit_wait_open (queue=? AND kind=? AND opens_ms<?)"],
     maintain::SELECT_LOOKED_AT => ["SEARCH limit_key USING COVERING INDEX limit_key_look (look_ms<?)"],
-    maintain::DELETE_START_RATES => ["SEARCH start_rate USING PRIMARY KEY (queue=?)", "LIST SUBQUERY 1", "SEARCH start_rate USING COVERING INDEX start_rate_span (span<?)"],
     // Explanations.
     inspect::SELECT_READY_JOB => ["SEARCH job USING INDEX sqlite_autoindex_job_1 (id=?)", "SEARCH lane USING INTEGER PRIMARY KEY (rowid=?)"],
     inspect::COUNT_AHEAD => ["CO-ROUTINE (subquery-1)", "SEARCH job USING COVERING INDEX job_ready (lane=? AND position<?)", "SCAN (subquery-1)"],
     inspect::SELECT_NEXT_KIND => ["SEARCH lane USING COVERING INDEX sqlite_autoindex_lane_1 (queue=? AND kind>?)"],
+    inspect::SELECT_LANE_DUE => ["SEARCH job USING INDEX job_ready (lane=?)"],
     inspect::SELECT_KEYLESS => [LANES],
     inspect::SELECT_KEYED => [RUNNABLE],
     inspect::SELECT_WAITS => ["SEARCH limit_wait USING COVERING INDEX limit_wait_open (queue=? AND kind=?)"],

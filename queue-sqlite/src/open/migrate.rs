@@ -13,8 +13,8 @@ const APPLICATION_ID: i64 = 0x6a6f_6271;
 /// Every change of the tables, in order; number n takes a file from version n − 1 to n.
 const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_jobs.sql")];
 
-pub(crate) const INSERT_STORE: &str = "INSERT INTO store (one, namespace, clock_ms, turn, fence, duplicates, queue_limits) \
-     VALUES (1, ?1, 0, 0, 0, 0, 0)";
+pub(crate) const INSERT_STORE: &str = "INSERT INTO store (one, namespace, clock_ms, turn, fence, duplicates, queue_limits, starts) \
+     VALUES (1, ?1, 0, 0, 0, 0, 0, '')";
 
 /// Makes the tables of an empty file, or brings an older queue database up to date, in one
 /// transaction. Several processes may do it at once.

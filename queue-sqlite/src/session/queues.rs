@@ -1,9 +1,9 @@
-//! What is known of queues: how many jobs are live, and how fast they start.
+//! How many jobs of queues are live.
 
 use std::collections::HashMap;
 
-use queue_core::{QueueName, StartRate};
-use rusqlite::{Connection, OptionalExtension, params};
+use queue_core::QueueName;
+use rusqlite::{Connection, OptionalExtension};
 
 use super::Session;
 use crate::errors::Fault;
@@ -18,14 +18,6 @@ pub(crate) const UPDATE_QUEUE_LIVE: &str =
 /// A queue that has gone.
 pub(crate) const DELETE_QUEUE_LIVE: &str = "DELETE FROM queue_live \
      WHERE queue = ?1 AND live = 0 AND NOT EXISTS (SELECT 1 FROM lane WHERE lane.queue = ?1)";
-pub(crate) const SELECT_START_RATE: &str =
-    "SELECT span, current, previous FROM start_rate WHERE queue = ?1";
-pub(crate) const UPSERT_START_RATE: &str = "INSERT INTO start_rate (queue, span, current, previous) \
-     VALUES (?1, ?2, ?3, ?4) ON CONFLICT (queue) DO UPDATE SET span = excluded.span, \
-     current = excluded.current, previous = excluded.previous";
-
-pub(crate) const UPDATE_START_RATE: &str = "UPDATE start_rate \
-     SET current = max(min(current, 4294967295), 0) + ?2 WHERE queue = ?1 AND span = ?3";
 
 /// Live jobs of queues that came, less those that went. Counted only while queues have limits.
 #[derive(Debug, Default)]
@@ -75,42 +67,10 @@ impl Session<'_> {
         self.conn.prepare_cached(INSERT_QUEUE_LIVE)?.execute((queue.as_str(), live))?;
         Ok(live)
     }
-
-    /// Counts jobs of a queue that start.
-    pub(crate) fn count_starts(&mut self, queue: &QueueName, started: u64) -> Result<(), Fault> {
-        let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        // Mostly there were others in the same span.
-        let span = StartRate::span_at(self.now);
-        let mut update = self.conn.prepare_cached(UPDATE_START_RATE)?;
-        if update.execute((queue.as_str(), signed(started), signed(span)))? > 0 {
-            return Ok(());
-        }
-        let mut rate = start_rate(self.conn, queue)?;
-        rate.add(started, self.now);
-        let [span, current, previous] = [rate.span, rate.current, rate.previous].map(signed);
-        let mut upsert = self.conn.prepare_cached(UPSERT_START_RATE)?;
-        upsert.execute(params![queue.as_str(), span, current, previous])?;
-        Ok(())
-    }
 }
 
 /// How many jobs of a queue its lanes count as live.
 pub(crate) fn live_in_lanes(conn: &Connection, queue: &QueueName) -> Result<i64, Fault> {
     let mut count = conn.prepare_cached(COUNT_QUEUE_LIVE)?;
     Ok(count.query_row([queue.as_str()], |row| number(row, 0))?)
-}
-
-/// How fast jobs of a queue start.
-pub(crate) fn start_rate(conn: &Connection, queue: &QueueName) -> Result<StartRate, Fault> {
-    let mut select = conn.prepare_cached(SELECT_START_RATE)?;
-    let found = select.query_row([queue.as_str()], |row| {
-        // Numbers that the table does not allow, or that nobody can count up to, must not stop
-        // anybody.
-        let count = |column| {
-            let most = i64::from(u32::MAX);
-            Ok::<_, rusqlite::Error>(number(row, column)?.clamp(0, most).unsigned_abs())
-        };
-        Ok(StartRate { span: count(0)?, current: count(1)?, previous: count(2)? })
-    });
-    Ok(found.optional()?.unwrap_or_default())
 }

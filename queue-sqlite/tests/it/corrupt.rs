@@ -466,7 +466,6 @@ async fn damage_to_what_jobs_share_is_repaired() {
                 "limit_key",
                 "limit_wait",
                 "queue_live",
-                "start_rate",
                 "worker",
             ] {
                 let rows: i64 = conn

@@ -19,7 +19,7 @@ const START: Timestamp = Timestamp::from_ms(4_102_444_800_000);
 /// All rows of the store of [`write_all`].
 const GOLDEN: &str = include_str!("golden.sql");
 
-const TABLES: [&str; 17] = [
+const TABLES: [&str; 16] = [
     "store",
     "lane",
     "claim",
@@ -35,7 +35,6 @@ const TABLES: [&str; 17] = [
     "limit_wait",
     "limit_recheck",
     "queue_live",
-    "start_rate",
     "worker",
 ];
 

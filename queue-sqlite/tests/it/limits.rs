@@ -77,7 +77,7 @@ async fn tenants_that_are_gone_leave_no_rows() {
     };
     backend.announce(&info, Duration::from_secs(45)).await.unwrap();
     let mut done = 0;
-    let tables = ["limit_key", "limit_wait", "queue_live", "start_rate", "worker", "lane", "job"];
+    let tables = ["limit_key", "limit_wait", "queue_live", "worker", "lane", "job"];
     while done < jobs.len() {
         let mut claim = request(500);
         claim.queues = (0..7).map(|n| format!("q-{n}").parse().unwrap()).collect();
@@ -95,6 +95,8 @@ async fn tenants_that_are_gone_leave_no_rows() {
     for table in tables {
         assert_eq!(rows(&backend, table), 0, "{table}");
     }
+    let starts = beside(backend.path()).query_row("SELECT starts FROM store", [], |row| row.get(0));
+    assert_eq!(starts, Ok(String::new()));
 }
 
 #[tokio::test]

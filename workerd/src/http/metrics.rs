@@ -12,7 +12,7 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use metrics::gauge;
-use queue::{JobState, LimitKey, Queue, QueueName, QueueStats, WorkerStatus};
+use queue::{JobState, LimitKey, Queue, QueueName, QueueStats, RunningWorker};
 use tokio::sync::Mutex;
 
 use super::Shared;
@@ -28,17 +28,21 @@ const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     let mut counts = String::new();
     if let Some(running) = shared.running.get() {
-        set_gauges(&running.worker.status());
+        set_gauges(&running.worker);
         counts = shared.store_counts.text(&running.queue, &shared.names).await;
     }
     ([(CONTENT_TYPE, PROMETHEUS_TEXT)], shared.prometheus.render() + &counts)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "no count here comes near 2^52")]
-fn set_gauges(status: &WorkerStatus) {
+fn set_gauges(worker: &RunningWorker) {
+    let status = worker.status();
     let free = status.slots.saturating_sub(status.running);
     gauge!("workerd_slots", "state" => "busy").set(status.running as f64);
     gauge!("workerd_slots", "state" => "free").set(free as f64);
+    for (queue, running) in worker.running_of_queues() {
+        gauge!("workerd_inflight_jobs", "queue" => queue.to_string()).set(running as f64);
+    }
     gauge!("workerd_draining").set(f64::from(u8::from(status.draining)));
     gauge!("queue_store_up").set(f64::from(u8::from(status.store_up)));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -76,6 +80,7 @@ impl StoreCounts {
             Ok(Ok((stats, paused, backlogs, limits))) => {
                 render(&stats, &names.queues)
                     + &blocked::render(&stats, &paused, &names.queues, &backlogs)
+                    + &blocked::render_ages(&backlogs)
                     + &limits::render(&limits)
             }
             Ok(Err(_)) | Err(_) => String::new(),

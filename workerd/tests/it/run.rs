@@ -1,11 +1,11 @@
 //! A daemon from its start to its end by signals.
 
-use queue::JobState;
+use queue::{Connect, JobState, Queue};
 use rustix::process::Signal;
 use serde_json::json;
 
 use crate::support::{
-    Daemon, Gate, Store, job, on_every_store, soon, until, until_finished, until_state,
+    Daemon, Gate, Redis, Store, job, on_every_store, soon, until, until_finished, until_state,
 };
 
 on_every_store!(
@@ -138,9 +138,50 @@ async fn metrics_tell_what_happened(store: Store) {
         "queue_store_up 1",
         "workerd_slots{state=\"free\"} 2",
         "workerd_draining 0",
+        "workerd_inflight_jobs{queue=\"default\"} 0",
+        "queue_oldest_job_age_seconds{queue=\"default\"} 0",
         concat!("workerd_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
     ] {
         assert!(metrics.lines().any(|l| l == line), "{line} is not in\n{metrics}");
     }
     assert!(metrics.contains("workerd_fetch_last_progress_timestamp_seconds "));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_are_made_again_and_jobs_that_run_and_wait_are_measured() {
+    let redis = Redis::start();
+    let gate = Gate::new();
+    let daemon = Daemon::start(&redis.url(), &(LONG_LEASE.to_owned() + &gate.executor()));
+    let queue = Queue::connect(&redis.url()).await.unwrap();
+    queue.enqueue_all((0..3).map(|n| job("gate", &json!({ "n": n })))).await.unwrap();
+    let metrics = |lines: &'static [&str]| {
+        let daemon = &daemon;
+        until("the metrics", async move || {
+            let (_, metrics) = daemon.get("/metrics");
+            lines.iter().all(|line| metrics.lines().any(|l| l == *line)).then_some(metrics)
+        })
+    };
+    let busy = metrics(&[
+        "workerd_inflight_jobs{queue=\"default\"} 2",
+        "queue_store_reconnects_total 0",
+        "queue_jobs{queue=\"default\",state=\"ready\"} 1",
+    ]);
+    let age = |metrics: &str| -> f64 {
+        let ages = metrics.lines();
+        let mut ages =
+            ages.filter_map(|l| l.strip_prefix("queue_oldest_job_age_seconds{queue=\"default\"} "));
+        ages.next().unwrap().parse().unwrap()
+    };
+    let before = age(&busy.await);
+    until("the age grows", async || (age(&daemon.get("/metrics").1) > before).then_some(())).await;
+
+    redis.call("CLIENT KILL TYPE normal");
+    metrics(&["queue_store_reconnects_total 1"]).await;
+    gate.open();
+    metrics(&[
+        "workerd_inflight_jobs{queue=\"default\"} 0",
+        "queue_oldest_job_age_seconds{queue=\"default\"} 0",
+        "queue_jobs{queue=\"default\",state=\"completed\"} 3",
+    ])
+    .await;
 }

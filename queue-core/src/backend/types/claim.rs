@@ -1,5 +1,6 @@
 //! Leases: how they are got and kept.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::{ClaimToken, JobId, JobSpec, Kind, LimitKeys, QueueName, Timestamp, WorkerId};
@@ -128,6 +129,9 @@ pub struct Claim {
     pub next_due: Option<Duration>,
     /// Whether [`Backend::maintain`](crate::backend::Backend::maintain) has something to do now.
     pub maintain: bool,
+    /// Jobs whose `expires_at` had passed and that this claim made dead, for metrics: a repeat does
+    /// not name them again.
+    pub expired: BTreeMap<(QueueName, Kind), u64>,
 }
 
 /// A worker extends claims.

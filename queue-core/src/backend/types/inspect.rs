@@ -139,6 +139,8 @@ pub struct LaneSummary {
     pub limits: LimitKeys,
     /// How many there are.
     pub jobs: u64,
+    /// For how long the first of them could have run.
+    pub waiting: Duration,
 }
 
 /// Lanes of a queue.

@@ -28,13 +28,15 @@ impl QueueStats {
 }
 
 /// What one maintenance pass did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Maintained {
     /// Jobs made ready because their time had come.
     pub promoted: u64,
     /// Jobs taken back from expired leases.
     pub reaped: u64,
+    /// The reaped jobs by their queues, but for those that cannot be read.
+    pub reaped_of: BTreeMap<QueueName, u64>,
     /// Of the reaped jobs, those that are dead with reason `crash_loop` now.
     pub crash_loops: u64,
     /// Finished records dropped.

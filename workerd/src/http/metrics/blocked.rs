@@ -1,4 +1,5 @@
-//! The gauge `queue_blocked_jobs`: ready jobs that may not start, and why.
+//! The gauges of ready jobs: how many may not start, and why (`queue_blocked_jobs`), and for how long
+//! the oldest has waited (`queue_oldest_job_age_seconds`).
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -71,8 +72,23 @@ pub(super) fn render(
     text
 }
 
+/// Of every queue that was looked into; 0 without ready jobs.
+pub(super) fn render_ages(backlogs: &BTreeMap<QueueName, Backlog>) -> String {
+    let mut text =
+        "# HELP queue_oldest_job_age_seconds For how long the ready job that waits longest could \
+         have run, by queue.\n# TYPE queue_oldest_job_age_seconds gauge\n"
+            .to_owned();
+    for (queue, backlog) in backlogs {
+        let age = backlog.oldest.unwrap_or_default().as_secs_f64();
+        let _ = writeln!(text, "queue_oldest_job_age_seconds{{queue=\"{queue}\"}} {age}");
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use queue::Kind;
 
     use super::*;
@@ -106,5 +122,16 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
         assert!(!text.contains("slot") && !text.contains("strange"), "{text}");
+    }
+
+    #[test]
+    fn every_queue_that_was_looked_into_has_an_age() {
+        let mut waits = Backlog::default();
+        waits.oldest = Some(Duration::from_millis(1500));
+        let backlogs = BTreeMap::from([(name("a"), waits), (name("b"), Backlog::default())]);
+        let text = render_ages(&backlogs);
+        let lines: Vec<&str> = text.lines().skip(2).collect();
+        let expected = ["{queue=\"a\"} 1.5", "{queue=\"b\"} 0"];
+        assert_eq!(lines, expected.map(|end| format!("queue_oldest_job_age_seconds{end}")));
     }
 }
