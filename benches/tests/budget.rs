@@ -8,9 +8,7 @@
 use std::alloc::System;
 use std::time::Duration;
 
-use queue::{
-    Connect as _, Context, Executor, Fail, Kind, NewJob, Payload, Queue, Retention, Worker,
-};
+use queue::{Connect as _, Kind, NewJob, Queue, Retention, Worker};
 use queue_benches::delivery::Delivery;
 use queue_benches::redis_server::Redis;
 use queue_benches::server_figures::{Commands, ServerFigures};

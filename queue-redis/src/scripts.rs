@@ -135,6 +135,8 @@ scripts! {
          "history" "promote" "held" "release" "limits" "look" "ends" "heal"];
     /// Sets and removes limits.
     set_limit = "set_limit": " flags=allow-oom" ["class" "record" "wake" "limits" "look"];
+    /// Ends what has closed a limit key.
+    reset_limit = "reset_limit": " flags=allow-oom" ["class" "record" "wake" "limits"];
     /// Looks at limit keys.
     limit_status = "limit_status": " flags=no-writes" [];
     /// Takes down what a worker says about itself.

@@ -351,6 +351,10 @@ impl Backend for Faulty {
         self.over_network(self.0.backend.set_limit(target, settings)).await
     }
 
+    async fn reset_limit(&self, key: &LimitKey) -> Result<bool, Error> {
+        self.over_network(self.0.backend.reset_limit(key)).await
+    }
+
     async fn limits(&self) -> Result<Vec<(LimitTarget, LimitSettings)>, Error> {
         self.over_network(self.0.backend.limits()).await
     }

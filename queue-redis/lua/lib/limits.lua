@@ -7,7 +7,8 @@
 -- 32 max_live.
 --
 -- LIMITED has what is remembered of a key: version, flags, scheduled_us, closed_until_ms; if the
--- breaker is open (flag 1) until_ms and cool-down, and the probe's id (flag 2); the number of
+-- breaker is open (flag 1) until_ms and cool-down, and the probe's id (flag 2; how often the
+-- cool-down was doubled is in the flags 8, 16 and 32); the number of
 -- failures that count, and their times; if the concurrency is reduced (flag 4) how many may run,
 -- completions, and when it was reduced; and then, with commas between, each `<queue>/<kind>` of
 -- which jobs wait for the key: lanes that are parked at it (lanes.lua), or all, because workers add
@@ -90,7 +91,7 @@ local function make_limits()
     local at, open, failures, reduced = STATE_BYTES, nil, {}, nil
     if flags % 2 == 1 then
       if #bytes < at + 12 then return false end
-      open = {}
+      open = { growth = 2 ^ (floor(flags / 8) % 8) }
       open.until_ms, open.cooldown_ms = unpack_('>I6I6', bytes, at)
       at = at + 12
       if floor(flags / 2) % 2 == 1 then
@@ -131,6 +132,8 @@ local function make_limits()
       return nil
     end
     local flags = (open and 1 or 0) + (open and open.probe and 2 or 0) + (reduced and 4 or 0)
+    local growth = open and open.growth or 1
+    while growth > 1 do growth, flags = growth / 2, flags + 8 end
     local parts = { pack('>BBI8I6', STATE_VERSION, flags, key.scheduled_us, key.closed_ms) }
     if open then
       parts[2] = pack('>I6I6', open.until_ms, open.cooldown_ms) .. (open.probe or '')
@@ -209,12 +212,17 @@ local function make_limits()
     return max(now_us, min(key.scheduled_us, latest))
   end
 
+  -- The end of a cool-down: as if it had begun with these settings, if they make it shorter.
+  local function ends_at(set, open)
+    return open.until_ms - max(open.cooldown_ms - set.cooldown_ms * open.growth, 0)
+  end
+
   -- When to look again at a key that is closed by time, or NEVER.
   local function look_at(key)
     local at, set = NEVER, key.settings
     if key.closed_ms > now then at = key.closed_ms end
     local open = set.failures and key.open
-    if open and open.until_ms > now then at = min(at, open.until_ms) end
+    if open and ends_at(set, open) > now then at = min(at, ends_at(set, open)) end
     if set.interval_us then
       local ahead_us = next_us(key) - set.tolerance_us
       if ahead_us > now * 1000 then at = min(at, math.ceil(ahead_us / 1000)) end
@@ -232,7 +240,7 @@ local function make_limits()
     local open = set.failures and key.open
     if key.closed_ms > now then return 0 end
     if open then
-      if open.until_ms > now then return 0 end
+      if ends_at(set, open) > now then return 0 end
       -- A probe that does not run, because the store was damaged, holds nobody up.
       local holds = open.probe and try('SISMEMBER', hold_name(key), open.probe)
       key.is_broken = type(holds) == 'table' or key.is_broken
@@ -292,7 +300,7 @@ local function make_limits()
     end
     if count >= set.failures then
       key.failures = {}
-      key.open = { until_ms = after(now, set.cooldown_ms), cooldown_ms = set.cooldown_ms }
+      key.open = { until_ms = after(now, set.cooldown_ms), cooldown_ms = set.cooldown_ms, growth = 1 }
     elseif #failures > FAILURES_MAX then
       table.remove(failures, 1)
     end
@@ -305,7 +313,8 @@ local function make_limits()
     elseif open.probe == id then
       open.probe = nil
       if has_failed and set.failures then
-        open.cooldown_ms = min(open.cooldown_ms * 2, set.cooldown_ms * GROWTH_MAX)
+        open.growth = min(open.growth * 2, GROWTH_MAX)
+        open.cooldown_ms = set.cooldown_ms * open.growth
         open.until_ms = after(now, open.cooldown_ms)
       elseif has_completed and set.failures then
         key.open = nil
@@ -369,7 +378,7 @@ local function make_limits()
     tidy(key)
     if set.interval_us then key.scheduled_us = next_us(key) + #ids * set.interval_us end
     local open = set.failures and key.open
-    if open and open.until_ms <= now then open.probe = ids[1] end
+    if open and ends_at(set, open) <= now then open.probe = ids[1] end
   end
 
   local function save_holders(key)
@@ -439,6 +448,17 @@ local function make_limits()
     save()
   end
 
+  -- Ends by hand what would end by itself some time; answers whether there was any of it.
+  local function reset(name)
+    load({ name })
+    local key = known[name]
+    tidy(key)
+    local was_closed = key.closed_ms > 0 or key.open or key.reduced or #key.failures > 0
+    key.closed_ms, key.open, key.reduced, key.failures = 0, nil, nil, {}
+    look_again({ name })
+    return was_closed
+  end
+
   -- Looks at a page of all keys of which something is remembered; answers where to go on.
   local function look_at_some(cursor, count, heal)
     local page = call('HSCAN', LIMITED, cursor, 'COUNT', count)
@@ -463,8 +483,8 @@ local function make_limits()
   return {
     load = load, get = get, left = left, start = start, let_go = let_go_, throttle = throttle,
     wait_for = wait_for, waits_name = waits_name, show = show, save = save, check = check,
-    look_at_some = look_at_some, look_at_due = look_at_due, look_again = look_again,
-    settings_of = settings_of,
+    reset = reset, look_at_some = look_at_some, look_at_due = look_at_due,
+    look_again = look_again, settings_of = settings_of,
   }
 end
 

@@ -112,7 +112,8 @@ pub(crate) fn unpack_state(bytes: &[u8]) -> Option<(LimitState, Vec<String>)> {
             0 => None,
             _ => from.bytes(16)?.try_into().ok().map(JobId::from_bytes),
         };
-        breaker.open = Some(OpenState { until, cooldown, probe });
+        let growth = 1 << (flags >> 3 & 7);
+        breaker.open = Some(OpenState { until, cooldown, growth, probe });
     }
     for _ in 0..from.number(1)? {
         breaker.failures.push(from.time()?);
@@ -196,7 +197,8 @@ mod tests {
 
     #[test]
     fn a_state_is_read_as_the_scripts_write_it() {
-        let open = [&[1, 7, 0, 0, 0, 0, 0, 0, 0, 9][..], &ms6(5), &ms6(70), &ms6(30), &[7; 16]];
+        let open =
+            [&[1, 7 + 8 * 2, 0, 0, 0, 0, 0, 0, 0, 9][..], &ms6(5), &ms6(70), &ms6(30), &[7; 16]];
         let failures = [&[2][..], &ms6(3), &ms6(4)];
         let adaptive = [&[0, 0, 0, 4, 0, 0, 0, 1][..], &ms6(60), b"q/a,q/b@"];
         let bytes = [open.concat(), failures.concat(), adaptive.concat()].concat();
@@ -210,6 +212,7 @@ mod tests {
                 open: Some(OpenState {
                     until: at(70),
                     cooldown: Duration::from_millis(30),
+                    growth: 4,
                     probe: Some(JobId::from_bytes([7; 16])),
                 }),
             },

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use queue_core::conformance::Harness;
 use queue_core::{
-    Adaptive, Backend, Breaker, ErrorKind, JobError, LimitKeys, LimitSettings, LimitTarget, NewJob,
-    Outcome, Rate, Timestamp,
+    Adaptive, Backend, Breaker, DRIFT_LOOKS_MAX, ErrorKind, JobError, LimitKey, LimitKeys,
+    LimitSettings, LimitTarget, NewJob, Outcome, Rate, Timestamp,
 };
 use queue_redis::RedisBackend;
 
@@ -214,6 +214,34 @@ async fn each_index_of_limits_is_made_again() {
         drained(&harness, &backend, &format!("{words:?}")).await;
         assert_sound(&backend).await;
     }
+}
+
+#[tokio::test]
+async fn places_of_jobs_that_do_not_run_are_counted() {
+    let harness = RedisHarness::new();
+    let backend = limited_populace(&harness, START).await;
+    let key = LimitKey::new("tenant:a").unwrap();
+    let status = async || backend.limit_status(std::slice::from_ref(&key)).await.unwrap().remove(0);
+    let sound = status().await;
+    assert_eq!((sound.running, sound.drift), (2, 0));
+    let name = harness.key(&backend, "hold:tenant:a");
+    for stray in ["an-id-of-nobody!", "?"] {
+        harness.add_holder(&backend, "tenant:a", stray.as_bytes());
+    }
+    let damaged = status().await;
+    assert_eq!((damaged.running, damaged.drift), (4, 2));
+    // So many are looked at, and no more.
+    for n in 0..=DRIFT_LOOKS_MAX {
+        harness.add_holder(&backend, "tenant:a", format!("~{n}").as_bytes());
+    }
+    // Those that run may be among them or not.
+    let looked_at = u64::try_from(DRIFT_LOOKS_MAX).unwrap();
+    let drift = status().await.drift;
+    assert!((looked_at - sound.running..=looked_at).contains(&drift), "{drift}");
+    while backend.audit(true).await.unwrap().iter().any(|found| !found.repaired) {}
+    assert_eq!(status().await, sound);
+    harness.raw::<()>(&[b"SET", name.as_bytes(), b"text"]);
+    assert_eq!(status().await.drift, 0);
 }
 
 #[tokio::test]

@@ -81,6 +81,13 @@ pub(super) fn set_limit(
     Ok(true)
 }
 
+/// Ends what has closed or narrowed a key for a time; says whether there was any of it.
+pub(super) fn reset_limit(session: &mut Session<'_>, key: &LimitKey) -> Result<bool, Fault> {
+    let was_closed = session.limits.reset(key, session.now)?;
+    session.announce();
+    Ok(was_closed)
+}
+
 fn check_room(conn: &Connection) -> Result<(), Fault> {
     let mut count = conn.prepare_cached(COUNT_SETTINGS)?;
     let settings: i64 = count.query_row([], |row| row.get(0))?;
@@ -167,6 +174,8 @@ pub(super) fn status(conn: &Connection, keys: &[LimitKey]) -> Result<Vec<LimitSt
         let mut status = LimitStatus::new(key.clone());
         status.settings = in_force.target.clone().map(|target| (target, in_force.settings.clone()));
         status.running = holders.len() as u64;
+        let counted = limits.running(key)?.max(0).unsigned_abs();
+        status.drift = counted.abs_diff(status.running);
         holders.truncate(HOLDERS_SHOWN_MAX);
         status.holders = holders;
         status.allowed = limits.allowed(key, now)?;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use queue_core::{
-    Backend, Lease, LimitSettings, LimitTarget, NewJob, Rate, Retention, Timestamp, WorkerId,
-    WorkerInfo,
+    Backend, Lease, LimitKey, LimitSettings, LimitTarget, NewJob, Rate, Retention, Timestamp,
+    WorkerId, WorkerInfo,
 };
 use queue_sqlite::SqliteBackend;
 
@@ -95,6 +95,25 @@ async fn tenants_that_are_gone_leave_no_rows() {
     for table in tables {
         assert_eq!(rows(&backend, table), 0, "{table}");
     }
+}
+
+#[tokio::test]
+async fn a_wrong_number_of_places_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = fast(&directory.path().join("queue.db"));
+    enqueue(&backend, &[(); 3].map(|()| job("x").limit("tenant:a"))).await;
+    assert_eq!(backend.claim(&request(2)).await.unwrap().leases.len(), 2);
+    let key = LimitKey::new("tenant:a").unwrap();
+    let drift = async || backend.limit_status(std::slice::from_ref(&key)).await.unwrap()[0].drift;
+    assert_eq!(drift().await, 0);
+    for (counted, expected) in [(5, 3), (0, 2)] {
+        let damage = format!("UPDATE limit_key SET running = {counted}");
+        beside(backend.path()).execute_batch(&damage).unwrap();
+        assert_eq!(drift().await, expected, "{counted} instead of 2");
+    }
+    assert!(backend.audit(true).await.unwrap().iter().all(|found| found.repaired));
+    assert_eq!(drift().await, 0);
+    assert_sound(&backend).await;
 }
 
 #[tokio::test]
