@@ -15,12 +15,11 @@ for i = 3, #ARGV do
   names[i - 2] = ARGV[i]
   fields[#fields + 1], fields[#fields + 2] = ARGV[i], string.match(ARGV[i], '^[^:]*') .. ':*'
 end
-
--- How many of these, of which some are looked at, do not run.
-local function strays(members)
-  local looked_at, count = {}, 0
-  for i = 1, min(looks, #members) do looked_at[i] = members[i] end
-  for _, run in ipairs(read('HMGET', RUN, looked_at)) do
+-- How many of the holders, or of some if there are many, do not run.
+local function strays(hold, running)
+  local holders = running <= looks and try('SMEMBERS', hold) or try('SRANDMEMBER', hold, looks)
+  local count = 0
+  for _, run in ipairs(read('HMGET', RUN, holders.err and {} or holders)) do
     if not run then count = count + 1 end
   end
   return count
@@ -33,11 +32,9 @@ for i, name in ipairs(names) do
   local hold = PREFIX .. 'hold:' .. name
   local running = try('SCARD', hold)
   running = type(running) == 'number' and running or 0
-  local members =
-    running <= SORTED_MAX and try('SMEMBERS', hold) or try('SRANDMEMBER', hold, math.max(named, looks))
-  members = members.err and {} or members
+  local members = running <= SORTED_MAX and try('SMEMBERS', hold) or try('SRANDMEMBER', hold, named)
   local holders = {}
-  for _, id in ipairs(members) do
+  for _, id in ipairs(members.err and {} or members) do
     if #id == 16 then holders[#holders + 1] = id end
   end
   sort_ids(holders)
@@ -46,7 +43,7 @@ for i, name in ipairs(names) do
   reply[i + 1] = {
     settings[2 * i - 1] or '', settings[2 * i] or '', states[i] or '',
     running, concat(holders, '', 1, min(named, #holders)),
-    tonumber(live or nil) or 0, strays(members),
+    tonumber(live or nil) or 0, strays(hold, running),
   }
 end
 return reply

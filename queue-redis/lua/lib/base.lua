@@ -145,3 +145,10 @@ local function fin_state(fin)
   local state = #fin >= 30 and byte(fin, 1)
   return state and state >= COMPLETED and state <= CANCELLED and state or QUARANTINED
 end
+
+-- A set of waiting lanes of a wrong type makes place. The lanes that should be in it are known to be
+-- parked: the next round of heal.lua, which begins at once, finds them.
+local function replace_waits(name)
+  try('UNLINK', name)
+  call('HDEL', META, 'tidied')
+end

@@ -78,13 +78,6 @@ local function tally_lanes()
   end
 end
 
--- A set of waiting lanes of a wrong type makes place. The lanes that should be in it are known to be
--- parked: the next round of heal.lua, which begins at once, finds them.
-local function replace_waits(name)
-  try('UNLINK', name)
-  call('HDEL', META, 'tidied')
-end
-
 -- Writes the place of a lane with limit keys: `park_at` is the key at which it is parked now, and
 -- `parked` the one before, or true if that is not known.
 local function save_place(lane)

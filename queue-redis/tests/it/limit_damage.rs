@@ -149,13 +149,20 @@ async fn whoever_waits_at_a_damaged_key_is_found_again() {
         &["SET", "mend:tenant:a", "text"],
     ];
     for words in damages {
-        for is_touched in [false, true] {
+        for then in ["nothing", "more jobs", "settings", "reset"] {
             let backend = limited_populace(&harness, START).await;
             harness.spoil(&backend, words);
-            if is_touched {
-                let more = [job("a").limit("tenant:a"), job("b").limit("provider:x")];
-                enqueue(&backend, &more).await;
-                claim(&backend, &["a", "b"], 9).await;
+            match then {
+                "more jobs" => {
+                    let more = [job("a").limit("tenant:a"), job("b").limit("provider:x")];
+                    enqueue(&backend, &more).await;
+                    claim(&backend, &["a", "b"], 9).await;
+                }
+                "settings" => set_limit(&backend, "tenant:*", &concurrency(3)).await,
+                "reset" => {
+                    backend.reset_limit(&"tenant:a".parse().unwrap()).await.unwrap();
+                }
+                _ => {}
             }
             let mut now = START;
             for _ in 0..12 {
@@ -168,7 +175,7 @@ async fn whoever_waits_at_a_damaged_key_is_found_again() {
             let stats = backend.stats().await.unwrap();
             let jobs = stats.iter().flat_map(|row| &row.jobs);
             let left: u64 = jobs.filter(|(state, _)| !state.is_finished()).map(|all| all.1).sum();
-            assert_eq!(left, 0, "{words:?} {is_touched}: {stats:?}");
+            assert_eq!(left, 0, "{words:?}, {then}: {stats:?}");
         }
     }
 }
