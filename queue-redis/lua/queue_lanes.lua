@@ -10,6 +10,7 @@
 local queue, most = ARGV[1], tonumber(ARGV[2])
 local FIRST_LOOKS = 8 -- tickets of a lane with stale ones in which its first job is looked for
 local counts, reply, more = call('HGETALL', COUNT), { 0 }, false
+local looks = 4 * most -- at limit keys, and at lanes without jobs, too
 local tickets = {} -- the first of each lane, by its place in the reply
 
 -- Says of each lane for how long its first job could have run.
@@ -46,9 +47,15 @@ local function add(kind, name)
   while true do
     local page = try('ZRANGE', PREFIX .. name .. pair, at, at + CHUNK - 1)
     if page.err then return end
+    looks = looks - #page
+    if looks < 0 then
+      more = true
+      return
+    end
     for _, index in ipairs(page) do
-      local length = try('LLEN', PREFIX .. 'lane:' .. pair .. '/' .. index)
-      if string.find(index, '^%d') and type(length) == 'number' then
+      local length = string.find(index, '^%d')
+        and try('LLEN', PREFIX .. 'lane:' .. pair .. '/' .. index)
+      if type(length) == 'number' then
         local gone = stale > 0 and try('HGET', PREFIX .. 'gone:' .. pair .. '/' .. index, 'n')
         local jobs = length - (type(gone) == 'string' and tonumber(gone) or 0)
         if jobs > 0 and #reply >= 4 * most then
@@ -58,8 +65,8 @@ local function add(kind, name)
         if jobs > 0 then
           reply[#reply + 1], reply[#reply + 2], reply[#reply + 3] = kind, index, jobs
           reply[#reply + 1] = 0
-          local looks = jobs < length and FIRST_LOOKS or 1
-          local first = try('LRANGE', PREFIX .. 'lane:' .. pair .. '/' .. index, 0, looks - 1)
+          local last = jobs < length and FIRST_LOOKS - 1 or 0
+          local first = try('LRANGE', PREFIX .. 'lane:' .. pair .. '/' .. index, 0, last)
           tickets[#reply] = first.err and {} or first
         end
       end

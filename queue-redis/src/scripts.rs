@@ -126,7 +126,7 @@ scripts! {
     /// T3, T11, T16.
     maintain = "maintain": " flags=allow-oom"
         ["record" "claims" "wake" "lanes" "due" "quarantine" "finish" "forget" "history" "promote"
-         "held" "release" "limits" "look" "ends"];
+         "held" "release" "limits" "look" "ends" "heal"];
     /// Sets and removes limits.
     set_limit = "set_limit": " flags=allow-oom" ["record" "wake" "limits" "look"];
     /// Ends what has closed a limit key.
@@ -152,7 +152,7 @@ scripts! {
     /// Compares counters with sizes.
     totals = "totals": " flags=no-writes" [];
     /// Puts right what an audit has found.
-    repair = "repair": " flags=allow-oom" ["record" "wake" "lanes"];
+    repair = "repair": " flags=allow-oom" ["record" "wake" "lanes" "held"];
 }
 
 #[cfg(test)]

@@ -39,7 +39,8 @@ pub(super) async fn answer(
     request: &ClaimRequest,
     reply: Value,
 ) -> Result<Claim, Error> {
-    let Answer { claim, epoch, quarantined, undecodable } = read(request, reply)?;
+    let Answer { claim, epoch, quarantined, undecodable, shut } = read(request, reply)?;
+    backend.waiters.note_shut(request, shut);
     backend.note_epoch(&epoch).await;
     quarantine::log(backend, &quarantined).await;
     if !undecodable.is_empty() {
@@ -59,6 +60,8 @@ struct Answer {
     quarantined: Vec<JobId>,
     /// Those that this program cannot read.
     undecodable: Vec<Unreadable>,
+    /// By `<queue>/<kind>` the key that the worker adds and that keeps its jobs from running.
+    shut: Vec<(String, String)>,
 }
 
 fn read(request: &ClaimRequest, reply: Value) -> Result<Answer, Error> {
@@ -77,6 +80,9 @@ fn read(request: &ClaimRequest, reply: Value) -> Result<Answer, Error> {
     let atts = reply::array(items.value()?)?;
     let mut atts = atts.into_iter().map(reply::bytes);
     let mut bodies = bodies(items.value()?)?;
+    let mut shut = reply::array(items.value()?)?.into_iter().map(reply::string);
+    let shut = std::iter::from_fn(|| Some((shut.next()?, shut.next()?)));
+    let shut = shut.map(|(pair, key)| Ok((pair?, key?))).collect::<Result<_, Error>>()?;
     claim.expired = expired(reply::array(items.value()?)?)?;
     let mut undecodable = Vec::new();
     claim.leases.reserve(ids.len());
@@ -97,19 +103,17 @@ fn read(request: &ClaimRequest, reply: Value) -> Result<Answer, Error> {
             Err(reason) => undecodable.push(Unreadable { id, reason, record: Vec::new() }),
         }
     }
-    Ok(Answer { claim, epoch, quarantined, undecodable })
+    Ok(Answer { claim, epoch, quarantined, undecodable, shut })
 }
 
-/// Each is queue, kind and count, as in "default/mail 7".
-fn expired(counts: Vec<Value>) -> Result<BTreeMap<(QueueName, Kind), u64>, Error> {
-    let mut expired = BTreeMap::new();
-    for counted in counts {
-        let counted = reply::bytes(counted)?;
-        let counted = std::str::from_utf8(&counted).unwrap_or_default();
-        let (pair, jobs) = counted.split_once(' ').unwrap_or_default();
+/// Queue and kind, as in "default/mail", and how many, …
+fn expired(items: Vec<Value>) -> Result<BTreeMap<(QueueName, Kind), u64>, Error> {
+    let (mut items, mut expired) = (items.into_iter(), BTreeMap::new());
+    while let (Some(pair), Some(Value::Int(jobs))) = (items.next(), items.next()) {
+        let pair = reply::string(pair)?;
         let (queue, kind) = pair.split_once('/').unwrap_or_default();
         if let (Ok(queue), Ok(kind), Ok(jobs)) =
-            (QueueName::new(queue), Kind::new(kind), jobs.parse())
+            (QueueName::new(queue), Kind::new(kind), u64::try_from(jobs))
         {
             expired.insert((queue, kind), jobs);
         }

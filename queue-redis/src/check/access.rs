@@ -25,6 +25,7 @@ const COMMANDS: &[&[&str]] = &[
     &["SMEMBERS", "K"], &["SMISMEMBER", "K", "m"], &["SREM", "K", "m"], &["SSCAN", "K", "0"], &["TIME"], &["TYPE", "K"],
     &["UNLINK", "K"], &["ZADD", "K", "1", "m"], &["ZCARD", "K"], &["ZCOUNT", "K", "0", "0"], &["ZMSCORE", "K", "m"],
     &["ZRANGE", "K", "0", "0"], &["ZREM", "K", "m"], &["ZSCAN", "K", "0"], &["ZSCORE", "K", "m"],
+    &["ZUNIONSTORE", "K", "1", "K"],
 ];
 
 pub(super) async fn findings(link: &Link, keys: &Keys) -> Result<[CheckFinding; 2], Error> {

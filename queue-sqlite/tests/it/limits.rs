@@ -165,3 +165,35 @@ async fn a_key_without_room_for_an_hour_is_not_asked_for_again_and_again() {
     let claim = backend.claim(&request(1)).await.unwrap();
     assert_eq!((claim.leases.len(), claim.next_due), (1, Some(hour)));
 }
+
+/// A change of settings reaches those who wait, whatever is noted of how far it has come.
+#[tokio::test]
+async fn damage_to_what_is_looked_at_again_stops_nobody() {
+    const TENANTS: usize = 510; // more than one call looks at
+    let damages = [
+        "INSERT INTO limit_recheck VALUES ('', 'x')",
+        "INSERT INTO limit_recheck VALUES (CAST(x'00ff' AS TEXT), CAST(x'ff' AS TEXT))",
+        "UPDATE limit_recheck SET after = 'zzz'",
+        "UPDATE limit_recheck SET after = CAST(x'ff' AS TEXT)",
+    ];
+    for damage in damages {
+        let directory = tempfile::tempdir().unwrap();
+        let backend = fast(&directory.path().join("queue.db"));
+        limit(&backend, "tenant:*", concurrency(1)).await;
+        let of = |n: usize| job("x").limit(format!("tenant:{n:03}"));
+        let jobs: Vec<NewJob> = (0..TENANTS).flat_map(|n| [of(n), of(n)]).collect();
+        enqueue(&backend, &jobs).await;
+        assert_eq!(drain(&backend).await.len(), TENANTS);
+        limit(&backend, "tenant:*", concurrency(2)).await;
+        assert_eq!(rows(&backend, "limit_recheck"), 1);
+        beside(backend.path()).execute_batch(damage).unwrap();
+        let mut passes = 0;
+        while backend.maintain(500).await.unwrap().more {
+            passes += 1;
+            assert!(passes < 10, "{damage}: there is more to do without end");
+        }
+        assert_eq!(rows(&backend, "limit_recheck"), 0, "{damage}");
+        assert_sound(&backend).await;
+        assert_eq!(drain(&backend).await.len(), TENANTS, "{damage}");
+    }
+}
