@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -141,7 +141,8 @@ name!(
 
 impl Default for QueueName {
     fn default() -> Self {
-        Self("default".into())
+        static DEFAULT: LazyLock<Arc<str>> = LazyLock::new(|| "default".into());
+        Self(DEFAULT.clone())
     }
 }
 

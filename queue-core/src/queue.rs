@@ -185,7 +185,8 @@ impl Queue {
         taken: usize,
     ) -> Result<Vec<NewJob>, Error> {
         let mut bytes = 0;
-        let mut chunk = Vec::new();
+        let at_least = jobs.size_hint().0;
+        let mut chunk = Vec::with_capacity(at_least.min(PASS_MAX as usize));
         while chunk.len() < PASS_MAX as usize && bytes < CHUNK_MAX_BYTES {
             let Some(job) = jobs.next() else { break };
             let place = |invalid: crate::InvalidJob| invalid.at(taken + chunk.len());

@@ -20,7 +20,7 @@ mod slots;
 mod stop;
 mod waiting;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,7 +78,7 @@ pub struct Worker {
     concurrency: usize,
     lease: Duration,
     cancel_grace: Duration,
-    routes: HashMap<Kind, Route>,
+    routes: BTreeMap<Kind, Route>,
     limits: HashMap<Kind, LimitKeys>,
     states: States,
     /// What handlers of functions ask for.
@@ -162,7 +162,7 @@ impl Worker {
             concurrency: 16,
             lease: Duration::from_secs(30),
             cancel_grace: Duration::from_secs(10),
-            routes: HashMap::new(),
+            routes: BTreeMap::new(),
             limits: HashMap::new(),
             states: States::default(),
             needs: Vec::new(),

@@ -10,7 +10,7 @@
 --        "places", the name of an index of lanes, a cursor, about how many members; "lanes" and
 --        the names of lanes with limit keys;
 --        "keys" or "settings" (of limit keys), "", a cursor, about how many; "holders", a limit key,
---        a cursor, about how many; "types", a type, and names of keys, of which those of others are told
+--        a cursor, about how many; "types", a type, and names of keys: those of others are told
 -- Reply  { now_ms, the next cursor or "large" if there are more items, about how many bytes were
 --        read, and the parts of facts.lua }; hashes and sorted sets as flat lists, jobs by their
 --        heads; of a shelf and of a small namespace `others` is name, type, content, …
@@ -86,9 +86,10 @@ local function other_names()
   return names
 end
 
-local SIZES = { list = 'LLEN', zset = 'ZCARD', hash = 'HLEN' }
+local SIZES = { list = 'LLEN', set = 'SCARD', zset = 'ZCARD', hash = 'HLEN' }
 local READERS = {
   list = function(key) return call('LRANGE', key, 0, -1) end,
+  set = function(key) return call('SMEMBERS', key) end,
   zset = function(key) return call('ZRANGE', key, 0, -1, 'WITHSCORES') end,
   hash = function(key) return call('HGETALL', key) end,
 }
@@ -111,9 +112,9 @@ local function look_at_all(most)
     local reader = READERS[kinds[name]]
     other(name, kinds[name], reader and reader(name) or {})
     local key = string.match(sub(name, #PREFIX + 1), '^hold:(.*)$')
-    if key and kinds[name] == 'zset' then
-      find_holders(key, call('ZRANGE', name, 0, -1))
-      add('running', key, call('ZCARD', name))
+    if key and kinds[name] == 'set' then
+      find_holders(key, call('SMEMBERS', name))
+      add('running', key, call('SCARD', name))
     end
   end
   found.live = call('HGETALL', LIVE)
@@ -288,14 +289,12 @@ local function look_at_limits(key, cursor, count)
 end
 
 local function look_at_holders(key, cursor, count)
-  local page = try('ZSCAN', PREFIX .. 'hold:' .. key, cursor, 'COUNT', count)
+  local page = try('SSCAN', PREFIX .. 'hold:' .. key, cursor, 'COUNT', count)
   if page.err then
     add('others', PREFIX .. 'hold:' .. key, call('TYPE', PREFIX .. 'hold:' .. key).ok, {})
     return answer('0', 0)
   end
-  local holders = {}
-  for i = 1, #page[2], 2 do holders[#holders + 1] = page[2][i] end
-  find_holders(key, holders)
+  find_holders(key, page[2])
   return answer(page[1], 0)
 end
 

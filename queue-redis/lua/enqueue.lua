@@ -4,8 +4,9 @@
 -- ARGV   number of groups; per group: queue, kind, priority, when ("n" now, "d" after, "a" at),
 --        milliseconds of that, flags ("e" existing, "r" reject or "p" replace, then "k" if its jobs have keys,
 --        "b" if their bodies are apart, "l" if they have limit keys), and these if they have some
---        (with commas between); then per job: its group, id, record without version and
---        times, its body if that is apart, and its key if it has one
+--        (with commas between); then the runs of jobs of one group, as "group:jobs,…"; the ids
+--        of all; and per job: its record without version and times, its body if that is apart,
+--        and its key if it has one
 -- Reply  one letter per job (S scheduled, R ready, s and r the same and it replaced another,
 --        D duplicate, I and K conflict of id and key, X rejected, F full), then per D its id and
 --        state byte, per replaced job and conflict its id, per F starts of this span and the last,
@@ -52,18 +53,24 @@ end
 
 for i = 1, tonumber(ARGV[1]) do groups[i] = read_group() end
 local count = 0
-while at <= #ARGV do
-  count = count + 1
-  local group = groups[tonumber(ARGV[at])]
-  owners[count], ids[count], heads[count] = group, ARGV[at + 1], ARGV[at + 2]
-  at = at + 3
+for group, length in string.gmatch(ARGV[at], '(%d+):(%d+)') do
+  for _ = 1, length do
+    count = count + 1
+    owners[count] = groups[tonumber(group)]
+    ids[count] = ARGV[at + count]
+  end
+end
+at = at + count + 1
+for i, group in ipairs(owners) do
+  heads[i] = ARGV[at]
+  at = at + 1
   if group.apart then
-    bodies[count] = ARGV[at]
+    bodies[i] = ARGV[at]
     at = at + 1
   end
   if group.keyed then
     replaces = replaces or group.replace
-    keys[count] = ARGV[at]
+    keys[i] = ARGV[at]
     asked_keys[#asked_keys + 1] = ARGV[at]
     at = at + 1
   end

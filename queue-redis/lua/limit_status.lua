@@ -9,16 +9,18 @@
 --
 -- Invariant: writes nothing.
 
+local SORTED_MAX = 1000 -- of more holders some are named, not the first
 local named, looks, names, fields = tonumber(ARGV[1]), tonumber(ARGV[2]), {}, {}
 for i = 3, #ARGV do
   names[i - 2] = ARGV[i]
   fields[#fields + 1], fields[#fields + 2] = ARGV[i], string.match(ARGV[i], '^[^:]*') .. ':*'
 end
--- How many of the first holders do not run.
-local function strays(hold)
-  local holders = try('ZRANGE', hold, 0, looks - 1)
-  local count = 0
-  for _, run in ipairs(read('HMGET', RUN, holders.err and {} or holders)) do
+
+-- How many of these, of which some are looked at, do not run.
+local function strays(members)
+  local looked_at, count = {}, 0
+  for i = 1, min(looks, #members) do looked_at[i] = members[i] end
+  for _, run in ipairs(read('HMGET', RUN, looked_at)) do
     if not run then count = count + 1 end
   end
   return count
@@ -29,14 +31,22 @@ local lives = read('HMGET', LIVE, names)
 local reply = { now }
 for i, name in ipairs(names) do
   local hold = PREFIX .. 'hold:' .. name
-  local holders = try('ZRANGE', hold, 0, named - 1)
-  local running = try('ZCARD', hold)
+  local running = try('SCARD', hold)
+  running = type(running) == 'number' and running or 0
+  local members =
+    running <= SORTED_MAX and try('SMEMBERS', hold) or try('SRANDMEMBER', hold, math.max(named, looks))
+  members = members.err and {} or members
+  local holders = {}
+  for _, id in ipairs(members) do
+    if #id == 16 then holders[#holders + 1] = id end
+  end
+  sort_ids(holders)
   local live = lives[i]
   if sub(name, 1, 6) == 'queue:' then live = call('HGET', COUNT, 'live:' .. sub(name, 7)) end
   reply[i + 1] = {
     settings[2 * i - 1] or '', settings[2 * i] or '', states[i] or '',
-    type(running) == 'number' and running or 0, concat(holders.err and {} or holders),
-    tonumber(live or nil) or 0, strays(hold),
+    running, concat(holders, '', 1, min(named, #holders)),
+    tonumber(live or nil) or 0, strays(members),
   }
 end
 return reply

@@ -143,14 +143,14 @@ local OWN = {
   -- is left to maintenance (heal.lua): until then the key is closed.
   REHOLD = function(key)
     local hold, gathered = PREFIX .. 'hold:' .. key, PREFIX .. 'mend:' .. key
-    if type(try('ZCARD', hold)) == 'number' then
+    if type(try('SCARD', hold)) == 'number' then
       call('UNLINK', gathered)
     elseif call('HLEN', RUN) > RUNNING_MAX then
       call('HSETNX', META, 'mending', '0 ' .. key)
       call('HSET', META, 'limits', 1)
     else
       call('UNLINK', hold, gathered)
-      for _, id in ipairs(holders_among(call('HGETALL', RUN), key)) do call('ZADD', hold, 0, id) end
+      each('SADD', hold, holders_among(call('HGETALL', RUN), key))
     end
   end,
   -- Shows a key to claims at which lanes wait. Without room, the first claim puts it right.

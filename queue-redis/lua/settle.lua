@@ -1,11 +1,12 @@
 -- T6 to T10 and T14: ends attempts.
 --
 -- KEYS   22 fixed keys
--- ARGV   per settlement: id, head, blob. The head is the outcome (C completed, R retry, F and T
---        retry because it failed or timed out, D dead, L released, Z snoozed, K throttled, X
---        cancelled), delay_ms and elapsed_ms (6 bytes each), the token, and the error as the
---        history keeps it if that is shorter; the blob is the result, the error, the limit keys
---        that are closed (with commas between), or empty
+-- ARGV   the ids of all, then per settlement a head and what is behind it. The head is the outcome
+--        (C completed, R retry, F and T retry because it failed or timed out, D dead, L released, Z
+--        snoozed, K throttled, X cancelled), delay_ms (6 bytes), the length of a shorter error for
+--        the history (2 bytes, 0 for the same), elapsed_ms (6 bytes) and the token. Behind it are
+--        the shorter error and the result, the error, or the limit keys that are closed (with
+--        commas between)
 -- Reply  per settlement two characters: a applied, d done before, s stale, g gone, q quarantined
 --        now; and the state
 --
@@ -13,11 +14,14 @@
 -- that puts it into a lane, `due`, or `fin`; that record or `att` keeps the token. In the same
 -- step it lets go of its limit keys, which may let others start.
 
-local HEAD_BYTES = 29
 local COMPLETED_PREFIX = pack('>BBI6', COMPLETED, 0, now)
-local ids, heads, blobs = {}, {}, {}
-for i = 1, #ARGV, 3 do
-  ids[#ids + 1], heads[#heads + 1], blobs[#blobs + 1] = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+local ids, heads, blobs, shorts = {}, {}, {}, {}
+for i = 1, #ARGV / 2 do
+  local head = ARGV[#ARGV / 2 + i]
+  local high, low = byte(head, 8, 9)
+  local short_end = HEAD_BYTES + high * 256 + low
+  ids[i], heads[i], blobs[i] = ARGV[i], sub(head, 1, HEAD_BYTES), sub(head, short_end + 1)
+  shorts[i] = short_end > HEAD_BYTES and sub(head, HEAD_BYTES + 1, short_end)
 end
 local runs = read('HMGET', RUN, ids)
 local flags = call('SCARD', CANCEL) > 0 and read('SMISMEMBER', CANCEL, ids) or {}
@@ -71,7 +75,7 @@ end
 -- Moves a job to where its outcome takes it; answers its new state, and whether it is kept.
 local function conclude(id, record, base, class, head, blob, att, asked)
   local outcome = sub(head, 1, 1)
-  local settled = sub(head, 8, HEAD_BYTES)
+  local settled = sub(head, 10, HEAD_BYTES)
   if outcome == 'F' or outcome == 'T' then outcome = 'R' end
   if outcome == 'K' then outcome = 'Z' end
   if outcome == 'R' or outcome == 'D' then
@@ -94,7 +98,7 @@ end
 
 -- `finish` for completed jobs, which are most.
 local function complete(id, record, base, class, head, blob)
-  local settled = sub(head, 8, HEAD_BYTES)
+  local settled = sub(head, 10, HEAD_BYTES)
   if class.completed_s == 0 or class.at_least or class.live_hold or #blob > INLINE_MAX_BYTES then
     finish(id, record, base, class, COMPLETED, 0, settled, blob)
     return
@@ -134,8 +138,7 @@ local function settle_one(i, id, record, base, class, token, keys)
     new_atts[#new_atts + 1], new_atts[#new_atts + 2] = id, pack_att(att)
     local letter = byte(head)
     if letter == 82 or letter == 68 or letter == 70 or letter == 84 then -- R, D, F, T
-      local error = #head > HEAD_BYTES and sub(head, HEAD_BYTES + 1) or blob
-      note(id, att.failures, worker_by(token), sub(head, 8, 13), error)
+      note(id, att.failures, worker_by(token), sub(head, 10, 15), shorts[i] or blob)
     end
   end
   answers[i] = 'a' .. state
@@ -149,7 +152,7 @@ local function settle_undecoded(i, id, record, token)
 end
 
 for i = 1, #ids do
-  local id, run, token = ids[i], runs[i], sub(heads[i], 14, HEAD_BYTES)
+  local id, run, token = ids[i], runs[i], sub(heads[i], 16, HEAD_BYTES)
   if run and sub(run, 1, 16) == token and not seen[id] then
     seen[id] = true -- a job that comes twice is held only once
     held = held + 1
@@ -188,7 +191,7 @@ if #missed > 0 then
     if not records[n] then
       answers[i] = 'g0'
     else
-      answers[i] = (tokens[n] == sub(heads[i], 14, HEAD_BYTES) and 'd' or 's') .. states[n]
+      answers[i] = (tokens[n] == sub(heads[i], 16, HEAD_BYTES) and 'd' or 's') .. states[n]
     end
   end
 end

@@ -243,6 +243,19 @@ fn text(bytes: &[u8], range: Range<usize>) -> Result<&str, String> {
 /// # Errors
 /// What is wrong with the bytes, without the bytes.
 pub(crate) fn unpack_job(id: JobId, bytes: Vec<u8>, body: Vec<u8>) -> Result<StoredJob, String> {
+    unpack_next_job(None, id, bytes, body)
+}
+
+/// As [`unpack_job`], of many: one that is alike shares the names of the one before it.
+///
+/// # Errors
+/// As [`unpack_job`].
+pub(crate) fn unpack_next_job(
+    last: Option<&JobSpec>,
+    id: JobId,
+    bytes: Vec<u8>,
+    body: Vec<u8>,
+) -> Result<StoredJob, String> {
     let bytes = Bytes::from(bytes);
     let layout = Layout::of(&bytes)?;
     let codec = Codec::from_number(bytes[19]).ok_or("its codec is unknown")?;
@@ -255,7 +268,15 @@ pub(crate) fn unpack_job(id: JobId, bytes: Vec<u8>, body: Vec<u8>) -> Result<Sto
     let options = JobOptions::decode(options)?;
     let payload = Payload::from_parts(codec, body.slice(..layout.payload_bytes));
     let kept = |from: usize| Duration::from_secs(unsigned(&bytes[from..from + 4]));
-    let mut spec = JobSpec::new(id, layout.queue(&bytes)?, layout.kind(&bytes)?, payload);
+    let is_alike = |last: &&JobSpec| {
+        last.queue.as_str().as_bytes() == &bytes[layout.queue.clone()]
+            && last.kind.as_str().as_bytes() == &bytes[layout.kind.clone()]
+    };
+    let (queue, kind) = match last.filter(is_alike) {
+        Some(last) => (last.queue.clone(), last.kind.clone()),
+        None => (layout.queue(&bytes)?, layout.kind(&bytes)?),
+    };
+    let mut spec = JobSpec::new(id, queue, kind, payload);
     spec.priority = priority(&bytes)?;
     spec.max_attempts = u16::from(bytes[23]) << 8 | u16::from(bytes[24]);
     spec.max_stalls = bytes[25];

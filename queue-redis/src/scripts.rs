@@ -45,18 +45,22 @@ impl Source {
 /// full; claiming is one of them, or a store full of ready jobs would stay full. Scripts without
 /// it are refused by a full store before their first line runs.
 macro_rules! scripts {
-    ($($(#[$doc:meta])* $name:ident = $file:literal: $flags:literal [$($part:literal)*];)*) => {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident = $file:literal: $flags:literal $(plain [$($plain:literal)*])? [$($part:literal)*];
+    )*) => {
         $(
             $(#[$doc])*
             #[allow(non_upper_case_globals, reason = "named like their files")]
             pub(crate) static $name: LazyLock<Source> = LazyLock::new(|| {
                 Source::new(stringify!($name), concat!(
                     "#!lua", $flags, "\n",
-                    include_str!("../lua/lib/base.lua"),
-                    // A function of its own sees the locals above as upvalues, which makes each
-                    // closure below cheaper: about a fifth of what an empty claim costs. It may
-                    // see 60 of them.
+                    include_str!("../lua/lib/start.lua"),
+                    $($(include_str!(concat!("../lua/", $plain, ".lua")),)*)?
+                    // A function of its own sees the locals above as upvalues, 60 at most, which makes
+                    // each closure below cheaper. It may have 200 locals.
                     "return (function()\n",
+                    include_str!("../lua/lib/base.lua"),
                     $(include_str!(concat!("../lua/lib/", $part, ".lua")),)*
                     include_str!(concat!("../lua/", $file, ".lua")),
                     "end)()\n",
@@ -81,56 +85,58 @@ macro_rules! scripts {
 scripts! {
     /// T1, T2, if no job may take the place of another: what that needs is left out, because
     /// making its functions costs each call more than a job.
-    enqueue = "enqueue": "" ["record" "wake" "lanes" "due" "state" "admit"];
+    enqueue = "enqueue": "" plain ["plain/enqueue"]
+        ["class" "record" "wake" "lanes" "due" "state" "admit"];
     /// T1, T2, if one may.
     replace = "enqueue": ""
-        ["record" "wake" "lanes" "due" "state" "quarantine" "finish" "forget" "compact" "unlist"
+        ["class" "record" "wake" "lanes" "due" "state" "quarantine" "finish" "forget" "compact" "unlist"
          "admit"];
     /// T3, T4.
-    claim = "claim": " flags=allow-oom"
-        ["record" "claims" "wake" "lanes" "quarantine" "finish" "forget" "promote" "limits"
+    claim = "claim": " flags=allow-oom" plain ["lib/class" "plain/claim"]
+        ["record" "left" "claims" "wake" "lanes" "quarantine" "finish" "forget" "promote" "limits"
          "look"];
     /// T5.
-    renew = "renew": " flags=allow-oom" ["claims"];
+    renew = "renew": " flags=allow-oom" ["left" "claims"];
     /// T6–T10, T14.
     settle = "settle": " flags=allow-oom"
+        plain ["lib/class" "lib/left" "plain/settle"]
         ["record" "claims" "wake" "lanes" "due" "state" "quarantine" "finish" "forget" "history"
          "held" "release" "limits" "ends"];
     /// T12, T13.
     cancel = "cancel": " flags=allow-oom"
-        ["record" "claims" "wake" "lanes" "state" "quarantine" "finish" "forget" "compact"
+        ["class" "record" "left" "claims" "wake" "lanes" "state" "quarantine" "finish" "forget" "compact"
          "unlist"];
     /// Reads jobs.
-    get = "get": " flags=no-writes" ["record" "claims" "state"];
+    get = "get": " flags=no-writes" ["class" "record" "left" "claims" "state"];
     /// Lists jobs by state.
-    list = "list": " flags=no-writes" ["record" "claims" "state"];
+    list = "list": " flags=no-writes" ["class" "record" "left" "claims" "state"];
     /// T15.
-    retry = "retry": "" ["record" "wake" "lanes" "state" "unshelve"];
+    retry = "retry": "" ["class" "record" "wake" "lanes" "state" "unshelve"];
     /// T16, by hand.
     delete = "delete": " flags=allow-oom"
-        ["record" "wake" "lanes" "state" "quarantine" "finish" "unshelve" "compact" "unlist"];
+        ["class" "record" "wake" "lanes" "state" "quarantine" "finish" "unshelve" "compact" "unlist"];
     /// T17.
     set_aside = "set_aside": " flags=allow-oom"
-        ["record" "claims" "wake" "lanes" "state" "quarantine" "finish" "unshelve" "compact"
+        ["class" "record" "left" "claims" "wake" "lanes" "state" "quarantine" "finish" "unshelve" "compact"
          "unlist" "held" "release" "limits" "ends"];
     /// Reads quarantined jobs.
-    raw = "raw": " flags=no-writes" ["record" "state"];
+    raw = "raw": " flags=no-writes" ["class" "record" "state"];
     /// T17, back.
-    recover = "recover": " flags=allow-oom" ["record" "wake" "lanes" "state" "finish"];
+    recover = "recover": " flags=allow-oom" ["class" "record" "wake" "lanes" "state" "finish"];
     /// Pauses and resumes queues.
     pause = "pause": " flags=allow-oom" ["wake"];
     /// Takes progress and log lines.
-    report = "report": "" ["record" "log"];
+    report = "report": "" ["class" "record" "log"];
     /// Looks at watched jobs.
-    watch = "watch": " flags=no-writes" ["record" "state" "log"];
+    watch = "watch": " flags=no-writes" ["class" "record" "state" "log"];
     /// T3, T11, T16.
     maintain = "maintain": " flags=allow-oom"
-        ["record" "claims" "wake" "lanes" "due" "quarantine" "finish" "forget" "history" "promote"
-         "held" "release" "limits" "look" "ends" "heal"];
+        ["class" "record" "left" "claims" "wake" "lanes" "due" "quarantine" "finish" "forget"
+         "history" "promote" "held" "release" "limits" "look" "ends" "heal"];
     /// Sets and removes limits.
-    set_limit = "set_limit": " flags=allow-oom" ["record" "wake" "limits" "look"];
+    set_limit = "set_limit": " flags=allow-oom" ["class" "record" "wake" "limits" "look"];
     /// Ends what has closed a limit key.
-    reset_limit = "reset_limit": " flags=allow-oom" ["record" "wake" "limits"];
+    reset_limit = "reset_limit": " flags=allow-oom" ["class" "record" "wake" "limits"];
     /// Looks at limit keys.
     limit_status = "limit_status": " flags=no-writes" [];
     /// Takes down what a worker says about itself.
@@ -138,7 +144,7 @@ scripts! {
     /// Reads what workers have said.
     workers = "workers": " flags=no-writes" [];
     /// Finds the place of a job in line.
-    place = "place": " flags=no-writes" ["record" "state"];
+    place = "place": " flags=no-writes" ["class" "record" "state"];
     /// Lists the lanes of a queue.
     queue_lanes = "queue_lanes": " flags=no-writes" ["record" "state"];
     /// Hands a wake-up on.
@@ -146,13 +152,13 @@ scripts! {
     /// Leaves a word for one worker.
     tell = "tell": " flags=allow-oom" ["wake"];
     /// Looks at a part of the namespace, but not at payloads, large results and logs.
-    dump = "dump": " flags=no-writes" ["record" "claims" "held" "facts" "places"];
+    dump = "dump": " flags=no-writes" ["class" "record" "left" "claims" "held" "facts" "places"];
     /// Looks at a page of a lane.
-    tickets = "tickets": " flags=no-writes" ["record" "claims" "held" "facts"];
+    tickets = "tickets": " flags=no-writes" ["class" "record" "left" "claims" "held" "facts"];
     /// Compares counters with sizes.
     totals = "totals": " flags=no-writes" [];
     /// Puts right what an audit has found.
-    repair = "repair": " flags=allow-oom" ["record" "wake" "lanes" "held"];
+    repair = "repair": " flags=allow-oom" ["class" "record" "wake" "lanes" "held"];
 }
 
 #[cfg(test)]
@@ -174,7 +180,7 @@ mod tests {
 
     #[test]
     fn the_prelude_names_the_fixed_keys_in_order() {
-        let text = include_str!("../lua/lib/base.lua");
+        let text = include_str!("../lua/lib/start.lua");
         let (_, rest) = text.split_once("\nlocal META").unwrap();
         let names = format!("META{}", rest.split_once('=').unwrap().0);
         let names: Vec<String> = names.split(',').map(|name| name.trim().to_lowercase()).collect();
@@ -183,11 +189,11 @@ mod tests {
 
     #[test]
     fn limits_are_those_of_the_contract() {
-        let finish_part = include_str!("../lua/lib/finish.lua");
-        assert!(finish_part.contains(&format!("local FINISHED_MAX = {FINISHED_MAX}\n")));
         assert!(claim.text.contains(&format!("= 32, {PASS_MAX}, {PASS_MAX}, {PASS_MAX}\n")));
+        let start = include_str!("../lua/lib/start.lua");
+        assert!(start.contains(&format!("local FINISHED_MAX, SLACK = {FINISHED_MAX}, 100\n")));
+        assert!(start.contains(&format!("local INLINE_MAX_BYTES = {INLINE_MAX_BYTES}\n")));
         let base = include_str!("../lua/lib/base.lua");
-        assert!(base.contains(&format!("local INLINE_MAX_BYTES = {INLINE_MAX_BYTES}\n")));
         assert!(base.contains(&format!("local RESULT_APART = {RESULT_APART}\n")));
     }
 

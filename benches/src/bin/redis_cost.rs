@@ -8,38 +8,90 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
 use queue::backend::FINISHED_MAX;
 use queue::{
     Backend, ClaimRequest, ClaimToken, Durability, Kind, KindSlots, Lease, Namespace, NewJob,
-    Outcome, Payload, QueueName, SettleRequest, Settlement, WorkerId,
+    Outcome, Payload, QueueName, Retention, SettleRequest, Settlement, WorkerId,
 };
 use queue_benches::redis_server::Redis;
 use queue_redis::RedisBackend;
 
-const JOBS: usize = 100_000;
+const SETS: usize = 100_000;
+/// How many keys of one sort the jobs of [`Scene::Tenants`] have.
+const TENANTS: usize = 1000;
+
+#[derive(Parser)]
+#[command(version, about = "What the life of a job costs a Redis server")]
+struct Options {
+    /// The jobs to measure with; all sorts if none is named.
+    #[arg(long, value_enum)]
+    scene: Vec<Scene>,
+    /// Jobs per call.
+    #[arg(long, value_delimiter = ',', default_value = "100,10,1")]
+    batch: Vec<usize>,
+    /// How many jobs; a tenth of them one by one.
+    #[arg(long, default_value_t = 100_000)]
+    jobs: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Scene {
+    /// Jobs without limit keys whose records are kept, up to the cap.
+    Kept,
+    /// The same, and no record is kept.
+    Unkept,
+    /// Each job has the same two limit keys, without settings.
+    Shared,
+    /// Two limit keys of a thousand tenants: as many lanes.
+    Tenants,
+}
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    for (batch, jobs) in [(100, JOBS), (10, JOBS), (1, 20_000)] {
-        measure(batch, jobs).await?;
+    let options = Options::parse();
+    let scenes = match options.scene.as_slice() {
+        [] => Scene::value_variants(),
+        some => some,
+    };
+    for &scene in scenes {
+        for &batch in &options.batch {
+            let jobs = if batch == 1 { options.jobs / 10 } else { options.jobs };
+            measure(scene, batch, jobs).await?;
+        }
     }
     Ok(())
 }
 
-async fn measure(batch: usize, jobs: usize) -> anyhow::Result<()> {
+fn job(scene: Scene, number: usize) -> anyhow::Result<NewJob> {
+    let job = NewJob::new(Kind::new("send")?, Payload::raw(vec![7; 100]));
+    Ok(match scene {
+        Scene::Kept => job,
+        Scene::Unkept => {
+            let retention = Retention { completed: Duration::ZERO, ..Retention::default() };
+            job.retention(retention)
+        }
+        Scene::Shared => job.limit("provider:mail").limit("region:north"),
+        Scene::Tenants => {
+            let tenant = number % TENANTS;
+            job.limit(format!("tenant:{tenant}")).limit(format!("account:{tenant}"))
+        }
+    })
+}
+
+async fn measure(scene: Scene, batch: usize, jobs: usize) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let redis = Redis::start(folder.path())?;
     let mut server = Server(redis::Client::open(redis.url())?.get_connection()?);
-    println!("{jobs} jobs in batches of {batch}, payload 100 bytes:");
+    println!("{scene:?}: {jobs} jobs in batches of {batch}, payload 100 bytes:");
     server.plain_sets()?;
     let backend = RedisBackend::connect(&redis.url(), Namespace::default()).await?;
 
     let (cpu, memory) = (server.cpu_us()?, server.memory_bytes()?);
-    for _ in 0..jobs / batch {
-        let kind = Kind::new("send")?;
-        let job = || NewJob::new(kind.clone(), Payload::raw(vec![7; 100]));
-        let jobs: Vec<NewJob> = (0..batch).map(|_| job()).collect();
-        backend.enqueue(&jobs, Durability::Memory).await?;
+    for first in (0..jobs).step_by(batch) {
+        let jobs: anyhow::Result<Vec<NewJob>> =
+            (first..first + batch).map(|number| job(scene, number)).collect();
+        backend.enqueue(&jobs?, Durability::Memory).await?;
     }
     server.report("enqueue", jobs, cpu)?;
     let queued_bytes = (server.memory_bytes()? - memory) / jobs as f64;
@@ -51,13 +103,21 @@ async fn measure(batch: usize, jobs: usize) -> anyhow::Result<()> {
         claims.push(backend.claim(&request(batch)?).await?.leases);
     }
     server.report("claim", jobs, cpu)?;
+    if scene == Scene::Unkept {
+        let cpu = server.cpu_us()?;
+        settle(&backend, &claims).await?;
+        return server.report("settle, no record kept", jobs, cpu);
+    }
 
     // Up to the cap records are kept; beyond it each new one drops an old one.
-    let cap = usize::try_from(FINISHED_MAX)?;
+    let cap = usize::try_from(FINISHED_MAX)?.min(jobs);
     let rest = claims.split_off(cap / batch);
     let cpu = server.cpu_us()?;
     settle(&backend, &claims).await?;
     server.report("settle, record kept", cap, cpu)?;
+    if rest.is_empty() {
+        return Ok(());
+    }
     let cpu = server.cpu_us()?;
     settle(&backend, &rest).await?;
     server.report("settle, an older record dropped", jobs - cap, cpu)
@@ -118,14 +178,14 @@ impl Server {
     /// What to compare with: the cost of a command on this machine.
     fn plain_sets(&mut self) -> anyhow::Result<()> {
         let cpu = self.cpu_us()?;
-        for batch in 0..JOBS / 100 {
+        for batch in 0..SETS / 100 {
             let mut pipeline = redis::pipe();
             for n in 0..100 {
                 pipeline.set(format!("key:{}", batch * 100 + n), [7_u8; 100].as_slice());
             }
             pipeline.exec(&mut self.0)?;
         }
-        self.report("a pipelined SET, to compare with", JOBS, cpu)?;
+        self.report("a pipelined SET, to compare with", SETS, cpu)?;
         Ok(redis::cmd("FLUSHALL").exec(&mut self.0)?)
     }
 }

@@ -260,32 +260,28 @@ impl NewJob {
         let payload_max = payload_max_bytes.min(PAYLOAD_HARD_MAX_BYTES);
         let payload_bytes = payload.bytes().len();
         let headers_bytes: usize = options.headers.iter().map(|(k, v)| k.len() + v.len()).sum();
-        let rules = [
-            (payload_bytes <= payload_max, Field::Payload, {
-                format!("{payload_bytes} bytes are more than the limit of {payload_max}")
-            }),
-            (self.spec.max_attempts >= 1, Field::MaxAttempts, "must be at least 1".to_owned()),
-            (self.spec.max_stalls >= 1, Field::MaxStalls, "must be at least 1".to_owned()),
-            (!options.timeout.is_zero(), Field::Timeout, "must be more than 0".to_owned()),
-            (headers_bytes <= HEADERS_MAX_BYTES, Field::Headers, {
-                format!("{headers_bytes} bytes are more than the limit of {HEADERS_MAX_BYTES}")
-            }),
-            (
-                retention.completed.max(retention.dead) <= RETENTION_MAX,
-                Field::Retention,
-                format!("must be at most {} s", RETENTION_MAX.as_secs()),
-            ),
-        ];
-        if let Hold::AtLeast(time) = self.spec.hold
-            && time > RETENTION_MAX
+        let too_long = || format!("must be at most {} s", RETENTION_MAX.as_secs());
+        let too_many =
+            |bytes: usize, most: usize| format!("{bytes} bytes are more than the limit of {most}");
+        let (field, reason) = if matches!(self.spec.hold, Hold::AtLeast(time) if time > RETENTION_MAX)
         {
-            let reason = format!("must be at most {} s", RETENTION_MAX.as_secs());
-            return Err(InvalidJob::new(Field::Hold, reason));
-        }
-        match rules.into_iter().find(|(holds, ..)| !holds) {
-            Some((_, field, reason)) => Err(InvalidJob::new(field, reason)),
-            None => Ok(()),
-        }
+            (Field::Hold, too_long())
+        } else if payload_bytes > payload_max {
+            (Field::Payload, too_many(payload_bytes, payload_max))
+        } else if self.spec.max_attempts == 0 {
+            (Field::MaxAttempts, "must be at least 1".to_owned())
+        } else if self.spec.max_stalls == 0 {
+            (Field::MaxStalls, "must be at least 1".to_owned())
+        } else if options.timeout.is_zero() {
+            (Field::Timeout, "must be more than 0".to_owned())
+        } else if headers_bytes > HEADERS_MAX_BYTES {
+            (Field::Headers, too_many(headers_bytes, HEADERS_MAX_BYTES))
+        } else if retention.completed.max(retention.dead) > RETENTION_MAX {
+            (Field::Retention, too_long())
+        } else {
+            return Ok(());
+        };
+        Err(InvalidJob::new(field, reason))
     }
 }
 

@@ -133,6 +133,9 @@ pub struct JobOptions {
 /// The wall time of an attempt unless the job says otherwise.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(15 * 60);
 
+/// The stored form of the default: a MessagePack map without entries. Most jobs have it.
+const OPTIONS_DEFAULT: &[u8] = &[0x80];
+
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -168,6 +171,9 @@ impl JobOptions {
     /// The stored form.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
+        if *self == Self::default() {
+            return OPTIONS_DEFAULT.to_vec();
+        }
         // Numbers, texts and maps of texts always have a MessagePack form.
         rmp_serde::to_vec_named(self).unwrap_or_default()
     }
@@ -177,6 +183,9 @@ impl JobOptions {
     /// # Errors
     /// What is wrong with the bytes, without the bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        if bytes == OPTIONS_DEFAULT {
+            return Ok(Self::default());
+        }
         rmp_serde::from_slice(bytes).map_err(|_| "job options are not valid MessagePack".to_owned())
     }
 }

@@ -21,7 +21,8 @@ pub struct LimitStatus {
     pub settings: Option<(LimitTarget, LimitSettings)>,
     /// How many running jobs hold it.
     pub running: u64,
-    /// Those of them with the lowest ids, at most [`HOLDERS_SHOWN_MAX`].
+    /// Those of them with the lowest ids, at most [`HOLDERS_SHOWN_MAX`]. If more than a thousand
+    /// hold it, a store may name others, in the order of their ids.
     pub holders: Vec<JobId>,
     /// How many places of the key are taken wrongly: 0 unless the store was damaged. A store that
     /// keeps the holders themselves looks at [`DRIFT_LOOKS_MAX`] of them and counts those that are

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::telemetry::{self, AttemptEnd};
+use crate::telemetry::{self, AttemptEnd, PairMetrics};
 use crate::{ErrorKind, JobError, JobState, Lease, Outcome, Settled, Settlement};
 
 /// An attempt that has ended and is not yet reported to the store.
@@ -13,18 +13,32 @@ use crate::{ErrorKind, JobError, JobState, Lease, Outcome, Settled, Settlement};
 pub(super) struct Ended {
     pub(super) lease: Arc<Lease>,
     pub(super) settlement: Settlement,
+    /// Those of its queue and kind, if it was started.
+    metrics: Option<Arc<PairMetrics>>,
 }
 
 impl Ended {
-    pub(super) fn new(lease: Arc<Lease>, outcome: Outcome, elapsed: Duration) -> Self {
+    pub(super) fn new(
+        lease: Arc<Lease>,
+        metrics: Option<Arc<PairMetrics>>,
+        outcome: Outcome,
+        elapsed: Duration,
+    ) -> Self {
         let settlement = Settlement { id: lease.spec.id, token: lease.token, outcome, elapsed };
-        Self { lease, settlement }
+        Self { lease, settlement, metrics }
     }
 
     /// Counts and logs what the store made of it.
     pub(super) fn settled(&self, settled: Settled) {
         let spec = &self.lease.spec;
-        let metrics = telemetry::of_pair(&spec.queue, &spec.kind);
+        let looked_up;
+        let metrics = match &self.metrics {
+            Some(metrics) => metrics,
+            None => {
+                looked_up = telemetry::of_pair(&spec.queue, &spec.kind);
+                &looked_up
+            }
+        };
         let end = self.end(settled);
         if end == AttemptEnd::LeaseLost {
             metrics.stale_settles.increment(1);
@@ -82,13 +96,18 @@ impl Ended {
 #[derive(Debug)]
 pub(super) struct Report {
     lease: Arc<Lease>,
+    metrics: Arc<PairMetrics>,
     started_at: Instant,
     ended: Option<mpsc::UnboundedSender<Ended>>,
 }
 
 impl Report {
-    pub(super) fn new(lease: Arc<Lease>, ended: mpsc::UnboundedSender<Ended>) -> Self {
-        Self { lease, started_at: Instant::now(), ended: Some(ended) }
+    pub(super) fn new(
+        lease: Arc<Lease>,
+        metrics: Arc<PairMetrics>,
+        ended: mpsc::UnboundedSender<Ended>,
+    ) -> Self {
+        Self { lease, metrics, started_at: Instant::now(), ended: Some(ended) }
     }
 
     pub(super) fn send(mut self, outcome: Outcome) {
@@ -99,7 +118,8 @@ impl Report {
         if let Some(ended) = self.ended.take() {
             let elapsed = self.started_at.elapsed();
             // Nobody listens only when the worker is gone; then the lease expires.
-            let _ = ended.send(Ended::new(Arc::clone(&self.lease), outcome, elapsed));
+            let (lease, metrics) = (Arc::clone(&self.lease), Arc::clone(&self.metrics));
+            let _ = ended.send(Ended::new(lease, Some(metrics), outcome, elapsed));
         }
     }
 }

@@ -4,7 +4,7 @@
 
 mod round_trip;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,9 +20,10 @@ use super::waiting::Waiting;
 use super::{QueueSelection, Route};
 use crate::backend::PASS_MAX;
 use crate::handler::CancelSignal;
+use crate::telemetry::PairMetrics;
 use crate::{
-    CancelReason, Claim, ClaimRequest, ClaimToken, Interest, Kind, KindLimits, Lease, Outcome,
-    Queue, SettleRequest, Wake, WorkerId, telemetry,
+    CancelReason, Claim, ClaimRequest, ClaimToken, Interest, JobSpec, Kind, KindLimits, Lease,
+    Outcome, Queue, QueueName, SettleRequest, Wake, WorkerId, telemetry,
 };
 
 /// A worker with a free slot asks the store at least this often, so that a lost wake-up costs no
@@ -47,11 +48,11 @@ pub(super) struct Cycle {
     pub(super) id: WorkerId,
     pub(super) selection: QueueSelection,
     pub(super) lease: Duration,
-    pub(super) routes: HashMap<Kind, Route>,
+    pub(super) routes: BTreeMap<Kind, Route>,
     pub(super) slots: Slots,
     pub(super) leases: Arc<Leases>,
     pub(super) renewer: Renewer,
-    pub(super) conditions: Conditions,
+    pub(super) conditions: Arc<Conditions>,
     /// A sender too, so that the channel stays open when the worker's owner is gone.
     pub(super) phase: watch::Sender<Phase>,
     pub(super) phase_seen: watch::Receiver<Phase>,
@@ -72,6 +73,8 @@ pub(super) struct Turning {
     suspects: Vec<Vec<Ended>>,
     /// Claimed jobs that have their slots and are about to start.
     claimed: Vec<(Arc<Lease>, CancelSignal)>,
+    /// Those of the job that started last: the next one is mostly alike.
+    metrics: Option<(QueueName, Kind, Arc<PairMetrics>)>,
     waiting: Waiting,
     /// There may be jobs: ask in the next request.
     ask: bool,
@@ -104,6 +107,7 @@ impl Cycle {
             pending: VecDeque::new(),
             suspects: Vec::new(),
             claimed: Vec::new(),
+            metrics: None,
             ask: true,
             ask_at: Instant::now(),
             no_claim_before: Instant::now(),
@@ -321,9 +325,9 @@ impl Turning {
         let spec = &lease.spec;
         let runs = *self.set.phase.borrow() == Phase::Running;
         let Some(route) = self.set.routes.get(&spec.kind).filter(|_| runs) else {
-            return self.take_in_ended(Ended::new(lease, Outcome::Released, Duration::ZERO));
+            return self.take_in_ended(Ended::new(lease, None, Outcome::Released, Duration::ZERO));
         };
-        let metrics = telemetry::of_pair(&spec.queue, &spec.kind);
+        let metrics = metrics_of(&mut self.metrics, spec);
         metrics.wait_seconds.record(lease.claimed_at.since(lease.due_at).as_secs_f64());
         if lease.stalls > 0 {
             metrics.redeliveries.increment(1);
@@ -335,11 +339,26 @@ impl Turning {
             kind = %spec.kind,
             attempt = lease.attempt(),
         );
-        let report = Report::new(Arc::clone(&lease), self.ended_sender.clone());
+        let report = Report::new(Arc::clone(&lease), metrics, self.ended_sender.clone());
         let route = (Arc::clone(&route.executor), route.limits.clone());
-        let conditions = self.set.conditions.clone();
+        let conditions = Arc::clone(&self.set.conditions);
         tokio::spawn(attempt(route, lease, cancel, conditions, report));
     }
+}
+
+/// The metrics of a job, looked up if they are not those of the one before it.
+fn metrics_of(
+    last: &mut Option<(QueueName, Kind, Arc<PairMetrics>)>,
+    spec: &JobSpec,
+) -> Arc<PairMetrics> {
+    if let Some((queue, kind, metrics)) = last
+        && (&*queue, &*kind) == (&spec.queue, &spec.kind)
+    {
+        return Arc::clone(metrics);
+    }
+    let metrics = telemetry::of_pair(&spec.queue, &spec.kind);
+    *last = Some((spec.queue.clone(), spec.kind.clone(), Arc::clone(&metrics)));
+    metrics
 }
 
 fn settle_request(carried: &[Ended], claim: Option<ClaimRequest>) -> SettleRequest {

@@ -1,6 +1,6 @@
 //! The leases that this worker holds, as far as it knows.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::{CancelReason, ClaimToken, JobId, Renewal};
 #[derive(Debug)]
 pub(super) struct Leases {
     lease: Duration,
-    claims: Mutex<HashMap<ClaimToken, HeldClaim>>,
+    claims: Mutex<BTreeMap<ClaimToken, HeldClaim>>,
 }
 
 #[derive(Debug)]
@@ -20,7 +20,7 @@ struct HeldClaim {
     renewed_at: Instant,
     /// The store has said that this claim holds nothing any more: no use in renewing it.
     lost: bool,
-    jobs: HashMap<JobId, CancelSignal>,
+    jobs: BTreeMap<JobId, CancelSignal>,
 }
 
 impl Leases {
@@ -28,7 +28,7 @@ impl Leases {
         Self { lease, claims: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ClaimToken, HeldClaim>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ClaimToken, HeldClaim>> {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -39,7 +39,7 @@ impl Leases {
         sent_at: Instant,
         jobs: impl IntoIterator<Item = (JobId, CancelSignal)>,
     ) {
-        let held = HeldClaim { renewed_at: sent_at, lost: false, jobs: HashMap::new() };
+        let held = HeldClaim { renewed_at: sent_at, lost: false, jobs: BTreeMap::new() };
         self.lock().entry(token).or_insert(held).jobs.extend(jobs);
     }
 

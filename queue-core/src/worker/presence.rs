@@ -25,10 +25,8 @@ pub(super) struct Presence {
 
 impl Presence {
     pub(super) fn of(worker: &Worker) -> Self {
-        let mut routes: Vec<_> = worker.routes.iter().collect();
-        routes.sort_by_key(|(kind, _)| *kind);
-        let kinds = routes.iter().map(|(kind, route)| WorkerKind {
-            kind: (*kind).clone(),
+        let kinds = worker.routes.iter().map(|(kind, route)| WorkerKind {
+            kind: kind.clone(),
             concurrency: 0,
             limits: route.limits.clone(),
         });
@@ -40,7 +38,7 @@ impl Presence {
             concurrency: 0,
             running: 0,
         };
-        let own_slots = routes.iter().map(|(_, route)| route.concurrency).collect();
+        let own_slots = worker.routes.values().map(|route| route.concurrency).collect();
         Self { info, own_slots }
     }
 

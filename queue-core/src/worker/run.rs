@@ -17,7 +17,7 @@ use crate::payload::RESULT_MAX_BYTES;
 use crate::{CancelReason, ErrorKind, JobError, Lease, LimitKeys, Outcome, Payload, Queue};
 
 /// What every attempt of a worker shares.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Conditions {
     pub(super) states: Arc<States>,
     /// How long an attempt may take to stop once it was told to.
@@ -46,7 +46,7 @@ pub(super) async fn attempt(
     route: (Arc<dyn DynExecutor>, LimitKeys),
     lease: Arc<Lease>,
     cancel: CancelSignal,
-    conditions: Conditions,
+    conditions: Arc<Conditions>,
     report: Report,
 ) {
     let (executor, limits) = route;

@@ -1,7 +1,5 @@
 //! Free slots: over all kinds, and per kind.
 
-use std::collections::HashMap;
-
 use crate::{Kind, KindLimits, KindSlots, LimitKeys};
 
 /// Counts what runs and knows how much more may. Owned by the cycle alone, so there is no lock
@@ -10,8 +8,8 @@ use crate::{Kind, KindLimits, KindSlots, LimitKeys};
 pub(super) struct Slots {
     total: usize,
     busy: usize,
+    /// In the order of their names.
     kinds: Vec<KindCount>,
-    index: HashMap<Kind, usize>,
 }
 
 #[derive(Debug)]
@@ -38,8 +36,7 @@ impl Slots {
             .map(|(KindLimits { kind, limits }, most)| KindCount { kind, limits, most, busy: 0 })
             .collect();
         kinds.sort_by(|a, b| a.kind.cmp(&b.kind));
-        let index = kinds.iter().enumerate().map(|(i, count)| (count.kind.clone(), i)).collect();
-        Self { total, busy: 0, kinds, index }
+        Self { total, busy: 0, kinds }
     }
 
     /// Changes how many jobs may run; those that run go on.
@@ -49,17 +46,21 @@ impl Slots {
 
     pub(super) fn take(&mut self, kind: &Kind) {
         self.busy += 1;
-        if let Some(index) = self.index.get(kind) {
-            self.kinds[*index].busy += 1;
+        if let Some(count) = self.count_of(kind) {
+            count.busy += 1;
         }
     }
 
     pub(super) fn give_back(&mut self, kind: &Kind) {
         self.busy = self.busy.saturating_sub(1);
-        if let Some(index) = self.index.get(kind) {
-            let count = &mut self.kinds[*index];
+        if let Some(count) = self.count_of(kind) {
             count.busy = count.busy.saturating_sub(1);
         }
+    }
+
+    fn count_of(&mut self, kind: &Kind) -> Option<&mut KindCount> {
+        let index = self.kinds.binary_search_by(|count| count.kind.cmp(kind)).ok()?;
+        self.kinds.get_mut(index)
     }
 
     pub(super) fn busy(&self) -> usize {

@@ -175,14 +175,14 @@ pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
         routes: worker.routes,
         leases: Arc::clone(&leases),
         renewer,
-        conditions: Conditions {
+        conditions: Arc::new(Conditions {
             states: Arc::new(worker.states),
             cancel_grace: worker.cancel_grace,
             lost_grace: worker.lease / 10,
             queue: worker.queue.clone(),
             outbox,
             abort: abort.clone(),
-        },
+        }),
         phase: phase.clone(),
         phase_seen,
         status: Arc::clone(&status),

@@ -1,22 +1,5 @@
--- Every script begins with this: the fixed keys, the store's clock, and small helpers.
---
--- The rule of all scripts: validate everything, read everything, then write; no call that can
--- fail comes after the first write, because Redis does not roll back. Keys whose names are found
--- at run time are read with pcall first: one of a wrong type is left alone, not an error.
--- Ids, tokens and payloads are opaque strings; numbers stay below 2^53.
+-- Small helpers of all scripts but those that have met nothing but plain jobs.
 
-local META, JOBS, ATT, FIN, RUN, CLAIMS, LEASES, CANCEL, DUE, IDEM, COUNT, AGES, BAD, BODY, RESULT,
-  HISTORY, LOG, WHENCE, LIMITS, LIMITED, REOPEN, LIVE = unpack(KEYS)
-local PREFIX = string.sub(META, 1, -5) -- the name of META ends in "meta"
-local call, try = redis.call, redis.pcall
-local byte, sub, floor, min, max = string.byte, string.sub, math.floor, math.min, math.max
-local concat, pack = table.concat, struct.pack
-
-local TIME_MAX = 2 ^ 48 - 1
-local CHUNK = 480 -- arguments per call: unpack has a limit; divisible by 2 and 16
--- Payload and options, or a result, of more bytes than this live in a hash of their own: no pass
--- over records has to read them.
-local INLINE_MAX_BYTES = 1024
 -- The most bytes of bodies and results in one answer, unless a single job has more.
 local ANSWER_MAX_BYTES = 8 * 1024 * 1024
 local NO_TOKEN = string.rep('\0', 16)
@@ -25,51 +8,6 @@ local NO_TOKEN = string.rep('\0', 16)
 local SCHEDULED, READY, RUNNING, RETRYING, COMPLETED, DEAD, CANCELLED, QUARANTINED =
   0, 1, 2, 3, 4, 5, 6, 7
 local EXHAUSTED, FAILED, CRASH_LOOP, EXPIRED = 1, 2, 3, 4
-
-local meta = call(
-  'HMGET', META, 'schema', 'clock_ms', 'turn', 'fence', 'stale', 'epoch', 'paused', 'loose', 'limits'
-)
-if meta[1] and meta[1] ~= '1' then
-  return redis.error_reply('SCHEMA the store has schema ' .. meta[1] .. ', this program knows 1')
-end
-local clock_ms = tonumber(meta[2]) or 0
-if not (clock_ms >= 0 and clock_ms <= TIME_MAX) then clock_ms = 0 end
-local turn = tonumber(meta[3]) or 0
-local fence = tonumber(meta[4]) or 0
-local stale = tonumber(meta[5]) or 0
-local paused = meta[7] -- the names of paused queues, a comma before and behind each, or false
-local loose = meta[8] -- set if quarantine may have left tickets behind in lanes
--- Set if there may be settings of limits or something to remember of limit keys: without it no key
--- is closed, and nothing of all that is read.
-local limited = meta[9]
-
--- TIME is not frozen inside a script: it is read once. The store's clock never goes back.
-local time = call('TIME')
-local now = max(tonumber(time[1]) * 1000 + floor(tonumber(time[2]) / 1000), clock_ms)
-
-local old_turn, old_fence, old_stale = turn, fence, stale
-
--- Writes what changed of the store's numbers, in one call.
-local function save_meta()
-  local pairs_ = {}
-  if now ~= clock_ms then
-    pairs_[#pairs_ + 1], pairs_[#pairs_ + 2] = 'clock_ms', now
-    clock_ms = now
-  end
-  if turn ~= old_turn then
-    pairs_[#pairs_ + 1], pairs_[#pairs_ + 2] = 'turn', turn
-    old_turn = turn
-  end
-  if fence ~= old_fence then
-    pairs_[#pairs_ + 1], pairs_[#pairs_ + 2] = 'fence', fence
-    old_fence = fence
-  end
-  if stale ~= old_stale then
-    pairs_[#pairs_ + 1], pairs_[#pairs_ + 2] = 'stale', stale
-    old_stale = stale
-  end
-  if #pairs_ > 0 then call('HSET', META, unpack(pairs_)) end
-end
 
 -- A variadic write in chunks.
 local function each(command, key, arguments)

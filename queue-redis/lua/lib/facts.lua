@@ -149,8 +149,8 @@ local function find_runs(ids)
     if run then
       add('run', ids[i], run)
       for _, key in ipairs(keys_by(run, ids[i])) do
-        local score = try('ZSCORE', PREFIX .. 'hold:' .. key, ids[i])
-        if score ~= '0' then add('unheld', key, ids[i]) end
+        local is_held = try('SISMEMBER', PREFIX .. 'hold:' .. key, ids[i])
+        if is_held ~= 1 then add('unheld', key, ids[i]) end
       end
       if not is_listed(sub(run, 1, 16), ids[i]) then add('unlisted', ids[i]) end
     end

@@ -8,7 +8,6 @@
 -- are the ids that one call finished with one expiry, so that finishing costs one element per call
 -- and not one per job. AGES holds each shelf's soonest expiry.
 
-local FINISHED_MAX = 10000
 local NO_ELAPSED = pack('>I6', TIME_MAX)
 
 local finished = {} -- id, record, …
@@ -95,7 +94,7 @@ local function check_finish(counts)
   end
   if #dropped_jobs > 0 then check_forget() end
   for shelf in pairs(added) do
-    if (counts[shelf] or 0) > FINISHED_MAX then return check_forget() end
+    if (counts[shelf] or 0) >= FINISHED_MAX + SLACK then return check_forget() end
   end
 end
 

@@ -148,14 +148,14 @@ local function trim_shelf(shelf, most)
   note_age(shelf, first)
 end
 
--- Keeps the shelves that this call added to below their cap, as far as a few more records than
--- it added go. `counts` is what `save_tallies` answered.
+-- Keeps the shelves that this call added to below their cap and SLACK, as far as that many more
+-- records than it added go. `counts` is what `save_tallies` answered.
 local function trim_shelves(counts)
   local trimmed = false
   for shelf, by in pairs(added) do
     local over = (counts[shelf] or 0) - FINISHED_MAX
-    if over > 0 then
-      trim_shelf(shelf, min(over, by + 5))
+    if over >= SLACK then
+      trim_shelf(shelf, min(over, by + SLACK))
       trimmed = true
     end
   end

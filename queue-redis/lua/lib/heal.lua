@@ -21,9 +21,9 @@ local function make_healer()
     return text and text ~= '' and #text <= CURSOR_BYTES_MAX and text or '0'
   end
 
-  -- Where the round is: "p" once it looks at lanes, the cursor of a page of keys or of counters,
-  -- "!" once it has changed something, and within that page the cursor of holders or of parked lanes,
-  -- and of what. Nil while the last round has just been over.
+  -- Where the round is: "p" once it looks at lanes, the cursor of a page of keys or of counters, "!"
+  -- once it has changed something, and within that page the cursor of holders or of parked lanes, and
+  -- of what. Nil while the last round has just been over.
   local function place_of_round()
     local note = call('HGET', META, 'tidied') or ''
     local over_ms = tonumber(string.match(note, '^t(%d+)$') or nil)
@@ -71,18 +71,17 @@ local function make_healer()
 
   -- Looks at a page of a key's holders; those that are none are dropped with the keys' writes.
   local function see_holders(at, name, cursor)
-    local page = try('ZSCAN', PREFIX .. 'hold:' .. name, cursor, 'COUNT', PAGE)
+    local page = try('SSCAN', PREFIX .. 'hold:' .. name, cursor, 'COUNT', PAGE)
     if page.err then
       mend(name)
       return '0', 1
     end
-    local holders, key = {}, engine.get(name)
-    for i = 1, #page[2], 2 do holders[#holders + 1] = page[2][i] end
-    for _, id in ipairs(strays_among(name, holders)) do
+    local key = engine.get(name)
+    for _, id in ipairs(strays_among(name, page[2])) do
       key.dropped[#key.dropped + 1] = id
       at.has_changed = true
     end
-    return page[1], #holders
+    return page[1], #page[2]
   end
 
   -- Looks at a page of keys; answers whether it was the last one.
@@ -202,14 +201,15 @@ local function make_healer()
     return false
   end
 
-  -- Gathers holders of a key whose set is of a wrong type, a page; answers whether to go on at once.
+  -- Gathers a page of the holders of a key whose set is of a wrong type; answers whether to go on at
+  -- once.
   local function gather()
     local note = call('HGET', META, 'mending')
     if not note then return false end
     local cursor, name = string.match(note, '^(%d+) (.+)$')
     local keys = name and split_keys(name)
     local hold, gathered = PREFIX .. 'hold:' .. (name or ''), PREFIX .. 'mend:' .. (name or '')
-    if not keys or #keys > 1 or type(try('ZCARD', hold)) == 'number' then
+    if not keys or #keys > 1 or type(try('SCARD', hold)) == 'number' then
       -- Not what this program notes, or somebody has mended it by hand.
       call('HDEL', META, 'mending')
       if keys then try('UNLINK', gathered) end
@@ -217,13 +217,13 @@ local function make_healer()
     end
     local page = call('HSCAN', RUN, cursor_of(cursor), 'COUNT', RUNS_MAX)
     local ids = holders_among(page[2], name)
-    if type(try('ZCARD', gathered)) ~= 'number' then try('UNLINK', gathered) end
-    for _, id in ipairs(ids) do try('ZADD', gathered, 0, id) end
+    if type(try('SCARD', gathered)) ~= 'number' then try('UNLINK', gathered) end
+    each('SADD', gathered, ids)
     if page[1] ~= '0' then
       call('HSET', META, 'mending', page[1] .. ' ' .. name)
       return true
     end
-    try('ZUNIONSTORE', hold, 1, gathered)
+    try('SUNIONSTORE', hold, gathered)
     try('UNLINK', gathered)
     call('HDEL', META, 'mending', 'tidied') -- there may be others
     engine.load({ name })

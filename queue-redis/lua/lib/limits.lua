@@ -16,12 +16,12 @@
 --
 -- REOPEN has the keys that are closed by time alone and for which jobs wait, by the time at which
 -- to look again.
--- `hold:<key>` is a zset of the ids of the running jobs that hold the key, with or without settings.
--- While it is of a wrong type, as many as may run are taken to do so, and changes go to `mend:<key>`
--- (heal.lua).
+-- `hold:<key>` is a set of the ids of the running jobs that hold the key, with or without settings.
+-- While it is of a wrong type, as many as may run are taken to do so, and changes go to
+-- `mend:<key>` (heal.lua).
 --
--- An entry of LIMITED that cannot be read is taken for none. Who waits for the key is found again by
--- the next round of heal.lua, which begins at once when the entry is written.
+-- An entry of LIMITED that cannot be read is taken for none. Who waits for the key is found again
+-- by the next round of heal.lua, which begins at once when the entry is written.
 --
 -- While META has no `limits` there are no settings and nothing is remembered.
 --
@@ -83,8 +83,8 @@ local function make_limits()
     return parsed[bytes]
   end
 
-  -- Reads what is remembered of a key into it; nothing of what is not a whole entry. Answers whether
-  -- it is one.
+  -- Reads what is remembered of a key into it; nothing of what is not a whole entry. Answers
+  -- whether it is one.
   local function parse_state(key, bytes)
     if #bytes < STATE_BYTES or byte(bytes) ~= STATE_VERSION then return false end
     local _, flags, scheduled_us, closed_ms = unpack_('>BBI8I6', bytes)
@@ -180,7 +180,7 @@ local function make_limits()
   -- How many running jobs hold it; more than may if its set is of a wrong type.
   local function running(key)
     if not key.running then
-      local count = try('ZCARD', hold_name(key))
+      local count = try('SCARD', hold_name(key))
       key.is_broken = type(count) ~= 'number'
       key.running = key.is_broken and math.huge or count
     end
@@ -242,9 +242,9 @@ local function make_limits()
     if open then
       if ends_at(set, open) > now then return 0 end
       -- A probe that does not run, because the store was damaged, holds nobody up.
-      local holds = open.probe and try('ZSCORE', hold_name(key), open.probe)
+      local holds = open.probe and try('SISMEMBER', hold_name(key), open.probe)
       key.is_broken = type(holds) == 'table' or key.is_broken
-      if holds then return 0 end
+      if holds == 1 or type(holds) == 'table' then return 0 end
       most = 1
     end
     if set.interval_us then
@@ -382,11 +382,7 @@ local function make_limits()
   end
 
   local function save_holders(key)
-    local added = {}
-    for _, id in ipairs(key.started) do
-      added[#added + 1], added[#added + 2] = 0, id
-    end
-    for command, list in pairs({ ZADD = added, ZREM = key.dropped }) do
+    for command, list in pairs({ SADD = key.started, SREM = key.dropped }) do
       for i = 1, #list, CHUNK do
         local last = min(i + CHUNK - 1, #list)
         local done = try(command, hold_name(key), unpack(list, i, last))

@@ -56,7 +56,7 @@ local function look_at_keys_of(keys)
   local fields, settings, states, reopen = {}, {}, {}, {}
   for _, key in ipairs(keys) do
     fields[#fields + 1], fields[#fields + 2] = key, string.match(key, '^[^:]*') .. ':*'
-    local running = try('ZCARD', PREFIX .. 'hold:' .. key)
+    local running = try('SCARD', PREFIX .. 'hold:' .. key)
     add('running', key, type(running) == 'number' and running or 0)
   end
   for i, bytes in ipairs(read('HMGET', LIMITS, fields)) do

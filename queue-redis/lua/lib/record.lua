@@ -1,71 +1,9 @@
--- What scripts read of a packed record (queue-redis/src/record.rs): its head, which is everything
--- but the payload and the options. Those, the *body*, follow the head, or are in BODY if they are
--- large. Jobs of one queue, kind and settings share their *class*, parsed once a call.
---
---   1      version              2-7   enqueued_ms          8-13  due_ms
---   14-17  payload bytes        18-19 key bytes            20    codec
---   21     queue bytes          22    kind bytes           23    priority
---   24-25  max_attempts         26    max_stalls           27-30 retention completed s
---   31-34  retention dead s     35    flags                36-41 expires_ms
---   42..   queue, kind, key, the time for which the key is held at least (6 bytes, by its flag),
---          the limit keys (by their flag: 2 bytes length, then the keys, sorted, with commas
---          between), then payload and options unless they are apart
---
--- Flags: 1 expires, 2 its body is apart, 4 its key is held until it is completed, 8 its key is held
--- for a time at least, 16 it has limit keys. Without 4 and 8 the key is held as long as the record
--- is kept. A record with limit keys has version 2: a program that does not know them must not run
--- its job.
-
-local VERSION, LIMITED_VERSION = 1, 2
-local CLASS_AT, NAMES_AT, HOLD_BYTES = 21, 42, 6
+-- More of what scripts read of records (class.lua).
 
 local STATE_NAMES = {
   [0] = 'scheduled', 'ready', 'running', 'retrying', 'completed', 'dead', 'cancelled',
   'quarantined',
 }
-
-local classes = {}
-
--- The keys in a text, or nil if it is not one of 1 to 4 limit keys.
-local function split_keys(text)
-  local keys = {}
-  for key in string.gmatch(text, '[^,]+') do
-    if not string.find(key, '^[a-z0-9_.-]+:[A-Za-z0-9_.:@+-]+$') then return nil end
-    keys[#keys + 1] = key
-  end
-  if #keys >= 1 and #keys <= 4 and concat(keys, ',') == text then return keys end
-end
-
-local function parse_class(text, queue_bytes, kind_bytes)
-  local skip = NAMES_AT - CLASS_AT
-  if #text ~= skip + queue_bytes + kind_bytes then return false end
-  local _, _, priority, max_attempts, max_stalls, completed_s, dead_s, flags, expires_ms =
-    struct.unpack('>BBBHBI4I4BI6', text)
-  local queue = sub(text, skip + 1, skip + queue_bytes)
-  local kind = sub(text, skip + queue_bytes + 1)
-  local legal = '^[a-z0-9_.-]+$'
-  if priority > 9 or not string.find(queue, legal) or not string.find(kind, legal) then
-    return false
-  end
-  local pair = queue .. '/' .. kind
-  return {
-    queue = queue,
-    pair = pair,
-    lane = pair .. '/' .. priority,
-    priority = priority,
-    max_attempts = max_attempts,
-    max_stalls = max_stalls,
-    completed_s = completed_s,
-    dead_s = dead_s,
-    expires_ms = flags % 2 == 1 and expires_ms or TIME_MAX + 1,
-    apart = floor(flags / 2) % 2 == 1,
-    live_hold = floor(flags / 4) % 2 == 1,
-    at_least = floor(flags / 8) % 2 == 1,
-    limited = floor(flags / 16) % 2 == 1,
-    names = queue_bytes + kind_bytes,
-    index = priority, -- what the lane is called in `lanes:<queue>/<kind>`
-  }
-end
 
 -- The counter of a class's jobs in a state.
 local function field_of(class, state)
@@ -75,46 +13,6 @@ local function field_of(class, state)
     class[state] = field
   end
   return field
-end
-
--- The class of a record that begins behind `base` bytes and how many bytes its head has, or nil if
--- it cannot be decoded.
-local function class_of(bytes, base)
-  local key_high, key_low, _, queue_bytes, kind_bytes = byte(bytes, base + 18, base + 22)
-  local version = byte(bytes, base + 1)
-  if not kind_bytes or version ~= VERSION and version ~= LIMITED_VERSION then return nil end
-  local names_end = NAMES_AT - 1 + queue_bytes + kind_bytes
-  local text = sub(bytes, base + CLASS_AT, base + names_end)
-  local class = classes[text]
-  if class == nil then
-    class = parse_class(text, queue_bytes, kind_bytes)
-    classes[text] = class
-  end
-  if not class then return nil end
-  local head_bytes = names_end + key_high * 256 + key_low
-  if class.at_least then head_bytes = head_bytes + HOLD_BYTES end
-  if class.limited ~= (version == LIMITED_VERSION) then return nil end
-  if class.limited then
-    local high, low = byte(bytes, base + head_bytes + 1, base + head_bytes + 2)
-    if not low then return nil end
-    local from = base + head_bytes + 3
-    head_bytes = head_bytes + 2 + high * 256 + low
-    local names = sub(bytes, from, base + head_bytes)
-    class.variants = class.variants or {}
-    if class.variants[names] == nil then
-      local keys = split_keys(names)
-      local variant = {}
-      for field, value in pairs(class) do variant[field] = value end
-      variant.variants, variant.let_go = nil, nil
-      variant.index = class.priority .. '/' .. names
-      variant.lane = class.pair .. '/' .. variant.index
-      variant.keys = keys
-      class.variants[names] = keys and variant or false
-      if keys then classes[#classes + 1] = variant end
-    end
-    class = class.variants[names]
-  end
-  if class and #bytes >= base + head_bytes then return class, head_bytes end
 end
 
 local function payload_bytes(bytes)

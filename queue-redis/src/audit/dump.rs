@@ -53,6 +53,8 @@ pub(super) enum Other {
     List(Vec<Vec<u8>>),
     Sorted(Vec<(Vec<u8>, u64)>),
     Hash(Pairs),
+    /// Its members are looked at by the script.
+    Set,
     /// Of a type that no key has.
     Foreign,
 }
@@ -350,6 +352,7 @@ fn others(value: Value, keys: &Keys) -> Result<BTreeMap<String, Other>, Error> {
             "list" => Other::List(strings(content)?),
             "zset" => Other::Sorted(numbers(content)?),
             "hash" => Other::Hash(flat(content)?),
+            "set" => Other::Set,
             // It went between the listing and the reading, or is not needed.
             "none" => continue,
             _ => Other::Foreign,

@@ -63,25 +63,23 @@ impl Auditor<'_> {
 
     pub(super) fn holders(&mut self) {
         for (name, other) in &self.dump.others {
-            if let (Some(key), false) =
-                (name.strip_prefix("hold:"), matches!(other, Other::Sorted(_)))
-            {
+            if let (Some(key), false) = (name.strip_prefix("hold:"), matches!(other, Other::Set)) {
                 let fix = Fix::default().write(&[b"REHOLD", b"", key.as_bytes()]);
                 let fix = fix.write(&[b"LOOK", b"", key.as_bytes()]);
-                self.store(format!("{name} is not a sorted set"), Some(fix));
+                self.store(format!("{name} is not a set"), Some(fix));
             }
         }
         for (key, id) in &self.dump.unheld {
             let Some(run) = self.dump.run.get(id) else { continue };
             let (name, bytes) = (format!("hold:{key}"), id.as_bytes().as_slice());
             let fix = Fix::default().check(&[b"HGET", b"run", bytes], &run.raw);
-            let fix = fix.write(&[b"ZADD", name.as_bytes(), b"0", bytes]);
+            let fix = fix.write(&[b"SADD", name.as_bytes(), bytes]);
             self.job(*id, format!("is not among the holders of {key}"), Some(fix));
         }
         for (key, member, run) in &self.dump.overheld {
             let name = format!("hold:{key}");
             let fix = Fix::default().check(&[b"HGET", b"run", member], run);
-            let fix = fix.write(&[b"ZREM", name.as_bytes(), member]);
+            let fix = fix.write(&[b"SREM", name.as_bytes(), member]);
             let fix = fix.write(&[b"LOOK", b"", key.as_bytes()]);
             let what = format!("is among the holders of {key} and does not hold it");
             match crate::reply::id(member) {

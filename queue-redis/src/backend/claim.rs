@@ -8,7 +8,7 @@ use redis::Value;
 
 use super::quarantine::Unreadable;
 use super::{RedisBackend, quarantine};
-use crate::record::{Attempts, joined, millis, unpack_attempts, unpack_job};
+use crate::record::{Attempts, joined, millis, unpack_attempts, unpack_next_job};
 use crate::reply::{self, Items};
 use crate::scripts;
 use crate::store::{self, Call, Repeat};
@@ -89,7 +89,8 @@ fn read(request: &ClaimRequest, reply: Value) -> Result<Answer, Error> {
     for (place, (id, record)) in (0..).zip(ids.into_iter().zip(items.rest())) {
         let att = atts.next().transpose()?.unwrap_or_default();
         let body = bodies.remove(&(place + 1)).unwrap_or_default();
-        match unpack_job(id, reply::bytes(record)?, body) {
+        let last = claim.leases.last().map(|lease: &Lease| &lease.spec);
+        match unpack_next_job(last, id, reply::bytes(record)?, body) {
             Ok(stored) => {
                 let fence = first_fence + offsets.get(place).map_or(place as u64, |at| *at);
                 let mut lease = Lease::new(stored.spec, request.token, fence, claimed_at);

@@ -17,7 +17,7 @@ use crate::store::{self, Call, Repeat};
 /// The most bytes of jobs that one script takes in, unless a single job has more: so many that
 /// they reach the server, and are answered, well within the time that an answer may take.
 const CALL_MAX_BYTES: usize = 16 * 1024 * 1024;
-/// What a job adds to a call besides its record and body: number of its group, id, key.
+/// What a job adds to a call besides its record and body: id, key, and its share of the runs.
 const OVERHEAD_BYTES: usize = 64;
 
 /// What the jobs of one group share, so that the script reads it once.
@@ -139,23 +139,33 @@ fn of_part(error: Error, taken: usize) -> Error {
 fn command(backend: &RedisBackend, script: &Source, jobs: &[NewJob], packed: &[PackedJob]) -> Cmd {
     let mut groups: Vec<Group<'_>> = Vec::new();
     let mut numbers: HashMap<Group<'_>, usize> = HashMap::new();
-    let mut of_jobs = Vec::with_capacity(jobs.len());
+    // The groups of jobs that follow each other, and how many do.
+    let mut runs: Vec<(usize, usize)> = Vec::new();
     for (job, packed) in jobs.iter().zip(packed) {
         let number = *numbers.entry(Group::of(job, packed)).or_insert_with(|| {
             groups.push(Group::of(job, packed));
             groups.len()
         });
-        of_jobs.push(number);
+        match runs.last_mut() {
+            Some((group, length)) if *group == number => *length += 1,
+            _ => runs.push((number, 1)),
+        }
     }
     let argument_bytes = packed.iter().map(|job| job.bytes() + OVERHEAD_BYTES).sum();
-    let arguments = 1 + groups.len() * 7 + jobs.len() * 5;
+    let arguments = 2 + groups.len() * 7 + jobs.len() * 4;
     let mut cmd = script.call(&backend.keys, arguments, argument_bytes);
     cmd.arg(groups.len());
     for group in &groups {
         group.write(&mut cmd);
     }
-    for ((job, packed), group) in jobs.iter().zip(packed).zip(of_jobs) {
-        cmd.arg(group).arg(job.spec.id.as_bytes().as_slice()).arg(&packed.record);
+    let runs: Vec<String> =
+        runs.iter().map(|(group, length)| format!("{group}:{length}")).collect();
+    cmd.arg(runs.join(","));
+    for job in jobs {
+        cmd.arg(job.spec.id.as_bytes().as_slice());
+    }
+    for (job, packed) in jobs.iter().zip(packed) {
+        cmd.arg(&packed.record);
         if let Some(body) = &packed.body {
             cmd.arg(body);
         }

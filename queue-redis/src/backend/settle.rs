@@ -73,8 +73,11 @@ async fn give_back(backend: &RedisBackend, request: &ClaimRequest, reply: Value)
 
 pub(super) fn call(backend: &RedisBackend, settlements: &[Settlement]) -> Result<Call, Error> {
     let count = settlements.len();
-    let mut cmd = scripts::settle.call(&backend.keys, count * 3, count * 96);
-    for Settlement { id, token, outcome, elapsed } in settlements {
+    let mut cmd = scripts::settle.call(&backend.keys, count * 2, count * 96);
+    for settlement in settlements {
+        cmd.arg(settlement.id.as_bytes().as_slice());
+    }
+    for Settlement { token, outcome, elapsed, .. } in settlements {
         let (letter, delay_ms, blob) = match outcome {
             Outcome::Completed { result } => (b'C', 0, pack_result(result.as_ref())),
             Outcome::Retry { delay, error } => {
@@ -94,13 +97,9 @@ pub(super) fn call(backend: &RedisBackend, settlements: &[Settlement]) -> Result
             Outcome::Cancelled => (b'X', 0, Vec::new()),
             other => return Err(Error::Unsupported(format!("the outcome {other:?}"))),
         };
-        let head = head(letter, delay_ms, millis(*elapsed), token);
-        cmd.arg(id.as_bytes().as_slice());
-        match shortened(outcome) {
-            Some(short) => cmd.arg([head.as_slice(), &short].concat()),
-            None => cmd.arg(head.as_slice()),
-        };
-        cmd.arg(blob);
+        let short = shortened(outcome).unwrap_or_default();
+        let head = head(letter, delay_ms, short.len(), millis(*elapsed), token);
+        cmd.arg([head.as_slice(), &short, &blob].concat());
     }
     Ok(Call::script(&scripts::settle, cmd))
 }
@@ -113,13 +112,21 @@ fn shortened(outcome: &Outcome) -> Option<Vec<u8>> {
 }
 
 /// The fixed part of a settlement; the script keeps its tail as it is.
-fn head(letter: u8, delay_ms: u64, elapsed_ms: u64, token: &ClaimToken) -> [u8; 29] {
-    let mut head = [0; 29];
+fn head(
+    letter: u8,
+    delay_ms: u64,
+    short_bytes: usize,
+    elapsed_ms: u64,
+    token: &ClaimToken,
+) -> [u8; 31] {
+    let mut head = [0; 31];
     head[0] = letter;
     head[1..7].copy_from_slice(&ms6(delay_ms));
+    let short_bytes = u16::try_from(short_bytes).unwrap_or(0); // at most HISTORY_ERROR_MAX_BYTES
+    head[7..9].copy_from_slice(&short_bytes.to_be_bytes());
     // The largest number stands for "no worker finished it".
-    head[7..13].copy_from_slice(&ms6(elapsed_ms.min(queue_core::Timestamp::MAX.as_ms() - 1)));
-    head[13..].copy_from_slice(token.as_bytes().as_slice());
+    head[9..15].copy_from_slice(&ms6(elapsed_ms.min(queue_core::Timestamp::MAX.as_ms() - 1)));
+    head[15..].copy_from_slice(token.as_bytes().as_slice());
     head
 }
 
