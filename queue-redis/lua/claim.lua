@@ -7,8 +7,8 @@
 --          ids that cannot be decoded (joined), places in the claim of a repeat, ids (joined),
 --          attempts, bodies, shut, expired, record, record, … }; attempts is empty or one per job
 --          ("" for none), without errors; bodies are those that are apart: number of the job from 1,
---          body, …; shut is "queue/kind", key, … of jobs that wait for a key that the worker adds;
---          expired is "queue/kind count" of the jobs that were made dead
+--          body, …; shut is "<queue>/<kind>", key, … of jobs that wait for a key that the worker
+--          adds; expired is "<queue>/<kind>", count, … of the jobs that this call has made dead
 --
 -- Invariant: each job that leaves its lane has `run` → token, and the token has its lease, its
 -- list of ids and the number of jobs left. A token that holds jobs gets these and no others. The
@@ -56,7 +56,10 @@ local function answer(
     concat(new_bad), concat(offsets, ','), concat(ids), atts,
     bodies, shut, {},
   }
-  for pair, count in pairs(expired_of or {}) do table.insert(reply[14], pair .. ' ' .. count) end
+  for pair, count in pairs(expired_of or {}) do
+    table.insert(reply[14], pair)
+    table.insert(reply[14], count)
+  end
   for i = 1, #records do reply[14 + i] = records[i] end
   return reply
 end

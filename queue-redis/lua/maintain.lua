@@ -3,7 +3,7 @@
 -- KEYS   22 fixed keys
 -- ARGV   the budget of each
 -- Reply  { promoted, reaped, crash loops, dropped, more, ids that cannot be decoded (joined),
---        "queue count" of those reaped, for each queue }
+--        queue, how many of those reaped are of it, … }
 --
 -- Invariant: a claim is reaped as a whole and only after its end; each of its jobs goes to the
 -- head of its lane (descending by id, so that the lane ends up ascending), or is finished. Of
@@ -246,5 +246,7 @@ elseif call('EXISTS', KEYS[19], KEYS[20], KEYS[21]) > 0 then
 end
 save_meta()
 local counted = {}
-for queue, count in pairs(reaped_of) do counted[#counted + 1] = queue .. ' ' .. count end
+for queue, count in pairs(reaped_of) do
+  counted[#counted + 1], counted[#counted + 2] = queue, count
+end
 return { promoted, reaped, crash_loops, dropped, more and 1 or 0, concat(new_bad), counted }

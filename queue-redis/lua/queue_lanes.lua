@@ -65,8 +65,8 @@ local function add(kind, name)
         if jobs > 0 then
           reply[#reply + 1], reply[#reply + 2], reply[#reply + 3] = kind, index, jobs
           reply[#reply + 1] = 0
-          local looks = jobs < length and FIRST_LOOKS or 1
-          local first = try('LRANGE', PREFIX .. 'lane:' .. pair .. '/' .. index, 0, looks - 1)
+          local last = jobs < length and FIRST_LOOKS - 1 or 0
+          local first = try('LRANGE', PREFIX .. 'lane:' .. pair .. '/' .. index, 0, last)
           tickets[#reply] = first.err and {} or first
         end
       end

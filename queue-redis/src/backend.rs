@@ -26,6 +26,8 @@ use queue_core::{
     SettleReply, SettleRequest, Wake, WatchRequest, Watched, WorkerInfo,
 };
 
+use redis::Value;
+
 use crate::connect::Link;
 use crate::durability::Groups;
 use crate::epoch::Epochs;
@@ -146,13 +148,10 @@ impl Backend for RedisBackend {
         done.dropped = items.count()?;
         done.more = items.flag()?;
         let quarantined = items.ids()?;
-        for counted in reply::array(items.value()?)? {
-            let counted = reply::bytes(counted)?;
-            let counted = std::str::from_utf8(&counted).unwrap_or_default();
-            let (queue, jobs) = counted.split_once(' ').unwrap_or_default();
-            if let (Ok(queue), Ok(jobs)) = (QueueName::new(queue), jobs.parse()) {
-                done.reaped_of.insert(queue, jobs);
-            }
+        let mut counted = reply::array(items.value()?)?.into_iter();
+        while let (Some(queue), Some(Value::Int(jobs))) = (counted.next(), counted.next()) {
+            let queue = QueueName::new(reply::string(queue)?);
+            done.reaped_of.extend(queue.ok().zip(u64::try_from(jobs).ok()));
         }
         quarantine::log(self, &quarantined).await;
         Ok(done)

@@ -107,16 +107,14 @@ fn read(request: &ClaimRequest, reply: Value) -> Result<Answer, Error> {
     Ok(Answer { claim, epoch, quarantined, undecodable, shut })
 }
 
-/// Each is queue, kind and count, as in "default/mail 7".
-fn expired(counts: Vec<Value>) -> Result<BTreeMap<(QueueName, Kind), u64>, Error> {
-    let mut expired = BTreeMap::new();
-    for counted in counts {
-        let counted = reply::bytes(counted)?;
-        let counted = std::str::from_utf8(&counted).unwrap_or_default();
-        let (pair, jobs) = counted.split_once(' ').unwrap_or_default();
+/// Queue and kind, as in "default/mail", and how many, …
+fn expired(items: Vec<Value>) -> Result<BTreeMap<(QueueName, Kind), u64>, Error> {
+    let (mut items, mut expired) = (items.into_iter(), BTreeMap::new());
+    while let (Some(pair), Some(Value::Int(jobs))) = (items.next(), items.next()) {
+        let pair = reply::string(pair)?;
         let (queue, kind) = pair.split_once('/').unwrap_or_default();
         if let (Ok(queue), Ok(kind), Ok(jobs)) =
-            (QueueName::new(queue), Kind::new(kind), jobs.parse())
+            (QueueName::new(queue), Kind::new(kind), u64::try_from(jobs))
         {
             expired.insert((queue, kind), jobs);
         }

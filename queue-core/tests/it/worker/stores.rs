@@ -110,13 +110,13 @@ async fn renewals_that_hang_or_panic_cost_no_lease() {
     let faulty = Faulty::new(queue_core::MemoryBackend::new());
     let queue = Queue::new(faulty.clone());
     // Two renewals fail, and the third has to come in time on a machine that is busy otherwise.
-    let lease = LEASE * 3;
-    let slow = async move |_: Number| {
-        tokio::time::sleep(lease * 2).await;
+    const LONGER: Duration = Duration::from_millis(1800);
+    let slow = async |_: Number| {
+        tokio::time::sleep(LONGER * 2).await;
         Ok::<_, Fail>(())
     };
     faulty.renewals_fail(1, 1);
-    let worker = Worker::new(&queue).lease(lease).handle::<Number, _>(slow).start().unwrap();
+    let worker = Worker::new(&queue).lease(LONGER).handle::<Number, _>(slow).start().unwrap();
     let record = finished(&queue, queue.enqueue(number(0)).await.unwrap().id).await;
     assert_eq!((record.state, record.stalls), (JobState::Completed, 0));
     worker.drain(LONG).await;
