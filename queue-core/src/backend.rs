@@ -147,7 +147,8 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Makes finished jobs ready again (T15), in order. Each joins the tail of its lane with due
     /// time now, takes its idempotency key back, and loses its result, [`JobRecord::finished_at`],
-    /// [`JobRecord::elapsed`] and reason; its last error, history and log stay.
+    /// [`JobRecord::elapsed`] and reason; its last error, history and log stay. It is not refused
+    /// for a queue or key that is full, and counts there ([`LimitSettings::max_live`]).
     fn retry(
         &self,
         request: &RetryRequest,
@@ -217,6 +218,13 @@ pub trait Backend: Send + Sync + 'static {
     fn limits(
         &self,
     ) -> impl Future<Output = Result<Vec<(LimitTarget, LimitSettings)>, Error>> + Send;
+
+    /// Ends what has closed or narrowed a limit key for a time, whatever its settings are: the pause
+    /// that a provider asked for, a breaker that is open or is being probed, with the failures that
+    /// it has counted, and a reduced concurrency ([`LimitState::reset`](crate::LimitState::reset)).
+    /// Answers whether there was anything to end. Waiting workers are woken, as by
+    /// [`Backend::set_limit`].
+    fn reset_limit(&self, key: &LimitKey) -> impl Future<Output = Result<bool, Error>> + Send;
 
     /// Looks at limit keys, in order; at most [`PASS_MAX`]. A key that nobody uses has a status,
     /// too.

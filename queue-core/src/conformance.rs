@@ -130,8 +130,10 @@ macro_rules! conformance {
                 a_blocked_lane_can_be_emptied_and_filled, queues_share_a_key,
                 nothing_is_left_of_keys_that_are_gone, a_queue_takes_so_many_live_jobs,
                 a_key_takes_so_many_live_jobs, an_existing_job_is_not_refused,
+                a_job_that_is_run_again_is_not_refused,
                 racing_producers_are_counted_exactly, a_breaker_opens_and_one_probe_closes_it,
                 a_failed_probe_doubles_the_cool_down,
+                a_shorter_cool_down_counts_for_a_breaker_that_is_open,
                 a_probe_that_says_nothing_is_followed_by_another,
                 only_the_provider_s_failures_count, a_throttled_key_is_closed_for_everyone,
                 adapting_halves_and_grows, a_small_tenant_waits_for_one_turn_at_most,
@@ -140,7 +142,9 @@ macro_rules! conformance {
                 blocked_lanes_keep_their_priority, many_blocked_lanes_come_back,
                 claims_of_other_kinds_do_not_take_a_place,
                 a_blocked_job_is_no_work_until_there_is_room, room_at_a_worker_s_own_key_wakes_it,
-                the_time_of_the_next_room_is_told;
+                the_time_of_the_next_room_is_told, no_end_leaves_a_place_behind,
+                a_reset_ends_a_pause, a_reset_closes_a_breaker, a_reset_ends_a_reduction,
+                a_reset_wakes_who_waits;
             inspect: workers_are_believed_for_a_time, a_ready_job_has_a_place,
                 a_blocked_lane_ahead_is_counted,
                 lanes_are_seen_whether_blocked_or_not;

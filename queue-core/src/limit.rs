@@ -30,5 +30,5 @@ pub use state::{
     AdaptiveState, Blocked, BreakerPhase, BreakerState, COOLDOWN_GROWTH_MAX, Ending,
     FORGOTTEN_AFTER, LimitState, OpenState, Room,
 };
-pub use status::{HOLDERS_SHOWN_MAX, LimitStatus, StartRate};
+pub use status::{DRIFT_LOOKS_MAX, HOLDERS_SHOWN_MAX, LimitStatus, StartRate};
 pub use turn::is_turn_over;

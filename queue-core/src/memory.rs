@@ -212,6 +212,10 @@ impl Backend for MemoryBackend {
         self.step(|model| model.set_limit(target, settings))
     }
 
+    async fn reset_limit(&self, key: &LimitKey) -> Result<bool, Error> {
+        Ok(self.step(|model| model.reset_limit(key)))
+    }
+
     async fn limits(&self) -> Result<Vec<(LimitTarget, LimitSettings)>, Error> {
         let model = self.lock();
         Ok(model.limits.iter().map(|(target, set)| (target.clone(), set.clone())).collect())

@@ -5,8 +5,9 @@
 --        then per kind: kind, slots, the limit keys that the worker adds (with commas between)
 -- Reply  { now_ms, claimed_ms, first fence, more, next due ms or -1, maintain, epoch,
 --          ids that cannot be decoded (joined), places in the claim of a repeat, ids (joined),
---          attempts, bodies, record, record, … }; attempts is empty or one per job ("" for none),
---          without errors; bodies are those that are apart: number of the job from 1, body, …
+--          attempts, bodies, shut, record, record, … }; attempts is empty or one per job ("" for
+--          none), without errors; bodies are those that are apart: number of the job from 1, body,
+--          …; shut is "<queue>/<kind>", key, … of jobs that wait for a key that the worker adds
 --
 -- Invariant: each job that leaves its lane has `run` → token, and the token has its lease, its
 -- list of ids and the number of jobs left. A token that holds jobs gets these and no others. The
@@ -34,6 +35,8 @@ local function read_bodies(ids, numbers)
   return bodies
 end
 
+local shut = {} -- see the reply
+
 local function answer(
   claimed_ms, first_fence, more, due_ms, room_ms, maintain, offsets, ids, records, bodies
 )
@@ -49,9 +52,9 @@ local function answer(
   local reply = {
     now, claimed_ms, first_fence, more and 1 or 0, next_due, maintain, meta[6] or '',
     concat(new_bad), concat(offsets, ','), concat(ids), atts,
-    bodies,
+    bodies, shut,
   }
-  for i = 1, #records do reply[12 + i] = records[i] end
+  for i = 1, #records do reply[13 + i] = records[i] end
   return reply
 end
 
@@ -240,22 +243,27 @@ local function make_views()
     return view
   end
 
-  -- The keys that an entry needs and that have no room; the worker's own first.
-  local function blocking(view, keys)
-    for _, list in ipairs({ added_keys[view.kind] or {}, keys or {} }) do
-      for _, name in ipairs(list) do
-        if limits().left(limits().get(name)) <= 0 then return name end
-      end
+  local function blocking_among(keys)
+    for _, name in ipairs(keys or {}) do
+      if limits().left(limits().get(name)) <= 0 then return name end
     end
+  end
+
+  -- A key that an entry needs and that has no room; the worker's own first.
+  local function blocking(view, keys)
+    return blocking_among(added_keys[view.kind]) or blocking_among(keys)
+  end
+
+  -- Notes the key that the worker adds and that keeps the view from running.
+  local function shut_by(view, name)
+    limits().wait_for(limits().get(name), view.pair, true)
+    view.shut = name
   end
 
   -- Whether the keys that the worker adds have no room: nothing of the view can run then.
   local function is_shut(view)
-    if view.shut == nil and added_keys[view.kind] then
-      local name = blocking(view)
-      if name then limits().wait_for(limits().get(name), view.pair) end
-      view.shut = name ~= nil or nil
-    end
+    local name = not view.shut and blocking_among(added_keys[view.kind])
+    if name then shut_by(view, name) end
     return view.shut
   end
 
@@ -265,11 +273,10 @@ local function make_views()
     if not entry.keys and not added_keys[view.kind] then return true end
     local name = blocking(view, entry.keys)
     if not name then return true end
-    entry.gone = true
-    local key = limits().get(name)
-    limits().wait_for(key, view.pair)
     for _, own in ipairs(entry.keys or {}) do
       if own == name then
+        entry.gone = true
+        limits().wait_for(limits().get(name), view.pair)
         looks = looks + 1
         if looks >= LOOKS_MAX then halted = true end
         if entry.parked ~= name or entry.lane then
@@ -278,7 +285,7 @@ local function make_views()
         return false
       end
     end
-    view.shut = true
+    shut_by(view, name)
     return false
   end
 
@@ -498,16 +505,34 @@ local function make_views()
     while missing > 0 and not halted and #of_queue > 0 and serve_round(of_queue) do end
   end
 
-  -- Whether something is left of a queue and kind that has room. As above, what has none is parked.
+  local function is_empty(view, entry)
+    local lane = entry.lane or lanes[view.pair .. '/' .. entry.index]
+    return lane and (not lane.sound or lane.live <= 0)
+  end
+
+  -- Whether workers that do not add the key of a shut view may find something there.
+  local function is_for_others(view)
+    if #view.entries == 0 then read_before(view, math.huge, 9) end
+    for _, entry in ipairs(view.entries) do
+      if not entry.gone and not is_empty(view, entry) and not blocking_among(entry.keys) then
+        return true
+      end
+    end
+    for _, source in ipairs(view.sources) do
+      if not source.key or limits().left(limits().get(source.key)) > 0 then return true end
+    end
+    return false
+  end
+
+  -- Whether something is left of a queue and kind that has room, and the key that the worker adds
+  -- if that is what keeps it from running. As above, what has no room is parked.
   local function has_work(place, queue, kind)
     local view, was_halted = view_of(place, queue, kind), halted
     local function look()
       if is_shut(view) then return false end
       repeat
         for _, entry in ipairs(view.entries) do
-          local lane = entry.lane or lanes[view.pair .. '/' .. entry.index]
-          local is_empty = lane and (not lane.sound or lane.live <= 0)
-          if not is_empty and (halted or not view.shut and has_room(view, entry)) then
+          if not is_empty(view, entry) and (halted or not view.shut and has_room(view, entry)) then
             return true
           end
         end
@@ -516,6 +541,7 @@ local function make_views()
     end
     local has_some = look()
     halted = was_halted
+    if not has_some and view.shut then return is_for_others(view), view.shut end
     return has_some
   end
 
@@ -650,7 +676,9 @@ for i, field in ipairs(fields) do
     local is_left = count > 0 and not barren[pair] and not is_paused(queue)
     if is_left and (limited or views or added_keys[kind]) then
       views = views or make_views()
-      is_left = views.has_work(i, queue, kind)
+      local name
+      is_left, name = views.has_work(i, queue, kind)
+      if name then shut[#shut + 1], shut[#shut + 2] = pair, name end
     end
     local list = is_left and to_wake or to_calm
     list[#list + 1] = pair

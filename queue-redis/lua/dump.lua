@@ -10,7 +10,7 @@
 --        "places", the name of an index of lanes, a cursor, about how many members; "lanes" and
 --        the names of lanes with limit keys;
 --        "keys" or "settings" (of limit keys), "", a cursor, about how many; "holders", a limit key,
---        a cursor, about how many
+--        a cursor, about how many; "types", a type, and names of keys, of which those of others are told
 -- Reply  { now_ms, the next cursor or "large" if there are more items, about how many bytes were
 --        read, and the parts of facts.lua }; hashes and sorted sets as flat lists, jobs by their
 --        heads; of a shelf and of a small namespace `others` is name, type, content, …
@@ -254,7 +254,10 @@ end
 
 local function look_at_index(name, cursor, count)
   local page = try('ZSCAN', PREFIX .. name, cursor, 'COUNT', count)
-  if page.err then return answer('0', 0) end
+  if page.err then
+    other(PREFIX .. name, call('TYPE', PREFIX .. name).ok, {})
+    return answer('0', 0)
+  end
   local pair = string.match(name, '^[^:]*:(.*)$')
   for i = 1, #page[2], 2 do
     local member = page[2][i]
@@ -295,6 +298,15 @@ local function look_at_holders(key, cursor, count)
   return answer(page[1], 0)
 end
 
+local function look_at_types(kind)
+  for _, name in ipairs(numbered(3)) do
+    local found_kind = call('TYPE', PREFIX .. name).ok
+    if found_kind ~= kind then other(PREFIX .. name, found_kind, {}) end
+  end
+  return answer('', 0)
+end
+
+if what == 'types' then return look_at_types(ARGV[2]) end
 if what == 'places' then return look_at_index(ARGV[2], ARGV[3], ARGV[4]) end
 if what == 'lanes' then return look_at_lanes() end
 if what == 'keys' then return look_at_limits(LIMITED, ARGV[3], ARGV[4]) end

@@ -10,13 +10,11 @@
 -- that nothing is to be remembered of any more nothing is left in the end.
 
 local POSTPONED_MS, SHELVES_MAX = 3600000, 500
-local TIDIED_MAX = 100 -- limit keys that are looked at, about
-local TIDY_AGAIN_MS = 10000 -- between two rounds of that
 local budget = tonumber(ARGV[1])
 
 -- What is written later and not read on the way is looked at now.
 call('ZCARD', LEASES)
-for _, key in ipairs({ CLAIMS, RUN, COUNT }) do call('HLEN', key) end
+for _, key in ipairs({ CLAIMS, RUN, COUNT, KEYS[19], KEYS[20] }) do call('HLEN', key) end
 call('SCARD', CANCEL)
 check_forget()
 local promoted, more = promote(budget)
@@ -45,6 +43,7 @@ local function reap_job(id, run, token, worker, packed_att, asked)
     head, base = call('HGET', JOBS, id) or '', 0
     class = class_of(head, base)
     keys = class and class.keys
+    has_lost_keys = true
   end
   if not class then
     lost[#lost + 1] = id
@@ -237,27 +236,10 @@ for i, shelf in ipairs(due_shelves) do
 end
 save_tallies(read_tallies())
 
--- Forgets limit keys, a page at a time. `tidied` in META is where the round goes on, with "!" behind
--- it once it has forgotten some: then there is more to do until its end. Or it is "t" and when the
--- last round was over: keys come and go, and the next one is not at once.
-local function tidy_keys()
-  local note = call('HGET', META, 'tidied') or ''
-  local tidied_ms = tonumber(string.match(note, '^t(%d+)$') or nil)
-  if not tidied_ms or tidied_ms + TIDY_AGAIN_MS <= now then
-    local has_forgotten = sub(note, -1) == '!'
-    local cursor, forgotten = limits().look_at_some(cursor_in(note), TIDIED_MAX)
-    has_forgotten = has_forgotten or forgotten > 0
-    if cursor == '0' then
-      call('HSET', META, 'tidied', string.format('t%.0f', now))
-    else
-      call('HSET', META, 'tidied', cursor .. (has_forgotten and '!' or ''))
-      more = more or has_forgotten
-    end
-  end
-  if call('EXISTS', KEYS[19], KEYS[20], KEYS[21]) == 0 then
-    call('HDEL', META, 'limits', 'tidied')
-  end
+if limited then
+  if make_healer()() then more = true end
+elseif call('EXISTS', KEYS[19], KEYS[20], KEYS[21]) > 0 then
+  call('HSET', META, 'limits', 1) -- somebody has lost that
 end
-if limited then tidy_keys() end
 save_meta()
 return { promoted, reaped, crash_loops, dropped, more and 1 or 0, concat(new_bad) }

@@ -8,6 +8,7 @@
 
 local queue, most = ARGV[1], tonumber(ARGV[2])
 local counts, reply, more = call('HGETALL', COUNT), { 0 }, false
+local looks = 4 * most -- at limit keys, and at lanes without jobs, too
 
 -- Adds the lanes of one index.
 local function add(kind, name)
@@ -16,9 +17,15 @@ local function add(kind, name)
   while true do
     local page = try('ZRANGE', PREFIX .. name .. pair, at, at + CHUNK - 1)
     if page.err then return end
+    looks = looks - #page
+    if looks < 0 then
+      more = true
+      return
+    end
     for _, index in ipairs(page) do
-      local length = try('LLEN', PREFIX .. 'lane:' .. pair .. '/' .. index)
-      if string.find(index, '^%d') and type(length) == 'number' then
+      local length = string.find(index, '^%d')
+        and try('LLEN', PREFIX .. 'lane:' .. pair .. '/' .. index)
+      if type(length) == 'number' then
         local gone = stale > 0 and try('HGET', PREFIX .. 'gone:' .. pair .. '/' .. index, 'n')
         local jobs = length - (type(gone) == 'string' and tonumber(gone) or 0)
         if jobs > 0 and #reply >= 3 * most then

@@ -38,6 +38,7 @@ end
 
 -- In a longer lane nothing is searched for and nothing is taken out of its midst.
 local SEARCHED_MAX, NEAR, STALE_MAX = 1024, 512, 5000
+local RUNNING_MAX = 2000 -- of more running jobs the holders of a key are not gathered in one step
 
 local function stale_times(lane, id)
   return tonumber(try('HGET', PREFIX .. 'gone:' .. lane, id) or nil) or 0
@@ -133,6 +134,24 @@ local OWN = {
     if floor(score / 2 ^ 48) ~= priority then score = priority * 2 ^ 48 end
     try('ZADD', PREFIX .. 'lanes:' .. pair, score, index)
     wake(pair)
+  end,
+  -- Claims look whether a limit key has room: who waits for it is not told otherwise.
+  LOOK = function(key)
+    if limited and call('HEXISTS', LIMITED, key) == 1 then call('ZADD', REOPEN, now, key) end
+  end,
+  -- Gathers the holders of a limit key anew if they are of a wrong type. Of many running jobs that
+  -- is left to maintenance (heal.lua): until then the key is closed.
+  REHOLD = function(key)
+    local hold, gathered = PREFIX .. 'hold:' .. key, PREFIX .. 'mend:' .. key
+    if type(try('SCARD', hold)) == 'number' then
+      call('UNLINK', gathered)
+    elseif call('HLEN', RUN) > RUNNING_MAX then
+      call('HSETNX', META, 'mending', '0 ' .. key)
+      call('HSET', META, 'limits', 1)
+    else
+      call('UNLINK', hold, gathered)
+      for _, id in ipairs(holders_among(call('HGETALL', RUN), key)) do call('SADD', hold, id) end
+    end
   end,
   -- Shows a key to claims at which lanes wait. Without room, the first claim puts it right.
   SHOW = function(pair, key)

@@ -25,6 +25,7 @@ local function take_out(i, id, class)
     release(id, token, class, flags[i] == 1)
     local keys = of_run and held_keys(runs[i], of_run, head_bytes)
     if keys then ends[#ends + 1] = { id = id, keys = keys, token = token } end
+    has_lost_keys = has_lost_keys or not of_run
   elseif not class then
     if state == SCHEDULED or state == RETRYING then
       undue[#undue + 1] = id

@@ -163,6 +163,7 @@ for i = 1, #ids do
       record, base = call('HGET', JOBS, id), 0
       class = record and class_of(record, base)
       keys = class and class.keys
+      has_lost_keys = true
     end
     if class then
       settle_one(i, id, record, base, class, token, keys)

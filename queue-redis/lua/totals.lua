@@ -5,8 +5,7 @@
 --        counters; or "shelves", the most entries of one to be counted, and names of shelves
 -- Reply  of "sums": { how many jobs run, wait, have finished, are quarantined; of the finished and
 --        the quarantined ones how many are to be counted, or nil if that is not known; how many
---        stale tickets lanes have, how many are noted; the counters; those of live jobs per limit
---        key };
+--        stale tickets lanes have, how many are noted; the counters };
 --        of "pairs": per pair how many jobs are ready by its lanes or nil if one is damaged, how
 --        many by its counter, the type of its index and what it has of lanes without limit keys,
 --        and those lanes that are there: priority, type, type of its stale tickets, …;
@@ -58,7 +57,7 @@ local function sums()
   local ended, counted = uncounted(sizes[4])
   return {
     sizes[1], sizes[2], sizes[3], sizes[4], ended and sizes[3] - ended, counted, total,
-    call('HGET', META, 'stale') or '', counts, call('HGETALL', LIVE),
+    call('HGET', META, 'stale') or '', counts,
   }
 end
 

@@ -193,6 +193,10 @@ impl Backend for RedisBackend {
         limits::set(self, target, settings).await
     }
 
+    async fn reset_limit(&self, key: &LimitKey) -> Result<bool, Error> {
+        limits::reset(self, key).await
+    }
+
     async fn limits(&self) -> Result<Vec<(LimitTarget, LimitSettings)>, Error> {
         limits::all(self).await
     }

@@ -46,6 +46,20 @@ impl Keys {
         format!("{}limits", self.prefix)
     }
 
+    pub(crate) fn live(&self) -> String {
+        format!("{}live", self.prefix)
+    }
+
+    /// The list that wakes a worker for a `<queue>/<kind>`, or that with "@" and a limit key.
+    pub(crate) fn wake(&self, list: &str) -> String {
+        format!("{}wake:{list}", self.prefix)
+    }
+
+    /// What such a list is called behind `wake:`.
+    pub(crate) fn woken_by<'a>(&self, name: &'a str) -> Option<&'a str> {
+        name.strip_prefix(&self.prefix)?.strip_prefix("wake:")
+    }
+
     /// The list that wakes one worker: `c` for a cancel request, `i` to look at its interest anew.
     pub(crate) fn wake_worker(&self, worker: &str) -> String {
         format!("{}wake:w:{worker}", self.prefix)

@@ -15,6 +15,10 @@ pub(crate) fn array(value: Value) -> Result<Vec<Value>, Error> {
     }
 }
 
+pub(crate) fn string(value: Value) -> Result<String, Error> {
+    String::from_utf8(bytes(value)?).map_err(|_| unexpected("not a text"))
+}
+
 /// The next items of a reply, in order.
 #[derive(Debug)]
 pub(crate) struct Items(std::vec::IntoIter<Value>);

@@ -131,10 +131,12 @@ scripts! {
     watch = "watch": " flags=no-writes" ["class" "record" "state" "log"];
     /// T3, T11, T16.
     maintain = "maintain": " flags=allow-oom"
-        ["class" "record" "left" "claims" "wake" "lanes" "due" "quarantine" "finish" "forget" "history" "promote"
-         "held" "release" "limits" "look" "ends"];
+        ["class" "record" "left" "claims" "wake" "lanes" "due" "quarantine" "finish" "forget"
+         "history" "promote" "held" "release" "limits" "look" "ends" "heal"];
     /// Sets and removes limits.
     set_limit = "set_limit": " flags=allow-oom" ["class" "record" "wake" "limits" "look"];
+    /// Ends what has closed a limit key.
+    reset_limit = "reset_limit": " flags=allow-oom" ["class" "record" "wake" "limits"];
     /// Looks at limit keys.
     limit_status = "limit_status": " flags=no-writes" [];
     /// Takes down what a worker says about itself.
@@ -156,7 +158,7 @@ scripts! {
     /// Compares counters with sizes.
     totals = "totals": " flags=no-writes" [];
     /// Puts right what an audit has found.
-    repair = "repair": " flags=allow-oom" ["class" "record" "wake" "lanes"];
+    repair = "repair": " flags=allow-oom" ["class" "record" "wake" "lanes" "held"];
 }
 
 #[cfg(test)]

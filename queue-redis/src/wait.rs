@@ -4,14 +4,18 @@
 //! claim that leaves work behind leaves the next: one worker is woken at a time, and it wakes the
 //! next. Each worker blocks on the lists of its interest and on one of its own, on a connection of
 //! its own. A token that was taken and is not wanted any more is passed on.
+//!
+//! A worker that adds a limit key to a kind, and has found it without room, cannot run new jobs of
+//! that kind, but others may: it blocks on `wake:<queue>/<kind>@<key>` instead, where whoever gives the
+//! key room leaves a token, until a claim finds that it has room.
 
 mod task;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use queue_core::{Interest, Wake, WorkerId};
+use queue_core::{ClaimRequest, Interest, Wake, WorkerId};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -28,6 +32,9 @@ pub(crate) struct Waiters {
     tasks: Arc<Tasks>,
 }
 
+/// By `<queue>/<kind>`, the key that a worker adds to it and has found without room.
+type Shut = BTreeMap<String, String>;
+
 type Tasks = Mutex<HashMap<WorkerId, mpsc::UnboundedSender<Ask>>>;
 
 /// Where tokens come from and go back to.
@@ -35,20 +42,67 @@ type Tasks = Mutex<HashMap<WorkerId, mpsc::UnboundedSender<Ask>>>;
 struct Home {
     link: Arc<Link>,
     keys: Arc<Keys>,
+    /// Of workers that wait now and then.
+    shut: Mutex<HashMap<WorkerId, Shut>>,
 }
 
 /// One call of `wait`.
 #[derive(Debug)]
 struct Ask {
-    /// The `<queue>/<kind>` that it wants to hear of.
-    pairs: BTreeSet<String>,
+    /// Where it wants to hear of work: `<queue>/<kind>`, or that with "@" and a key behind it.
+    lists: BTreeSet<String>,
     until: Instant,
     answer: oneshot::Sender<Token>,
 }
 
 impl Waiters {
     pub(crate) fn new(link: Arc<Link>, keys: Arc<Keys>) -> Self {
-        Self { home: Arc::new(Home { link, keys }), tasks: Arc::default() }
+        let home = Home { link, keys, shut: Mutex::default() };
+        Self { home: Arc::new(home), tasks: Arc::default() }
+    }
+
+    /// Notes what a claim has found without room, of what it has asked for. What has room again is
+    /// told to the next worker that waits for that.
+    pub(crate) fn note_shut(&self, request: &ClaimRequest, shut: Vec<(String, String)>) {
+        let mut all = lock(&self.home.shut);
+        if shut.is_empty() && !all.contains_key(&request.worker) {
+            return;
+        }
+        let of_worker = all.entry(request.worker.clone()).or_default();
+        let mut before = Shut::new();
+        for queue in &request.queues {
+            for of in &request.kinds {
+                before.extend(of_worker.remove_entry(&format!("{queue}/{}", of.kind)));
+            }
+        }
+        of_worker.extend(shut);
+        before.retain(|pair, key| of_worker.get(pair) != Some(key));
+        if of_worker.is_empty() {
+            all.remove(&request.worker);
+        }
+        for (pair, key) in before {
+            let news = Some(News::Work(format!("{pair}@{key}")));
+            drop(Token { home: self.home.clone(), news });
+        }
+    }
+
+    /// What a worker's lists are called behind `wake:`.
+    fn lists(&self, interest: &Interest) -> BTreeSet<String> {
+        let all = lock(&self.home.shut);
+        let of_worker = all.get(&interest.worker);
+        let mut lists = BTreeSet::new();
+        for queue in &interest.queues {
+            for of in &interest.kinds {
+                let pair = format!("{queue}/{}", of.kind);
+                let key = of_worker.and_then(|shut| shut.get(&pair));
+                let key = key.filter(|key| of.limits.iter().any(|own| own.as_str() == *key));
+                lists.insert(match key {
+                    Some(key) => format!("{pair}@{key}"),
+                    None => pair,
+                });
+            }
+        }
+        lists
     }
 
     /// Waits for work or a cancel request, at most `timeout`.
@@ -59,11 +113,8 @@ impl Waiters {
         // A wait is a hint: nobody needs one that outlasts the day.
         let until = Instant::now() + timeout.min(Duration::from_secs(24 * 3600));
         let (answer, answered) = oneshot::channel();
-        let pairs = interest
-            .queues
-            .iter()
-            .flat_map(|queue| interest.kinds.iter().map(move |of| format!("{queue}/{}", of.kind)));
-        self.ask(&interest.worker, Ask { pairs: pairs.collect(), until, answer });
+        let lists = self.lists(interest);
+        self.ask(&interest.worker, Ask { lists, until, answer });
         match timeout_at(until, answered).await {
             Ok(Ok(token)) => token.take(),
             Err(_) => Wake::Timeout,
@@ -93,9 +144,9 @@ impl Waiters {
     }
 }
 
-fn lock(tasks: &Tasks) -> MutexGuard<'_, HashMap<WorkerId, mpsc::UnboundedSender<Ask>>> {
+fn lock<T>(map: &Mutex<HashMap<WorkerId, T>>) -> MutexGuard<'_, HashMap<WorkerId, T>> {
     // The map is whole between any two statements.
-    tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    map.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A wake-up on its way to the worker. Dropped on the way, it is passed on.
@@ -108,7 +159,7 @@ struct Token {
 
 #[derive(Debug)]
 enum News {
-    /// There may be jobs of this `<queue>/<kind>`.
+    /// There may be jobs of this `<queue>/<kind>`, for those of this list.
     Work(String),
     /// One of this worker's jobs may have been asked to stop.
     Cancel(WorkerId),

@@ -246,6 +246,11 @@ impl Backend for SqliteBackend {
         self.writer.run(1, set).await
     }
 
+    async fn reset_limit(&self, key: &LimitKey) -> Result<bool, Error> {
+        let key = key.clone();
+        self.writer.run(1, move |session| limits::reset_limit(session, &key)).await
+    }
+
     async fn limits(&self) -> Result<Vec<(LimitTarget, LimitSettings)>, Error> {
         self.place.check()?;
         self.reader.run(limits::limits).await

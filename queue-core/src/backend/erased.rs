@@ -81,6 +81,7 @@ erased! {
     watch / watch_boxed(requests: &'a [WatchRequest]) -> Vec<Option<Watched>>;
     set_limit / set_limit_boxed(target: &'a LimitTarget, settings: Option<&'a LimitSettings>)
         -> bool;
+    reset_limit / reset_limit_boxed(key: &'a LimitKey) -> bool;
     limits / limits_boxed() -> Vec<(LimitTarget, LimitSettings)>;
     limit_status / limit_status_boxed(keys: &'a [LimitKey]) -> Vec<LimitStatus>;
     announce / announce_boxed(worker: &'a WorkerInfo, believed_for: Duration) -> ();

@@ -2,7 +2,9 @@
 
 mod admission;
 mod breaker;
+mod drift;
 mod fair;
+mod reset;
 mod wake;
 
 use std::collections::HashSet;
@@ -10,7 +12,9 @@ use std::time::Duration;
 
 pub use admission::*;
 pub use breaker::*;
+pub use drift::*;
 pub use fair::*;
+pub use reset::*;
 pub use wake::*;
 
 use super::Harness;
@@ -51,9 +55,15 @@ impl<H: Harness> Store<'_, H> {
         self.backend.set_limit(&LimitTarget::new(target).unwrap(), None).await.unwrap()
     }
 
+    async fn reset(&self, key: &str) -> bool {
+        self.backend.reset_limit(&LimitKey::new(key).unwrap()).await.unwrap()
+    }
+
     async fn status(&self, key: &str) -> LimitStatus {
         let key = LimitKey::new(key).unwrap();
-        self.backend.limit_status(&[key]).await.unwrap().remove(0)
+        let status = self.backend.limit_status(&[key]).await.unwrap().remove(0);
+        assert_eq!(status.drift, 0, "{status:?}");
+        status
     }
 
     async fn enqueue_all(&self, jobs: &[NewJob]) -> Vec<JobId> {

@@ -159,6 +159,9 @@ impl<H: Harness> Pair<'_, H> {
                 let (target, settings) = world.limit(*target, settings.as_ref());
                 self.set_limit(&target, settings.as_ref(), 1 + u8::from(*twice)).await?;
             }
+            Step::ResetLimit { key, twice } => {
+                self.reset_limit(*key, 1 + u8::from(*twice)).await?;
+            }
             Step::Report { reports, twice } => {
                 self.report(reports, 1 + u8::from(*twice), world).await?;
             }

@@ -57,7 +57,9 @@ pub struct LimitSettings {
     pub weight: Option<u32>,
     /// The most live jobs (scheduled, ready, running, retrying) with this key, or of this queue;
     /// at least 1. An enqueue above it is refused with
-    /// [`Error::QueueFull`](crate::Error::QueueFull).
+    /// [`Error::QueueFull`](crate::Error::QueueFull). Jobs that somebody runs again
+    /// ([`Queue::retry`](crate::Queue::retry), [`Queue::redrive`](crate::Queue::redrive)) are
+    /// counted and not refused: who does so has seen them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_live: Option<u64>,
 }
@@ -67,7 +69,9 @@ pub struct LimitSettings {
 /// next cool-down is twice as long, up to 16 times the configured one.
 ///
 /// A failure counts if the job is to be retried because its handler failed or timed out
-/// ([`Outcome::is_blamed`](crate::Outcome::is_blamed)).
+/// ([`Outcome::is_blamed`](crate::Outcome::is_blamed)). Failures are counted, not compared with
+/// completions: for a busy provider that fails now and then, `failures` is to be more than that
+/// comes to within `window`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Breaker {
     /// How many failures open it; 1 to [`LIMIT_FAILURES_MAX`].

@@ -44,10 +44,13 @@ pub struct BreakerState {
 /// A breaker that has opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenState {
-    /// The end of the cool-down.
+    /// The end of the cool-down, as it was when it began.
     pub until: Timestamp,
     /// How long the cool-down is; whole milliseconds.
     pub cooldown: Duration,
+    /// How many configured cool-downs that was: 1, and twice as many after each probe that failed,
+    /// up to [`COOLDOWN_GROWTH_MAX`].
+    pub growth: u32,
     /// The job that runs as a probe.
     pub probe: Option<JobId>,
 }
@@ -204,9 +207,11 @@ impl LimitState {
         Some(reduced.max(floor).min(most))
     }
 
-    /// The breaker, unless it is closed.
+    /// The breaker, unless it is closed; with the end of its cool-down by these settings.
     fn open(&self, settings: &LimitSettings, now: Timestamp) -> Option<OpenState> {
-        settings.breaker.and(self.breaker.open).filter(|open| open.is_remembered(now))
+        let breaker = settings.breaker?;
+        let open = self.breaker.open.filter(|open| open.is_remembered(now))?;
+        Some(OpenState { until: open.ends_at(&breaker), ..open })
     }
 
     /// Whether the breaker lets jobs start at `now`.
@@ -260,8 +265,8 @@ impl LimitState {
             let started = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
             self.scheduled_us = rate.start(self.scheduled_us, now, started);
         }
-        let open = self.breaker.open.as_mut().filter(|_| settings.breaker.is_some());
-        if let Some(open) = open.filter(|open| open.until <= now) {
+        let is_half_open = self.open(settings, now).is_some_and(|open| open.until <= now);
+        if let Some(open) = self.breaker.open.as_mut().filter(|_| is_half_open) {
             open.probe = jobs.first().copied();
         }
     }
@@ -298,6 +303,15 @@ impl LimitState {
         self.reduce(settings, claimed_at, now);
     }
 
+    /// Somebody knows better: ends the pause that the provider asked for, closes the breaker and
+    /// forgets its failures, and has as many jobs run as configured. What the rate has counted
+    /// stays. Answers whether there was anything to end.
+    pub fn reset(&mut self, now: Timestamp) -> bool {
+        self.tidy(now);
+        let rest = Self { scheduled_us: self.scheduled_us, ..Self::default() };
+        std::mem::replace(self, rest.clone()) != rest
+    }
+
     fn reduce(&mut self, settings: &LimitSettings, claimed_at: Timestamp, now: Timestamp) {
         let (Some(Adaptive { floor }), Some(most)) = (settings.adaptive, settings.concurrency)
         else {
@@ -325,6 +339,15 @@ impl LimitState {
 }
 
 impl OpenState {
+    /// The end of the cool-down, as if it had begun with these settings if they make it shorter:
+    /// nobody has to wait for what an operator has taken back.
+    fn ends_at(&self, settings: &Breaker) -> Timestamp {
+        let taken_back =
+            self.cooldown.saturating_sub(settings.cooldown.saturating_mul(self.growth));
+        let ms = u64::try_from(taken_back.as_millis()).unwrap_or(u64::MAX);
+        Timestamp::from_ms(self.until.as_ms().saturating_sub(ms))
+    }
+
     fn is_remembered(&self, now: Timestamp) -> bool {
         self.probe.is_some() || self.until.after(FORGOTTEN_AFTER) > now
     }
@@ -352,9 +375,9 @@ impl BreakerState {
         open.probe = None;
         let Some(settings) = settings else { return };
         if has_failed {
-            let longest = settings.cooldown.saturating_mul(COOLDOWN_GROWTH_MAX);
-            let cooldown = open.cooldown.saturating_mul(2).min(longest);
-            *open = OpenState { until: now.after(cooldown), cooldown, probe: None };
+            let growth = open.growth.saturating_mul(2).min(COOLDOWN_GROWTH_MAX);
+            let cooldown = settings.cooldown.saturating_mul(growth);
+            *open = OpenState { until: now.after(cooldown), cooldown, growth, probe: None };
         } else if ending == Ending::Completed {
             self.open = None;
         }
@@ -366,7 +389,8 @@ impl BreakerState {
         if self.failures.iter().filter(count).count() >= settings.failures as usize {
             let cooldown = settings.cooldown;
             self.failures.clear();
-            self.open = Some(OpenState { until: now.after(cooldown), cooldown, probe: None });
+            let until = now.after(cooldown);
+            self.open = Some(OpenState { until, cooldown, growth: 1, probe: None });
         } else if self.failures.len() > LIMIT_FAILURES_MAX as usize {
             self.failures.remove(0);
         }
@@ -483,6 +507,58 @@ mod tests {
             state.end(&settings, job(2), Ending::TimedOut, open.until, open.until);
         }
         assert_eq!(cooldowns, [50, 100, 200, 400, 800, 800]);
+    }
+
+    #[test]
+    fn a_cool_down_that_was_made_shorter_is_over_earlier() {
+        let (settings, ms) = (breaker(), Duration::from_millis);
+        let of = |cooldown| {
+            let breaker = settings.breaker.map(|breaker| Breaker { cooldown, ..breaker });
+            LimitSettings { breaker, ..settings.clone() }
+        };
+        let mut state = LimitState::default();
+        fails(&mut state, &settings, 1, 0);
+        fails(&mut state, &settings, 1, 0);
+        let reopens =
+            |state: &LimitState, cooldown, now| state.room(&of(cooldown), 0, at(now)).reopens_at();
+        assert_eq!(reopens(&state, ms(20), 10), Some(at(20)));
+        assert_eq!(reopens(&state, ms(20), 20), None);
+        assert_eq!(reopens(&state, ms(70), 10), Some(at(50)), "never longer");
+        // What has grown stays grown.
+        state.start(&of(ms(20)), &[job(2)], at(20));
+        assert_eq!(state.breaker.open.unwrap().probe, Some(job(2)));
+        fails(&mut state, &settings, 2, 30);
+        assert_eq!(reopens(&state, ms(50), 30), Some(at(130)));
+        assert_eq!(reopens(&state, ms(20), 30), Some(at(70)));
+        // The next one is that of the settings of then.
+        state.start(&of(ms(20)), &[job(3)], at(70));
+        state.end(&of(ms(20)), job(3), Ending::Failed, at(70), at(80));
+        assert_eq!(reopens(&state, ms(50), 80), Some(at(160)));
+    }
+
+    #[test]
+    fn a_reset_ends_all_but_what_the_rate_has_counted() {
+        let settings = LimitSettings {
+            concurrency: Some(8),
+            rate: Some(Rate::new(1, Duration::from_secs(1))),
+            adaptive: Some(Adaptive { floor: 1 }),
+            ..breaker()
+        };
+        let mut state = LimitState::default();
+        assert!(!state.reset(NOW));
+        state.start(&settings, &[job(1)], NOW);
+        let counted = state.clone();
+        assert!(!state.reset(NOW) && state == counted);
+        fails(&mut state, &settings, 1, 0);
+        assert!(state.reset(NOW) && state == counted);
+        fails(&mut state, &settings, 1, 1);
+        fails(&mut state, &settings, 1, 2);
+        state.throttle(&settings, at(500), at(3), at(3));
+        assert_eq!(state.room(&settings, 0, at(3)).blocked.len(), 3);
+        assert!(state.reset(at(3)) && state == counted);
+        // What is over by itself is nothing to end.
+        state.throttle(&LimitSettings::default(), at(10), at(4), at(4));
+        assert!(!state.reset(at(10)));
     }
 
     #[test]

@@ -8,6 +8,9 @@ use crate::{JobId, Timestamp};
 /// The most holders that a [`LimitStatus`] names.
 pub const HOLDERS_SHOWN_MAX: usize = 10;
 
+/// The most holders that a store compares with the running jobs for [`LimitStatus::drift`].
+pub const DRIFT_LOOKS_MAX: usize = 500;
+
 /// A limit key at one instant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -21,6 +24,11 @@ pub struct LimitStatus {
     /// Those of them with the lowest ids, at most [`HOLDERS_SHOWN_MAX`]. If more than a thousand
     /// hold it, a store may name others, in the order of their ids.
     pub holders: Vec<JobId>,
+    /// How many places of the key are taken wrongly: 0 unless the store was damaged. A store that
+    /// keeps the holders themselves looks at [`DRIFT_LOOKS_MAX`] of them and counts those that are
+    /// no running jobs; one that keeps their number tells by how much it is wrong. What else can be
+    /// wrong is found by an audit, which also puts it right.
+    pub drift: u64,
     /// How many may run at once: the configured concurrency, or what adapting has made of it.
     pub allowed: Option<u32>,
     /// How many jobs that carry it are live (scheduled, ready, running, retrying); of a key of
@@ -41,6 +49,7 @@ impl LimitStatus {
             settings: None,
             running: 0,
             holders: Vec::new(),
+            drift: 0,
             allowed: None,
             live: 0,
             breaker: BreakerPhase::Closed,

@@ -177,6 +177,13 @@ impl Model {
         Ok(before.as_ref() != Some(settings))
     }
 
+    pub(super) fn reset_limit(&mut self, key: &LimitKey) -> bool {
+        self.news = true;
+        let (now, mut changed) = (self.now, false);
+        self.change(key, |state, _| changed = state.reset(now));
+        changed
+    }
+
     pub(super) fn limit_status(&self, key: &LimitKey) -> LimitStatus {
         let settings = self.settings(key);
         let state = self.limit_states.get(key).cloned().unwrap_or_default();

@@ -42,6 +42,17 @@ impl Queue {
         self.backend.set_limit_boxed(target, None).await
     }
 
+    /// Ends by hand what keeps jobs of a limit key from starting for a time: the pause that its
+    /// provider asked for, a breaker that is open, and a concurrency that adapting has reduced.
+    /// Answers whether there was any of it. Settings, running jobs and what the rate has counted
+    /// stay as they are; a provider that has not recovered closes the key again.
+    ///
+    /// # Errors
+    /// Those of every [`Backend`](crate::Backend) call.
+    pub async fn reset_limit(&self, key: &LimitKey) -> Result<bool, Error> {
+        self.backend.reset_limit_boxed(key).await
+    }
+
     /// All settings of limits, keys before classes.
     ///
     /// # Errors

@@ -121,7 +121,8 @@ impl Queue {
         Pages { queue: self.clone(), request, ended: false }
     }
 
-    /// Makes a finished job ready again, with fresh counts of failures, stalls and snoozes.
+    /// Makes a finished job ready again, with fresh counts of failures, stalls and snoozes. It is
+    /// not refused for a queue or key that is full ([`LimitSettings::max_live`](crate::LimitSettings::max_live)).
     ///
     /// # Errors
     /// Those of every [`Backend`](crate::Backend) call.

@@ -150,7 +150,8 @@ impl Queue {
         Ok(groups)
     }
 
-    /// Runs dead jobs again. Each is made ready at most once, also if it dies again meanwhile.
+    /// Runs dead jobs again. Each is made ready at most once, also if it dies again meanwhile. None
+    /// is refused for a queue or key that is full ([`LimitSettings::max_live`](crate::LimitSettings::max_live)).
     ///
     /// # Errors
     /// Those of every [`Backend`](crate::Backend) call; jobs that were made ready by then stay so.

@@ -70,6 +70,8 @@ pub(super) struct Turning {
     /// Batches of ended attempts that hold one which the store refuses: sent by themselves, and
     /// before anything is claimed.
     suspects: Vec<Vec<Ended>>,
+    /// Claimed jobs that have their slots and are about to start.
+    claimed: Vec<(Arc<Lease>, CancelSignal)>,
     waiting: Waiting,
     /// There may be jobs: ask in the next request.
     ask: bool,
@@ -101,6 +103,7 @@ impl Cycle {
             ended_sender,
             pending: VecDeque::new(),
             suspects: Vec::new(),
+            claimed: Vec::new(),
             ask: true,
             ask_at: Instant::now(),
             no_claim_before: Instant::now(),
@@ -129,7 +132,13 @@ impl Turning {
             }
             match self.next_request(phase) {
                 Some((request, carried)) => self.round_trip(request, carried).await,
-                None => self.sleep(phase).await,
+                None => {
+                    self.start_claimed();
+                    // A worker that is stopping gives back at once what it has just claimed.
+                    if self.pending.is_empty() {
+                        self.sleep(phase).await;
+                    }
+                }
             }
         }
     }
@@ -283,25 +292,33 @@ impl Turning {
             self.set.maintain_due.notify_one();
         }
         let Some(token) = claim.leases.first().map(|lease| lease.token) else { return };
-        let leases: Vec<(Arc<Lease>, CancelSignal)> =
-            claim.leases.into_iter().map(|l| (Arc::new(l), CancelSignal::default())).collect();
-        let signals = leases.iter().map(|(lease, cancel)| (lease.spec.id, cancel.clone()));
+        let leases = claim.leases.into_iter();
+        self.claimed.extend(leases.map(|lease| (Arc::new(lease), CancelSignal::default())));
+        let signals = self.claimed.iter().map(|(lease, cancel)| (lease.spec.id, cancel.clone()));
         self.set.leases.add(token, sent_at, signals);
         self.set.renewer.claim_added();
-        for (lease, cancel) in leases {
+        for (lease, _) in &self.claimed {
+            self.set.slots.take(&lease.spec.kind);
+        }
+    }
+
+    /// Starts what was claimed. The next request goes out before: the store works on it meanwhile.
+    fn start_claimed(&mut self) {
+        let mut claimed = std::mem::take(&mut self.claimed);
+        for (lease, cancel) in claimed.drain(..) {
             self.start(lease, cancel);
         }
+        self.claimed = claimed;
     }
 
     /// Starts an attempt, or gives the job back at once if the worker is stopping.
     fn start(&mut self, lease: Arc<Lease>, cancel: CancelSignal) {
         let spec = &lease.spec;
-        let metrics = telemetry::of_pair(&spec.queue, &spec.kind);
         let runs = *self.set.phase.borrow() == Phase::Running;
         let Some(route) = self.set.routes.get(&spec.kind).filter(|_| runs) else {
-            self.pending.push_back(Ended::new(lease, Outcome::Released, Duration::ZERO));
-            return;
+            return self.take_in_ended(Ended::new(lease, Outcome::Released, Duration::ZERO));
         };
+        let metrics = telemetry::of_pair(&spec.queue, &spec.kind);
         metrics.wait_seconds.record(lease.claimed_at.since(lease.due_at).as_secs_f64());
         if lease.stalls > 0 {
             metrics.redeliveries.increment(1);
@@ -313,7 +330,6 @@ impl Turning {
             kind = %spec.kind,
             attempt = lease.attempt(),
         );
-        self.set.slots.take(&spec.kind);
         let report = Report::new(Arc::clone(&lease), self.ended_sender.clone());
         let route = (Arc::clone(&route.executor), route.limits.clone());
         let conditions = self.set.conditions.clone();

@@ -10,13 +10,13 @@ use tokio_util::sync::CancellationToken;
 use super::cycle::Cycle;
 use super::leases::Leases;
 use super::maintain::maintain;
-use super::presence::{announce, retire};
+use super::presence::Presence;
 use super::renew::Renewer;
 use super::run::Conditions;
 use super::slots::Slots;
 use super::{CONCURRENCY_MAX, StartError, Worker, in_range};
 use crate::duration::deadline;
-use crate::{CancelReason, KindLimits, WorkerId, WorkerInfo, WorkerKind, telemetry};
+use crate::{CancelReason, KindLimits, WorkerId, telemetry};
 
 /// How long a stopping worker goes on trying to tell the store once everything has ended.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(5);
@@ -141,7 +141,7 @@ pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
     let (over_sender, over) = watch::channel(None);
     let (maintain_due, claimed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (outbox, reports) = mpsc::unbounded_channel();
-    let info = info(&worker);
+    let presence = Presence::of(&worker);
     let kinds = worker.routes.iter().map(|(kind, route)| {
         let limits = route.limits.clone();
         (KindLimits { kind: kind.clone(), limits }, route.concurrency)
@@ -177,8 +177,8 @@ pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
         let cycle = tokio::spawn(cycle.run());
         let side_work = async {
             let reports = super::reports::run(queue.clone(), reports);
-            let presence = announce(queue.clone(), info.clone(), Arc::clone(&known));
-            tokio::join!(maintain(queue.clone(), &maintain_due, &claimed), reports, presence).0
+            let announced = presence.announce(&queue, &known);
+            tokio::join!(maintain(queue.clone(), &maintain_due, &claimed), reports, announced).0
         };
         let report = tokio::select! {
             report = cycle => report,
@@ -192,7 +192,7 @@ pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
         last_resort.cancel();
         leases.stop_all(CancelReason::LeaseLost);
         // Also if no claim has reached the store yet: the word that it is there may have.
-        retire(&queue, &info).await;
+        presence.retire(&queue).await;
         over_sender.send_replace(Some(report));
     });
     tracing::info!(event = "worker_started", worker = %worker.id, slots = worker.concurrency);
@@ -204,29 +204,6 @@ pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
         cancel_grace: worker.cancel_grace,
         status,
     })
-}
-
-/// What the worker says about itself.
-fn info(worker: &Worker) -> WorkerInfo {
-    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-    let mut kinds: Vec<WorkerKind> = worker
-        .routes
-        .iter()
-        .map(|(kind, route)| WorkerKind {
-            kind: kind.clone(),
-            concurrency: number(route.concurrency.unwrap_or(worker.concurrency)),
-            limits: route.limits.clone(),
-        })
-        .collect();
-    kinds.sort_by(|a, b| a.kind.cmp(&b.kind));
-    WorkerInfo {
-        id: worker.id.clone(),
-        instance: fastrand::u64(..),
-        queues: worker.selection.names(),
-        kinds,
-        concurrency: number(worker.concurrency),
-        running: 0,
-    }
 }
 
 impl RunningWorker {

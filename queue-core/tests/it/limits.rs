@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use queue_core::{
-    Blocked, Blocker, Error, Fail, JobState, Kind, LimitSettings, LimitTarget, NewJob, Payload,
-    Queue, QueueName, QueueSelection, Rate, Reason, RunningWorker, StartError, State, THROTTLE_MAX,
-    Worker,
+    Blocked, Blocker, Context, Error, Executor, Fail, JobState, Kind, LimitSettings, LimitTarget,
+    NewJob, Payload, Queue, QueueName, QueueSelection, Rate, Reason, RunningWorker, StartError,
+    State, THROTTLE_MAX, Worker,
 };
 
 use crate::support::{LONG, Number, eventually, finished, number};
@@ -247,6 +247,16 @@ async fn a_backlog_is_counted_by_reason() {
     worker.drain(Duration::ZERO).await;
 }
 
+/// Is never asked.
+#[derive(Debug)]
+struct Idle;
+
+impl Executor for Idle {
+    async fn run(&self, _: Context) -> Result<Option<Payload>, Fail> {
+        Ok(None)
+    }
+}
+
 #[tokio::test]
 async fn a_running_worker_can_be_given_more_slots_and_fewer() {
     let queue = Queue::memory();
@@ -255,15 +265,24 @@ async fn a_running_worker_can_be_given_more_slots_and_fewer() {
         Ok::<_, Fail>(())
     };
     let worker = Worker::new(&queue).cancel_grace(Duration::ZERO).concurrency(1);
-    let worker = worker.handle::<Number, _>(slow).start().unwrap();
+    let worker = worker.handle::<Number, _>(slow);
+    let [narrow, wide] = ["narrow", "wide"].map(|kind| Kind::new(kind).unwrap());
+    let worker = worker.executor(narrow, Some(2), Idle).executor(wide, Some(9), Idle);
+    let worker = worker.start().unwrap();
     queue.enqueue_all((0..6).map(number)).await.unwrap();
     eventually("one runs", async || worker.status().running == 1).await;
     worker.set_concurrency(3).unwrap();
     eventually("three run", async || worker.status().running == 3).await;
-    let said = async || queue.workers().await.unwrap()[0].info.concurrency;
-    eventually("others know", async || said().await == 3).await;
+    // Of all kinds, and of each: narrow, number, wide.
+    let said = async || {
+        let info = queue.workers().await.unwrap().remove(0).info;
+        let kinds = info.kinds.iter().map(|kind| kind.concurrency);
+        (info.concurrency, kinds.collect::<Vec<_>>())
+    };
+    eventually("others know", async || said().await == (3, vec![2, 3, 3])).await;
     worker.set_concurrency(2).unwrap();
     assert_eq!((worker.status().slots, worker.status().running), (2, 3));
+    eventually("others know", async || said().await == (2, vec![2, 2, 2])).await;
     assert!(matches!(worker.set_concurrency(0), Err(StartError::OutOfRange { .. })));
     assert_eq!(worker.drain(Duration::ZERO).await.released, 3);
 }

@@ -78,8 +78,15 @@ local function tally_lanes()
   end
 end
 
+-- A set of waiting lanes of a wrong type makes place. The lanes that should be in it are known to be
+-- parked: the next round of heal.lua, which begins at once, finds them.
+local function replace_waits(name)
+  try('UNLINK', name)
+  call('HDEL', META, 'tidied')
+end
+
 -- Writes the place of a lane with limit keys: `park_at` is the key at which it is parked now, and
--- `parked` the one before, or true if that is not known. What is of a wrong type is left alone.
+-- `parked` the one before, or true if that is not known.
 local function save_place(lane)
   local pair, index, is_gone = lane.pair, lane.index, lane.live <= 0
   local lanes_key, parked_key = PREFIX .. 'lanes:' .. pair, PREFIX .. 'parked:' .. pair
@@ -97,8 +104,15 @@ local function save_place(lane)
   if is_gone then return end
   local score = lane.turn and lane.priority * 2 ^ 48 + lane.turn or tonumber(lane.indexed)
   if lane.park_at then
-    try('ZADD', PREFIX .. 'waits:' .. pair .. ':' .. lane.park_at, score, index)
-    try('ZADD', parked_key, score, index)
+    local waits = PREFIX .. 'waits:' .. pair .. ':' .. lane.park_at
+    if type(try('ZADD', waits, score, index)) == 'table' then
+      replace_waits(waits)
+      try('ZADD', waits, score, index)
+    end
+    if type(try('ZADD', parked_key, score, index)) == 'table' then
+      try('UNLINK', parked_key) -- of a wrong type: those that wait are found by their keys
+      try('ZADD', parked_key, score, index)
+    end
   elseif lane.turn then
     call('ZADD', lanes_key, score, index)
   end
@@ -121,13 +135,59 @@ local function save_lane(lane)
   if lane.keys then save_place(lane) end
 end
 
+-- Whether what is remembered of a limit key (limits.lua) ends with a list that has a pair.
+local function tells_of(bytes, pair)
+  local from, to = string.find(bytes, pair, 1, true)
+  while from do
+    local is_whole = not string.find(sub(bytes, from - 1, from - 1), '[a-z0-9_.-]')
+      and not string.find(sub(bytes, to + 1, to + 1), '[a-z0-9_.-]')
+    if is_whole then return true end
+    from, to = string.find(bytes, pair, to, true)
+  end
+  return false
+end
+
+-- New lanes of keys that are known to have no room are parked at once, and nobody is woken for them:
+-- lanes of the same queue and kind wait there, and claims are not shown the key. Whoever gives it
+-- room looks at all that wait.
+local function park_new()
+  local names, new = {}, {}
+  for _, lane in pairs(lanes) do
+    if lane.keys and lane.pushed and lane.turn and not lane.indexed and lane.live > 0 then
+      new[#new + 1] = lane
+      for _, key in ipairs(lane.keys) do names[#names + 1] = key end
+    end
+  end
+  local states = {}
+  for i = 1, #names, CHUNK do
+    local last = min(i + CHUNK - 1, #names)
+    for j, bytes in ipairs(try('HMGET', KEYS[20], unpack(names, i, last))) do
+      states[names[i + j - 1]] = bytes
+    end
+  end
+  for _, lane in ipairs(new) do
+    for _, key in ipairs(lane.keys) do
+      if
+        states[key] and tells_of(states[key], lane.pair)
+        and try('ZSCORE', PREFIX .. 'lanes:' .. lane.pair, '@' .. key) == false
+        and try('EXISTS', PREFIX .. 'waits:' .. lane.pair .. ':' .. key) == 1
+      then
+        lane.park_at = key
+        break
+      end
+    end
+  end
+end
+
 -- Writes every lane that changed and wakes workers for those that got jobs.
 local function save_lanes()
   local woken = {}
+  if limited then park_new() end
   for _, lane in pairs(lanes) do
     if lane.changed then
       save_lane(lane)
-      if lane.pushed and lane.live > 0 and (lane.turn or not lane.parked) and not woken[lane.pair] then
+      local may_run = not lane.park_at and (lane.turn or not lane.parked)
+      if lane.pushed and lane.live > 0 and may_run and not woken[lane.pair] then
         woken[lane.pair] = true
         wake(lane.pair)
       end

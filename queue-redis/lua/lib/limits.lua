@@ -7,15 +7,21 @@
 -- 32 max_live.
 --
 -- LIMITED has what is remembered of a key: version, flags, scheduled_us, closed_until_ms; if the
--- breaker is open (flag 1) until_ms and cool-down, and the probe's id (flag 2); the number of
+-- breaker is open (flag 1) until_ms and cool-down, and the probe's id (flag 2; how often the
+-- cool-down was doubled is in the flags 8, 16 and 32); the number of
 -- failures that count, and their times; if the concurrency is reduced (flag 4) how many may run,
 -- completions, and when it was reduced; and then, with commas between, each `<queue>/<kind>` of
 -- which jobs wait for the key: lanes that are parked at it (lanes.lua), or all, because workers add
--- the key to the kind. A key without any of that has no entry.
+-- the key to the kind, which is told by "@" behind it. A key without any of that has no entry.
 --
 -- REOPEN has the keys that are closed by time alone and for which jobs wait, by the time at which
 -- to look again.
 -- `hold:<key>` is a set of the ids of the running jobs that hold the key, with or without settings.
+-- While it is of a wrong type, as many as may run are taken to do so, and changes go to `mend:<key>`
+-- (heal.lua).
+--
+-- An entry of LIMITED that cannot be read is taken for none. Who waits for the key is found again by
+-- the next round of heal.lua, which begins at once when the entry is written.
 --
 -- While META has no `limits` there are no settings and nothing is remembered.
 --
@@ -77,41 +83,44 @@ local function make_limits()
     return parsed[bytes]
   end
 
-  -- Reads what is remembered of a key into it; nothing of what is not a whole entry.
+  -- Reads what is remembered of a key into it; nothing of what is not a whole entry. Answers whether
+  -- it is one.
   local function parse_state(key, bytes)
-    if not bytes or #bytes < STATE_BYTES or byte(bytes) ~= STATE_VERSION then return end
+    if #bytes < STATE_BYTES or byte(bytes) ~= STATE_VERSION then return false end
     local _, flags, scheduled_us, closed_ms = unpack_('>BBI8I6', bytes)
     local at, open, failures, reduced = STATE_BYTES, nil, {}, nil
     if flags % 2 == 1 then
-      if #bytes < at + 12 then return end
-      open = {}
+      if #bytes < at + 12 then return false end
+      open = { growth = 2 ^ (floor(flags / 8) % 8) }
       open.until_ms, open.cooldown_ms = unpack_('>I6I6', bytes, at)
       at = at + 12
       if floor(flags / 2) % 2 == 1 then
-        if #bytes < at + 16 then return end
+        if #bytes < at + 16 then return false end
         open.probe = sub(bytes, at, at + 15)
         at = at + 16
       end
     end
     local count = byte(bytes, at) or 0
     at = at + 1
-    if #bytes < at - 1 + 6 * count then return end
+    if #bytes < at - 1 + 6 * count then return false end
     for i = 1, count do
       failures[i] = unpack_('>I6', bytes, at)
       at = at + 6
     end
     if floor(flags / 4) % 2 == 1 then
-      if #bytes < at + 13 then return end
+      if #bytes < at + 13 then return false end
       reduced = {}
       reduced.allowed, reduced.completions, reduced.reduced_ms = unpack_('>I4I4I6', bytes, at)
       at = at + 14
     end
-    for pair in string.gmatch(sub(bytes, at), '[a-z0-9_.-]+/[a-z0-9_.-]+') do
+    for pair, mark in string.gmatch(sub(bytes, at), '([a-z0-9_.-]+/[a-z0-9_.-]+)(@?)') do
       if not key.waits[pair] then key.pairs[#key.pairs + 1] = pair end
       key.waits[pair] = true
+      key.has_workers[pair] = mark == '@' or nil
     end
     key.scheduled_us, key.closed_ms = min(scheduled_us, 2 ^ 53), closed_ms
     key.open, key.failures, key.reduced = open, failures, reduced
+    return true
   end
 
   local function pack_state(key)
@@ -123,6 +132,8 @@ local function make_limits()
       return nil
     end
     local flags = (open and 1 or 0) + (open and open.probe and 2 or 0) + (reduced and 4 or 0)
+    local growth = open and open.growth or 1
+    while growth > 1 do growth, flags = growth / 2, flags + 8 end
     local parts = { pack('>BBI8I6', STATE_VERSION, flags, key.scheduled_us, key.closed_ms) }
     if open then
       parts[2] = pack('>I6I6', open.until_ms, open.cooldown_ms) .. (open.probe or '')
@@ -132,7 +143,9 @@ local function make_limits()
     if reduced then
       parts[#parts + 1] = pack('>I4I4I6', reduced.allowed, reduced.completions, reduced.reduced_ms)
     end
-    parts[#parts + 1] = concat(key.pairs, ',')
+    for i, pair in ipairs(key.pairs) do
+      parts[#parts + 1] = (i > 1 and ',' or '') .. pair .. (key.has_workers[pair] and '@' or '')
+    end
     return concat(parts)
   end
 
@@ -142,8 +155,8 @@ local function make_limits()
     for _, name in ipairs(names) do
       if not known[name] then
         known[name] = {
-          name = name, settings = no_settings, pairs = {}, waits = {}, scheduled_us = 0,
-          closed_ms = 0, failures = {}, started = {}, dropped = {},
+          name = name, settings = no_settings, pairs = {}, waits = {}, has_workers = {},
+          scheduled_us = 0, closed_ms = 0, failures = {}, started = {}, dropped = {},
         }
         all[#all + 1] = known[name]
         new[#new + 1] = name
@@ -158,17 +171,18 @@ local function make_limits()
       local own = settings_of(settings[2 * i - 1])
       key.settings = own ~= no_settings and own or settings_of(settings[2 * i])
       key.bytes = states[i]
-      parse_state(key, states[i])
+      key.is_unread = states[i] and not parse_state(key, states[i])
     end
   end
 
   local function hold_name(key) return PREFIX .. 'hold:' .. key.name end
 
-  -- How many running jobs hold it; none if its set is of a wrong type.
+  -- How many running jobs hold it; more than may if its set is of a wrong type.
   local function running(key)
     if not key.running then
       local count = try('SCARD', hold_name(key))
-      key.running = type(count) == 'number' and count or 0
+      key.is_broken = type(count) ~= 'number'
+      key.running = key.is_broken and math.huge or count
     end
     return key.running
   end
@@ -198,12 +212,17 @@ local function make_limits()
     return max(now_us, min(key.scheduled_us, latest))
   end
 
+  -- The end of a cool-down: as if it had begun with these settings, if they make it shorter.
+  local function ends_at(set, open)
+    return open.until_ms - max(open.cooldown_ms - set.cooldown_ms * open.growth, 0)
+  end
+
   -- When to look again at a key that is closed by time, or NEVER.
   local function look_at(key)
     local at, set = NEVER, key.settings
     if key.closed_ms > now then at = key.closed_ms end
     local open = set.failures and key.open
-    if open and open.until_ms > now then at = min(at, open.until_ms) end
+    if open and ends_at(set, open) > now then at = min(at, ends_at(set, open)) end
     if set.interval_us then
       local ahead_us = next_us(key) - set.tolerance_us
       if ahead_us > now * 1000 then at = min(at, math.ceil(ahead_us / 1000)) end
@@ -221,9 +240,11 @@ local function make_limits()
     local open = set.failures and key.open
     if key.closed_ms > now then return 0 end
     if open then
-      if open.until_ms > now then return 0 end
+      if ends_at(set, open) > now then return 0 end
       -- A probe that does not run, because the store was damaged, holds nobody up.
-      if open.probe and try('SISMEMBER', hold_name(key), open.probe) == 1 then return 0 end
+      local holds = open.probe and try('SISMEMBER', hold_name(key), open.probe) or 0
+      key.is_broken = type(holds) == 'table' or key.is_broken
+      if holds ~= 0 then return 0 end
       most = 1
     end
     if set.interval_us then
@@ -279,7 +300,7 @@ local function make_limits()
     end
     if count >= set.failures then
       key.failures = {}
-      key.open = { until_ms = after(now, set.cooldown_ms), cooldown_ms = set.cooldown_ms }
+      key.open = { until_ms = after(now, set.cooldown_ms), cooldown_ms = set.cooldown_ms, growth = 1 }
     elseif #failures > FAILURES_MAX then
       table.remove(failures, 1)
     end
@@ -292,7 +313,8 @@ local function make_limits()
     elseif open.probe == id then
       open.probe = nil
       if has_failed and set.failures then
-        open.cooldown_ms = min(open.cooldown_ms * 2, set.cooldown_ms * GROWTH_MAX)
+        open.growth = min(open.growth * 2, GROWTH_MAX)
+        open.cooldown_ms = set.cooldown_ms * open.growth
         open.until_ms = after(now, open.cooldown_ms)
       elseif has_completed and set.failures then
         key.open = nil
@@ -317,11 +339,11 @@ local function make_limits()
     key.touched, key.may_open = true, true
   end
 
-  -- Jobs of this `<queue>/<kind>` wait for room at the key.
-  local function wait_for(key, pair)
-    if key.waits[pair] then return end
-    key.waits[pair] = true
-    key.pairs[#key.pairs + 1] = pair
+  -- Jobs of this `<queue>/<kind>` wait for room at the key, or all of it for workers that add it.
+  local function wait_for(key, pair, has_workers)
+    if key.waits[pair] and (key.has_workers[pair] or not has_workers) then return end
+    if not key.waits[pair] then key.pairs[#key.pairs + 1] = pair end
+    key.waits[pair], key.has_workers[pair] = true, has_workers or key.has_workers[pair]
     key.touched = true
   end
 
@@ -330,6 +352,7 @@ local function make_limits()
   -- Puts a key with room, or without, where claims meet it; answers whether lanes are parked at it.
   local function show(key, pair, has_room)
     local head = try('ZRANGE', waits_name(key, pair), 0, 0, 'WITHSCORES')
+    if head.err then replace_waits(waits_name(key, pair)) end
     if has_room and head[2] then
       try('ZADD', PREFIX .. 'lanes:' .. pair, head[2], '@' .. key.name)
     else
@@ -344,8 +367,9 @@ local function make_limits()
     for _, pair in ipairs(key.pairs) do
       if show(key, pair, true) then left_[#left_ + 1] = pair else key.waits[pair] = nil end
       wake(pair)
+      if key.has_workers[pair] then wake(pair .. '@' .. key.name) end
     end
-    key.pairs = left_
+    key.pairs, key.has_workers = left_, {}
   end
 
   local function start_all(key)
@@ -354,13 +378,18 @@ local function make_limits()
     tidy(key)
     if set.interval_us then key.scheduled_us = next_us(key) + #ids * set.interval_us end
     local open = set.failures and key.open
-    if open and open.until_ms <= now then open.probe = ids[1] end
+    if open and ends_at(set, open) <= now then open.probe = ids[1] end
   end
 
   local function save_holders(key)
     for command, list in pairs({ SADD = key.started, SREM = key.dropped }) do
       for i = 1, #list, CHUNK do
-        try(command, hold_name(key), unpack(list, i, min(i + CHUNK - 1, #list)))
+        local last = min(i + CHUNK - 1, #list)
+        local done = try(command, hold_name(key), unpack(list, i, last))
+        if type(done) == 'table' then
+          key.is_broken = true
+          try(command, PREFIX .. 'mend:' .. key.name, unpack(list, i, last))
+        end
       end
     end
     if #key.started + #key.dropped > 0 then
@@ -371,7 +400,7 @@ local function make_limits()
 
   -- Writes everything that changed. The keys that may have room now are looked at.
   local function save()
-    local set_args, gone, reopen = {}, {}, {}
+    local set_args, gone, reopen, is_damaged = {}, {}, {}, false
     for _, key in ipairs(all) do
       start_all(key)
       save_holders(key)
@@ -387,9 +416,12 @@ local function make_limits()
           gone[#gone + 1] = key.name
         end
         key.bytes = bytes
+        is_damaged = is_damaged or key.is_unread or key.is_broken
+        key.is_unread = false
       end
       key.touched, key.may_open = false, false
     end
+    if is_damaged then call('HDEL', META, 'tidied') end
     if #set_args > 0 and not limited then call('HSET', META, 'limits', 1) end
     each('HSET', LIMITED, set_args)
     each('HDEL', LIMITED, gone)
@@ -404,9 +436,10 @@ local function make_limits()
     end
   end
 
-  -- Looks at keys whose room may have changed.
-  local function look_again(names)
+  -- Looks at keys whose room may have changed; at first, `heal` does.
+  local function look_again(names, heal)
     load(names)
+    if heal then heal(names) end
     for _, name in ipairs(names) do
       known[name].touched, known[name].may_open = true, true
     end
@@ -415,13 +448,24 @@ local function make_limits()
     save()
   end
 
+  -- Ends by hand what would end by itself some time; answers whether there was any of it.
+  local function reset(name)
+    load({ name })
+    local key = known[name]
+    tidy(key)
+    local was_closed = key.closed_ms > 0 or key.open or key.reduced or #key.failures > 0
+    key.closed_ms, key.open, key.reduced, key.failures = 0, nil, nil, {}
+    look_again({ name })
+    return was_closed
+  end
+
   -- Looks at a page of all keys of which something is remembered; answers where to go on.
-  local function look_at_some(cursor, count)
+  local function look_at_some(cursor, count, heal)
     local page = call('HSCAN', LIMITED, cursor, 'COUNT', count)
     local names = {}
     for i = 1, #page[2], 2 do names[#names + 1] = page[2][i] end
     local before = call('HLEN', LIMITED)
-    look_again(names)
+    look_again(names, heal)
     return page[1], before - call('HLEN', LIMITED)
   end
 
@@ -439,7 +483,8 @@ local function make_limits()
   return {
     load = load, get = get, left = left, start = start, let_go = let_go_, throttle = throttle,
     wait_for = wait_for, waits_name = waits_name, show = show, save = save, check = check,
-    look_at_some = look_at_some, look_at_due = look_at_due, settings_of = settings_of,
+    reset = reset, look_at_some = look_at_some, look_at_due = look_at_due,
+    look_again = look_again, settings_of = settings_of,
   }
 end
 

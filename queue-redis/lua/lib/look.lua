@@ -42,7 +42,7 @@ local function look_at_keys()
   local more = first_ms and first_ms <= now and limits().look_at_due() or false
   local notes = call('HMGET', META, 'relook', 'tidied')
   local tidied_ms = tonumber(notes[2] and string.match(notes[2], '^t(%d+)$') or nil)
-  is_tidy_due = not tidied_ms or tidied_ms + TIDY_DUE_MS <= now
+  is_tidy_due = not tidied_ms or tidied_ms > now or tidied_ms + TIDY_DUE_MS <= now
   local cursor = notes[1]
   if cursor then
     cursor = limits().look_at_some(cursor_in(cursor), LOOKS_MAX)

@@ -3,6 +3,7 @@
 local let_go, let_go_of = {}, {} -- ids; token → how many
 local flagged = {} -- ids that had a cancel request
 local ends = {} -- of jobs that held limit keys (ends.lua)
+local has_lost_keys = false -- whether one could not say which keys its worker had added
 
 -- Notes that a job is not running any more; `save_released` writes it. The class is nil if its
 -- record cannot be read.
@@ -40,6 +41,8 @@ local function read_released()
 end
 
 local function save_released(kept, ended)
+  -- They are found among the holders that are none: the next round of heal.lua begins at once.
+  if has_lost_keys and limited then call('HDEL', META, 'tidied') end
   each('HDEL', RUN, let_go)
   each('HSET', CLAIMS, kept)
   each('HDEL', CLAIMS, ended)

@@ -8,10 +8,16 @@ end
 
 -- Leaves a wake-up for one worker that can run this queue and kind, if none is there. Nobody can
 -- run what is in a paused queue.
+--
+-- With "@" and a limit key behind it the wake-up is for one that adds the key to the kind and has
+-- found it without room: such a worker does not hear of new jobs. It goes by itself.
 local function wake(pair)
   if paused and is_paused(string.match(pair, '^[^/]*')) then return end
   local key = PREFIX .. 'wake:' .. pair
-  if try('LLEN', key) == 0 then try('RPUSH', key, 'w') end
+  if try('LLEN', key) == 0 then
+    try('RPUSH', key, 'w')
+    if string.find(pair, '@', 1, true) then try('PEXPIRE', key, 60000) end
+  end
 end
 
 -- Leaves a word in a worker's own list, if it is not there, ahead of what nobody has read. The

@@ -76,7 +76,7 @@ local function claim_plain()
   end
 
   local ids, runs, count = {}, {}, 0
-  local reply = { now, now, 0, 0, -1, 0, '', '', '', '', '', '' }
+  local reply = { now, now, 0, 0, -1, 0, '', '', '', '', '', '', '' }
   local parts = {} -- lane, its first number, its last number, …
 
   -- Takes jobs of a lane; answers whether they are plain.
@@ -115,7 +115,7 @@ local function claim_plain()
         last_times, last_text, last_rest = times, text, rest
       end
       count = count + 1
-      ids[count], reply[12 + count] = id, record
+      ids[count], reply[13 + count] = id, record
       runs[2 * count - 1], runs[2 * count] = id, run
     end
     parts[#parts + 1], parts[#parts + 2], parts[#parts + 3] = lane, first, count
@@ -257,7 +257,10 @@ local function claim_plain()
     end
     for view, list in pairs(places) do call('ZADD', PREFIX .. 'lanes:' .. view.pair, unpack(list)) end
     for view, list in pairs(gone) do call('ZREM', PREFIX .. 'lanes:' .. view.pair, unpack(list)) end
-    for key, list in pairs(holders) do try('SADD', PREFIX .. 'hold:' .. key, unpack(list)) end
+    for key, list in pairs(holders) do
+      local added = try('SADD', PREFIX .. 'hold:' .. key, unpack(list))
+      if type(added) == 'table' then try('SADD', PREFIX .. 'mend:' .. key, unpack(list)) end
+    end
     local span = PREFIX .. 'starts:' .. format('%d', floor(now / 30000))
     for queue, jobs in pairs(started) do
       -- A hint for those who find the queue full: it goes by itself.
@@ -271,7 +274,7 @@ local function claim_plain()
   save_meta()
   reply[4], reply[6], reply[7] = missing == 0 and 1 or 0, maintain and 1 or 0, meta[6] or ''
   if due_ms then reply[5] = due_ms - now end
-  reply[11], reply[12] = atts, {}
+  reply[11], reply[12], reply[13] = atts, {}, {}
   return reply
 end
 

@@ -29,13 +29,14 @@ pub(super) fn live_of_queues(counts: &Counters, auditor: &mut Auditor<'_>) {
     auditor.compare(&expected, counts, |field| field.starts_with("live:"));
 }
 
-/// The live jobs of each key, as far as they stay the same while all are counted again.
+/// The live jobs of each key, as far as they stay the same while all are counted again: then the
+/// counter was the same all the time, too, whenever its page was read.
 pub(super) async fn live_of_keys(
     looker: Looker<'_>,
     before: &BTreeMap<Vec<u8>, (u64, u64)>,
-    noted: &BTreeMap<Vec<u8>, Vec<u8>>,
     found: &mut Vec<Finding>,
 ) -> Result<(), Error> {
+    let noted = looker.live().await?;
     let is_as_noted = |key: &Vec<u8>| {
         let counted = before.get(key).map_or(0, |count| count.0);
         noted.get(key).map_or(Some(0), |noted| decimal(noted)) == Some(counted)
@@ -60,10 +61,19 @@ pub(super) async fn live_of_keys(
     Ok(())
 }
 
+/// What is known by the names of the namespace's keys.
+pub(super) struct Known<'a> {
+    pub(super) lanes: &'a BTreeSet<String>,
+    /// Limit keys that running jobs hold.
+    pub(super) held: &'a BTreeSet<String>,
+    /// Names of the keys that note which lanes wait.
+    pub(super) waits: &'a BTreeSet<String>,
+}
+
 /// Lanes with limit keys, and all that is known of the keys; adds the names of the lanes.
 pub(super) async fn findings(
     looker: Looker<'_>,
-    (known, held): (&BTreeSet<String>, &BTreeSet<String>),
+    known: &Known<'_>,
     pairs: &BTreeSet<String>,
     lanes: &mut BTreeSet<String>,
     found: &mut Vec<Finding>,
@@ -83,13 +93,20 @@ pub(super) async fn findings(
             }
         }
     }
-    let with_keys: Vec<&String> = known.iter().filter(|lane| with_keys(lane).is_some()).collect();
+    let with_keys: Vec<&String> =
+        known.lanes.iter().filter(|lane| with_keys(lane).is_some()).collect();
     for some in with_keys.chunks(LANES_A_CALL) {
         let mut words: Vec<&[u8]> = vec![b"lanes"];
         words.extend(some.iter().map(|lane| lane.as_bytes()));
         look(&looker.dump(&scripts::dump, &words).await?, |auditor| auditor.places());
     }
-    for key in held {
+    let waits: Vec<&String> = known.waits.iter().collect();
+    for some in waits.chunks(LANES_A_CALL) {
+        let mut words: Vec<&[u8]> = vec![b"types", b"zset"];
+        words.extend(some.iter().map(|name| name.as_bytes()));
+        look(&looker.dump(&scripts::dump, &words).await?, |auditor| auditor.waits_are_sorted());
+    }
+    for key in known.held {
         let mut pages = Pages::of(looker, ["holders", key]);
         while let Some(dump) = pages.next().await? {
             look(&dump, |auditor| auditor.holders());

@@ -63,8 +63,10 @@ impl Auditor<'_> {
 
     pub(super) fn holders(&mut self) {
         for (name, other) in &self.dump.others {
-            if name.starts_with("hold:") && !matches!(other, Other::Set) {
-                self.wrong_type(name, "a set");
+            if let (Some(key), false) = (name.strip_prefix("hold:"), matches!(other, Other::Set)) {
+                let fix = Fix::default().write(&[b"REHOLD", b"", key.as_bytes()]);
+                let fix = fix.write(&[b"LOOK", b"", key.as_bytes()]);
+                self.store(format!("{name} is not a set"), Some(fix));
             }
         }
         for (key, id) in &self.dump.unheld {
@@ -78,6 +80,7 @@ impl Auditor<'_> {
             let name = format!("hold:{key}");
             let fix = Fix::default().check(&[b"HGET", b"run", member], run);
             let fix = fix.write(&[b"SREM", name.as_bytes(), member]);
+            let fix = fix.write(&[b"LOOK", b"", key.as_bytes()]);
             let what = format!("is among the holders of {key} and does not hold it");
             match crate::reply::id(member) {
                 Ok(id) => self.job(id, what, Some(fix)),
@@ -241,6 +244,11 @@ impl Auditor<'_> {
     pub(super) fn place_again(&mut self, pair: &str, index: &[u8], what: &str) {
         let fix = Fix::default().write(&[b"PLACE", b"", pair.as_bytes(), index]);
         self.store(format!("the lane {pair}/{} {what}", text(index)), Some(fix));
+    }
+
+    /// Lanes that wait are noted in sorted sets.
+    pub(super) fn waits_are_sorted(&mut self) {
+        self.waits();
     }
 
     fn waits(&mut self) -> Waits {

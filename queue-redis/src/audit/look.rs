@@ -1,11 +1,11 @@
 //! The calls that look at a namespace, each at a bounded part of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use queue_core::{Error, JobId};
 use redis::Value;
 
-use super::dump::{Dump, Extent, text};
+use super::dump::{Dump, Extent, flat, text};
 use crate::connect::Link;
 use crate::keys::Keys;
 use crate::reply::{self, Items};
@@ -43,6 +43,22 @@ impl Looker<'_> {
             if cursor == "0" {
                 names.retain(|name| !self.keys.fixed().contains(name));
                 return Ok(names);
+            }
+        }
+    }
+
+    /// The counters of live jobs per limit key, each as it is at some time during the call.
+    pub(super) async fn live(&self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Error> {
+        let mut live = BTreeMap::new();
+        let mut cursor = "0".to_owned();
+        loop {
+            let mut cmd = redis::cmd("HSCAN");
+            cmd.arg(self.keys.live()).arg(&cursor).arg("COUNT").arg(PAGE);
+            let mut items = Items::of(self.plain(cmd).await?)?;
+            cursor = text(&items.bytes()?);
+            live.extend(flat(items.value()?)?);
+            if cursor == "0" {
+                return Ok(live);
             }
         }
     }

@@ -358,7 +358,10 @@ impl Auditor<'_> {
             Some("parked" | "waits" | "hold" | "starts" | "workers" | "alive") => true,
             _ => false,
         };
-        if !is_known {
+        if let Some(key) = name.strip_prefix("mend:") {
+            let fix = Fix::default().write(&[b"REHOLD", b"", key.as_bytes()]);
+            self.store(format!("the holders of {key} are being gathered anew"), Some(fix));
+        } else if !is_known {
             self.store(format!("{name} does not belong here"), None);
         }
     }

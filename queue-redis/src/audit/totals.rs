@@ -52,14 +52,22 @@ pub(super) struct Scene {
     shelves: BTreeSet<String>,
     /// Limit keys that running jobs hold.
     held: BTreeSet<String>,
+    /// Names of the keys that note which lanes wait.
+    waits: BTreeSet<String>,
     /// Keys of no kind that there is.
     strange: Vec<String>,
 }
 
 impl Scene {
     pub(super) fn of(names: &BTreeSet<&str>, pairs: BTreeSet<String>) -> Self {
-        let (lanes, shelves, held) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let mut scene = Self { pairs, lanes, shelves, held, strange: Vec::new() };
+        let mut scene = Self {
+            pairs,
+            lanes: BTreeSet::new(),
+            shelves: BTreeSet::new(),
+            held: BTreeSet::new(),
+            waits: BTreeSet::new(),
+            strange: Vec::new(),
+        };
         for name in names {
             match name.split_once(':') {
                 Some(("lanes" | "parked", pair)) => drop(scene.pairs.insert(pair.to_owned())),
@@ -68,17 +76,15 @@ impl Scene {
                     scene.pairs.insert(pair_of(lane).to_owned());
                 }
                 Some(("hold", key)) => drop(scene.held.insert(key.to_owned())),
-                Some(("waits" | "starts", _)) | None if is_of_limits(name) => {}
+                Some(("waits", _)) => drop(scene.waits.insert((*name).to_owned())),
+                Some(("starts", _)) => {}
+                None if ["workers", "alive"].contains(name) => {}
                 _ if is_shelf(name) => drop(scene.shelves.insert((*name).to_owned())),
                 _ => scene.strange.push((*name).to_owned()),
             }
         }
         scene
     }
-}
-
-fn is_of_limits(name: &str) -> bool {
-    name.contains(':') || ["workers", "alive"].contains(&name)
 }
 
 /// Counters by name, as they are stored.
@@ -104,8 +110,6 @@ struct Sums {
     stale: u64,
     stale_noted: Vec<u8>,
     counts: Counters,
-    /// Live jobs by limit key.
-    live: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl Sums {
@@ -117,11 +121,10 @@ impl Sums {
         let (ended, bad) = (known(&items.value()?), known(&items.value()?));
         let counted = [Some(sizes[0]), Some(sizes[1]), ended, bad];
         let (stale, stale_noted) = (items.count()?, items.bytes()?);
-        let (counts, live) = (flat(items.value()?)?, flat(items.value()?)?);
+        let counts = flat(items.value()?)?;
         let by_name = |(field, count): (Vec<u8>, Vec<u8>)| (text(&field), count);
         let counts = counts.into_iter().map(by_name).collect();
-        let live = live.into_iter().collect();
-        Ok(Self { sizes, counted, stale, stale_noted, counts, live })
+        Ok(Self { sizes, counted, stale, stale_noted, counts })
     }
 
     /// The sum of the counters of some states.
@@ -159,9 +162,9 @@ pub(super) async fn look(
     let is_odd = |lane: &&String| lane.rsplit_once('/').is_none_or(|(_, level)| !is_level(level));
     lanes.extend(scene.lanes.iter().filter(is_odd).cloned());
     let mut found = Vec::new();
-    let held = (&scene.lanes, &scene.held);
-    limit_pages::findings(looker, held, &pairs, &mut lanes, &mut found).await?;
-    limit_pages::live_of_keys(looker, &before.1.live, &sums.live, &mut found).await?;
+    let known = limit_pages::Known { lanes: &scene.lanes, held: &scene.held, waits: &scene.waits };
+    limit_pages::findings(looker, &known, &pairs, &mut lanes, &mut found).await?;
+    limit_pages::live_of_keys(looker, &before.1.live, &mut found).await?;
     findings.add(found).await?;
     count(looker, scene, before, sums, findings).await?;
     Ok(lanes)

@@ -39,7 +39,8 @@ pub(super) async fn answer(
     request: &ClaimRequest,
     reply: Value,
 ) -> Result<Claim, Error> {
-    let Answer { claim, epoch, quarantined, undecodable } = read(request, reply)?;
+    let Answer { claim, epoch, quarantined, undecodable, shut } = read(request, reply)?;
+    backend.waiters.note_shut(request, shut);
     backend.note_epoch(&epoch).await;
     quarantine::log(backend, &quarantined).await;
     if !undecodable.is_empty() {
@@ -59,6 +60,8 @@ struct Answer {
     quarantined: Vec<JobId>,
     /// Those that this program cannot read.
     undecodable: Vec<Unreadable>,
+    /// By `<queue>/<kind>` the key that the worker adds and that keeps its jobs from running.
+    shut: Vec<(String, String)>,
 }
 
 fn read(request: &ClaimRequest, reply: Value) -> Result<Answer, Error> {
@@ -77,6 +80,9 @@ fn read(request: &ClaimRequest, reply: Value) -> Result<Answer, Error> {
     let atts = reply::array(items.value()?)?;
     let mut atts = atts.into_iter().map(reply::bytes);
     let mut bodies = bodies(items.value()?)?;
+    let mut shut = reply::array(items.value()?)?.into_iter().map(reply::string);
+    let shut = std::iter::from_fn(|| Some((shut.next()?, shut.next()?)));
+    let shut = shut.map(|(pair, key)| Ok((pair?, key?))).collect::<Result<_, Error>>()?;
     let mut undecodable = Vec::new();
     claim.leases.reserve(ids.len());
     for (place, (id, record)) in (0..).zip(ids.into_iter().zip(items.rest())) {
@@ -96,7 +102,7 @@ fn read(request: &ClaimRequest, reply: Value) -> Result<Answer, Error> {
             Err(reason) => undecodable.push(Unreadable { id, reason, record: Vec::new() }),
         }
     }
-    Ok(Answer { claim, epoch, quarantined, undecodable })
+    Ok(Answer { claim, epoch, quarantined, undecodable, shut })
 }
 
 /// The bodies that are apart, by the number of their job from 1.

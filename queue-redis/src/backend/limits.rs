@@ -2,7 +2,8 @@
 
 use queue_core::backend::LIMITS_MAX;
 use queue_core::{
-    Error, HOLDERS_SHOWN_MAX, LimitKey, LimitSettings, LimitStatus, LimitTarget, Timestamp,
+    DRIFT_LOOKS_MAX, Error, HOLDERS_SHOWN_MAX, LimitKey, LimitSettings, LimitStatus, LimitTarget,
+    Timestamp,
 };
 use redis::Value;
 
@@ -26,6 +27,16 @@ pub(super) async fn set(
             "{LIMITS_MAX} limits are set; use class defaults such as tenant:*, or remove some"
         ))),
         Value::Int(changed) => Ok(changed == 1),
+        _ => Err(unexpected("not a number")),
+    }
+}
+
+pub(super) async fn reset(backend: &RedisBackend, key: &LimitKey) -> Result<bool, Error> {
+    let mut cmd = scripts::reset_limit.call(&backend.keys, 1, 128);
+    cmd.arg(key.as_str());
+    let call = Call::script(&scripts::reset_limit, cmd);
+    match store::one(&backend.link, call, Repeat::Freely).await? {
+        Value::Int(was_closed) => Ok(was_closed == 1),
         _ => Err(unexpected("not a number")),
     }
 }
@@ -62,8 +73,8 @@ pub(super) async fn status(
     if keys.is_empty() {
         return Ok(Vec::new());
     }
-    let mut cmd = scripts::limit_status.call(&backend.keys, 1 + keys.len(), keys.len() * 32);
-    cmd.arg(HOLDERS_SHOWN_MAX);
+    let mut cmd = scripts::limit_status.call(&backend.keys, 2 + keys.len(), keys.len() * 32);
+    cmd.arg(HOLDERS_SHOWN_MAX).arg(DRIFT_LOOKS_MAX);
     for key in keys {
         cmd.arg(key.as_str());
     }
@@ -90,6 +101,7 @@ fn read(key: &LimitKey, mut items: Items, now: Timestamp) -> Result<LimitStatus,
     let ids = items.bytes()?;
     status.holders = ids.chunks_exact(16).filter_map(|id| reply::id(id).ok()).collect();
     status.live = items.count()?;
+    status.drift = items.count()?;
     let settings = in_force.as_ref().map(|(_, settings)| settings.clone()).unwrap_or_default();
     let running = u32::try_from(status.running).unwrap_or(u32::MAX);
     status.settings = in_force;

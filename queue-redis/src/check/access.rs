@@ -22,7 +22,7 @@ const COMMANDS: &[&[&str]] = &[
     &["LINDEX", "K", "0"], &["LLEN", "K"], &["LPOS", "K", "v"], &["LPUSH", "K", "v"],
     &["LRANGE", "K", "0", "0"], &["LREM", "K", "1", "v"], &["LTRIM", "K", "0", "0"],
     &["PEXPIRE", "K", "1"], &["RPUSH", "K", "v"], &["SADD", "K", "m"], &["SCARD", "K"],
-    &["SISMEMBER", "K", "m"], &["SMEMBERS", "K"], &["SMISMEMBER", "K", "m"], &["SRANDMEMBER", "K", "1"], &["SREM", "K", "m"], &["SSCAN", "K", "0"], &["TIME"], &["TYPE", "K"],
+    &["SISMEMBER", "K", "m"], &["SMEMBERS", "K"], &["SMISMEMBER", "K", "m"], &["SRANDMEMBER", "K", "1"], &["SREM", "K", "m"], &["SSCAN", "K", "0"], &["SUNIONSTORE", "K", "K"], &["TIME"], &["TYPE", "K"],
     &["UNLINK", "K"], &["ZADD", "K", "1", "m"], &["ZCARD", "K"], &["ZCOUNT", "K", "0", "0"], &["ZMSCORE", "K", "m"],
     &["ZRANGE", "K", "0", "0"], &["ZREM", "K", "m"], &["ZSCAN", "K", "0"], &["ZSCORE", "K", "m"],
 ];

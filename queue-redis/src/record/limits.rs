@@ -112,7 +112,8 @@ pub(crate) fn unpack_state(bytes: &[u8]) -> Option<(LimitState, Vec<String>)> {
             0 => None,
             _ => from.bytes(16)?.try_into().ok().map(JobId::from_bytes),
         };
-        breaker.open = Some(OpenState { until, cooldown, probe });
+        let growth = 1 << (flags >> 3 & 7);
+        breaker.open = Some(OpenState { until, cooldown, growth, probe });
     }
     for _ in 0..from.number(1)? {
         breaker.failures.push(from.time()?);
@@ -123,7 +124,9 @@ pub(crate) fn unpack_state(bytes: &[u8]) -> Option<(LimitState, Vec<String>)> {
         adaptive = Some(AdaptiveState { allowed, completions, reduced_at: from.time()? });
     }
     let waiting = String::from_utf8_lossy(from.0);
-    let waiting = waiting.split(',').filter(|pair| !pair.is_empty()).map(str::to_owned).collect();
+    // With "@" behind it, workers wait for the key, too.
+    let pairs = waiting.split(',').map(|pair| pair.strip_suffix('@').unwrap_or(pair));
+    let waiting = pairs.filter(|pair| !pair.is_empty()).map(str::to_owned).collect();
     Some((LimitState { scheduled_us, closed_until, breaker, adaptive }, waiting))
 }
 
@@ -194,9 +197,10 @@ mod tests {
 
     #[test]
     fn a_state_is_read_as_the_scripts_write_it() {
-        let open = [&[1, 7, 0, 0, 0, 0, 0, 0, 0, 9][..], &ms6(5), &ms6(70), &ms6(30), &[7; 16]];
+        let open =
+            [&[1, 7 + 8 * 2, 0, 0, 0, 0, 0, 0, 0, 9][..], &ms6(5), &ms6(70), &ms6(30), &[7; 16]];
         let failures = [&[2][..], &ms6(3), &ms6(4)];
-        let adaptive = [&[0, 0, 0, 4, 0, 0, 0, 1][..], &ms6(60), b"q/a,q/b"];
+        let adaptive = [&[0, 0, 0, 4, 0, 0, 0, 1][..], &ms6(60), b"q/a,q/b@"];
         let bytes = [open.concat(), failures.concat(), adaptive.concat()].concat();
         let (state, waiting) = unpack_state(&bytes).unwrap();
         let at = Timestamp::from_ms;
@@ -208,13 +212,14 @@ mod tests {
                 open: Some(OpenState {
                     until: at(70),
                     cooldown: Duration::from_millis(30),
+                    growth: 4,
                     probe: Some(JobId::from_bytes([7; 16])),
                 }),
             },
             adaptive: Some(AdaptiveState { allowed: 4, completions: 1, reduced_at: at(60) }),
         };
         assert_eq!((state, waiting), (expected, vec!["q/a".to_owned(), "q/b".to_owned()]));
-        let fixed = bytes.len() - 7;
+        let fixed = bytes.len() - b"q/a,q/b@".len();
         (0..fixed).for_each(|end| assert_eq!(unpack_state(&bytes[..end]), None, "cut at {end}"));
         let nobody = unpack_state(&bytes[..fixed]).unwrap();
         assert_eq!(nobody.1, Vec::<String>::new());

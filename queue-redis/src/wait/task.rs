@@ -77,7 +77,7 @@ struct Task {
 }
 
 struct Blocked {
-    pairs: BTreeSet<String>,
+    lists: BTreeSet<String>,
     /// Whether it was asked to come back.
     interrupted: bool,
     answer: Pin<Box<dyn Future<Output = Answer> + Send>>,
@@ -133,7 +133,7 @@ impl Task {
             self.deliver(ask, News::Cancel(self.worker.clone()));
             return;
         }
-        let covered = self.blocked.as_ref().is_none_or(|b| ask.pairs.is_subset(&b.pairs));
+        let covered = self.blocked.as_ref().is_none_or(|b| ask.lists.is_subset(&b.lists));
         self.waiting.push(ask);
         if !covered {
             self.interrupt();
@@ -142,10 +142,10 @@ impl Task {
 
     /// Blocks on the lists of everybody who waits.
     fn block(&mut self) {
-        let pairs: BTreeSet<String> =
-            self.waiting.iter().flat_map(|ask| ask.pairs.iter().cloned()).collect();
-        let mut lists = vec![self.list.clone()];
-        lists.extend(pairs.iter().map(|pair| format!("{}wake:{pair}", self.home.keys.prefix())));
+        let lists: BTreeSet<String> =
+            self.waiting.iter().flat_map(|ask| ask.lists.iter().cloned()).collect();
+        let mut names = vec![self.list.clone()];
+        names.extend(lists.iter().map(|list| self.home.keys.wake(list)));
         let home = self.home.clone();
         let connection = self.connection.take();
         let (failures, broken) = (self.failures, self.broken);
@@ -155,9 +155,9 @@ impl Task {
             } else if failures > 0 {
                 sleep(reconnect_pause(failures)).await;
             }
-            pop(&home, connection, &lists).await
+            pop(&home, connection, &names).await
         });
-        self.blocked = Some(Blocked { pairs, interrupted: false, answer });
+        self.blocked = Some(Blocked { lists, interrupted: false, answer });
     }
 
     /// Makes the blocking command come back, to go out again with another interest.
@@ -197,9 +197,9 @@ impl Task {
 
     fn hear(&mut self, list: &str, word: &[u8]) {
         if list != self.list {
-            let pair = list.rsplit_once("wake:").map_or("", |(_, pair)| pair);
-            let wants = |ask: &Ask| ask.pairs.contains(pair) && !ask.answer.is_closed();
-            let news = News::Work(pair.to_owned());
+            let list = self.home.keys.woken_by(list).unwrap_or_default();
+            let wants = |ask: &Ask| ask.lists.contains(list) && !ask.answer.is_closed();
+            let news = News::Work(list.to_owned());
             match self.waiting.iter().position(wants) {
                 Some(at) => {
                     let ask = self.waiting.swap_remove(at);
@@ -238,6 +238,7 @@ impl Task {
             return false;
         }
         tasks.remove(&self.worker);
+        lock(&self.home.shut).remove(&self.worker);
         true
     }
 
@@ -250,8 +251,8 @@ impl Task {
         else {
             return;
         };
-        if let Some((_, pair)) = list.rsplit_once("wake:").filter(|_| list != self.list) {
-            self.home.pass_on(News::Work(pair.to_owned())).await;
+        if let Some(list) = self.home.keys.woken_by(&list).filter(|_| list != self.list) {
+            self.home.pass_on(News::Work(list.to_owned())).await;
         }
     }
 }

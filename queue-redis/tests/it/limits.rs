@@ -5,42 +5,26 @@ use std::time::Duration;
 
 use queue_core::conformance::Harness;
 use queue_core::{
-    Adaptive, Backend, Breaker, ErrorKind, JobError, LimitKeys, LimitSettings, LimitTarget, NewJob,
-    Outcome, Rate, Timestamp,
+    Adaptive, Backend, Breaker, DRIFT_LOOKS_MAX, ErrorKind, JobError, LimitKey, LimitKeys,
+    LimitSettings, LimitTarget, NewJob, Outcome, Rate, Timestamp,
 };
 use queue_redis::RedisBackend;
 
 use crate::support::harness::RedisHarness;
 use crate::support::jobs::{
-    assert_sound, brief, claim, completed, ends, enqueue, job, request, settle,
+    assert_sound, brief, claim, completed, ends, enqueue, job, limited_populace, request,
+    set_limit, settle,
 };
 
 const START: Timestamp = Timestamp::from_ms(4_102_444_800_000);
-
-async fn limit(backend: &RedisBackend, target: &str, settings: &LimitSettings) {
-    let target = LimitTarget::new(target).unwrap();
-    settings.validate(&target).unwrap();
-    backend.set_limit(&target, Some(settings)).await.unwrap();
-}
 
 fn concurrency(most: u32) -> LimitSettings {
     LimitSettings { concurrency: Some(most), ..LimitSettings::default() }
 }
 
-impl RedisHarness {
-    /// How many commands the server has run, those of scripts included.
-    fn commands(&self) -> u64 {
-        let text: String = self.raw(&[b"INFO", b"commandstats"]);
-        let calls = text.lines().filter(|line| !line.contains("_info:"));
-        calls
-            .filter_map(|line| line.split("calls=").nth(1)?.split(',').next()?.parse::<u64>().ok())
-            .sum()
-    }
-}
-
 /// Tenants that each have one job running and more waiting for it.
 async fn busy_tenants(backend: &RedisBackend, tenants: usize) {
-    limit(backend, "tenant:*", &concurrency(1)).await;
+    set_limit(backend, "tenant:*", &concurrency(1)).await;
     let all: Vec<NewJob> = (0..tenants)
         .flat_map(|n| [(); 2].map(|()| brief("a").limit(format!("tenant:{n}"))))
         .collect();
@@ -83,7 +67,7 @@ async fn a_change_for_thousands_of_keys_is_made_in_small_steps() {
     let backend = harness.now().await;
     busy_tenants(&backend, TENANTS).await;
     let before = harness.commands();
-    limit(&backend, "tenant:*", &concurrency(2)).await;
+    set_limit(&backend, "tenant:*", &concurrency(2)).await;
     let mut most = harness.commands() - before;
     let (mut taken, mut steps) = (0, 0);
     loop {
@@ -117,7 +101,7 @@ async fn nothing_is_left_of_thousands_of_tenants() {
         adaptive: Some(Adaptive { floor: 1 }),
         ..concurrency(2)
     };
-    limit(&backend, "tenant:*", &settings).await;
+    set_limit(&backend, "tenant:*", &settings).await;
     let all: Vec<NewJob> =
         (0..TENANTS).map(|n| brief("a").limit(format!("tenant:{n}")).max_attempts(1)).collect();
     for some in all.chunks(500) {
@@ -172,24 +156,6 @@ async fn claim_and_complete(backend: &RedisBackend) -> bool {
     leases.is_empty()
 }
 
-/// Some that run, some that wait at a key, one that is open, one that waits for its time.
-async fn populated(harness: &RedisHarness) -> RedisBackend {
-    let backend = harness.fresh(START).await;
-    limit(&backend, "tenant:*", &concurrency(2)).await;
-    let rate = Some(Rate::new(1, Duration::from_secs(60)));
-    limit(&backend, "provider:x", &LimitSettings { rate, ..LimitSettings::default() }).await;
-    let of = |tenant: &str| job("a").limit(tenant);
-    let jobs = [of("tenant:a"), of("tenant:a"), of("tenant:a"), of("tenant:b")];
-    enqueue(&backend, &jobs).await;
-    let of_x = || job("b").limit("provider:x");
-    enqueue(&backend, &[of_x(), of_x(), of("tenant:c").delay(Duration::from_secs(60))]).await;
-    assert_eq!(claim(&backend, &["a", "b"], 9).await.len(), 4);
-    assert!(claim(&backend, &["a", "b"], 9).await.is_empty());
-    enqueue(&backend, &[of("tenant:d"), job("a")]).await;
-    assert_sound(&backend).await;
-    backend
-}
-
 /// Whatever is left of the jobs is run to its end.
 async fn drained(harness: &RedisHarness, backend: &RedisBackend, what: &str) {
     let mut now = START;
@@ -209,7 +175,7 @@ async fn drained(harness: &RedisHarness, backend: &RedisBackend, what: &str) {
 #[tokio::test]
 async fn each_index_of_limits_is_made_again() {
     let harness = RedisHarness::new();
-    let damages: [&[&str]; 22] = [
+    let damages: [&[&str]; 24] = [
         &["DEL", "hold:tenant:a"],
         &["SET", "hold:tenant:a", "text"],
         &["SADD", "hold:tenant:a", "an-id-of-nobody!"],
@@ -232,9 +198,11 @@ async fn each_index_of_limits_is_made_again() {
         &["HDEL", "meta", "limits"],
         &["ZADD", "lanes:default/a", "1", "@tenant:z"],
         &["DEL", "lanes:default/a"],
+        &["SADD", "mend:tenant:a", "an-id-of-nobody!"],
+        &["SET", "mend:tenant:z", "text"],
     ];
     for words in damages {
-        let backend = populated(&harness).await;
+        let backend = limited_populace(&harness, START).await;
         let name = harness.key(&backend, words[1]);
         let mut bytes: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
         bytes[1] = name.as_bytes();
@@ -249,10 +217,36 @@ async fn each_index_of_limits_is_made_again() {
 }
 
 #[tokio::test]
+async fn places_of_jobs_that_do_not_run_are_counted() {
+    let harness = RedisHarness::new();
+    let backend = limited_populace(&harness, START).await;
+    let key = LimitKey::new("tenant:a").unwrap();
+    let status = async || backend.limit_status(std::slice::from_ref(&key)).await.unwrap().remove(0);
+    let sound = status().await;
+    assert_eq!((sound.running, sound.drift), (2, 0));
+    let name = harness.key(&backend, "hold:tenant:a");
+    for stray in ["an-id-of-nobody!", "?"] {
+        harness.raw::<()>(&[b"ZADD", name.as_bytes(), b"0", stray.as_bytes()]);
+    }
+    let damaged = status().await;
+    assert_eq!((damaged.running, damaged.drift), (4, 2));
+    // So many are looked at, and no more.
+    for n in 0..=DRIFT_LOOKS_MAX {
+        harness.raw::<()>(&[b"ZADD", name.as_bytes(), b"0", format!("~{n}").as_bytes()]);
+    }
+    let looked_at = u64::try_from(DRIFT_LOOKS_MAX).unwrap() - sound.running;
+    assert_eq!(status().await.drift, looked_at);
+    while backend.audit(true).await.unwrap().iter().any(|found| !found.repaired) {}
+    assert_eq!(status().await, sound);
+    harness.raw::<()>(&[b"SET", name.as_bytes(), b"text"]);
+    assert_eq!(status().await.drift, 0);
+}
+
+#[tokio::test]
 async fn settings_that_cannot_be_read_limit_nothing() {
     let harness = RedisHarness::new();
     for garbage in ["", "?", &"\u{1}\u{3}".repeat(23), &"\u{7f}".repeat(46)] {
-        let backend = populated(&harness).await;
+        let backend = limited_populace(&harness, START).await;
         let name = harness.key(&backend, "limits");
         harness.raw::<()>(&[b"HSET", name.as_bytes(), b"tenant:*", garbage.as_bytes()]);
         let set = backend.limits().await.unwrap();
@@ -274,7 +268,7 @@ async fn a_wrong_type_stops_nobody_else() {
         "parked:default/a",
         "waits:default/b:provider:x",
     ] {
-        let backend = populated(&harness).await;
+        let backend = limited_populace(&harness, START).await;
         harness.raw::<()>(&[b"SET", harness.key(&backend, name).as_bytes(), b"text"]);
         let leases = claim(&backend, &["a", "b"], 9).await;
         assert!(leases.len() >= 2, "{name}");
@@ -293,30 +287,41 @@ async fn a_wrong_type_stops_nobody_else() {
 async fn an_audit_of_many_lanes_finds_what_is_wrong_and_only_that() {
     let harness = RedisHarness::new();
     let backend = harness.now().await;
-    busy_tenants(&backend, 700).await;
+    busy_tenants(&backend, 300).await;
     let of = |n: usize| job("a").limit(format!("tenant:{n}")).limit("provider:x");
-    let open: Vec<NewJob> = (700..1000).map(of).collect();
+    let open: Vec<NewJob> = (300..400).map(of).collect();
     enqueue(&backend, &open).await;
     assert_sound(&backend).await;
-    let damages: [&[&str]; 9] = [
-        &["DEL", "hold:tenant:7"],
-        &["SADD", "hold:tenant:7", "an-id-of-nobody!"],
-        &["DEL", "waits:default/a:tenant:8"],
-        &["ZREM", "parked:default/a", "5/tenant:9"],
-        &["ZREM", "lanes:default/a", "5/provider:x,tenant:800"],
-        &["HDEL", "limited", "tenant:10"],
-        &["HSET", "live", "tenant:11", "5"],
-        &["HSET", "count", "live:default", "5"],
-        &["HSET", "limits", "tenant:11", "?"],
+    // Those of one audit do not meet.
+    let together: [&[&[&str]]; 3] = [
+        &[
+            &["DEL", "hold:tenant:7"],
+            &["DEL", "waits:default/a:tenant:8"],
+            &["ZREM", "parked:default/a", "5/tenant:9"],
+            &["ZREM", "lanes:default/a", "5/provider:x,tenant:350"],
+            &["HDEL", "limited", "tenant:10"],
+        ],
+        &[
+            &["SADD", "hold:tenant:7", "an-id-of-nobody!"],
+            &["HSET", "live", "tenant:11", "5"],
+            &["HSET", "count", "live:default", "5"],
+            &["HSET", "limits", "tenant:15", "?"],
+            &["SET", "hold:tenant:12", "text"],
+            &["SET", "waits:default/a:tenant:13", "text"],
+            &["SADD", "mend:tenant:14", "an-id-of-nobody!"],
+        ],
+        &[&["SET", "parked:default/a", "text"]],
     ];
-    for words in damages {
-        let name = harness.key(&backend, words[1]);
-        let mut bytes: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
-        bytes[1] = name.as_bytes();
-        harness.raw::<()>(&bytes);
+    for damages in together {
+        for words in damages {
+            let name = harness.key(&backend, words[1]);
+            let mut bytes: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+            bytes[1] = name.as_bytes();
+            harness.raw::<()>(&bytes);
+        }
         let found = backend.audit(true).await.unwrap();
-        assert!(!found.is_empty(), "{words:?} is not found");
-        assert!(found.iter().all(|one| one.repaired), "{words:?}: {found:#?}");
+        assert!(found.len() >= damages.len(), "of {damages:?}: {found:#?}");
+        assert!(found.iter().all(|one| one.repaired), "{damages:?}: {found:#?}");
         assert_sound(&backend).await;
     }
 }

@@ -1,7 +1,7 @@
 //! The conformance suite's way to Redis.
 
 use queue_core::conformance::Harness;
-use queue_core::{Namespace, Timestamp};
+use queue_core::{Lease, Namespace, Timestamp};
 use queue_redis::RedisBackend;
 
 use super::server::TestRedis;
@@ -38,6 +38,29 @@ impl RedisHarness {
             cmd.arg(*word);
         });
         cmd.query(&mut self.redis.client()).expect("the command works")
+    }
+
+    /// Makes a running job's entry of `run` unreadable, behind its token.
+    pub fn spoil_run(&self, backend: &RedisBackend, lease: &Lease) {
+        let (run, id) = (self.key(backend, "run"), lease.spec.id);
+        let mut bytes: Vec<u8> = self.raw(&[b"HGET", run.as_bytes(), id.as_bytes()]);
+        bytes[16] = 9;
+        self.raw::<()>(&[b"HSET", run.as_bytes(), id.as_bytes(), &bytes]);
+    }
+
+    /// Makes somebody a holder of a limit key.
+    pub fn add_holder(&self, backend: &RedisBackend, key: &str, id: &[u8]) {
+        let name = self.key(backend, &format!("hold:{key}"));
+        self.raw::<()>(&[b"ZADD", name.as_bytes(), b"0", id]);
+    }
+
+    /// How many commands the server has run, those of scripts included.
+    pub fn commands(&self) -> u64 {
+        let text: String = self.raw(&[b"INFO", b"commandstats"]);
+        let calls = text.lines().filter(|line| !line.contains("_info:"));
+        calls
+            .filter_map(|line| line.split("calls=").nth(1)?.split(',').next()?.parse::<u64>().ok())
+            .sum()
     }
 
     /// All keys of the backend's namespace.

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use queue_core::conformance::Harness;
 use queue_core::{
     Backend, ClaimRequest, ClaimToken, Durability, EnqueueOutcome, Interest, JobId, Kind,
-    KindLimits, KindSlots, Lease, NewJob, Outcome, Payload, QueueName, Retention, SettleRequest,
-    Settled, Settlement, WorkerId,
+    KindLimits, KindSlots, Lease, LimitKeys, LimitSettings, LimitTarget, NewJob, Outcome, Payload,
+    QueueName, Rate, Retention, SettleRequest, Settled, Settlement, Timestamp, WorkerId,
 };
 use queue_redis::RedisBackend;
+
+use super::harness::RedisHarness;
 
 pub fn job(kind: &str) -> NewJob {
     NewJob::new(Kind::new(kind).unwrap(), Payload::raw("payload"))
@@ -51,6 +54,13 @@ pub async fn claim(backend: &RedisBackend, kinds: &[&str], max: u32) -> Vec<Leas
     backend.claim(&request(kinds, max)).await.unwrap().leases
 }
 
+/// A claim of a worker that adds a key to the kind.
+pub async fn claim_with(backend: &RedisBackend, kind: &str, key: &str, max: u32) -> Vec<Lease> {
+    let mut request = request(&[kind], max);
+    request.kinds[0].limits = LimitKeys::parse([key]).unwrap();
+    backend.claim(&request).await.unwrap().leases
+}
+
 pub fn ends(leases: &[Lease], outcome: &Outcome) -> SettleRequest {
     let end = |lease: &Lease| Settlement {
         id: lease.spec.id,
@@ -73,4 +83,29 @@ pub async fn settle(backend: &RedisBackend, leases: &[Lease], outcome: &Outcome)
 pub async fn assert_sound(backend: &RedisBackend) {
     let violations = backend.audit(false).await.unwrap();
     assert!(violations.is_empty(), "{violations:#?}");
+}
+
+pub async fn set_limit(backend: &RedisBackend, target: &str, settings: &LimitSettings) {
+    let target = LimitTarget::new(target).unwrap();
+    settings.validate(&target).unwrap();
+    backend.set_limit(&target, Some(settings)).await.unwrap();
+}
+
+/// Some that run, some that wait at a key, one that is open, one that waits for its time.
+pub async fn limited_populace(harness: &RedisHarness, start: Timestamp) -> RedisBackend {
+    let backend = harness.fresh(start).await;
+    let two = LimitSettings { concurrency: Some(2), ..LimitSettings::default() };
+    set_limit(&backend, "tenant:*", &two).await;
+    let rate = Some(Rate::new(1, Duration::from_secs(60)));
+    set_limit(&backend, "provider:x", &LimitSettings { rate, ..LimitSettings::default() }).await;
+    let of = |tenant: &str| job("a").limit(tenant);
+    let jobs = [of("tenant:a"), of("tenant:a"), of("tenant:a"), of("tenant:b")];
+    enqueue(&backend, &jobs).await;
+    let of_x = || job("b").limit("provider:x");
+    enqueue(&backend, &[of_x(), of_x(), of("tenant:c").delay(Duration::from_secs(60))]).await;
+    assert_eq!(claim(&backend, &["a", "b"], 9).await.len(), 4);
+    assert!(claim(&backend, &["a", "b"], 9).await.is_empty());
+    enqueue(&backend, &[of("tenant:d"), job("a")]).await;
+    assert_sound(&backend).await;
+    backend
 }

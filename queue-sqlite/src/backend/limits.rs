@@ -10,7 +10,7 @@ use queue_core::{
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::errors::Fault;
-use crate::rows::{number, text, time};
+use crate::rows::{bytes, number, text, time};
 use crate::session::limits::{holders, parse, settings_of};
 use crate::session::queues::live_in_lanes;
 use crate::session::{Limits, SELECT_STORE, Session};
@@ -26,7 +26,8 @@ pub(super) const COUNT_QUEUE_SETTINGS: &str =
 pub(super) const DELETE_QUEUES_LIVE: &str = "DELETE FROM queue_live";
 pub(super) const UPSERT_RECHECK: &str = "INSERT INTO limit_recheck (class, after) \
      VALUES (?1, ?2) ON CONFLICT (class) DO UPDATE SET after = excluded.after";
-pub(super) const DELETE_RECHECK: &str = "DELETE FROM limit_recheck WHERE class = ?1";
+/// By its bytes: damage may have made them no text.
+pub(super) const DELETE_RECHECK: &str = "DELETE FROM limit_recheck WHERE class = CAST(?1 AS TEXT)";
 pub(super) const SELECT_RECHECK: &str = "SELECT class, after FROM limit_recheck LIMIT 1";
 pub(super) const HAS_RECHECK: &str = "SELECT 1 FROM limit_recheck LIMIT 1";
 /// The keys of a class at which lanes wait, after one of them.
@@ -80,6 +81,13 @@ pub(super) fn set_limit(
     Ok(true)
 }
 
+/// Ends what has closed or narrowed a key for a time; says whether there was any of it.
+pub(super) fn reset_limit(session: &mut Session<'_>, key: &LimitKey) -> Result<bool, Fault> {
+    let was_closed = session.limits.reset(key, session.now)?;
+    session.announce();
+    Ok(was_closed)
+}
+
 fn check_room(conn: &Connection) -> Result<(), Fault> {
     let mut count = conn.prepare_cached(COUNT_SETTINGS)?;
     let settings: i64 = count.query_row([], |row| row.get(0))?;
@@ -97,16 +105,18 @@ fn check_room(conn: &Connection) -> Result<(), Fault> {
 pub(super) fn recheck(session: &mut Session<'_>) -> Result<(), Fault> {
     let mut select = session.conn.prepare_cached(SELECT_RECHECK)?;
     let found = select.query_row([], |row| {
-        let column = |index| Ok::<_, rusqlite::Error>(text(row, index)?.unwrap_or("").to_owned());
-        Ok((column(0)?, column(1)?))
+        let class = bytes(row, 0)?.unwrap_or_default().to_owned();
+        Ok((class, text(row, 1)?.unwrap_or("").to_owned()))
     });
-    let Some((class, after)) = found.optional()? else { return Ok(()) };
+    let Some((stored, after)) = found.optional()? else { return Ok(()) };
+    // What cannot be read is the class of no key.
+    let class = std::str::from_utf8(&stored).unwrap_or_default();
     // What lies between: all keys of the class, since a semicolon follows the colon.
     let (first, end) = (format!("{class}:"), format!("{class};"));
+    let after = if after.starts_with(&first) { after } else { first };
     let mut select = session.conn.prepare_cached(SELECT_WAITED_FOR)?;
-    let keys = select.query_map((after.max(first), end, PASS_MAX), |row| {
-        Ok(text(row, 0)?.unwrap_or("").to_owned())
-    })?;
+    let keys = select
+        .query_map((after, end, PASS_MAX), |row| Ok(text(row, 0)?.unwrap_or("").to_owned()))?;
     let keys: Vec<String> = keys.collect::<Result<_, _>>()?;
     for key in keys.iter().filter_map(|key| LimitKey::new(key).ok()) {
         session.limits.look_again(&key);
@@ -116,7 +126,7 @@ pub(super) fn recheck(session: &mut Session<'_>) -> Result<(), Fault> {
             session.conn.prepare_cached(UPSERT_RECHECK)?.execute((class, last))?;
         }
         _ => {
-            session.conn.prepare_cached(DELETE_RECHECK)?.execute([class])?;
+            session.conn.prepare_cached(DELETE_RECHECK)?.execute([&stored])?;
         }
     }
     session.announce();
@@ -164,6 +174,8 @@ pub(super) fn status(conn: &Connection, keys: &[LimitKey]) -> Result<Vec<LimitSt
         let mut status = LimitStatus::new(key.clone());
         status.settings = in_force.target.clone().map(|target| (target, in_force.settings.clone()));
         status.running = holders.len() as u64;
+        let counted = limits.running(key)?.max(0).unsigned_abs();
+        status.drift = counted.abs_diff(status.running);
         holders.truncate(HOLDERS_SHOWN_MAX);
         status.holders = holders;
         status.allowed = limits.allowed(key, now)?;

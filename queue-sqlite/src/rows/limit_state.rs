@@ -2,16 +2,16 @@
 //!
 //! Format 1: a byte 1, the rate's schedule (`u64`, microseconds), until when the key is closed
 //! (`u64`), the breaker's failures (their number as `u16`, then a `u64` each), whether it is open
-//! (a byte; if 1, the end of the cool-down and its length, a `u64` each, whether a probe runs, and
-//! if so its id), and whether the concurrency is reduced (a byte; if 1, how many may run and the
+//! (a byte; if not 0, it says how many configured cool-downs the end and the length of this one
+//! are, a `u64` each, which come next; then whether a probe runs, and if so its id), and whether the concurrency is reduced (a byte; if 1, how many may run and the
 //! completions, a `u32` each, and when it was reduced, a `u64`). Numbers are little-endian, times
 //! and lengths milliseconds unless said otherwise.
 
 use std::time::Duration;
 
 use queue_core::{
-    AdaptiveState, BreakerState, JobId, LIMIT_FAILURES_MAX, LIMIT_TIME_MAX, LimitState, OpenState,
-    Timestamp,
+    AdaptiveState, BreakerState, COOLDOWN_GROWTH_MAX, JobId, LIMIT_FAILURES_MAX, LIMIT_TIME_MAX,
+    LimitState, OpenState, Timestamp,
 };
 
 use super::history::Rest;
@@ -31,8 +31,9 @@ pub(crate) fn encode(state: &LimitState) -> Option<Vec<u8>> {
     for at in failures {
         bytes.extend(at.as_ms().to_le_bytes());
     }
-    bytes.push(u8::from(state.breaker.open.is_some()));
-    if let Some(OpenState { until, cooldown, probe }) = &state.breaker.open {
+    let growth = state.breaker.open.map_or(0, |open| open.growth.clamp(1, COOLDOWN_GROWTH_MAX));
+    bytes.push(u8::try_from(growth).unwrap_or(u8::MAX));
+    if let Some(OpenState { until, cooldown, probe, growth: _ }) = &state.breaker.open {
         bytes.extend(until.as_ms().to_le_bytes());
         bytes.extend(u64::try_from(cooldown.as_millis()).unwrap_or(u64::MAX).to_le_bytes());
         bytes.push(u8::from(probe.is_some()));
@@ -56,9 +57,9 @@ pub(crate) fn decode(stored: &[u8]) -> Option<LimitState> {
     let count = u16::from_le_bytes(rest.array()?);
     (u32::from(count) <= LIMIT_FAILURES_MAX).then_some(())?;
     let failures: Option<Vec<_>> = (0..count).map(|_| time(&mut rest)).collect();
-    let open = match flag(&mut rest)? {
-        false => None,
-        true => Some(open(&mut rest)?),
+    let open = match rest.array()? {
+        [0] => None,
+        [growth] => Some(open(&mut rest, u32::from(growth))?),
     };
     let adaptive = match flag(&mut rest)? {
         false => None,
@@ -72,7 +73,8 @@ pub(crate) fn decode(stored: &[u8]) -> Option<LimitState> {
     rest.0.is_empty().then_some(LimitState { scheduled_us, closed_until, breaker, adaptive })
 }
 
-fn open(rest: &mut Rest<'_>) -> Option<OpenState> {
+fn open(rest: &mut Rest<'_>, growth: u32) -> Option<OpenState> {
+    (growth <= COOLDOWN_GROWTH_MAX).then_some(())?;
     let until = time(rest)?;
     let cooldown = Duration::from_millis(u64::from_le_bytes(rest.array()?));
     (cooldown <= LIMIT_TIME_MAX.saturating_mul(32)).then_some(())?;
@@ -80,7 +82,7 @@ fn open(rest: &mut Rest<'_>) -> Option<OpenState> {
         false => None,
         true => Some(JobId::from_bytes(rest.array()?)),
     };
-    Some(OpenState { until, cooldown, probe })
+    Some(OpenState { until, cooldown, growth, probe })
 }
 
 fn flag(rest: &mut Rest<'_>) -> Option<bool> {
@@ -107,7 +109,8 @@ mod tests {
 
     fn states() -> Vec<LimitState> {
         let at = Timestamp::from_ms;
-        let open = OpenState { until: at(5), cooldown: Duration::from_secs(9), probe: None };
+        let cooldown = Duration::from_secs(9);
+        let open = OpenState { until: at(5), cooldown, growth: 4, probe: None };
         let probing = OpenState { probe: Some(JobId::from_bytes([7; 16])), ..open };
         let adaptive = AdaptiveState { allowed: 3, completions: 2, reduced_at: at(8) };
         vec![

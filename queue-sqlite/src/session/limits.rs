@@ -105,6 +105,11 @@ impl<'c> Limits<'c> {
         Ok(known.state.room(&in_force.settings, running, now))
     }
 
+    /// How many running jobs are counted as holding a key.
+    pub(crate) fn running(&mut self, key: &LimitKey) -> Result<i64, Fault> {
+        Ok(self.known(key)?.running)
+    }
+
     /// Whether a job that needs all these keys may start.
     pub(crate) fn is_open(&mut self, keys: &[LimitKey], now: Timestamp) -> Result<bool, Fault> {
         for key in keys {
@@ -256,6 +261,13 @@ impl<'c> Limits<'c> {
         self.change(key, now, |known, in_force| {
             known.state.throttle(&in_force.settings, until, claimed_at, now);
         })
+    }
+
+    /// Ends by hand what would end by itself some time; answers whether there was any of it.
+    pub(crate) fn reset(&mut self, key: &LimitKey, now: Timestamp) -> Result<bool, Fault> {
+        let mut was_closed = false;
+        self.change(key, now, |known, _| was_closed = known.state.reset(now))?;
+        Ok(was_closed)
     }
 
     /// Counts live jobs that carry these keys.

@@ -221,6 +221,15 @@ fn what_cannot_be_a_store_is_refused_with_what_to_do() {
     assert!(refusal(&linked).contains("hard links"));
 }
 
+/// The reason is told, not that the file is missing, as it has to be.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_file_that_cannot_be_made_is_not_called_missing() {
+    // Nobody makes files there, not even root.
+    let why = refusal(Path::new("/sys/queue.db"));
+    assert!(!why.contains("create the directory"), "{why}");
+}
+
 #[test]
 fn an_empty_file_becomes_a_store() {
     let directory = tempfile::tempdir().unwrap();

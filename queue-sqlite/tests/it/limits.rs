@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use queue_core::{
-    Backend, Lease, LimitSettings, LimitTarget, NewJob, Rate, Retention, Timestamp, WorkerId,
-    WorkerInfo,
+    Backend, Lease, LimitKey, LimitSettings, LimitTarget, NewJob, Rate, Retention, Timestamp,
+    WorkerId, WorkerInfo,
 };
 use queue_sqlite::SqliteBackend;
 
@@ -98,6 +98,25 @@ async fn tenants_that_are_gone_leave_no_rows() {
 }
 
 #[tokio::test]
+async fn a_wrong_number_of_places_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = fast(&directory.path().join("queue.db"));
+    enqueue(&backend, &[(); 3].map(|()| job("x").limit("tenant:a"))).await;
+    assert_eq!(backend.claim(&request(2)).await.unwrap().leases.len(), 2);
+    let key = LimitKey::new("tenant:a").unwrap();
+    let drift = async || backend.limit_status(std::slice::from_ref(&key)).await.unwrap()[0].drift;
+    assert_eq!(drift().await, 0);
+    for (counted, expected) in [(5, 3), (0, 2)] {
+        let damage = format!("UPDATE limit_key SET running = {counted}");
+        beside(backend.path()).execute_batch(&damage).unwrap();
+        assert_eq!(drift().await, expected, "{counted} instead of 2");
+    }
+    assert!(backend.audit(true).await.unwrap().iter().all(|found| found.repaired));
+    assert_eq!(drift().await, 0);
+    assert_sound(&backend).await;
+}
+
+#[tokio::test]
 async fn many_keys_with_many_lanes_each_find_room_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let backend = fast(&directory.path().join("queue.db"));
@@ -143,4 +162,36 @@ async fn a_key_without_room_for_an_hour_is_not_asked_for_again_and_again() {
     set_clock(backend.path(), START.after(hour));
     let claim = backend.claim(&request(1)).await.unwrap();
     assert_eq!((claim.leases.len(), claim.next_due), (1, Some(hour)));
+}
+
+/// A change of settings reaches those who wait, whatever is noted of how far it has come.
+#[tokio::test]
+async fn damage_to_what_is_looked_at_again_stops_nobody() {
+    const TENANTS: usize = 510; // more than one call looks at
+    let damages = [
+        "INSERT INTO limit_recheck VALUES ('', 'x')",
+        "INSERT INTO limit_recheck VALUES (CAST(x'00ff' AS TEXT), CAST(x'ff' AS TEXT))",
+        "UPDATE limit_recheck SET after = 'zzz'",
+        "UPDATE limit_recheck SET after = CAST(x'ff' AS TEXT)",
+    ];
+    for damage in damages {
+        let directory = tempfile::tempdir().unwrap();
+        let backend = fast(&directory.path().join("queue.db"));
+        limit(&backend, "tenant:*", concurrency(1)).await;
+        let of = |n: usize| job("x").limit(format!("tenant:{n:03}"));
+        let jobs: Vec<NewJob> = (0..TENANTS).flat_map(|n| [of(n), of(n)]).collect();
+        enqueue(&backend, &jobs).await;
+        assert_eq!(drain(&backend).await.len(), TENANTS);
+        limit(&backend, "tenant:*", concurrency(2)).await;
+        assert_eq!(rows(&backend, "limit_recheck"), 1);
+        beside(backend.path()).execute_batch(damage).unwrap();
+        let mut passes = 0;
+        while backend.maintain(500).await.unwrap().more {
+            passes += 1;
+            assert!(passes < 10, "{damage}: there is more to do without end");
+        }
+        assert_eq!(rows(&backend, "limit_recheck"), 0, "{damage}");
+        assert_sound(&backend).await;
+        assert_eq!(drain(&backend).await.len(), TENANTS, "{damage}");
+    }
 }

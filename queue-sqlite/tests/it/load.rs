@@ -90,6 +90,13 @@ async fn a_full_shelf_drops_its_oldest_records_as_new_ones_come() {
     assert_eq!(count(&backend, JobState::Cancelled).await, FINISHED_MAX);
     assert!(!is_there(first).await);
     assert_sound(&backend).await;
+    // More than are kept, because they were counted wrongly for a while.
+    beside(backend.path()).execute("UPDATE shelf SET records = 1", []).unwrap();
+    finish(7).await;
+    assert_eq!(backend.maintain(500).await.unwrap().dropped, 0);
+    beside(backend.path()).execute("UPDATE shelf SET records = records + 9999", []).unwrap();
+    assert_eq!(backend.maintain(500).await.unwrap().dropped, 7);
+    assert_sound(&backend).await;
 }
 
 #[tokio::test]

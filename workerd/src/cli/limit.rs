@@ -1,13 +1,14 @@
 //! `workerd limit`: what providers and tenants may have running, and who keeps jobs waiting.
 
 mod ls;
+mod reset;
 mod rm;
 mod set;
 mod show;
 mod view;
 
 use clap::Subcommand;
-use queue::LimitTarget;
+use queue::{LimitKey, LimitTarget};
 
 use super::Common;
 use crate::config::limits::target;
@@ -26,6 +27,13 @@ pub(super) enum Command {
     },
     /// Change what is named here of a limit, for everyone and at once; the rest of it stays
     Set(set::Args),
+    /// End what keeps jobs from starting for a time: the pause that a provider asked for, an open
+    /// breaker with its failures, a concurrency that was reduced; settings stay as they are
+    Reset {
+        /// Keys such as provider:openai
+        #[arg(required = true, value_name = "KEY")]
+        keys: Vec<LimitKey>,
+    },
     /// Remove limits
     Rm {
         /// Keys such as tenant:acme, or classes such as tenant:*
@@ -44,6 +52,7 @@ pub(super) async fn execute(common: &Common, command: Command) -> Outcome {
             args.verify()?;
             set::execute(common, &common.connect_to_write().await?, &args).await
         }
+        Command::Reset { keys } => reset::execute(common, &common.connect().await?, &keys).await,
         Command::Rm { targets } => rm::execute(common, &common.connect().await?, &targets).await,
     }
 }

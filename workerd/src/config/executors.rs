@@ -11,7 +11,10 @@ use queue::payload::RESULT_MAX_BYTES;
 use super::limits;
 use super::raw::{Found, Item, Place, Source, Table, setting};
 use super::value::{self, CONCURRENCY_MAX};
-use crate::executor::command::{Command, KILL_GRACE_DEFAULT, Stdout, Template};
+use crate::executor::command::{
+    Command, EXIT_DEAD, KILL_GRACE_DEFAULT, Stdout, THROTTLED_DELAY_DEFAULT,
+    THROTTLED_DELAY_MIN_MS, Template, Throttled,
+};
 
 /// Reads every executor. `folder` is where the file stands.
 pub(super) fn read(table: Table<'_, '_>, folder: &Path) -> BTreeMap<Kind, Command> {
@@ -58,6 +61,7 @@ fn command(mut table: Table<'_, '_>, place: &Place, folder: &Path) -> Option<Com
     let environment = environment.map(|list| list.value).unwrap_or_default();
     let environment = environment.iter().filter_map(|item| variable(source, item)).collect();
     let limits = limits::of_executor(&mut table);
+    let throttled = throttled(&mut table);
     for key in UNSUPPORTED {
         table.unsupported(key);
     }
@@ -74,7 +78,28 @@ fn command(mut table: Table<'_, '_>, place: &Place, folder: &Path) -> Option<Com
         working_dir,
         output_max_bytes: output_max_bytes.unwrap_or(RESULT_MAX_BYTES),
         stdout: stdout.unwrap_or(Stdout::Result),
+        throttled,
     })
+}
+
+const THROTTLED: &str = "throttled = { exit_code = 75, delay = \"30s\" }";
+
+fn throttled(table: &mut Table<'_, '_>) -> Option<Throttled> {
+    let source = table.source();
+    let (place, mut table) = table.table_and_place("throttled")?;
+    let exit_code = table.integer("exit_code", "a whole number");
+    if exit_code.is_none() {
+        table.missing("exit_code", &place, &format!("is missing; write {THROTTLED}"));
+    }
+    let exit_code = setting(exit_code, source, |text| match text.parse() {
+        Ok(EXIT_DEAD) => Err(format!("{EXIT_DEAD} makes its job dead; write another code")),
+        Ok(code @ 1..=255) => Ok(code),
+        _ => Err(format!("{text:?} is not possible; write a whole number from 1 to 255")),
+    });
+    let delay = table.string("delay", "a duration such as \"30s\"");
+    let delay = setting(delay, source, value::duration_from::<THROTTLED_DELAY_MIN_MS>);
+    table.finish();
+    Some(Throttled { exit_code: exit_code?, delay: delay.unwrap_or(THROTTLED_DELAY_DEFAULT) })
 }
 
 /// Checks the key `type`. The rest of another executor is not looked at.

@@ -56,6 +56,7 @@ env = ["DISPLAY"]
 working_dir = "/tmp"
 output_max_bytes = 1000
 stdout = "discard"
+throttled = { exit_code = 75, delay = "90s" }
 
 [http]
 listen = "127.0.0.1:0"
@@ -80,6 +81,8 @@ fn a_file_with_everything_is_read() {
     assert!(command.program.ends_with("sh") && command.program.is_absolute());
     assert_eq!(command.arguments.len(), 3);
     assert_eq!(command.kill_grace, Duration::ZERO);
+    let throttled = command.throttled.unwrap();
+    assert_eq!((throttled.exit_code, throttled.delay), (75, Duration::from_secs(90)));
     let keys: Vec<&str> = command.limits.iter().map(queue::LimitKey::as_str).collect();
     assert_eq!(keys, ["gpu:a100", "provider:openai"]);
     assert_eq!(config.listen, Some("127.0.0.1:0".parse().unwrap()));
@@ -356,6 +359,31 @@ const WRONG: &[(&str, &str, &str)] = &[
         "[executors.a]\ntype = \"command\"\nargv = [\"sh\"]\noutput_max_bytes = 65537",
         { "w.toml:4: executors.a.output_max_bytes: " },
         "1 to 65536",
+    ),
+    (
+        "[executors.a]\ntype = \"command\"\nargv = [\"sh\"]\nthrottled = 75",
+        { "w.toml:4: executors.a.throttled: is of type integer" },
+        "a table",
+    ),
+    (
+        "[executors.a]\ntype = \"command\"\nargv = [\"sh\"]\nthrottled = {}",
+        { "w.toml:4: executors.a.throttled.exit_code: is missing" },
+        "exit_code = 75",
+    ),
+    (
+        "[executors.a]\ntype = \"command\"\nargv = [\"sh\"]\nthrottled = { exit_code = 100 }",
+        { "w.toml:4: executors.a.throttled.exit_code: 100 makes" },
+        "another code",
+    ),
+    (
+        "[executors.a]\ntype = \"command\"\nargv = [\"sh\"]\nthrottled = { exit_code = 0 }",
+        { "w.toml:4: executors.a.throttled.exit_code: " },
+        "from 1 to 255",
+    ),
+    (
+        "[executors.a]\ntype = \"command\"\nargv = [\"sh\"]\nthrottled = { exit_code = 75, delay = \"0s\" }",
+        { "w.toml:4: executors.a.throttled.delay: " },
+        "at least \"1s\"",
     ),
     (
         "[executors.a]\ntype = \"command\"\nargv = [\"sh\"]\nworking_dir = \"/no/such\"",

@@ -89,6 +89,13 @@ struct Executor {
     working_dir: Option<String>,
     output_max_bytes: usize,
     stdout: &'static str,
+    throttled: Option<Throttled>,
+}
+
+#[derive(Debug, Serialize)]
+struct Throttled {
+    exit_code: i32,
+    delay: String,
 }
 
 impl View {
@@ -182,5 +189,9 @@ fn executor(command: &Command) -> Executor {
             Stdout::Result => "result",
             Stdout::Discard => "discard",
         },
+        throttled: command.throttled.map(|throttled| Throttled {
+            exit_code: throttled.exit_code,
+            delay: text(throttled.delay),
+        }),
     }
 }

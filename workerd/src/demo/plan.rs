@@ -68,6 +68,7 @@ pub(super) fn executors(limit: &LimitKey) -> Result<BTreeMap<Kind, Command>, Fai
             working_dir: None,
             output_max_bytes: queue::payload::RESULT_MAX_BYTES,
             stdout: Stdout::Result,
+            throttled: None,
         };
         Ok((kind_of(kind)?, command))
     };

@@ -24,6 +24,7 @@ use queue::{Context, Executor, Fail, LimitKeys, Payload};
 
 use attempt::Attempt;
 pub(crate) use events::make as make_event_pipe;
+pub(crate) use result::EXIT_DEAD;
 use starts::Starts;
 pub(crate) use template::Template;
 
@@ -50,7 +51,24 @@ pub(crate) struct Command {
     pub(crate) output_max_bytes: usize,
     /// What standard output is for.
     pub(crate) stdout: Stdout,
+    /// How it says that its provider turned it away; it has no way to if `None`.
+    pub(crate) throttled: Option<Throttled>,
 }
+
+/// How a program says that its provider turned it away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Throttled {
+    /// By ending with this code.
+    pub(crate) exit_code: i32,
+    /// For how long, if it does not say so itself.
+    pub(crate) delay: Duration,
+}
+
+/// For how long a provider has turned a program away unless somebody says otherwise.
+pub(crate) const THROTTLED_DELAY_DEFAULT: Duration = Duration::from_secs(30);
+
+/// The shortest time for which it has: programs without end are not started faster.
+pub(crate) const THROTTLED_DELAY_MIN_MS: u64 = 1000;
 
 /// What the program's standard output is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -46,7 +46,9 @@ async fn the_jobs_of_a_killed_replica_run_elsewhere(store: Store) {
     let (gate, queue) = (Gate::new(), store.connect().await);
     let config = |concurrency: usize| {
         let lease = humantime::format_duration(LEASE);
-        format!("[worker]\nconcurrency = {concurrency}\nlease = \"{lease}\"\n") + &gate.executor()
+        format!("[worker]\nconcurrency = {concurrency}\nlease = \"{lease}\"\n")
+            + &gate.executor()
+            + "provider = \"x\"\n[limits.\"provider:x\"]\nconcurrency = 6\n"
     };
     let mut killed = Daemon::start(&store.url(), &config(3));
     let killed_worker = killed.wait_for_event("worker_started")["worker"].clone();
@@ -63,7 +65,7 @@ async fn the_jobs_of_a_killed_replica_run_elsewhere(store: Store) {
     .await;
     assert!(of_killed.iter().all(|r| r.worker.as_ref().unwrap().as_str() == killed_worker));
     // Room for all: what the killed one ran need not wait for what the other one runs.
-    let _other = Daemon::start(&store.url(), &config(6));
+    let other = Daemon::start(&store.url(), &config(6));
     until("all running", async || (running(&queue, &ids).await.len() == 6).then_some(())).await;
 
     killed.signal(Signal::KILL);
@@ -78,6 +80,14 @@ async fn the_jobs_of_a_killed_replica_run_elsewhere(store: Store) {
     // P8. The margin on top is for a busy machine.
     let took = killed_at.elapsed();
     assert!(took <= LEASE + Duration::from_millis(1500) + Duration::from_secs(3), "{took:?}");
+    // P4: the places of the killed one went with its jobs.
+    until("the gauges of the provider", async || {
+        let (_, metrics) = other.get("/metrics");
+        let value = |name: &str| gauge(&metrics, &format!("{name}{{key=\"provider:x\"}}"));
+        assert!(matches!(value("queue_limit_drift").as_deref(), None | Some("0")), "{metrics}");
+        (value("queue_limit_in_use")? == "6" && value("queue_limit_drift")? == "0").then_some(())
+    })
+    .await;
     gate.open();
 
     for id in &ids {
@@ -87,6 +97,12 @@ async fn the_jobs_of_a_killed_replica_run_elsewhere(store: Store) {
         assert_eq!((record.failures, record.stalls), (0, u8::from(was_of_killed)));
     }
     assert!(queue.audit().await.unwrap().is_empty());
+}
+
+/// The value of a line of `/metrics`.
+fn gauge(metrics: &str, name: &str) -> Option<String> {
+    let values = metrics.lines().filter_map(|line| line.strip_prefix(name));
+    values.map(|value| value.trim().to_owned()).next()
 }
 
 async fn running(queue: &Queue, ids: &[JobId]) -> Vec<JobRecord> {

@@ -19,6 +19,7 @@ on_every_store!(
     limits_are_set_shown_and_removed,
     keys_travel_with_jobs,
     a_full_queue_lets_nothing_in,
+    a_command_that_is_turned_away_closes_its_provider,
     what_keeps_a_job_is_explained,
 );
 
@@ -188,6 +189,7 @@ async fn limits_are_set_shown_and_removed(store: Store) {
     let shown = ask(&store, &["limit", "show", "provider:y", "queue:default"]).documents();
     assert_eq!((&shown[0]["settings_of"], &shown[0]["allowed"]), (&json!("provider:*"), &json!(4)));
     assert_eq!((&shown[1]["live"], &shown[1]["running"]), (&json!(1), &Value::Null));
+    assert_eq!((&shown[0]["drift"], &shown[1]["drift"]), (&json!(0), &json!(0)));
     let plainly = ask_plainly(&store, &["limit", "show", "provider:y", "provider:*"]).out;
     assert!(plainly.contains("allows   concurrency 4 (as all of provider:*)\n"), "{plainly}");
     let own = ask_plainly(&store, &["limit", "set", "provider:y", "--rate", "5/s"]).out;
@@ -195,6 +197,10 @@ async fn limits_are_set_shown_and_removed(store: Store) {
     let plainly = ask_plainly(&store, &["limit", "ls"]).out;
     assert!(plainly.contains("0 of 8   1 of 1000"), "{plainly}");
 
+    let reset = ask(&store, &["limit", "reset", "provider:y"]);
+    let document = json!({ "limit": "provider:y", "reset": false, "blocked": [] });
+    assert_eq!((reset.code, reset.json()), (0, document));
+    assert_eq!(ask(&store, &["limit", "reset", "provider:*"]).code, 2, "of keys only");
     let removed = ask(&store, &["limit", "rm", "provider:y"]);
     assert_eq!((removed.code, &removed.json()["settings_of"]), (0, &json!("provider:*")));
     let again = ask(&store, &["limit", "rm", "provider:y"]);
@@ -259,6 +265,39 @@ async fn a_full_queue_lets_nothing_in(store: Store) {
 
     assert_eq!(ask(&store, &["limit", "rm", "queue:default"]).code, 0);
     assert_eq!(ask(&store, &["enqueue", "a"]).code, 0);
+}
+
+async fn a_command_that_is_turned_away_closes_its_provider(store: Store) {
+    let queue = store.connect().await;
+    let folder = tempfile::tempdir().unwrap();
+    let recovered = folder.path().join("recovered");
+    let script = format!(
+        "test -e '{}' && exit 0; echo '{{\"retry_after_sec\": 3600}}' 1<> $WORKERD_EVENTS; exit 75",
+        recovered.display()
+    );
+    let executor = executor("calls", &script) + "throttled = { exit_code = 75 }\n";
+    let config = executor + "provider = \"x\"\n[limits.\"provider:x\"]\nconcurrency = 2\n";
+    let _daemon = Daemon::start(&store.url(), &config);
+    let first = queue.enqueue(job("calls", &json!({}))).await.unwrap().id;
+    let closed = until("the provider closed", async || {
+        let blocked = status(&queue, "provider:x").await.blocked;
+        blocked.iter().find(|why| matches!(why, queue::Blocked::Closed { .. })).copied()
+    })
+    .await;
+    let record = queue.get(first).await.unwrap().unwrap();
+    assert_eq!((record.state, record.failures, record.snoozes), (JobState::Scheduled, 0, 1));
+    assert_eq!(closed.over_at(), Some(record.due_at));
+    let second = queue.enqueue(job("calls", &json!({}))).await.unwrap().id.to_string();
+    let explained = ask(&store, &["job", "explain", &second]).json();
+    assert_eq!(explained["blockers"][0]["limit"], "provider:x", "{explained}");
+
+    std::fs::write(recovered, "").unwrap();
+    let reset = ask(&store, &["limit", "reset", "provider:x"]).json();
+    assert_eq!((&reset["reset"], &reset["blocked"]), (&json!(true), &json!([])));
+    let record = until_finished(&queue, second.parse().unwrap()).await;
+    assert_eq!((record.state, record.snoozes), (JobState::Completed, 0));
+    let plainly = ask_plainly(&store, &["limit", "reset", "provider:x"]).out;
+    assert_eq!(plainly, "provider:x had nothing to end\n");
 }
 
 /// Enqueues a job to each of these queues.

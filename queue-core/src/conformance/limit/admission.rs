@@ -1,7 +1,7 @@
 //! How many live jobs a queue or a key may have.
 
 use super::*;
-use crate::{EnqueueOutcome, OnConflict};
+use crate::{EnqueueOutcome, OnConflict, RetryOutcome, RetryRequest};
 
 fn live(most: u64) -> LimitSettings {
     LimitSettings { max_live: Some(most), ..LimitSettings::default() }
@@ -41,6 +41,24 @@ pub async fn a_queue_takes_so_many_live_jobs<H: Harness>(harness: &H) {
     assert_eq!(full(&store, &job("a")).await.is_some(), !dies);
     store.unlimit("queue:default").await;
     assert_eq!(full(&store, &job("a")).await, None);
+    store.audit().await;
+}
+
+pub async fn a_job_that_is_run_again_is_not_refused<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    store.limit("queue:default", &live(1)).await;
+    store.limit("tenant:*", &live(1)).await;
+    let of_a = || job("a").limit("tenant:a");
+    let dead = store.enqueue(&of_a()).await.id;
+    store.settle(&store.claim_one().await, Outcome::Dead { error: failure() }).await;
+    let other = store.enqueue(&of_a()).await.id;
+    let finished_at = store.record(dead).await.finished_at.expect("it is dead");
+    let request = RetryRequest { jobs: vec![(dead, finished_at)], keep_counts: false };
+    assert_eq!(store.backend.retry(&request).await.unwrap(), [RetryOutcome::Ready]);
+    // It counts, and takes nobody's place.
+    assert_eq!(store.status("tenant:a").await.live, 2);
+    assert_eq!(full(&store, &job("a")).await.as_deref(), Some("queue:default"));
+    assert_eq!(store.takes(9).await, [other, dead]);
     store.audit().await;
 }
 

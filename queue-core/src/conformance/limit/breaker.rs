@@ -4,18 +4,18 @@ use super::*;
 use crate::{Adaptive, Blocked, Breaker, ErrorKind, JobError};
 
 const WINDOW: Duration = Duration::from_secs(5);
-const COOLDOWN: Duration = Duration::from_secs(3);
+pub(super) const COOLDOWN: Duration = Duration::from_secs(3);
 
-fn breaker() -> LimitSettings {
+pub(super) fn breaker() -> LimitSettings {
     let breaker = Breaker { failures: 2, window: WINDOW, cooldown: COOLDOWN };
     LimitSettings { breaker: Some(breaker), ..LimitSettings::default() }
 }
 
-fn failed(kind: ErrorKind) -> Outcome {
+pub(super) fn failed(kind: ErrorKind) -> Outcome {
     Outcome::Retry { delay: Duration::from_secs(3600), error: JobError::new(kind, "no") }
 }
 
-fn calls(count: usize) -> Vec<NewJob> {
+pub(super) fn calls(count: usize) -> Vec<NewJob> {
     (0..count).map(|_| job("a").limit("provider:x")).collect()
 }
 
@@ -62,6 +62,34 @@ pub async fn a_failed_probe_doubles_the_cool_down<H: Harness>(harness: &H) {
         let probe = store.claim_one().await;
         store.settle(&probe, failed(ErrorKind::Failed)).await;
     }
+    store.audit().await;
+}
+
+pub async fn a_shorter_cool_down_counts_for_a_breaker_that_is_open<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let cooling = |cooldown| LimitSettings {
+        breaker: breaker().breaker.map(|breaker| Breaker { cooldown, ..breaker }),
+        ..LimitSettings::default()
+    };
+    store.limit("provider:*", &cooling(COOLDOWN * 100)).await;
+    store.enqueue_all(&calls(9)).await;
+    for lease in store.claim(2).await.leases {
+        store.settle(&lease, failed(ErrorKind::Failed)).await;
+    }
+    let opened = store.now();
+    store.advance(COOLDOWN / 3).await;
+    assert_eq!(store.claim(9).await.next_due, Some(COOLDOWN * 100 - COOLDOWN / 3));
+    // Of the class, and of the key itself.
+    store.limit("provider:*", &cooling(COOLDOWN * 2)).await;
+    let until = opened.after(COOLDOWN * 2);
+    assert_eq!(store.status("provider:x").await.blocked, [Blocked::Open { until }]);
+    store.limit("provider:x", &cooling(COOLDOWN)).await;
+    assert_eq!(store.claim(9).await.next_due, Some(COOLDOWN - COOLDOWN / 3));
+    store.advance(COOLDOWN - COOLDOWN / 3).await;
+    let probe = store.claim(9).await.leases;
+    assert_eq!(probe.len(), 1);
+    store.complete(&probe[0]).await;
+    assert_eq!(store.claim(9).await.leases.len(), 6);
     store.audit().await;
 }
 

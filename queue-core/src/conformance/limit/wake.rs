@@ -4,10 +4,10 @@ use super::*;
 use crate::{Interest, Kind, KindLimits, Wake, WorkerId};
 
 /// Long enough that only a wake-up that was lost for good reaches it.
-const LONG: Duration = Duration::from_secs(20);
+pub(super) const LONG: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(50);
 
-fn interest(added: &[&str]) -> Interest {
+pub(super) fn interest(added: &[&str]) -> Interest {
     let kind = KindLimits { kind: Kind::new("a").unwrap(), limits: keys(added) };
     Interest {
         worker: WorkerId::new("tester").unwrap(),

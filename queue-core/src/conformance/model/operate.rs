@@ -72,6 +72,15 @@ impl<H: Harness> Pair<'_, H> {
         Ok(())
     }
 
+    pub(super) async fn reset_limit(&self, key: usize, times: u8) -> Result<(), String> {
+        let key = LimitKey::new(LIMITS[key]).map_err(|invalid| invalid.to_string())?;
+        for _ in 0..times {
+            let (model, real) = on_both!(self.reset_limit(&key));
+            equal("reset_limit", &model, &real)?;
+        }
+        Ok(())
+    }
+
     pub(super) async fn pause(
         &self,
         queue: &QueueName,

@@ -74,6 +74,10 @@ pub(super) enum Step {
         settings: Option<LimitSettings>,
         twice: bool,
     },
+    ResetLimit {
+        key: usize,
+        twice: bool,
+    },
     Report {
         reports: Vec<ReportPlan>,
         twice: bool,
@@ -156,6 +160,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(queue, paused, twice)| Step::Pause { queue, paused, twice }),
         3 => (0..TARGETS.len(), prop::option::weighted(0.8, settings()), twice())
             .prop_map(|(target, settings, twice)| Step::Limit { target, settings, twice }),
+        1 => (0..LIMITS.len(), twice()).prop_map(|(key, twice)| Step::ResetLimit { key, twice }),
         3 => (vec(report_plan(), 1..4), twice())
             .prop_map(|(reports, twice)| Step::Report { reports, twice }),
         1 => Just(Step::Snapshot),

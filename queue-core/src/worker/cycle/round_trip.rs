@@ -54,6 +54,9 @@ impl Turning {
     /// if the worker has to end without an answer.
     async fn sent(&mut self, request: &Arc<SettleRequest>) -> Option<Result<SettleReply, Error>> {
         let mut call = tokio::spawn(send(self.set.queue.clone(), Arc::clone(request)));
+        // Lets the call go out; what the one before it claimed starts while it is on its way.
+        tokio::task::yield_now().await;
+        self.start_claimed();
         loop {
             let phase = *self.set.phase_seen.borrow_and_update();
             let give_up = async {

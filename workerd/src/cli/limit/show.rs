@@ -62,6 +62,7 @@ fn text(view: &LimitView) -> String {
     if let Some(used) = &view.used {
         lines.push(("blocked", blocked(used)));
         lines.push(("held by", holders(used)));
+        lines.push(("drift", drift(used)));
     }
     let said = lines.into_iter().filter_map(|(name, text)| Some((name, text?)));
     said.map(|(name, text)| format!("{name:WIDTH$}{text}\n")).collect()
@@ -79,6 +80,13 @@ fn holders(used: &Use) -> Option<String> {
         lines.push(format!("and {more} more"));
     }
     (!lines.is_empty()).then(|| lines.join(&new_line()))
+}
+
+fn drift(used: &Use) -> Option<String> {
+    let drift = used.drift;
+    let what =
+        "taken wrongly, because the store was damaged; `workerd audit --repair` puts it right";
+    (drift > 0).then(|| format!("{drift} {what}"))
 }
 
 fn new_line() -> String {

@@ -25,6 +25,8 @@ pub(super) struct Use {
     pub(super) running: Option<u64>,
     /// The first of the running jobs.
     pub(super) holders: Vec<JobId>,
+    /// Places that are taken wrongly: the store was damaged.
+    pub(super) drift: u64,
     /// How many may run now.
     pub(super) allowed: Option<u32>,
     /// Scheduled, ready, running and retrying jobs that carry the key, or are in the queue.
@@ -61,6 +63,7 @@ impl LimitView {
         let used = Use {
             running: (!is_queue).then_some(status.running),
             holders: status.holders,
+            drift: status.drift,
             allowed: status.allowed,
             live: status.live,
             blocked: status.blocked.into_iter().map(blocked).collect(),

@@ -98,7 +98,7 @@ pub(super) async fn run(
         return Err(stopped(stop, command, &pipes.errors.tail));
     }
     let status = status.map_err(|e| Fail::retry(format!("cannot learn the exit status: {e}")))?;
-    match result::failure(status, &pipes.errors.tail) {
+    match result::failure(command, status, &pipes) {
         Some(fail) => Err(fail),
         None => result::result(command, &folder.result, pipes).await,
     }

@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::{self, Receiver, Sender};
@@ -30,6 +31,7 @@ pub(super) struct Events<'a> {
     _sender: Sender,
     lines: Lines,
     listener: &'a dyn Listener,
+    retry_after: Option<Duration>,
 }
 
 impl<'a> Events<'a> {
@@ -41,7 +43,13 @@ impl<'a> Events<'a> {
         // In this order: to write, it can be opened without waiting once somebody reads.
         let receiver = pipe::OpenOptions::new().open_receiver(path)?;
         let sender = pipe::OpenOptions::new().open_sender(path)?;
-        Ok(Self { receiver: Some(receiver), _sender: sender, lines: Lines::default(), listener })
+        Ok(Self {
+            receiver: Some(receiver),
+            _sender: sender,
+            lines: Lines::default(),
+            listener,
+            retry_after: None,
+        })
     }
 
     /// Tells what comes, for ever.
@@ -49,11 +57,13 @@ impl<'a> Events<'a> {
     /// # Cancel safety
     /// Safe to drop and call again: nothing that was read is forgotten.
     pub(super) async fn serve(&mut self) -> std::convert::Infallible {
-        let Self { receiver, lines, listener, .. } = self;
+        let Self { receiver, lines, listener, retry_after, .. } = self;
         if let Some(receiver) = receiver {
             let mut buffer = [0; READ_BYTES];
             while let Ok(count @ 1..) = receiver.read(&mut buffer).await {
-                lines.feed(&buffer[..count], |line| tell_event(line, *listener));
+                lines.feed(&buffer[..count], |line| {
+                    *retry_after = tell_event(line, *listener).or(*retry_after);
+                });
             }
         }
         std::future::pending().await
@@ -61,15 +71,22 @@ impl<'a> Events<'a> {
 
     /// Tells what is left when the program has ended, without waiting for more.
     pub(super) fn finish(&mut self) {
-        let Some(receiver) = self.receiver.take() else { return };
+        let Self { receiver, lines, listener, retry_after, .. } = self;
+        let mut tell = |line: &[u8]| *retry_after = tell_event(line, *listener).or(*retry_after);
+        let Some(receiver) = receiver.take() else { return };
         // The runtime may not have heard of the last words yet; the system knows.
         if let Ok(descriptor) = receiver.into_nonblocking_fd() {
             let mut rest = Vec::new();
             // It ends with an error if nobody has closed it: there is no more now.
             let _ = File::from(descriptor).take(REST_MAX_BYTES as u64).read_to_end(&mut rest);
-            self.lines.feed(&rest, |line| tell_event(line, self.listener));
+            lines.feed(&rest, &mut tell);
         }
-        self.lines.end(|line| tell_event(line, self.listener));
+        lines.end(tell);
+    }
+
+    /// When its provider wants to be asked again, as the program has said last.
+    pub(super) const fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
     }
 }
 

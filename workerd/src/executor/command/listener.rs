@@ -1,9 +1,12 @@
 //! What a running program says about itself, and who hears it.
 
 use std::fmt;
+use std::time::Duration;
 
-use queue::{Context, Progress};
+use queue::{Context, Progress, THROTTLE_MAX};
 use serde::Deserialize;
+
+use super::THROTTLED_DELAY_MIN_MS;
 
 /// Who hears of a running program.
 pub(super) trait Listener: fmt::Debug + Send + Sync {
@@ -29,16 +32,19 @@ struct Event {
     progress: Option<f64>,
     text: Option<String>,
     log: Option<String>,
+    retry_after_sec: Option<f64>,
 }
 
 /// Tells what a line of `$WORKERD_EVENTS` says. One that says nothing that can be understood was
-/// meant to be read by people: it goes to the log.
-pub(super) fn tell_event(line: &[u8], listener: &dyn Listener) {
+/// meant to be read by people: it goes to the log. Answers when the provider wants to be asked
+/// again, if it says so.
+pub(super) fn tell_event(line: &[u8], listener: &dyn Listener) -> Option<Duration> {
     let line = line.trim_ascii();
     // Without the brace a list would be taken for the fields in their order.
     let event = line.starts_with(b"{").then(|| serde_json::from_slice::<Event>(line));
-    let Some(Ok(Event { progress, text, log })) = event else {
-        return tell_line(line, listener);
+    let Some(Ok(Event { progress, text, log, retry_after_sec })) = event else {
+        tell_line(line, listener);
+        return None;
     };
     if let Some(percent) = progress {
         // Out of range or with a fraction: the nearest whole percent below.
@@ -48,6 +54,9 @@ pub(super) fn tell_event(line: &[u8], listener: &dyn Listener) {
     if let Some(text) = log {
         listener.log(&text);
     }
+    let min = Duration::from_millis(THROTTLED_DELAY_MIN_MS);
+    let in_bounds = |seconds: f64| seconds.clamp(min.as_secs_f64(), THROTTLE_MAX.as_secs_f64());
+    retry_after_sec.map(|seconds| Duration::from_secs_f64(in_bounds(seconds)))
 }
 
 /// Tells a line of standard error: of a line that was written over and over, as progress bars
@@ -142,12 +151,27 @@ pub(super) mod tests {
             "plain",
             "",
         ] {
-            tell_event(line.as_bytes(), &heard);
+            assert_eq!(tell_event(line.as_bytes(), &heard), None);
         }
         let progress = heard.progress.into_inner().unwrap();
         assert_eq!(progress, [(40, "half"), (100, ""), (0, "")].map(|(p, t)| Progress::new(p, t)));
         let lines = heard.lines.into_inner().unwrap();
         assert_eq!(lines, ["a", "b", r#"{"progress": "40"}"#, "[40]", "plain"]);
+    }
+
+    #[test]
+    fn a_provider_asks_for_a_second_to_a_day() {
+        let heard = Heard::default();
+        for (seconds, expected_ms) in
+            [("90", 90_000), ("1.5", 1500), ("0", 1000), ("-7", 1000), ("1e300", 86_400_000)]
+        {
+            let line = format!(r#"{{"retry_after_sec": {seconds}}}"#);
+            let told = tell_event(line.as_bytes(), &heard);
+            assert_eq!(told, Some(Duration::from_millis(expected_ms)), "{seconds}");
+        }
+        let date = br#"{"retry_after_sec": "Fri, 31 Dec 1999 23:59:59 GMT"}"#;
+        assert_eq!(tell_event(date, &heard), None);
+        assert_eq!(heard.lines.into_inner().unwrap().len(), 1);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! A program's standard streams: fed and drained for as long as it likes, kept up to a bound.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
@@ -69,6 +71,11 @@ impl<'a> Pipes<'a> {
     pub(super) async fn serve(&mut self) -> std::convert::Infallible {
         self.run().await;
         self.events.serve().await
+    }
+
+    /// When its provider wants to be asked again, as the program has said last.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        self.events.retry_after()
     }
 
     /// Tells the last words of a program that has ended.

@@ -8,15 +8,20 @@ use std::process::ExitStatus;
 use queue::{Codec, ERROR_MAX_BYTES, Fail, Payload, SUMMARY_ERROR_MAX_BYTES};
 
 use super::output::{Head, Pipes, Tail};
-use super::{Command, Stdout, folder};
+use super::{Command, Stdout, Throttled, folder};
 
 /// The exit code for "not now": the job is retried (`EX_TEMPFAIL` of sysexits).
 const EXIT_RETRY: i32 = 75;
 /// The exit code for "never": the job is dead at once.
-const EXIT_DEAD: i32 = 100;
+pub(crate) const EXIT_DEAD: i32 = 100;
 
-/// The failure that an exit status other than 0 stands for.
-pub(super) fn failure(status: ExitStatus, errors: &Tail) -> Option<Fail> {
+/// The failure that an exit status other than 0 stands for; what the program has said of its
+/// provider counts only if it says that it was turned away.
+pub(super) fn failure(command: &Command, status: ExitStatus, pipes: &Pipes<'_>) -> Option<Fail> {
+    let throttled = command.throttled.filter(|told| status.code() == Some(told.exit_code));
+    if let Some(Throttled { delay, .. }) = throttled {
+        return Some(Fail::throttled(pipes.retry_after().unwrap_or(delay)));
+    }
     let what = match (status.code(), status.signal()) {
         (Some(0), _) => return None,
         (Some(EXIT_RETRY), _) => "exit code 75 (retry later)".to_owned(),
@@ -25,7 +30,7 @@ pub(super) fn failure(status: ExitStatus, errors: &Tail) -> Option<Fail> {
         (None, Some(signal)) => format!("ended by signal {signal}"),
         (None, None) => "ended without an exit code".to_owned(),
     };
-    let message = with_errors(&what, errors);
+    let message = with_errors(&what, &pipes.errors.tail);
     Some(match status.code() {
         Some(EXIT_DEAD) => Fail::dead(message),
         _ => Fail::retry(message),

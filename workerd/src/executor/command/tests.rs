@@ -35,6 +35,7 @@ fn program(path: &str) -> Command {
         working_dir: None,
         output_max_bytes: queue::payload::RESULT_MAX_BYTES,
         stdout: Stdout::Result,
+        throttled: None,
     }
 }
 
@@ -98,6 +99,23 @@ async fn exit_codes_decide_what_becomes_of_the_job() {
         Fail::dead("exit code 100 (do not retry): never")
     );
     assert_eq!(fail("kill -9 $$").await, Fail::retry("ended by signal 9"));
+}
+
+#[tokio::test]
+async fn a_program_can_say_that_its_provider_turned_it_away() {
+    let throttled = Some(Throttled { exit_code: 75, delay: Duration::from_secs(7) });
+    let fail = async |script: &str| {
+        let command = Command { throttled, ..shell(script) };
+        run(&command, &Payload::default()).await.unwrap_err()
+    };
+    let after = |seconds| Fail::throttled(Duration::from_secs(seconds));
+    assert_eq!(fail("exit 75").await, after(7));
+    let say =
+        |seconds: u8| format!("echo '{{\"retry_after_sec\": {seconds}}}' 1<> $WORKERD_EVENTS");
+    // What it says last counts, and only with the code.
+    assert_eq!(fail(&format!("{}; {}; exit 75", say(3), say(90))).await, after(90));
+    assert_eq!(fail(&format!("{}; exit 3", say(3))).await, Fail::retry("exit code 3"));
+    assert_eq!(fail(&format!("{}; kill -9 $$", say(3))).await, Fail::retry("ended by signal 9"));
 }
 
 #[tokio::test]

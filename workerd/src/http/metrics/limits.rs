@@ -41,6 +41,9 @@ pub(super) fn render(statuses: &[LimitStatus]) -> String {
     let mut text = String::new();
     let in_use = |status: &LimitStatus| Some(status.running);
     gauge(&mut text, "queue_limit_in_use", "Running jobs that hold a limit key.", statuses, in_use);
+    let drift = |status: &LimitStatus| Some(status.drift);
+    let help = "Places of a limit key that are taken wrongly; 0 unless the store was damaged.";
+    gauge(&mut text, "queue_limit_drift", help, statuses, drift);
     let most = |status: &LimitStatus| status.allowed;
     let help =
         "How many jobs with a limit key may run at once; less than configured while it adapts.";
@@ -110,12 +113,14 @@ mod tests {
         let mut full = LimitStatus::new(key("provider:a"));
         let settings = LimitSettings { breaker: Some(breaker), ..limited(8) };
         full.settings = Some((LimitTarget::Key(key("provider:a")), settings));
-        (full.running, full.allowed, full.live) = (4, Some(4), 10);
+        (full.running, full.allowed, full.live, full.drift) = (4, Some(4), 10, 1);
         full.breaker = BreakerPhase::Open { until: Timestamp::from_ms(1) };
         let text = render(&[full, LimitStatus::new(key("provider:b"))]);
         for line in [
             "queue_limit_in_use{key=\"provider:a\"} 4",
             "queue_limit_in_use{key=\"provider:b\"} 0",
+            "queue_limit_drift{key=\"provider:a\"} 1",
+            "queue_limit_drift{key=\"provider:b\"} 0",
             "queue_limit_max{key=\"provider:a\"} 4",
             "queue_limit_waiting_jobs{key=\"provider:a\"} 6",
             "queue_breaker_state{key=\"provider:a\",state=\"closed\"} 0",
