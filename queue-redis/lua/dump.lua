@@ -10,7 +10,7 @@
 --        "places", the name of an index of lanes, a cursor, about how many members; "lanes" and
 --        the names of lanes with limit keys;
 --        "keys" or "settings" (of limit keys), "", a cursor, about how many; "holders", a limit key,
---        a cursor, about how many; "types", a type, and names of keys, of which those of others are told
+--        a cursor, about how many; "types", a type, and names of keys: those of others are told
 -- Reply  { now_ms, the next cursor or "large" if there are more items, about how many bytes were
 --        read, and the parts of facts.lua }; hashes and sorted sets as flat lists, jobs by their
 --        heads; of a shelf and of a small namespace `others` is name, type, content, …

@@ -150,7 +150,7 @@ local OWN = {
       call('HSET', META, 'limits', 1)
     else
       call('UNLINK', hold, gathered)
-      for _, id in ipairs(holders_among(call('HGETALL', RUN), key)) do call('SADD', hold, id) end
+      each('SADD', hold, holders_among(call('HGETALL', RUN), key))
     end
   end,
   -- Shows a key to claims at which lanes wait. Without room, the first claim puts it right.

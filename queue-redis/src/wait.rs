@@ -6,8 +6,8 @@
 //! its own. A token that was taken and is not wanted any more is passed on.
 //!
 //! A worker that adds a limit key to a kind, and has found it without room, cannot run new jobs of
-//! that kind, but others may: it blocks on `wake:<queue>/<kind>@<key>` instead, where whoever gives the
-//! key room leaves a token, until a claim finds that it has room.
+//! that kind, but others may: it blocks on `wake:<queue>/<kind>@<key>` instead, where whoever gives
+//! the key room leaves a token, until a claim finds that it has room.
 
 mod task;
 

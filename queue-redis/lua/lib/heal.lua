@@ -21,9 +21,9 @@ local function make_healer()
     return text and text ~= '' and #text <= CURSOR_BYTES_MAX and text or '0'
   end
 
-  -- Where the round is: "p" once it looks at lanes, the cursor of a page of keys or of counters,
-  -- "!" once it has changed something, and within that page the cursor of holders or of parked lanes,
-  -- and of what. Nil while the last round has just been over.
+  -- Where the round is: "p" once it looks at lanes, the cursor of a page of keys or of counters, "!"
+  -- once it has changed something, and within that page the cursor of holders or of parked lanes, and
+  -- of what. Nil while the last round has just been over.
   local function place_of_round()
     local note = call('HGET', META, 'tidied') or ''
     local over_ms = tonumber(string.match(note, '^t(%d+)$') or nil)
@@ -76,12 +76,12 @@ local function make_healer()
       mend(name)
       return '0', 1
     end
-    local holders, key = page[2], engine.get(name)
-    for _, id in ipairs(strays_among(name, holders)) do
+    local key = engine.get(name)
+    for _, id in ipairs(strays_among(name, page[2])) do
       key.dropped[#key.dropped + 1] = id
       at.has_changed = true
     end
-    return page[1], #holders
+    return page[1], #page[2]
   end
 
   -- Looks at a page of keys; answers whether it was the last one.
@@ -201,7 +201,8 @@ local function make_healer()
     return false
   end
 
-  -- Gathers holders of a key whose set is of a wrong type, a page; answers whether to go on at once.
+  -- Gathers a page of the holders of a key whose set is of a wrong type; answers whether to go on at
+  -- once.
   local function gather()
     local note = call('HGET', META, 'mending')
     if not note then return false end
@@ -217,7 +218,7 @@ local function make_healer()
     local page = call('HSCAN', RUN, cursor_of(cursor), 'COUNT', RUNS_MAX)
     local ids = holders_among(page[2], name)
     if type(try('SCARD', gathered)) ~= 'number' then try('UNLINK', gathered) end
-    for _, id in ipairs(ids) do try('SADD', gathered, id) end
+    each('SADD', gathered, ids)
     if page[1] ~= '0' then
       call('HSET', META, 'mending', page[1] .. ' ' .. name)
       return true

@@ -147,9 +147,9 @@ local function tells_of(bytes, pair)
   return false
 end
 
--- New lanes of keys that are known to have no room are parked at once, and nobody is woken for them:
--- lanes of the same queue and kind wait there, and claims are not shown the key. Whoever gives it
--- room looks at all that wait.
+-- New lanes of keys that are known to have no room are parked at once, and nobody is woken for
+-- them: lanes of the same queue and kind wait there, and claims are not shown the key. Whoever gives
+-- it room looks at all that wait.
 local function park_new()
   local names, new = {}, {}
   for _, lane in pairs(lanes) do

@@ -17,11 +17,11 @@
 -- REOPEN has the keys that are closed by time alone and for which jobs wait, by the time at which
 -- to look again.
 -- `hold:<key>` is a set of the ids of the running jobs that hold the key, with or without settings.
--- While it is of a wrong type, as many as may run are taken to do so, and changes go to `mend:<key>`
--- (heal.lua).
+-- While it is of a wrong type, as many as may run are taken to do so, and changes go to
+-- `mend:<key>` (heal.lua).
 --
--- An entry of LIMITED that cannot be read is taken for none. Who waits for the key is found again by
--- the next round of heal.lua, which begins at once when the entry is written.
+-- An entry of LIMITED that cannot be read is taken for none. Who waits for the key is found again
+-- by the next round of heal.lua, which begins at once when the entry is written.
 --
 -- While META has no `limits` there are no settings and nothing is remembered.
 --
@@ -83,8 +83,8 @@ local function make_limits()
     return parsed[bytes]
   end
 
-  -- Reads what is remembered of a key into it; nothing of what is not a whole entry. Answers whether
-  -- it is one.
+  -- Reads what is remembered of a key into it; nothing of what is not a whole entry. Answers
+  -- whether it is one.
   local function parse_state(key, bytes)
     if #bytes < STATE_BYTES or byte(bytes) ~= STATE_VERSION then return false end
     local _, flags, scheduled_us, closed_ms = unpack_('>BBI8I6', bytes)
@@ -242,9 +242,9 @@ local function make_limits()
     if open then
       if ends_at(set, open) > now then return 0 end
       -- A probe that does not run, because the store was damaged, holds nobody up.
-      local holds = open.probe and try('SISMEMBER', hold_name(key), open.probe) or 0
+      local holds = open.probe and try('SISMEMBER', hold_name(key), open.probe)
       key.is_broken = type(holds) == 'table' or key.is_broken
-      if holds ~= 0 then return 0 end
+      if holds == 1 or type(holds) == 'table' then return 0 end
       most = 1
     end
     if set.interval_us then

@@ -10,13 +10,15 @@ end
 -- run what is in a paused queue.
 --
 -- With "@" and a limit key behind it the wake-up is for one that adds the key to the kind and has
--- found it without room: such a worker does not hear of new jobs. It goes by itself.
+-- found it without room: such a worker does not hear of new jobs, nor that a queue goes on. It goes
+-- by itself.
 local function wake(pair)
-  if paused and is_paused(string.match(pair, '^[^/]*')) then return end
+  local is_for_room = string.find(pair, '@', 1, true)
+  if paused and not is_for_room and is_paused(string.match(pair, '^[^/]*')) then return end
   local key = PREFIX .. 'wake:' .. pair
   if try('LLEN', key) == 0 then
     try('RPUSH', key, 'w')
-    if string.find(pair, '@', 1, true) then try('PEXPIRE', key, 60000) end
+    if is_for_room then try('PEXPIRE', key, 60000) end
   end
 end
 

@@ -16,7 +16,8 @@ local function claim_plain()
     local notes = call('HMGET', META, 'relook', 'tidied')
     local tidied_ms = notes[2] and tonumber(string.match(notes[2], '^t(%d+)$'))
     if notes[1] then return nil end
-    maintain = maintain or not tidied_ms or tidied_ms + TIDY_DUE_MS <= now
+    local is_recent = tidied_ms and tidied_ms <= now and tidied_ms + TIDY_DUE_MS > now
+    maintain = maintain or not is_recent
   end
 
   -- The queues and kinds of which something may be there.
@@ -76,7 +77,7 @@ local function claim_plain()
   end
 
   local ids, runs, count = {}, {}, 0
-  local reply = { now, now, 0, 0, -1, 0, '', '', '', '', '', '', '' }
+  local reply = { now, now, 0, 0, -1, 0, '', '', '', '', '', '', {} }
   local parts = {} -- lane, its first number, its last number, …
 
   -- Takes jobs of a lane; answers whether they are plain.
@@ -274,7 +275,7 @@ local function claim_plain()
   save_meta()
   reply[4], reply[6], reply[7] = missing == 0 and 1 or 0, maintain and 1 or 0, meta[6] or ''
   if due_ms then reply[5] = due_ms - now end
-  reply[11], reply[12], reply[13] = atts, {}, {}
+  reply[11], reply[12] = atts, {}
   return reply
 end
 

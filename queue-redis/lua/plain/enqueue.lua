@@ -78,6 +78,26 @@ local function enqueue_plain()
     end
   end
 
+  -- A new lane may have to wait with others for a key (lanes.lua).
+  if limited then
+    local asked, pairs_of = {}, {}
+    for i = 1, #lanes do
+      local lane = lanes[i]
+      if lane.is_new and lane.keys then
+        for key in string.gmatch(lane.keys, '[^,]+') do
+          asked[#asked + 1] = key
+          pairs_of[#asked] = lane.pair
+        end
+      end
+    end
+    for first = 1, #asked, CHUNK do
+      local states = call('HMGET', LIMITED, unpack(asked, first, min(first + CHUNK - 1, #asked)))
+      for i = 1, #states do
+        if states[i] and string.find(states[i], pairs_of[first + i - 1], 1, true) then return nil end
+      end
+    end
+  end
+
   -- What is counted.
   local fields, by, key_list = {}, {}, {}
   for pair, jobs in pairs(pairs_) do fields[#fields + 1], by[#by + 1] = pair .. '/ready', jobs end

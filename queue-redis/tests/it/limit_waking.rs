@@ -124,6 +124,25 @@ async fn room_wakes_as_many_workers_as_it_has_jobs_for() {
     assert_sound(&backend).await;
 }
 
+/// Who waits for a key's room hears of it while the queue is paused, and then of the queue.
+#[tokio::test]
+async fn room_in_a_paused_queue_is_not_lost() {
+    let harness = RedisHarness::new();
+    let backend = limited(&harness, 1).await;
+    enqueue(&backend, &[job("x"), job("a")]).await;
+    let holders = claim_with(&backend, "x", KEY, 1).await;
+    assert!(claim_as(&backend, "one", "a").await.is_empty());
+    let queue = queue_core::QueueName::default();
+    backend.set_paused(&queue, true).await.unwrap();
+    settle(&backend, &holders, &completed()).await;
+    let worker = with_key("one", "a");
+    assert_eq!(backend.wait(&worker, LONG).await.unwrap(), Wake::Work);
+    assert!(claim_as(&backend, "one", "a").await.is_empty());
+    backend.set_paused(&queue, false).await.unwrap();
+    assert_eq!(backend.wait(&worker, LONG).await.unwrap(), Wake::Work);
+    assert_eq!(claim_as(&backend, "one", "a").await.len(), 1);
+}
+
 /// A lane that comes to those that wait for a key waits with them, and wakes nobody.
 #[tokio::test]
 async fn a_new_lane_without_room_wakes_nobody() {

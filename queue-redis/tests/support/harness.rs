@@ -51,7 +51,7 @@ impl RedisHarness {
     /// Makes somebody a holder of a limit key.
     pub fn add_holder(&self, backend: &RedisBackend, key: &str, id: &[u8]) {
         let name = self.key(backend, &format!("hold:{key}"));
-        self.raw::<()>(&[b"ZADD", name.as_bytes(), b"0", id]);
+        self.raw::<()>(&[b"SADD", name.as_bytes(), id]);
     }
 
     /// How many commands the server has run, those of scripts included.
