@@ -226,13 +226,13 @@ async fn places_of_jobs_that_do_not_run_are_counted() {
     assert_eq!((sound.running, sound.drift), (2, 0));
     let name = harness.key(&backend, "hold:tenant:a");
     for stray in ["an-id-of-nobody!", "?"] {
-        harness.raw::<()>(&[b"ZADD", name.as_bytes(), b"0", stray.as_bytes()]);
+        harness.raw::<()>(&[b"SADD", name.as_bytes(), stray.as_bytes()]);
     }
     let damaged = status().await;
     assert_eq!((damaged.running, damaged.drift), (4, 2));
     // So many are looked at, and no more.
     for n in 0..=DRIFT_LOOKS_MAX {
-        harness.raw::<()>(&[b"ZADD", name.as_bytes(), b"0", format!("~{n}").as_bytes()]);
+        harness.raw::<()>(&[b"SADD", name.as_bytes(), format!("~{n}").as_bytes()]);
     }
     let looked_at = u64::try_from(DRIFT_LOOKS_MAX).unwrap() - sound.running;
     assert_eq!(status().await.drift, looked_at);
