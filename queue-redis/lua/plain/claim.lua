@@ -258,7 +258,10 @@ local function claim_plain()
     end
     for view, list in pairs(places) do call('ZADD', PREFIX .. 'lanes:' .. view.pair, unpack(list)) end
     for view, list in pairs(gone) do call('ZREM', PREFIX .. 'lanes:' .. view.pair, unpack(list)) end
-    for key, list in pairs(holders) do try('SADD', PREFIX .. 'hold:' .. key, unpack(list)) end
+    for key, list in pairs(holders) do
+      local added = try('SADD', PREFIX .. 'hold:' .. key, unpack(list))
+      if type(added) == 'table' then try('SADD', PREFIX .. 'mend:' .. key, unpack(list)) end
+    end
     local span = PREFIX .. 'starts:' .. format('%d', floor(now / 30000))
     for queue, jobs in pairs(started) do
       -- A hint for those who find the queue full: it goes by itself.

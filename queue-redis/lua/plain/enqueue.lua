@@ -71,6 +71,7 @@ local function enqueue_plain()
     for i, lane in ipairs(of[1]) do
       lane.is_new = lane.length == 0
       lane.waits = parked[i] and lane.keys
+      if limited and lane.keys and lane.is_new then return nil end -- its key may have no room
       -- One that has lost its place, or has two, is damaged.
       local places = (scores[i] and 1 or 0) + (lane.waits and 1 or 0)
       if places ~= (lane.length == 0 and 0 or 1) then return nil end

@@ -270,7 +270,10 @@ local function settle_plain()
       holders[key] = ids
     end
   end
-  for key, ids in pairs(holders) do try('SREM', PREFIX .. 'hold:' .. key, unpack(ids)) end
+  for key, ids in pairs(holders) do
+    local removed = try('SREM', PREFIX .. 'hold:' .. key, unpack(ids))
+    if type(removed) == 'table' then try('SREM', PREFIX .. 'mend:' .. key, unpack(ids)) end
+  end
   for _, shelf in pairs(shelves) do save_shelf(shelf) end
   save_meta()
   return string.rep('a4', count)
