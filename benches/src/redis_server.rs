@@ -20,10 +20,23 @@ impl Redis {
     /// # Errors
     /// If it does not start or listen.
     pub fn start(folder: &Path) -> anyhow::Result<Self> {
+        Self::start_with(folder, &["--appendonly", "yes"])
+    }
+
+    /// As [`Redis::start`], but it keeps nothing: what its own work costs, without a disk.
+    ///
+    /// # Errors
+    /// As [`Redis::start`].
+    pub fn start_volatile(folder: &Path) -> anyhow::Result<Self> {
+        Self::start_with(folder, &["--appendonly", "no"])
+    }
+
+    fn start_with(folder: &Path, persistence: &[&str]) -> anyhow::Result<Self> {
         // The port is free now; whoever takes it in between makes the server fail, and us with it.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let child = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--appendonly", "yes"])
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+            .args(persistence)
             .args(["--save", "", "--maxmemory-policy", "noeviction", "--dir"])
             .arg(folder)
             .stdout(Stdio::null())
@@ -37,6 +50,12 @@ impl Redis {
             std::thread::sleep(Duration::from_millis(10));
         }
         anyhow::bail!("redis-server does not listen")
+    }
+
+    /// Where it listens on the loopback.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Its URL.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{InvalidJob, JobId, LimitKey};
 
 /// The error of every queue and backend call.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The call itself is wrong; nothing was changed. The same call fails again.

@@ -4,11 +4,16 @@ mod explain;
 mod limits;
 mod operate;
 mod redrive;
+mod together;
 mod watch;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesOrdered;
+use together::Together;
 
 pub use explain::{Backlog, Blocker, Explanation, Reason};
 pub use operate::{Cancelled, Pages, Selection};
@@ -18,7 +23,7 @@ pub use watch::JobEvent;
 use crate::backend::{CheckFinding, DynBackend, PASS_MAX};
 use crate::duration::deadline;
 use crate::payload::PAYLOAD_DEFAULT_MAX_BYTES;
-use crate::telemetry::{self, EnqueueResult};
+use crate::telemetry;
 use crate::{
     Backend, CancelOutcome, Durability, EnqueueOutcome, Enqueued, Error, JobId, JobRecord,
     MemoryBackend, NewJob, QueueStats,
@@ -26,6 +31,8 @@ use crate::{
 
 /// A chunk of a large enqueue is closed once its payloads have this many bytes.
 const CHUNK_MAX_BYTES: usize = 8 * 1024 * 1024;
+/// So many chunks of a large enqueue are on their way at a time: one at the store, one in the making.
+const CHUNKS_UNDER_WAY: usize = 2;
 
 /// A cheap, cloneable handle to a store of jobs. Clones share the connections.
 ///
@@ -44,6 +51,7 @@ const CHUNK_MAX_BYTES: usize = 8 * 1024 * 1024;
 #[derive(Clone)]
 pub struct Queue {
     backend: Arc<dyn DynBackend>,
+    together: Arc<Together>,
     payload_max_bytes: usize,
     durability: Durability,
 }
@@ -58,6 +66,7 @@ impl Queue {
         telemetry::describe();
         Self {
             backend: Arc::new(backend),
+            together: Arc::default(),
             payload_max_bytes: PAYLOAD_DEFAULT_MAX_BYTES,
             durability: Durability::Memory,
         }
@@ -116,28 +125,27 @@ impl Queue {
     /// A dropped call may have taken effect; enqueueing the same `NewJob` again is safe.
     pub async fn enqueue(&self, job: NewJob) -> Result<Enqueued, Error> {
         job.validate(self.payload_max_bytes)?;
-        let outcomes = self.enqueue_chunk(&[job]).await?;
-        match outcomes.into_iter().next() {
-            Some(EnqueueOutcome::Done(enqueued)) => Ok(enqueued),
-            Some(EnqueueOutcome::Full { limit, retry_after }) => {
+        match together::enqueue(self, job).await? {
+            EnqueueOutcome::Done(enqueued) => Ok(enqueued),
+            EnqueueOutcome::Full { limit, retry_after } => {
                 Err(Error::QueueFull { limit, retry_after })
             }
-            Some(EnqueueOutcome::Conflict { existing, reason }) => {
+            EnqueueOutcome::Conflict { existing, reason } => {
                 Err(Error::Conflict { existing, reason })
             }
-            None => Err(Error::Corrupt("the store did not answer for the job".to_owned())),
         }
     }
 
     /// Puts many jobs into the store, in order, and answers for each of them.
     ///
     /// The iterator is read in chunks of 500 jobs or 8 MiB, so it may be long; each chunk is checked
-    /// whole before any of it is written, and a chunk is one atomic step. An empty iterator is an empty
-    /// answer.
+    /// whole before any of it is written, and a chunk is one atomic step. One chunk is on its way
+    /// to the store while the next is made. An empty iterator is an empty answer.
     ///
     /// # Errors
     /// [`Error::Invalid`] names the first invalid job by its place in the iterator. On any error
-    /// the chunks before the failing one are in the store: enqueueing the same jobs again is safe.
+    /// the chunks before the failing one are in the store, and the one after it may be: enqueueing
+    /// the same jobs again is safe.
     ///
     /// # Cancel safety
     /// As [`Queue::enqueue`].
@@ -147,33 +155,50 @@ impl Queue {
     ) -> Result<Vec<EnqueueOutcome>, Error> {
         let mut jobs = jobs.into_iter();
         let mut outcomes = Vec::new();
+        let mut taken = 0;
+        let (mut refused, mut failed) = (None, None);
+        let mut under_way = FuturesOrdered::new();
         loop {
-            let chunk = next_chunk(&mut jobs);
-            if chunk.is_empty() {
-                return Ok(outcomes);
+            while under_way.len() < CHUNKS_UNDER_WAY && refused.is_none() && failed.is_none() {
+                match self.next_chunk(&mut jobs, taken) {
+                    Ok(chunk) if chunk.is_empty() => break,
+                    Ok(chunk) => {
+                        taken += chunk.len();
+                        under_way.push_back(async move { self.enqueue_chunk(&chunk).await });
+                    }
+                    Err(invalid) => refused = Some(invalid),
+                }
             }
-            for (index, job) in chunk.iter().enumerate() {
-                let place = |invalid: crate::InvalidJob| invalid.at(outcomes.len() + index);
-                job.validate(self.payload_max_bytes).map_err(place)?;
+            match under_way.next().await {
+                Some(Ok(answers)) => outcomes.extend(answers),
+                Some(Err(error)) => failed = failed.or(Some(error)),
+                None => return failed.or(refused).map_or(Ok(outcomes), Err),
             }
-            outcomes.extend(self.enqueue_chunk(&chunk).await?);
         }
+    }
+
+    /// The next jobs that travel together: bounded in number and in bytes, checked, and none at the
+    /// end. `taken` jobs came before them.
+    fn next_chunk(
+        &self,
+        jobs: &mut impl Iterator<Item = NewJob>,
+        taken: usize,
+    ) -> Result<Vec<NewJob>, Error> {
+        let mut bytes = 0;
+        let mut chunk = Vec::new();
+        while chunk.len() < PASS_MAX as usize && bytes < CHUNK_MAX_BYTES {
+            let Some(job) = jobs.next() else { break };
+            let place = |invalid: crate::InvalidJob| invalid.at(taken + chunk.len());
+            job.validate(self.payload_max_bytes).map_err(place)?;
+            bytes += job.spec.payload.bytes().len();
+            chunk.push(job);
+        }
+        Ok(chunk)
     }
 
     async fn enqueue_chunk(&self, jobs: &[NewJob]) -> Result<Vec<EnqueueOutcome>, Error> {
         let answer = self.backend.enqueue_boxed(jobs, self.durability).await;
-        match &answer {
-            Ok(outcomes) => {
-                for (job, outcome) in jobs.iter().zip(outcomes) {
-                    telemetry::enqueued(&job.spec, EnqueueResult::of(outcome), 1);
-                }
-            }
-            Err(_) => {
-                for job in jobs {
-                    telemetry::enqueued(&job.spec, EnqueueResult::Refused, 1);
-                }
-            }
-        }
+        telemetry::enqueued(jobs, &answer);
         answer
     }
 
@@ -251,18 +276,6 @@ impl Queue {
     pub async fn check(&self) -> Result<Vec<CheckFinding>, Error> {
         self.backend.check_boxed().await
     }
-}
-
-/// The next jobs that travel together: bounded in number and in bytes.
-fn next_chunk(jobs: &mut impl Iterator<Item = NewJob>) -> Vec<NewJob> {
-    let mut bytes = 0;
-    let mut chunk = Vec::new();
-    while chunk.len() < PASS_MAX as usize && bytes < CHUNK_MAX_BYTES {
-        let Some(job) = jobs.next() else { break };
-        bytes += job.spec.payload.bytes().len();
-        chunk.push(job);
-    }
-    chunk
 }
 
 impl fmt::Debug for Queue {

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
-use crate::{EnqueueOutcome, Error, JobSpec, Kind, LimitKey, QueueName};
+use crate::{EnqueueOutcome, Error, Kind, LimitKey, NewJob, QueueName};
 
 /// The most pairs of queue and kind that get label values of their own.
 pub const LABEL_PAIRS_MAX: usize = 1000;
@@ -160,8 +160,23 @@ pub(crate) fn of_pair(queue: &QueueName, kind: &Kind) -> Arc<PairMetrics> {
     Arc::clone(metrics.or_insert_with(|| Arc::new(PairMetrics::new(queue.as_str(), kind.as_str()))))
 }
 
-pub(crate) fn enqueued(spec: &JobSpec, result: EnqueueResult, jobs: u64) {
-    of_pair(&spec.queue, &spec.kind).enqueued[result as usize].increment(jobs);
+/// Counts the jobs of one call by what came of them.
+pub(crate) fn enqueued(jobs: &[NewJob], answer: &Result<Vec<EnqueueOutcome>, Error>) {
+    let outcomes = answer.as_deref().unwrap_or_default();
+    let mut results = outcomes.iter().map(EnqueueResult::of);
+    // Neighbours are mostly alike, and a look at the metrics of a pair is not for nothing.
+    for alike in
+        jobs.chunk_by(|a, b| (&a.spec.queue, &a.spec.kind) == (&b.spec.queue, &b.spec.kind))
+    {
+        let mut counts = [0; EnqueueResult::NAMES.len()];
+        for _ in alike {
+            counts[results.next().unwrap_or(EnqueueResult::Refused) as usize] += 1;
+        }
+        let metrics = of_pair(&alike[0].spec.queue, &alike[0].spec.kind);
+        for (counter, jobs) in metrics.enqueued.iter().zip(counts).filter(|(_, jobs)| *jobs > 0) {
+            counter.increment(jobs);
+        }
+    }
 }
 
 /// Records one call of a store.

@@ -52,7 +52,7 @@ async fn jobs_are_taken_from_their_iterator_chunk_by_chunk() {
     });
     backend.cut_off(true);
     assert!(queue.enqueue_all(endless).await.is_err());
-    assert!(taken.get() <= 500, "{} jobs were made for a store that is away", taken.get());
+    assert!(taken.get() <= 1000, "{} jobs were made for a store that is away", taken.get());
     // Large payloads travel in fewer jobs a chunk.
     taken.set(0);
     let large = std::iter::repeat_with(|| {
@@ -60,7 +60,36 @@ async fn jobs_are_taken_from_their_iterator_chunk_by_chunk() {
         job(200 * 1024)
     });
     assert!(queue.enqueue_all(large).await.is_err());
-    assert!(taken.get() <= 42, "{} x 200 KiB in one chunk", taken.get());
+    assert!(taken.get() <= 84, "{} x 200 KiB in two chunks", taken.get());
+}
+
+#[tokio::test]
+async fn the_next_chunk_is_made_while_one_is_at_the_store() {
+    let backend = Faulty::new(MemoryBackend::new());
+    let queue = Queue::new(backend.clone());
+    let gate = backend.enqueue_waits();
+    let made = Cell::new(0);
+    let jobs = (0..1500).map(|_| {
+        made.set(made.get() + 1);
+        if made.get() == 1000 {
+            gate.open();
+        }
+        job(1)
+    });
+    // Were the first chunk waited for before the second is made, this would never end.
+    assert_eq!(queue.enqueue_all(jobs).await.unwrap().len(), 1500);
+    assert_eq!(backend.enqueues(), [500, 500, 500]);
+}
+
+#[tokio::test]
+async fn nothing_is_sent_after_a_chunk_that_failed() {
+    let backend = Faulty::new(MemoryBackend::new());
+    let queue = Queue::new(backend.clone());
+    let jobs: Vec<NewJob> = (0..5000).map(|_| job(1)).collect();
+    backend.refuses_enqueue(jobs[700].spec.id);
+    let error = queue.enqueue_all(jobs).await.unwrap_err();
+    assert!(matches!(error, Error::Corrupt(_)), "{error}");
+    assert_eq!(ready(&queue).await, 1000, "the chunk before it, and the one beside it");
 }
 
 #[tokio::test]

@@ -7,4 +7,5 @@ mod enqueue;
 mod limits;
 mod operate;
 mod support;
+mod together;
 mod worker;

@@ -73,6 +73,7 @@ struct Inner {
     /// Waits for jobs that are out.
     listening: AtomicU64,
     reports: AtomicU64,
+    enqueues: Mutex<Vec<usize>>,
     trouble: Mutex<Trouble>,
 }
 
@@ -81,6 +82,8 @@ struct Inner {
 struct Trouble {
     /// No settle that carries this job is taken.
     unreadable: Option<JobId>,
+    /// No enqueue that carries this job is taken.
+    refused: Option<JobId>,
     /// Every settle is refused, as by a server whose permissions were changed.
     refuses: bool,
     /// Settles of more than one outcome do not fit.
@@ -97,6 +100,8 @@ struct Trouble {
     claim_panics: bool,
     /// Every claim is told that the next job is due at once.
     always_due: bool,
+    /// The next enqueue waits for the gate.
+    enqueue_waits: Option<Gate>,
 }
 
 impl Faulty {
@@ -108,6 +113,7 @@ impl Faulty {
             calls: AtomicU64::new(0),
             listening: AtomicU64::new(0),
             reports: AtomicU64::new(0),
+            enqueues: Mutex::default(),
             trouble: Mutex::default(),
         };
         Self(Arc::new(inner))
@@ -129,6 +135,10 @@ impl Faulty {
 
     pub(crate) fn unreadable(&self, id: JobId) {
         self.trouble().unreadable = Some(id);
+    }
+
+    pub(crate) fn refuses_enqueue(&self, id: JobId) {
+        self.trouble().refused = Some(id);
     }
 
     pub(crate) fn refuses(&self, refuses: bool) {
@@ -154,6 +164,16 @@ impl Faulty {
 
     pub(crate) fn always_due(&self) {
         self.trouble().always_due = true;
+    }
+
+    /// The next enqueue, and no other, waits for the gate.
+    pub(crate) fn enqueue_waits(&self) -> Gate {
+        self.trouble().enqueue_waits.insert(Gate::default()).clone()
+    }
+
+    /// How many jobs each enqueue had that has begun.
+    pub(crate) fn enqueues(&self) -> Vec<usize> {
+        self.0.enqueues.lock().unwrap().clone()
     }
 
     /// How many calls there have been.
@@ -205,6 +225,15 @@ impl Backend for Faulty {
         jobs: &[NewJob],
         durability: Durability,
     ) -> Result<Vec<EnqueueOutcome>, Error> {
+        self.0.enqueues.lock().unwrap().push(jobs.len());
+        let gate = self.trouble().enqueue_waits.take();
+        if let Some(gate) = gate {
+            gate.passed().await;
+        }
+        let refused = self.trouble().refused;
+        if jobs.iter().any(|job| Some(job.spec.id) == refused) {
+            return Err(Error::Corrupt("a record cannot be read".to_owned()));
+        }
         self.over_network(self.0.backend.enqueue(jobs, durability)).await
     }
 

@@ -1,0 +1,200 @@
+//! Enqueues of one process that are in flight together travel together: while one call is out, the
+//! next batch gathers, and goes as soon as that call is answered. A caller who is alone makes the
+//! call itself and waits for nobody; there are no timers.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::runtime::{Handle, Id};
+use tokio::sync::oneshot;
+
+use super::Queue;
+use crate::backend::PASS_MAX;
+use crate::telemetry;
+use crate::{Durability, EnqueueOutcome, Error, NewJob, OnConflict};
+
+/// A job with a larger payload goes by itself, so that small ones do not wait for its bytes.
+const SHARED_PAYLOAD_MAX_BYTES: usize = 16 * 1024;
+
+/// Who is under way, and who waits for the next batch; shared by all clones of a queue.
+#[derive(Debug, Default)]
+pub(super) struct Together {
+    /// Those that have somebody under way.
+    lines: Mutex<Vec<Line>>,
+}
+
+/// Those who can travel together: on one runtime, because one that is blocked must not hold up
+/// another, and with one durability, because a slow promise must not hold up a fast one.
+#[derive(Debug)]
+struct Line {
+    runtime: Id,
+    durability: Durability,
+    waiting: Vec<Passenger>,
+}
+
+/// A job whose caller waits for the answer.
+#[derive(Debug)]
+struct Passenger {
+    job: NewJob,
+    answer: oneshot::Sender<Answer>,
+}
+
+#[derive(Debug)]
+enum Answer {
+    Of(Result<EnqueueOutcome, Error>),
+    /// The batch was refused, maybe because of another's job: ask again without the others.
+    Alone(Box<NewJob>),
+}
+
+/// Puts one job into the store, with those of other callers if a call is under way.
+pub(super) async fn enqueue(queue: &Queue, job: NewJob) -> Result<EnqueueOutcome, Error> {
+    let Some(runtime) = Handle::try_current().ok().filter(|_| may_share(&job)) else {
+        return alone(queue, job).await;
+    };
+    match queue.together.join(runtime.id(), queue.durability, job) {
+        Place::First(job) => {
+            let _turn = Turn { queue, runtime };
+            alone(queue, job).await
+        }
+        Place::Waiting(answer) => match answer.await {
+            Ok(Answer::Of(outcome)) => outcome,
+            Ok(Answer::Alone(job)) => alone(queue, *job).await,
+            Err(_) => Err(Error::Unavailable("the task that made the call is gone".to_owned())),
+        },
+    }
+}
+
+async fn alone(queue: &Queue, job: NewJob) -> Result<EnqueueOutcome, Error> {
+    let outcome = queue.enqueue_chunk(&[job]).await?.into_iter().next();
+    outcome.ok_or_else(|| Error::Corrupt("the store did not answer for the job".to_owned()))
+}
+
+/// Whether others are no worse off if the job travels with theirs: a call that may be refused
+/// because of itself is not repeated by the stores, and one that replaces jobs costs more.
+fn may_share(job: &NewJob) -> bool {
+    job.on_conflict == OnConflict::Existing
+        && job.spec.payload.bytes().len() <= SHARED_PAYLOAD_MAX_BYTES
+}
+
+#[expect(clippy::large_enum_variant, reason = "it lives for a moment, on the stack")]
+enum Place {
+    /// Nobody is under way: the caller makes the call.
+    First(NewJob),
+    /// The job goes with the next batch.
+    Waiting(oneshot::Receiver<Answer>),
+}
+
+impl Together {
+    fn lock(&self) -> MutexGuard<'_, Vec<Line>> {
+        // Each change is one assignment or one push.
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn join(&self, runtime: Id, durability: Durability, job: NewJob) -> Place {
+        let mut lines = self.lock();
+        let Some(at) = place_of(&lines, runtime, durability) else {
+            lines.push(Line { runtime, durability, waiting: Vec::new() });
+            return Place::First(job);
+        };
+        let (answer, answered) = oneshot::channel();
+        lines[at].waiting.push(Passenger { job, answer });
+        Place::Waiting(answered)
+    }
+
+    /// Those who go next; if there are none, nobody is under way any more.
+    fn next_batch(&self, runtime: Id, durability: Durability) -> Option<Vec<Passenger>> {
+        let mut lines = self.lock();
+        let at = place_of(&lines, runtime, durability)?;
+        let waiting = &mut lines[at].waiting;
+        // A caller who has gone before the job was sent wants it no more.
+        waiting.retain(|passenger| !passenger.answer.is_closed());
+        if waiting.is_empty() {
+            lines.swap_remove(at);
+            return None;
+        }
+        let count = waiting.len().min(PASS_MAX as usize);
+        let rest = waiting.split_off(count);
+        Some(std::mem::replace(waiting, rest))
+    }
+}
+
+fn place_of(lines: &[Line], runtime: Id, durability: Durability) -> Option<usize> {
+    lines.iter().position(|line| line.runtime == runtime && line.durability == durability)
+}
+
+/// A call of a caller's own that is under way. However it ends, also by being dropped, those who
+/// wait go next.
+struct Turn<'a> {
+    queue: &'a Queue,
+    runtime: Handle,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let id = self.runtime.id();
+        if let Some(batch) = self.queue.together.next_batch(id, self.queue.durability) {
+            let batches = Batches { queue: self.queue.clone(), runtime: id, is_done: false };
+            self.runtime.spawn(batches.run(batch));
+        }
+    }
+}
+
+/// The task that carries batches until nobody waits.
+struct Batches {
+    queue: Queue,
+    runtime: Id,
+    is_done: bool,
+}
+
+impl Batches {
+    async fn run(mut self, mut batch: Vec<Passenger>) {
+        loop {
+            self.carry(batch).await;
+            // Callers that have just been answered may have more: let them come.
+            tokio::task::yield_now().await;
+            match self.next_batch() {
+                Some(next) => batch = next,
+                None => break,
+            }
+        }
+        self.is_done = true;
+    }
+
+    fn next_batch(&self) -> Option<Vec<Passenger>> {
+        self.queue.together.next_batch(self.runtime, self.queue.durability)
+    }
+
+    async fn carry(&self, batch: Vec<Passenger>) {
+        let (jobs, answers): (Vec<NewJob>, Vec<oneshot::Sender<Answer>>) =
+            batch.into_iter().map(|passenger| (passenger.job, passenger.answer)).unzip();
+        let answered = self.queue.backend.enqueue_boxed(&jobs, self.queue.durability).await;
+        if matches!(&answered, Ok(_) | Err(Error::Unavailable(_))) {
+            telemetry::enqueued(&jobs, &answered);
+        }
+        // A caller who does not listen any more has gone; that is no business of this task.
+        match answered {
+            Ok(outcomes) => {
+                for (answer, outcome) in answers.into_iter().zip(outcomes) {
+                    let _ = answer.send(Answer::Of(Ok(outcome)));
+                }
+            }
+            Err(error @ Error::Unavailable(_)) => {
+                for answer in answers {
+                    let _ = answer.send(Answer::Of(Err(error.clone())));
+                }
+            }
+            Err(_) => {
+                for (answer, job) in answers.into_iter().zip(jobs) {
+                    let _ = answer.send(Answer::Alone(Box::new(job)));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Batches {
+    /// The task was dropped with its runtime, or a store panicked: nobody else knows of those who
+    /// wait. They hear of it, and whoever comes next is the first again.
+    fn drop(&mut self) {
+        while !self.is_done && self.next_batch().is_some() {}
+    }
+}
