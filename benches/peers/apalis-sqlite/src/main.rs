@@ -48,7 +48,12 @@ impl Peer for Apalis {
                 pool
             }
             "normal" => {
-                let connect = connect.pragma("journal_mode", "WAL").pragma("synchronous", "NORMAL");
+                // What `setup` sets, but for `synchronous`, and on every connection of the pool.
+                let connect = connect
+                    .pragma("journal_mode", "WAL")
+                    .pragma("temp_store", "MEMORY")
+                    .pragma("cache_size", "64000")
+                    .pragma("synchronous", "NORMAL");
                 let pool = SqlitePool::connect_with(connect).await?;
                 SqliteStorage::migrations().run(&pool).await?;
                 pool

@@ -57,11 +57,11 @@ fn main() -> anyhow::Result<()> {
         for turn in turns(&report.peers) {
             eprintln!("round {round}: {}", report.peers[turn].contestant.name);
             scenarios::all(&mut report.peers[turn], settings);
+            // Each time, so that a run that is cut short has something to show.
+            report.write(&arguments.out)?;
         }
-        // After each round, so that a run that is cut short has something to show.
-        report.write(&arguments.out)?;
+        report.print(round);
     }
-    report.print();
     println!("\n{}", arguments.out.display());
     Ok(())
 }

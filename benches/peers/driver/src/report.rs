@@ -116,9 +116,9 @@ impl Report {
         std::fs::write(path, json + "\n").with_context(|| format!("cannot write {path:?}"))
     }
 
-    pub(crate) fn print(&self) {
+    pub(crate) fn print(&self, rounds: usize) {
         println!(
-            "Redis {}, {} CPUs, {} jobs, {} rounds: median (least–most)",
+            "Redis {}, {} CPUs, {} jobs, {rounds} of {} rounds: median (least–most)",
             self.redis_version, self.cpus, self.settings.jobs, self.rounds
         );
         self.print_store(Store::Redis, REDIS_COLUMNS);

@@ -32,8 +32,10 @@ pub(crate) struct Settings {
 
 /// A worker that has not run a job for so long will run none.
 const STUCK: Duration = Duration::from_secs(30);
+/// A drain that takes longer is ended.
+const DRAIN_MAX: Duration = Duration::from_secs(120);
 /// With fewer jobs, what a peer keeps besides them would count as theirs.
-const MEMORY_JOBS: f64 = 50_000.0;
+const MEMORY_JOBS: f64 = 20_000.0;
 /// After the last job: time for reports to arrive, and for a job to run twice.
 const AFTER: Duration = Duration::from_millis(300);
 
@@ -155,17 +157,20 @@ fn drain(peer: &mut Measured, fresh: &Fresh, jobs: u32, processes: usize) -> any
     for worker in &mut workers {
         worker.ready()?;
     }
+    let started = Instant::now();
     let done = finish(&mut workers, u64::from(jobs))?;
+    let took = started.elapsed();
     std::thread::sleep(AFTER);
     let cpu_us = workers.iter().map(WorkerProcess::cpu_us).sum::<anyhow::Result<f64>>()?;
     let after = fresh.usage()?;
     let ended = workers.into_iter().map(WorkerProcess::stop).collect::<Result<Vec<_>, _>>()?;
     let tallies = (0..processes).map(|index| std::fs::read(path(index)));
-    deliveries(peer, &tallies.collect::<Result<Vec<_>, _>>()?, jobs);
+    let tallies = tallies.collect::<Result<Vec<_>, _>>()?;
     if done < u64::from(jobs) {
-        peer.note(format!("drain by {processes}: stuck after {done} of {jobs} jobs"));
+        peer.note(format!("drain by {processes}: {done} of {jobs} jobs in {took:.0?}, given up"));
         return Ok(());
     }
+    deliveries(peer, &tallies, jobs);
     let first = ended.iter().map(|ended| ended.first_us).min().unwrap_or_default();
     let last = ended.iter().map(|ended| ended.last_us).max().unwrap_or_default();
     let seconds = Duration::from_micros(last.saturating_sub(first)).as_secs_f64();
@@ -181,10 +186,11 @@ fn drain(peer: &mut Measured, fresh: &Fresh, jobs: u32, processes: usize) -> any
 /// Waits until all jobs have run, or none does any more. How many have.
 fn finish(workers: &mut [WorkerProcess], jobs: u64) -> anyhow::Result<u64> {
     let mut before = 0;
-    let mut since = Instant::now();
+    let started = Instant::now();
+    let mut since = started;
     loop {
         let done = workers.iter_mut().map(WorkerProcess::done).sum::<anyhow::Result<u64>>()?;
-        if done >= jobs || since.elapsed() > STUCK {
+        if done >= jobs || since.elapsed() > STUCK || started.elapsed() > DRAIN_MAX {
             return Ok(done);
         }
         if done != before {
