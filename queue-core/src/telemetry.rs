@@ -223,7 +223,8 @@ pub(crate) fn leases_expired(queue: Option<&QueueName>, jobs: u64) {
             return known.contains(queue);
         }
         drop(known);
-        KNOWN.write().unwrap_or_else(PoisonError::into_inner).insert(queue.clone())
+        KNOWN.write().unwrap_or_else(PoisonError::into_inner).insert(queue.clone());
+        true
     };
     let queue = queue.filter(|queue| is_known(queue)).map_or("other", QueueName::as_str);
     counter!("queue_leases_expired_total", "queue" => queue.to_owned()).increment(jobs);

@@ -146,7 +146,7 @@ scripts! {
     /// Finds the place of a job in line.
     place = "place": " flags=no-writes" ["class" "record" "state"];
     /// Lists the lanes of a queue.
-    queue_lanes = "queue_lanes": " flags=no-writes" ["record" "state"];
+    queue_lanes = "queue_lanes": " flags=no-writes" ["class" "record" "state"];
     /// Hands a wake-up on.
     pass_on = "pass_on": " flags=allow-oom" ["wake"];
     /// Leaves a word for one worker.

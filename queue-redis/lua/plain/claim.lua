@@ -77,7 +77,7 @@ local function claim_plain()
   end
 
   local ids, runs, count = {}, {}, 0
-  local reply = { now, now, 0, 0, -1, 0, '', '', '', '', '', '', {} }
+  local reply = { now, now, 0, 0, -1, 0, '', '', '', '', '', '', {}, {} }
   local parts = {} -- lane, its first number, its last number, …
 
   -- Takes jobs of a lane; answers whether they are plain.
@@ -116,7 +116,7 @@ local function claim_plain()
         last_times, last_text, last_rest = times, text, rest
       end
       count = count + 1
-      ids[count], reply[13 + count] = id, record
+      ids[count], reply[14 + count] = id, record
       runs[2 * count - 1], runs[2 * count] = id, run
     end
     parts[#parts + 1], parts[#parts + 2], parts[#parts + 3] = lane, first, count

@@ -277,7 +277,7 @@ async fn a_full_shelf_drops_its_oldest_records_as_new_ones_come() {
         assert_eq!(settle(&backend, &leases, &completed()).await.len(), 300);
     }
     let over = sent.len() - cap;
-    assert!(over >= SLACK && over < 300);
+    assert!((SLACK..300).contains(&over));
     let fields = |name| harness.raw::<usize>(&[b"HLEN", harness.key(&backend, name).as_bytes()]);
     assert_eq!((fields("fin"), fields("jobs"), fields("idem")), (cap, cap, cap));
     let found = backend.get(&sent[..300]).await.unwrap();
