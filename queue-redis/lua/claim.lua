@@ -537,15 +537,18 @@ local function make_views()
   local function has_work(place, queue, kind)
     local view, was_halted = view_of(place, queue, kind), halted
     local function look()
+      local has_some = false
       if is_shut(view) then return false end
       repeat
+        -- All that are known: when those without room have some is to be named.
         for _, entry in ipairs(view.entries) do
-          if not is_empty(view, entry) and (halted or not view.shut and has_room(view, entry)) then
-            return true
+          if not is_empty(view, entry) then
+            if halted then return true end
+            has_some = not view.shut and has_room(view, entry) or has_some
           end
         end
-      until view.shut or not read_before(view, math.huge, 9)
-      return false
+      until has_some or view.shut or not read_before(view, math.huge, 9)
+      return has_some
     end
     local has_some = look()
     halted = was_halted

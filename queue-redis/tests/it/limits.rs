@@ -260,6 +260,20 @@ async fn settings_that_cannot_be_read_limit_nothing() {
     }
 }
 
+/// Others that have room do not hide when a key has some.
+#[tokio::test]
+async fn a_full_claim_names_when_a_key_has_room() {
+    let harness = RedisHarness::new();
+    let backend = harness.fresh(START).await;
+    let second = Duration::from_secs(1);
+    let rate = Some(Rate::new(1, second).with_burst(1));
+    set_limit(&backend, "provider:x", &LimitSettings { rate, ..LimitSettings::default() }).await;
+    let of_x = |priority: u8| job("a").limit("provider:x").priority(priority);
+    enqueue(&backend, &[of_x(0), job("a").priority(5), of_x(9)]).await;
+    let claimed = backend.claim(&request(&["a"], 1)).await.unwrap();
+    assert_eq!((claimed.leases.len(), claimed.next_due), (1, Some(second)));
+}
+
 /// Claims and ends go on beside keys of a wrong type.
 #[tokio::test]
 async fn a_wrong_type_stops_nobody_else() {

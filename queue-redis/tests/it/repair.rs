@@ -144,6 +144,24 @@ async fn a_cancelled_record_among_completed_ones_goes_back_to_its_shelf() {
     assert_eq!(harness.raw::<u64>(&[b"ZCARD", done.as_bytes()]), 1);
 }
 
+/// A claim that counts no jobs and has none is one too many, although the two agree.
+#[tokio::test]
+async fn a_claim_without_jobs_is_named() {
+    let harness = RedisHarness::new();
+    let backend = populated(&harness, 0).await;
+    let [claims, run] = ["claims", "run"].map(|name| harness.key(&backend, name));
+    let (token, mut packed): (Vec<u8>, Vec<u8>) = {
+        let all: Vec<(Vec<u8>, Vec<u8>)> = harness.raw(&[b"HGETALL", claims.as_bytes()]);
+        all[0].clone()
+    };
+    packed[15..17].fill(0);
+    harness.raw::<()>(&[b"HSET", claims.as_bytes(), &token, &packed]);
+    harness.raw::<()>(&[b"DEL", run.as_bytes()]);
+    let found = repaired(&backend).await;
+    let what = "a claim holds 0 jobs, counts 0";
+    assert!(found.iter().any(|one| one.what.starts_with(what)), "{found:#?}");
+}
+
 /// What nobody can make again is named and left alone.
 #[tokio::test]
 async fn what_cannot_be_put_right_is_not_marked_so() {
