@@ -96,8 +96,10 @@ fn add_parts(
     parts: &mut Vec<(String, Vec<u8>)>,
 ) -> Result<(), Fault> {
     let mut select = conn.prepare_cached(sql)?;
-    let columns: Vec<String> =
-        select.column_names().map(|name| format!("{table}.{name}")).collect();
+    // Not all names at once: what that answers differs between the versions of rusqlite.
+    let columns = (0..select.column_count())
+        .map(|at| Ok(format!("{table}.{}", select.column_name(at)?)))
+        .collect::<rusqlite::Result<Vec<String>>>()?;
     let mut rows = select.query([key])?;
     let Some(row) = rows.next()? else { return Ok(()) };
     for (column, name) in columns.into_iter().enumerate() {
