@@ -94,7 +94,7 @@ fn of_peers(comparison: &Comparison) -> Vec<(&'static str, String)> {
         (
             "server-cpu.svg",
             "redis",
-            "redis_cpu_us_per_drained_job",
+            "redis_cpu_us_per_drained_1",
             "CPU of Redis for each drained job, microseconds (less is better)",
         ),
         (
