@@ -163,8 +163,8 @@ fn of_load(results: &Results) -> Vec<(&'static str, String)> {
     pictures
 }
 
-const WIDTH: f64 = 860.0;
-const NAMES: f64 = 330.0;
+const WIDTH: f64 = 920.0;
+const NAMES: f64 = 390.0;
 const ROW: f64 = 26.0;
 const TOP: f64 = 44.0;
 
@@ -229,6 +229,6 @@ mod tests {
         assert_eq!((bars[0].median, bars[0].low, bars[0].high), (2.0, 1.0, 4.0));
         assert!(bars[0].is_ours && !bars[1].is_ours);
         let picture = chart("speed", &bars);
-        assert!(picture.contains("a &lt; b") && picture.contains("x2=\"770.0\""), "{picture}");
+        assert!(picture.contains("a &lt; b") && picture.contains("x2=\"830.0\""), "{picture}");
     }
 }
