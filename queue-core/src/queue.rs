@@ -112,7 +112,8 @@ impl Queue {
         self.backend.as_ref()
     }
 
-    /// Puts a job into the store. Once this answers `Ok`, the job will run at least once.
+    /// Puts a job into the store. Once this answers `Ok`, the job will run at least once. Calls of
+    /// many callers at a time travel to the store together.
     ///
     /// After [`Error::Unavailable`] the job may or may not be there; enqueue a clone of the same
     /// [`NewJob`] again: its id makes the two one job.
@@ -140,7 +141,8 @@ impl Queue {
     ///
     /// The iterator is read in chunks of 500 jobs or 8 MiB, so it may be long; each chunk is checked
     /// whole before any of it is written, and a chunk is one atomic step. One chunk is on its way
-    /// to the store while the next is made. An empty iterator is an empty answer.
+    /// to the store while the next is made; if the connection breaks meanwhile, the two may arrive
+    /// in either order. An empty iterator is an empty answer.
     ///
     /// # Errors
     /// [`Error::Invalid`] names the first invalid job by its place in the iterator. On any error

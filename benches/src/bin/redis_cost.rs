@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use queue::backend::FINISHED_MAX;
 use queue::{
@@ -15,6 +14,7 @@ use queue::{
     Outcome, Payload, QueueName, Retention, SettleRequest, Settlement, WorkerId,
 };
 use queue_benches::redis_server::Redis;
+use queue_benches::server_figures::ServerFigures;
 use queue_redis::RedisBackend;
 
 const SETS: usize = 100_000;
@@ -82,9 +82,10 @@ fn job(scene: Scene, number: usize) -> anyhow::Result<NewJob> {
 async fn measure(scene: Scene, batch: usize, jobs: usize) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let redis = Redis::start(folder.path())?;
-    let mut server = Server(redis::Client::open(redis.url())?.get_connection()?);
+    let mut server = ServerFigures::connect(&redis.url())?;
     println!("{scene:?}: {jobs} jobs in batches of {batch}, payload 100 bytes:");
-    server.plain_sets()?;
+    let set_us = server.plain_set_us(SETS)?;
+    println!("  a pipelined SET, to compare with: {set_us:.2} us of CPU");
     let backend = RedisBackend::connect(&redis.url(), Namespace::default()).await?;
 
     let (cpu, memory) = (server.cpu_us()?, server.memory_bytes()?);
@@ -93,7 +94,7 @@ async fn measure(scene: Scene, batch: usize, jobs: usize) -> anyhow::Result<()> 
             (first..first + batch).map(|number| job(scene, number)).collect();
         backend.enqueue(&jobs?, Durability::Memory).await?;
     }
-    server.report("enqueue", jobs, cpu)?;
+    report(&mut server, "enqueue", jobs, cpu)?;
     let queued_bytes = (server.memory_bytes()? - memory) / jobs as f64;
     println!("  {queued_bytes:.0} bytes a queued job");
 
@@ -102,11 +103,11 @@ async fn measure(scene: Scene, batch: usize, jobs: usize) -> anyhow::Result<()> 
     for _ in 0..jobs / batch {
         claims.push(backend.claim(&request(batch)?).await?.leases);
     }
-    server.report("claim", jobs, cpu)?;
+    report(&mut server, "claim", jobs, cpu)?;
     if scene == Scene::Unkept {
         let cpu = server.cpu_us()?;
         settle(&backend, &claims).await?;
-        return server.report("settle, no record kept", jobs, cpu);
+        return report(&mut server, "settle, no record kept", jobs, cpu);
     }
 
     // Up to the cap records are kept; beyond it each new one drops an old one.
@@ -114,13 +115,13 @@ async fn measure(scene: Scene, batch: usize, jobs: usize) -> anyhow::Result<()> 
     let rest = claims.split_off(cap / batch);
     let cpu = server.cpu_us()?;
     settle(&backend, &claims).await?;
-    server.report("settle, record kept", cap, cpu)?;
+    report(&mut server, "settle, record kept", cap, cpu)?;
     if rest.is_empty() {
         return Ok(());
     }
     let cpu = server.cpu_us()?;
     settle(&backend, &rest).await?;
-    server.report("settle, an older record dropped", jobs - cap, cpu)
+    report(&mut server, "settle, an older record dropped", jobs - cap, cpu)
 }
 
 fn request(batch: usize) -> anyhow::Result<ClaimRequest> {
@@ -149,43 +150,13 @@ async fn settle(backend: &RedisBackend, claims: &[Vec<Lease>]) -> anyhow::Result
     Ok(())
 }
 
-/// The server's own figures.
-struct Server(redis::Connection);
-
-impl Server {
-    fn figure(&mut self, section: &str, name: &str) -> anyhow::Result<f64> {
-        let text: String = redis::cmd("INFO").arg(section).query(&mut self.0)?;
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        Ok(line.with_context(|| format!("INFO does not tell {name}"))?.trim().parse()?)
-    }
-
-    fn cpu_us(&mut self) -> anyhow::Result<f64> {
-        let user = self.figure("cpu", "used_cpu_user_main_thread")?;
-        let system = self.figure("cpu", "used_cpu_sys_main_thread")?;
-        Ok((user + system) * 1e6)
-    }
-
-    fn memory_bytes(&mut self) -> anyhow::Result<f64> {
-        self.figure("memory", "used_memory")
-    }
-
-    fn report(&mut self, what: &str, jobs: usize, cpu_before_us: f64) -> anyhow::Result<()> {
-        let each = (self.cpu_us()? - cpu_before_us) / jobs as f64;
-        println!("  {what}: {each:.2} us of CPU a job");
-        Ok(())
-    }
-
-    /// What to compare with: the cost of a command on this machine.
-    fn plain_sets(&mut self) -> anyhow::Result<()> {
-        let cpu = self.cpu_us()?;
-        for batch in 0..SETS / 100 {
-            let mut pipeline = redis::pipe();
-            for n in 0..100 {
-                pipeline.set(format!("key:{}", batch * 100 + n), [7_u8; 100].as_slice());
-            }
-            pipeline.exec(&mut self.0)?;
-        }
-        self.report("a pipelined SET, to compare with", SETS, cpu)?;
-        Ok(redis::cmd("FLUSHALL").exec(&mut self.0)?)
-    }
+fn report(
+    server: &mut ServerFigures,
+    what: &str,
+    jobs: usize,
+    cpu_before_us: f64,
+) -> anyhow::Result<()> {
+    let each = (server.cpu_us()? - cpu_before_us) / jobs as f64;
+    println!("  {what}: {each:.2} us of CPU a job");
+    Ok(())
 }

@@ -72,7 +72,7 @@ pub(super) struct Turning {
     /// before anything is claimed.
     suspects: Vec<Vec<Ended>>,
     /// Claimed jobs that have their slots and are about to start.
-    claimed: Vec<(Arc<Lease>, CancelSignal)>,
+    to_start: Vec<(Arc<Lease>, CancelSignal)>,
     /// Those of the job that started last: the next one is mostly alike.
     metrics: Option<(QueueName, Kind, Arc<PairMetrics>)>,
     waiting: Waiting,
@@ -106,7 +106,7 @@ impl Cycle {
             ended_sender,
             pending: VecDeque::new(),
             suspects: Vec::new(),
-            claimed: Vec::new(),
+            to_start: Vec::new(),
             metrics: None,
             ask: true,
             ask_at: Instant::now(),
@@ -301,11 +301,11 @@ impl Turning {
         }
         let Some(token) = claim.leases.first().map(|lease| lease.token) else { return };
         let leases = claim.leases.into_iter();
-        self.claimed.extend(leases.map(|lease| (Arc::new(lease), CancelSignal::default())));
-        let signals = self.claimed.iter().map(|(lease, cancel)| (lease.spec.id, cancel.clone()));
+        self.to_start.extend(leases.map(|lease| (Arc::new(lease), CancelSignal::default())));
+        let signals = self.to_start.iter().map(|(lease, cancel)| (lease.spec.id, cancel.clone()));
         self.set.leases.add(token, sent_at, signals);
         self.set.renewer.claim_added();
-        for (lease, _) in &self.claimed {
+        for (lease, _) in &self.to_start {
             self.set.slots.take(&lease.spec.kind);
             self.set.status.started(&lease.spec.queue);
         }
@@ -313,11 +313,11 @@ impl Turning {
 
     /// Starts what was claimed. The next request goes out before: the store works on it meanwhile.
     fn start_claimed(&mut self) {
-        let mut claimed = std::mem::take(&mut self.claimed);
-        for (lease, cancel) in claimed.drain(..) {
+        let mut to_start = std::mem::take(&mut self.to_start);
+        for (lease, cancel) in to_start.drain(..) {
             self.start(lease, cancel);
         }
-        self.claimed = claimed;
+        self.to_start = to_start;
     }
 
     /// Starts an attempt, or gives the job back at once if the worker is stopping.
