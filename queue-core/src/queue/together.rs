@@ -1,6 +1,9 @@
 //! Enqueues of one process that are in flight together travel together: while one call is out, the
-//! next batch gathers, and goes as soon as that call is answered. A caller who is alone makes the
-//! call itself and waits for nobody; there are no timers.
+//! next batch gathers, and goes as soon as that call is answered. A caller who is alone waits for
+//! nobody; there are no timers.
+//!
+//! Every call runs in a task of its own: a caller who does not poll, or drops, the future of an
+//! enqueue must not hold up the others.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -50,16 +53,16 @@ pub(super) async fn enqueue(queue: &Queue, job: NewJob) -> Result<EnqueueOutcome
     let Some(runtime) = Handle::try_current().ok().filter(|_| may_share(&job)) else {
         return alone(queue, job).await;
     };
-    match queue.together.join(runtime.id(), queue.durability, job) {
-        Place::First(job) => {
-            let _turn = Turn { queue, runtime };
-            alone(queue, job).await
-        }
-        Place::Waiting(answer) => match answer.await {
-            Ok(Answer::Of(outcome)) => outcome,
-            Ok(Answer::Alone(job)) => alone(queue, *job).await,
-            Err(_) => Err(Error::Unavailable("the task that made the call is gone".to_owned())),
-        },
+    let (answer, answered) = oneshot::channel();
+    let passenger = Passenger { job, answer };
+    if let Some(first) = queue.together.join(runtime.id(), queue.durability, passenger) {
+        let batches = Batches { queue: queue.clone(), runtime: runtime.id(), is_done: false };
+        runtime.spawn(batches.run(vec![first]));
+    }
+    match answered.await {
+        Ok(Answer::Of(outcome)) => outcome,
+        Ok(Answer::Alone(job)) => alone(queue, *job).await,
+        Err(_) => Err(Error::Unavailable("the task that made the call is gone".to_owned())),
     }
 }
 
@@ -75,29 +78,21 @@ fn may_share(job: &NewJob) -> bool {
         && job.spec.payload.bytes().len() <= SHARED_PAYLOAD_MAX_BYTES
 }
 
-#[expect(clippy::large_enum_variant, reason = "it lives for a moment, on the stack")]
-enum Place {
-    /// Nobody is under way: the caller makes the call.
-    First(NewJob),
-    /// The job goes with the next batch.
-    Waiting(oneshot::Receiver<Answer>),
-}
-
 impl Together {
     fn lock(&self) -> MutexGuard<'_, Vec<Line>> {
         // Each change is one assignment or one push.
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn join(&self, runtime: Id, durability: Durability, job: NewJob) -> Place {
+    /// Waits for the next batch; if nobody is under way, answers with the passenger, who goes now.
+    fn join(&self, runtime: Id, durability: Durability, passenger: Passenger) -> Option<Passenger> {
         let mut lines = self.lock();
         let Some(at) = place_of(&lines, runtime, durability) else {
             lines.push(Line { runtime, durability, waiting: Vec::new() });
-            return Place::First(job);
+            return Some(passenger);
         };
-        let (answer, answered) = oneshot::channel();
-        lines[at].waiting.push(Passenger { job, answer });
-        Place::Waiting(answered)
+        lines[at].waiting.push(passenger);
+        None
     }
 
     /// Those who go next; if there are none, nobody is under way any more.
@@ -119,23 +114,6 @@ impl Together {
 
 fn place_of(lines: &[Line], runtime: Id, durability: Durability) -> Option<usize> {
     lines.iter().position(|line| line.runtime == runtime && line.durability == durability)
-}
-
-/// A call of a caller's own that is under way. However it ends, also by being dropped, those who
-/// wait go next.
-struct Turn<'a> {
-    queue: &'a Queue,
-    runtime: Handle,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let id = self.runtime.id();
-        if let Some(batch) = self.queue.together.next_batch(id, self.queue.durability) {
-            let batches = Batches { queue: self.queue.clone(), runtime: id, is_done: false };
-            self.runtime.spawn(batches.run(batch));
-        }
-    }
 }
 
 /// The task that carries batches until nobody waits.

@@ -48,14 +48,27 @@ async fn each_caller_gets_the_answer_for_its_own_job() {
     assert!(!new.unwrap().duplicate);
 }
 
+/// As in a `select!` whose other branch enqueues, too.
 #[tokio::test]
-async fn those_who_wait_go_when_the_call_before_them_is_dropped() {
+async fn a_caller_who_does_not_poll_holds_up_nobody() {
     let (backend, queue) = set_up();
-    let _never = backend.enqueue_waits();
-    let first = timeout(Duration::ZERO, queue.enqueue(number(1)));
-    let second = queue.enqueue(number(2));
-    let (first, second) = tokio::join!(first, timeout(LONG, second));
-    assert!(first.is_err(), "it waits for ever");
+    let gate = backend.enqueue_waits();
+    let mut first = std::pin::pin!(queue.enqueue(number(1)));
+    assert!(timeout(Duration::ZERO, &mut first).await.is_err(), "it waits for the gate");
+    gate.open();
+    let second = timeout(LONG, queue.enqueue(number(2))).await;
+    second.expect("it waits for the first caller").unwrap();
+    first.await.unwrap();
+}
+
+#[tokio::test]
+async fn those_who_wait_go_when_the_caller_before_them_has_gone() {
+    let (backend, queue) = set_up();
+    let gate = backend.enqueue_waits();
+    let first = timeout(Duration::ZERO, queue.enqueue(number(1))).await;
+    assert!(first.is_err(), "it waits for the gate");
+    gate.open();
+    let second = timeout(LONG, queue.enqueue(number(2))).await;
     second.expect("the second goes on").unwrap();
 }
 
@@ -121,6 +134,9 @@ async fn a_job_that_may_be_refused_because_of_itself_goes_alone() {
     let gate = backend.enqueue_waits();
     let first = queue.enqueue(number(1));
     let alone = async {
+        while backend.enqueues().is_empty() {
+            tokio::task::yield_now().await;
+        }
         let exclusive = number(2).on_conflict(queue_core::OnConflict::Reject);
         queue.enqueue(exclusive).await.unwrap();
         gate.open();
