@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::attempts::{Ended, Report};
-use super::leases::Leases;
+use super::leases::{Held, Leases};
 use super::renew::Renewer;
 use super::run::{Conditions, attempt};
 use super::slots::Slots;
@@ -72,7 +72,7 @@ pub(super) struct Turning {
     /// before anything is claimed.
     suspects: Vec<Vec<Ended>>,
     /// Claimed jobs that have their slots and are about to start.
-    to_start: Vec<(Arc<Lease>, CancelSignal)>,
+    to_start: Vec<Held>,
     /// Those of the job that started last: the next one is mostly alike.
     metrics: Option<(QueueName, Kind, Arc<PairMetrics>)>,
     waiting: Waiting,
@@ -271,9 +271,9 @@ impl Turning {
 
     /// In what time to ask again if nothing happens, after the answer to a claim that was sent at
     /// `sent_at`.
-    fn next_ask(&mut self, claim: &Claim, sent_at: Instant) -> Duration {
+    fn next_ask(&mut self, claim: &Claim, is_empty: bool, sent_at: Instant) -> Duration {
         let was_due = self.due_at.is_some_and(|due_at| due_at <= sent_at);
-        self.in_vain = match (claim.leases.is_empty(), was_due) {
+        self.in_vain = match (is_empty, was_due) {
             (true, true) => self.in_vain.saturating_add(1),
             (true, false) => self.in_vain,
             (false, _) => 0,
@@ -287,11 +287,11 @@ impl Turning {
         if excess > 0 { pause.max(patience) } else { pause }
     }
 
-    /// Takes in the answer to a claim that was sent at `sent_at`.
-    fn claimed(&mut self, claim: Claim, sent_at: Instant) {
+    /// Takes in the answer to a claim that was sent at `sent_at`, and the jobs that it brought.
+    fn claimed(&mut self, claim: &Claim, held: Vec<Held>, sent_at: Instant) {
         self.ask = claim.more;
-        self.note_wake_up(claim.leases.len());
-        self.ask_at = Instant::now() + self.next_ask(&claim, sent_at);
+        self.note_wake_up(held.len());
+        self.ask_at = Instant::now() + self.next_ask(claim, held.is_empty(), sent_at);
         self.set.claimed.notify_one();
         if claim.maintain {
             self.set.maintain_due.notify_one();
@@ -299,12 +299,7 @@ impl Turning {
         for ((queue, kind), jobs) in &claim.expired {
             telemetry::expired(queue, kind, *jobs);
         }
-        let Some(token) = claim.leases.first().map(|lease| lease.token) else { return };
-        let leases = claim.leases.into_iter();
-        self.to_start.extend(leases.map(|lease| (Arc::new(lease), CancelSignal::default())));
-        let signals = self.to_start.iter().map(|(lease, cancel)| (lease.spec.id, cancel.clone()));
-        self.set.leases.add(token, sent_at, signals);
-        self.set.renewer.claim_added();
+        self.to_start.extend(held);
         for (lease, _) in &self.to_start {
             self.set.slots.take(&lease.spec.kind);
             self.set.status.started(&lease.spec.queue);

@@ -1,18 +1,25 @@
 //! The leases that this worker holds, as far as it knows.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use crate::handler::CancelSignal;
-use crate::{CancelReason, ClaimToken, JobId, Renewal};
+use crate::{CancelReason, ClaimToken, JobId, Lease, Renewal};
 
 /// Which jobs are running under which claim, and until when the store is sure to agree.
 #[derive(Debug)]
 pub(super) struct Leases {
     lease: Duration,
     claims: Mutex<BTreeMap<ClaimToken, HeldClaim>>,
+    /// Wakes who renews: a claim was added.
+    added: Notify,
 }
+
+/// A claimed job and what tells its attempt to stop.
+pub(super) type Held = (Arc<Lease>, CancelSignal);
 
 #[derive(Debug)]
 struct HeldClaim {
@@ -25,22 +32,28 @@ struct HeldClaim {
 
 impl Leases {
     pub(super) fn new(lease: Duration) -> Self {
-        Self { lease, claims: Mutex::default() }
+        Self { lease, claims: Mutex::default(), added: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ClaimToken, HeldClaim>> {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes jobs of a claim that was sent at `sent_at`.
-    pub(super) fn add(
-        &self,
-        token: ClaimToken,
-        sent_at: Instant,
-        jobs: impl IntoIterator<Item = (JobId, CancelSignal)>,
-    ) {
-        let held = HeldClaim { renewed_at: sent_at, lost: false, jobs: BTreeMap::new() };
-        self.lock().entry(token).or_insert(held).jobs.extend(jobs);
+    /// Notes the jobs of a claim that was sent at `sent_at`: from now on they are renewed.
+    pub(super) fn add(&self, sent_at: Instant, leases: Vec<Lease>) -> Vec<Held> {
+        let Some(token) = leases.first().map(|lease| lease.token) else { return Vec::new() };
+        let held: Vec<Held> =
+            leases.into_iter().map(|lease| (Arc::new(lease), CancelSignal::default())).collect();
+        let claim = HeldClaim { renewed_at: sent_at, lost: false, jobs: BTreeMap::new() };
+        let signals = held.iter().map(|(lease, cancel)| (lease.spec.id, cancel.clone()));
+        self.lock().entry(token).or_insert(claim).jobs.extend(signals);
+        self.added.notify_one();
+        held
+    }
+
+    /// Waits until a claim is added.
+    pub(super) async fn added(&self) {
+        self.added.notified().await;
     }
 
     /// Forgets a job whose outcome the store has taken.

@@ -22,9 +22,9 @@ pub(super) struct Renewer {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Wakes the thread: a claim was added, or everything is to be renewed now.
-    news: Notify,
+    /// Everything is to be renewed now; the other wakes the thread for it.
     all_now: AtomicBool,
+    wanted: Notify,
     end: CancellationToken,
 }
 
@@ -46,15 +46,10 @@ impl Renewer {
         Ok(Self { shared })
     }
 
-    /// Says that a claim was added.
-    pub(super) fn claim_added(&self) {
-        self.shared.news.notify_one();
-    }
-
     /// Renews everything at once: that is how a worker learns of cancel requests.
     pub(super) fn renew_all_now(&self) {
         self.shared.all_now.store(true, Ordering::SeqCst);
-        self.shared.news.notify_one();
+        self.shared.wanted.notify_one();
     }
 }
 
@@ -116,11 +111,8 @@ impl Renewals {
             };
             tokio::select! {
                 () = due => return,
-                () = self.shared.news.notified() => {
-                    if self.shared.all_now.load(Ordering::SeqCst) {
-                        return;
-                    }
-                }
+                () = self.shared.wanted.notified() => return,
+                () = self.leases.added() => {}
             }
         }
     }

@@ -1,12 +1,15 @@
 //! One request to the store, repeated until it is answered.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::Turning;
 use crate::worker::attempts::Ended;
+use crate::worker::leases::{Held, Leases};
+use crate::worker::panics::caught;
 use crate::worker::stop::Phase;
-use crate::{Error, Outcome, Queue, SettleReply, SettleRequest, Settled, telemetry};
+use crate::{Claim, Error, Outcome, Queue, SettleReply, SettleRequest, Settled, telemetry};
 
 /// The pauses between two tries grow from the first to the second.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
@@ -26,7 +29,7 @@ impl Turning {
             };
             self.store_is_up(answer.is_ok());
             let error = match answer {
-                Ok(reply) => return self.answered(reply, carried, sent_at),
+                Ok(answer) => return self.answered(answer, carried, sent_at),
                 Err(error) => error,
             };
             let claims = request.claim.is_some();
@@ -49,14 +52,22 @@ impl Turning {
         }
     }
 
-    /// Makes the call in a task of its own: it is never dropped half-way, a panic in a backend is
-    /// an error like others, and a call that hangs does not keep the worker from stopping. `None`
-    /// if the worker has to end without an answer.
-    async fn sent(&mut self, request: &Arc<SettleRequest>) -> Option<Result<SettleReply, Error>> {
-        let mut call = tokio::spawn(send(self.set.queue.clone(), Arc::clone(request)));
-        // Lets the call go out; what the one before it claimed starts while it is on its way.
-        tokio::task::yield_now().await;
+    /// Sends a request once. The call ends in a task of its own: it is never dropped half-way, a
+    /// panic in a backend is an error like others, and a call that hangs does not keep the worker
+    /// from stopping. `None` if the worker has to end without an answer.
+    async fn sent(&mut self, request: &Arc<SettleRequest>) -> Option<Result<Answer, Error>> {
+        let call = send(self.set.queue.clone(), Arc::clone(&self.set.leases), Arc::clone(request));
+        let mut call = Box::pin(caught(call));
+        // The first poll lets the call go out. Here, and not by a yield to its task: a handler that
+        // blocks its thread could take the turn, and this cycle would wait behind it.
+        let first = std::future::poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await;
+        // What the call before claimed starts while this one is on its way.
         self.start_claimed();
+        let panicked = |panic| Err(Error::Unavailable(panic));
+        if let Poll::Ready(answer) = first {
+            return Some(answer.unwrap_or_else(panicked));
+        }
+        let mut call = tokio::spawn(call);
         loop {
             let phase = *self.set.phase_seen.borrow_and_update();
             let give_up = async {
@@ -69,7 +80,7 @@ impl Turning {
             };
             tokio::select! {
                 answer = &mut call => {
-                    let panicked = |error| Err(Error::Unavailable(format!("{error}")));
+                    let answer = answer.unwrap_or_else(|error| Err(error.to_string()));
                     return Some(answer.unwrap_or_else(panicked));
                 }
                 () = give_up => return None,
@@ -101,14 +112,14 @@ impl Turning {
         }
     }
 
-    fn answered(&mut self, reply: SettleReply, carried: Vec<Ended>, sent_at: Instant) {
-        for (ended, settled) in carried.into_iter().zip(reply.settled) {
+    fn answered(&mut self, answer: Answer, carried: Vec<Ended>, sent_at: Instant) {
+        for (ended, settled) in carried.into_iter().zip(answer.settled) {
             ended.settled(settled);
             self.set.leases.remove(ended.settlement.token, ended.settlement.id);
             self.count(&ended.settlement.outcome, settled);
         }
-        if let Some(claim) = reply.claim {
-            self.claimed(claim, sent_at);
+        if let Some((claim, held)) = answer.claimed {
+            self.claimed(&claim, held, sent_at);
         }
     }
 
@@ -156,12 +167,30 @@ impl Turning {
     }
 }
 
-async fn send(queue: Queue, request: Arc<SettleRequest>) -> Result<SettleReply, Error> {
-    match &request.claim {
+/// What the store answered.
+struct Answer {
+    settled: Vec<Settled>,
+    /// The jobs stand beside the claim, not in it.
+    claimed: Option<(Claim, Vec<Held>)>,
+}
+
+/// The leases are held from the moment that the store's answer is there, whatever the worker's
+/// other tasks wait for.
+async fn send(
+    queue: Queue,
+    leases: Arc<Leases>,
+    request: Arc<SettleRequest>,
+) -> Result<Answer, Error> {
+    let sent_at = Instant::now();
+    let reply = match &request.claim {
         Some(claim) if request.settlements.is_empty() => {
-            let claim = queue.backend().claim_boxed(claim).await?;
-            Ok(SettleReply::new(Vec::new(), Some(claim)))
+            SettleReply::new(Vec::new(), Some(queue.backend().claim_boxed(claim).await?))
         }
-        _ => queue.backend().settle_boxed(&request).await,
-    }
+        _ => queue.backend().settle_boxed(&request).await?,
+    };
+    let claimed = reply.claim.map(|mut claim| {
+        let held = leases.add(sent_at, std::mem::take(&mut claim.leases));
+        (claim, held)
+    });
+    Ok(Answer { settled: reply.settled, claimed })
 }
