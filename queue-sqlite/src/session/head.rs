@@ -46,6 +46,9 @@ macro_rules! running_columns {
 }
 pub(crate) use running_columns;
 
+/// How many columns [`running_columns`] are.
+pub(crate) const RUNNING_COLUMNS: usize = 16;
+
 /// The latest time that a column may hold ([`Timestamp::MAX`]).
 pub(crate) const MS_MAX: i64 = (1 << 48) - 1;
 /// The longest time that a record or a key is kept ([`queue_core::RETENTION_MAX`]).
@@ -59,8 +62,6 @@ pub(crate) struct Head {
     pub(crate) id: JobId,
     pub(crate) lane: i64,
     pub(crate) state: JobState,
-    /// In its lane while ready, in its claim while running.
-    pub(crate) position: i64,
     pub(crate) due_at: Timestamp,
     pub(crate) enqueued_at: Timestamp,
     pub(crate) failures: u16,
@@ -310,7 +311,6 @@ impl Raw {
             id: JobId::from_bytes(self.id.unwrap_or_default()),
             lane: self.lane,
             state: state_of(self.state).unwrap_or(JobState::Quarantined),
-            position: self.position.unwrap_or_default(),
             due_at: time(self.due_ms),
             enqueued_at: time(self.enqueued_ms),
             failures: fit(self.failures),

@@ -57,9 +57,11 @@ pub(crate) const SELECT_READY_LANES: &str = concat!(
     "SELECT ",
     lane_columns!(),
     " FROM lane WHERE queue = ?1 AND kind = ?2 AND limits = '' AND (ready > 0 \
-     OR EXISTS (SELECT 1 FROM job WHERE job.lane = lane.lane AND job.state = 3))"
+     OR EXISTS (SELECT 1 FROM job WHERE job.lane = lane.lane AND job.position >= lane.head \
+     AND job.state = 3))"
 );
-pub(crate) const COUNT_READY: &str = "SELECT count(*) FROM job WHERE lane = ?1 AND state = 3";
+pub(crate) const COUNT_READY: &str =
+    "SELECT count(*) FROM job WHERE lane = ?1 AND position IS NOT NULL AND state = 3";
 pub(crate) const INSERT_LANE: &str = "INSERT INTO lane (queue, kind, limits, priority, turn, head, tail, \
      scheduled, retrying, ready, running, completed, dead, cancelled, quarantined) \
      VALUES (?1, ?2, ?3, ?4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)";
@@ -105,6 +107,24 @@ impl Lane {
 
     pub(crate) fn ready(&self) -> i64 {
         self.jobs[count_index(JobState::Ready)]
+    }
+
+    /// No ready job stands before this position.
+    pub(crate) fn first_position(&self) -> i64 {
+        self.head
+    }
+
+    /// The ready jobs up to this position leave.
+    pub(crate) fn pass(&mut self, position: i64) {
+        let next = position.saturating_add(1).min(self.tail);
+        if next > self.head {
+            (self.head, self.changed) = (next, true);
+        }
+    }
+
+    /// There is a ready job at this position, before what was taken for the first one.
+    pub(crate) fn go_back(&mut self, position: i64) {
+        (self.head, self.changed) = (position, true);
     }
 
     /// The position of the next job that joins at the end.
@@ -335,6 +355,19 @@ impl Session<'_> {
         };
         self.announce();
         Ok(position)
+    }
+
+    /// Counts new jobs, which have been given the positions of so many `places` at the end.
+    pub(crate) fn push_many(&mut self, lane: i64, jobs: usize, places: usize) -> Result<(), Fault> {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        // The first one may give the lane its turn.
+        let first = self.push(lane, End::Tail)?;
+        self.count_live(lane, JobState::Ready, number(jobs) - 1)?;
+        let lane = self.lanes.load(lane)?;
+        let count = &mut lane.jobs[count_index(JobState::Ready)];
+        *count = count.saturating_add(number(jobs) - 1);
+        lane.tail = first.saturating_add(number(places));
+        Ok(())
     }
 
     /// Counts a lane as one without ready jobs, in which none was found; says whether it was

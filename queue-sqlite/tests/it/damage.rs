@@ -24,8 +24,8 @@ async fn an_unreadable_job_is_put_aside_and_blocks_nobody() {
     let backend = open(&directory.path().join("queue.db"));
     let jobs = [job("a"), job("b"), job("c"), job("d")];
     backend.enqueue(&jobs, STORED).await.unwrap();
-    break_job(&backend, "body SET options = x'c1'", jobs[0].job_id());
-    break_job(&backend, "body SET codec = 99", jobs[2].job_id());
+    break_job(&backend, "job SET options = x'c1'", jobs[0].job_id());
+    break_job(&backend, "job SET codec = 99", jobs[2].job_id());
 
     let claim = backend.claim(&request(10)).await.unwrap();
     let given: Vec<JobId> = claim.leases.iter().map(|lease| lease.spec.id).collect();
@@ -41,7 +41,7 @@ async fn an_unreadable_job_is_put_aside_and_blocks_nobody() {
     assert!(records[0].is_none() && records[1].is_some());
 
     // Its bytes are kept until somebody deletes it.
-    let bytes = "SELECT payload FROM body JOIN job USING (job) WHERE id = ?1";
+    let bytes = "SELECT payload FROM job WHERE id = ?1";
     let bytes: Vec<u8> = beside(backend.path())
         .query_row(bytes, [jobs[2].job_id().as_bytes()], |row| row.get(0))
         .unwrap();
@@ -65,7 +65,7 @@ const DAMAGE: &[(&str, &str)] = &[
     ("UPDATE shelf SET part = 0", "another queue or kind of end"),
     ("UPDATE shelf SET part = 2", "another queue or kind of end"),
     ("UPDATE shelf SET part = 3", "another queue or kind of end"),
-    ("DELETE FROM body WHERE job = 1", "its body is missing"),
+    ("UPDATE job SET codec = NULL WHERE job = 1", "its body is missing"),
     ("UPDATE job SET lane = 77 WHERE job = 3", "its lane is missing"),
     (
         "INSERT INTO lane SELECT 9, 'q', 'k', 1, '', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL",
@@ -290,7 +290,7 @@ async fn unreadable_jobs_that_a_claim_meets_are_bounded() {
         let jobs: Vec<_> = (0..300).map(|n| job(n.to_string())).collect();
         backend.enqueue(&jobs, STORED).await.unwrap();
     }
-    beside(backend.path()).execute("UPDATE body SET options = x'c1'", []).unwrap();
+    beside(backend.path()).execute("UPDATE job SET options = x'c1'", []).unwrap();
     let claim = backend.claim(&request(1)).await.unwrap();
     assert!(claim.leases.is_empty() && claim.more);
     assert_eq!(count(&backend, JobState::Quarantined).await, 500);
