@@ -88,27 +88,32 @@ CREATE TABLE new_job (
     options          BLOB,
     payload          BLOB,
     -- The place that its state has. What numbers are legal is looked at when they are read: whoever
-    -- writes them has them from types that hold no others, and each rule costs each job.
-    CHECK (CASE
-        WHEN state IN (3, 4) THEN
-             position IS NOT NULL AND (claim IS NULL) = (state = 3) AND shelf IS NULL
-             AND finished_ms IS NULL AND expiry_ms IS NULL AND elapsed_ms IS NULL
-             AND dead_reason IS NULL AND (cancel_requested = 0 OR state = 4)
-             AND (holds_key = 0 OR key IS NOT NULL)
-        WHEN state IN (1, 2) THEN
-             position IS NULL AND claim IS NULL AND shelf IS NULL
-             AND finished_ms IS NULL AND expiry_ms IS NULL AND elapsed_ms IS NULL
-             AND dead_reason IS NULL AND cancel_requested = 0 AND (failures = 0) = (state = 1)
-             AND (holds_key = 0 OR key IS NOT NULL)
-        WHEN state IN (5, 6, 7) THEN
-             position IS NULL AND claim IS NULL AND shelf IS NOT NULL
-             AND finished_ms IS NOT NULL AND expiry_ms IS NOT NULL
-             AND (dead_reason IS NULL) = (state <> 6) AND cancel_requested = 0
-             AND (holds_key = 0 OR (state = 5 AND key IS NOT NULL))
-        WHEN state = 8 THEN
-             position IS NULL AND claim IS NULL AND shelf IS NULL AND cancel_requested = 0
-             AND holds_key = 0
-        ELSE 0 END)
+    -- writes them has them from types that hold no others, and each rule costs each job. As ORs of
+    -- ANDs, of which SQLite looks at no more than it has to.
+    CHECK ((state = 3
+            AND position IS NOT NULL AND claim IS NULL AND shelf IS NULL AND finished_ms IS NULL
+            AND expiry_ms IS NULL AND elapsed_ms IS NULL AND dead_reason IS NULL
+            AND cancel_requested = 0 AND (holds_key = 0 OR key IS NOT NULL))
+        OR (state = 4
+            AND position IS NOT NULL AND claim IS NOT NULL AND shelf IS NULL
+            AND finished_ms IS NULL AND expiry_ms IS NULL AND elapsed_ms IS NULL
+            AND dead_reason IS NULL AND (holds_key = 0 OR key IS NOT NULL))
+        OR (state = 5
+            AND position IS NULL AND claim IS NULL AND shelf IS NOT NULL
+            AND finished_ms IS NOT NULL AND expiry_ms IS NOT NULL AND dead_reason IS NULL
+            AND cancel_requested = 0 AND (holds_key = 0 OR key IS NOT NULL))
+        OR (state >= 1 AND state <= 2
+            AND position IS NULL AND claim IS NULL AND shelf IS NULL AND finished_ms IS NULL
+            AND expiry_ms IS NULL AND elapsed_ms IS NULL AND dead_reason IS NULL
+            AND cancel_requested = 0 AND (failures = 0) = (state = 1)
+            AND (holds_key = 0 OR key IS NOT NULL))
+        OR (state >= 6 AND state <= 7
+            AND position IS NULL AND claim IS NULL AND shelf IS NOT NULL
+            AND finished_ms IS NOT NULL AND expiry_ms IS NOT NULL
+            AND (dead_reason IS NULL) = (state = 7) AND cancel_requested = 0 AND holds_key = 0)
+        OR (state = 8
+            AND position IS NULL AND claim IS NULL AND shelf IS NULL AND cancel_requested = 0
+            AND holds_key = 0))
 ) STRICT;
 -- Damaged jobs come along as they are; whoever meets them puts them aside.
 PRAGMA ignore_check_constraints = 1;
@@ -121,5 +126,4 @@ CREATE INDEX job_place       ON job (lane, position)        WHERE position IS NO
 CREATE INDEX job_due         ON job (due_ms, id)            WHERE state <= 2;
 CREATE INDEX job_asked       ON job (claim)                 WHERE cancel_requested = 1;
 CREATE INDEX job_finished    ON job (shelf, expiry_ms, id)  WHERE shelf IS NOT NULL;
-CREATE INDEX job_quarantined ON job (job)                   WHERE state = 8;
 CREATE UNIQUE INDEX job_key  ON job (key) WHERE holds_key = 1;

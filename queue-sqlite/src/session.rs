@@ -22,7 +22,7 @@ pub(crate) use head::{
     Broken, HEAD_COLUMNS, Head, READY_COLUMNS, Raw, head_columns, ready_columns,
 };
 pub(crate) use holding::{Added, Holding};
-pub(crate) use job::{Finish, SELECT_DUE_HEADS, SELECT_HEAD};
+pub(crate) use job::{Finish, Running, SELECT_DUE_HEADS, SELECT_HEAD};
 pub(crate) use lanes::{End, Lanes};
 pub(crate) use limits::Limits;
 use quarantine::Unread;

@@ -58,8 +58,11 @@ pub(super) const SELECT_LISTED_FINISHED: &str = concat!(
     "WHERE job.shelf = ?1 AND (job.expiry_ms, job.id) < (?2, ?3) \
      ORDER BY job.expiry_ms DESC, job.id DESC LIMIT ?4"
 );
-pub(super) const SELECT_LISTED_ASIDE: &str =
-    concat!(listed_columns!(), "WHERE job.state = 8 AND job.job >= ?1 ORDER BY job.job LIMIT ?2");
+pub(super) const SELECT_LISTED_ASIDE: &str = concat!(
+    listed_columns!(),
+    "WHERE job.job IN (SELECT job FROM quarantine WHERE job >= ?1 ORDER BY job LIMIT ?2) \
+     AND job.state = 8 ORDER BY job.job LIMIT ?2"
+);
 /// Lanes in the order of their names.
 pub(super) const SELECT_NEXT_LANES: &str = "SELECT lane, queue, kind, priority, limits, ready FROM lane \
      WHERE (queue, kind, limits, priority) >= (?1, ?2, ?3, ?4) \

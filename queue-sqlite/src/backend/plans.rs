@@ -178,7 +178,11 @@ const PLANNED: &[Planned] = planned![
         NOTE_OF_JOB,
     ],
     list::SELECT_LISTED_ASIDE => [
-        "SEARCH job USING INDEX job_quarantined (job>?)", LANE_OF_JOB, NOTE_OF_JOB,
+        JOB,
+        "LIST SUBQUERY 1",
+        "SEARCH quarantine USING INTEGER PRIMARY KEY (rowid>?)",
+        LANE_OF_JOB,
+        NOTE_OF_JOB,
     ],
     list::SELECT_NEXT_LANES => [
         "SEARCH lane USING INDEX sqlite_autoindex_lane_1 \

@@ -13,7 +13,7 @@ use super::attempts::{note_attempt, worker_of};
 use crate::errors::Fault;
 use crate::open::Room;
 use crate::rows::duration_ms;
-use crate::session::{Claims, End, Finish, Head, Holding, Session};
+use crate::session::{Claims, End, Finish, Head, Holding, Running, Session};
 
 pub(super) const SELECT_CLAIM_ID: &str = "SELECT claim FROM claim WHERE token = ?1";
 pub(super) const UPSERT_RESULT: &str = "INSERT INTO note (job, result_codec, result) VALUES (?1, ?2, ?3) \
@@ -39,15 +39,15 @@ pub(super) fn settle(
         };
         *count += 1;
     }
-    let mut heads = HashMap::with_capacity(settlements.len());
+    let mut running = HashMap::with_capacity(settlements.len());
     for (holding, count) in tokens.values() {
         if let Some(holding) = holding.as_ref().filter(|holding| holding.jobs <= count * MANY)
             && !session.careful
         {
-            session.running_heads(holding.claim, &holding.runs, &mut heads)?;
+            session.running_held(holding.claim, &holding.runs, &mut running)?;
         }
     }
-    let mut ends = Ends { heads, claims: Claims::default(), dropped: Vec::new() };
+    let mut ends = Ends { running, claims: Claims::default(), dropped: Vec::new() };
     let mut answers = Vec::with_capacity(settlements.len());
     for settlement in settlements {
         let holder = tokens.get(&settlement.token).and_then(|(holding, _)| holding.as_ref());
@@ -61,7 +61,7 @@ pub(super) fn settle(
 /// What ends in one call.
 struct Ends {
     /// Of the jobs of claims that end for the most part, what was read at once.
-    heads: HashMap<JobId, Head>,
+    running: HashMap<JobId, Running>,
     claims: Claims,
     /// Jobs that are not kept.
     dropped: Vec<i64>,
@@ -69,11 +69,36 @@ struct Ends {
 
 impl Ends {
     fn head(&mut self, session: &mut Session<'_>, id: JobId) -> Result<Option<Head>, Fault> {
-        match self.heads.remove(&id) {
-            Some(head) => Ok(Some(head)),
+        match self.running.remove(&id) {
+            Some(Running::Kept(head)) => Ok(Some(*head)),
             // What is dropped at the end of this call is gone already.
-            None => Ok(session.head(id)?.filter(|head| !self.dropped.contains(&head.job))),
+            _ => Ok(session.head(id)?.filter(|head| !self.dropped.contains(&head.job))),
         }
+    }
+
+    /// T6 for a job of which nothing is kept; says whether it is one.
+    fn drop_completed(
+        &mut self,
+        session: &mut Session<'_>,
+        settlement: &Settlement,
+        holding: &Holding,
+    ) -> Result<bool, Fault> {
+        let id = settlement.id;
+        if !matches!(settlement.outcome, Outcome::Completed { .. }) {
+            return Ok(false);
+        }
+        let (job, lane) = match self.running.get(&id) {
+            Some(Running::Fleeting { job, lane, claim }) if *claim == holding.claim => {
+                (*job, *lane)
+            }
+            _ => return Ok(false),
+        };
+        self.running.remove(&id);
+        self.claims.let_go(holding.claim);
+        session.let_go_of_keys(lane, id, holding, settlement.outcome.ending())?;
+        session.leave(lane, JobState::Running)?;
+        self.dropped.push(job);
+        Ok(true)
     }
 
     fn drop_jobs(&mut self, session: &Session<'_>) -> Result<(), Fault> {
@@ -100,6 +125,11 @@ fn settle_one(
     holder: Option<&Holding>,
     ends: &mut Ends,
 ) -> Result<Settled, Fault> {
+    if let Some(holding) = holder
+        && ends.drop_completed(session, settlement, holding)?
+    {
+        return Ok(Settled::Applied(JobState::Completed));
+    }
     let Some(mut head) = ends.head(session, settlement.id)? else { return Ok(Settled::Gone) };
     let token = Some(settlement.token);
     let Some(holding) = holder.filter(|holding| head.claim == Some(holding.claim)) else {
@@ -110,7 +140,7 @@ fn settle_one(
         });
     };
     ends.claims.let_go(holding.claim);
-    session.let_go_of_keys(&head, holding, settlement.outcome.ending())?;
+    session.let_go_of_keys(head.lane, head.id, holding, settlement.outcome.ending())?;
     if let Outcome::Throttled { delay, limits } = &settlement.outcome {
         let until = session.now.after(*delay);
         for key in limits.iter() {

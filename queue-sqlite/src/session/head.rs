@@ -46,9 +46,6 @@ macro_rules! running_columns {
 }
 pub(crate) use running_columns;
 
-/// How many columns [`running_columns`] are.
-pub(crate) const RUNNING_COLUMNS: usize = 16;
-
 /// The latest time that a column may hold ([`Timestamp::MAX`]).
 pub(crate) const MS_MAX: i64 = (1 << 48) - 1;
 /// The longest time that a record or a key is kept ([`queue_core::RETENTION_MAX`]).
@@ -185,31 +182,37 @@ impl Raw {
         })
     }
 
-    /// What [`running_columns`] say of the job of this id; `None` if it is not running.
-    pub(crate) fn read_running(row: &Row<'_>, id: JobId) -> rusqlite::Result<Option<Self>> {
-        if number(row, 2)? != 4 {
+    /// What [`running_columns`], which stand from column `first` on, say of the job of this id;
+    /// `None` if it is not running.
+    pub(crate) fn read_running(
+        row: &Row<'_>,
+        first: usize,
+        id: JobId,
+    ) -> rusqlite::Result<Option<Self>> {
+        let at = |offset: usize| first + offset;
+        if number(row, at(2))? != 4 {
             return Ok(None);
         }
-        let has_token = row.get_ref(15)?.data_type() != Type::Null;
+        let has_token = row.get_ref(at(15))?.data_type() != Type::Null;
         Ok(Some(Self {
-            job: number(row, 0)?,
+            job: number(row, at(0))?,
             id: Some(*id.as_bytes()),
-            lane: number(row, 1)?,
+            lane: number(row, at(1))?,
             state: 4,
             position: Some(0),
-            due_ms: number(row, 3)?,
-            enqueued_ms: number(row, 4)?,
-            failures: number(row, 5)?,
-            stalls: number(row, 6)?,
-            snoozes: number(row, 7)?,
-            max_attempts: number(row, 8)?,
-            keep_completed_s: number(row, 9)?,
-            keep_dead_s: number(row, 10)?,
-            hold_ms: whole(row, 11)?,
-            holds_key: number(row, 12)?,
-            claim: whole(row, 13)?,
-            cancel_requested: number(row, 14)?,
-            settled_by: if has_token { sixteen(row, 15)?.map(Some) } else { Some(None) },
+            due_ms: number(row, at(3))?,
+            enqueued_ms: number(row, at(4))?,
+            failures: number(row, at(5))?,
+            stalls: number(row, at(6))?,
+            snoozes: number(row, at(7))?,
+            max_attempts: number(row, at(8))?,
+            keep_completed_s: number(row, at(9))?,
+            keep_dead_s: number(row, at(10))?,
+            hold_ms: whole(row, at(11))?,
+            holds_key: number(row, at(12))?,
+            claim: whole(row, at(13))?,
+            cancel_requested: number(row, at(14))?,
+            settled_by: if has_token { sixteen(row, at(15))?.map(Some) } else { Some(None) },
             ..Self::UNREAD
         }))
     }

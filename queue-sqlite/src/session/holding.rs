@@ -1,9 +1,9 @@
 //! What claims know about the limit keys that their jobs hold.
 
-use queue_core::{ClaimToken, Ending, Kind, LimitKey, LimitKeys, Timestamp};
+use queue_core::{ClaimToken, Ending, JobId, Kind, LimitKey, LimitKeys, Timestamp};
 use rusqlite::{OptionalExtension, Row};
 
-use super::{Head, Runs, Session, runs_of};
+use super::{Runs, Session, runs_of};
 use crate::errors::Fault;
 use crate::rows::{LaneName, limits_of, limits_text, number, text, time};
 
@@ -83,17 +83,18 @@ impl Session<'_> {
     /// A running job lets go of its limit keys.
     pub(crate) fn let_go_of_keys(
         &mut self,
-        head: &Head,
+        lane: i64,
+        id: JobId,
         holding: &Holding,
         ending: Ending,
     ) -> Result<(), Fault> {
-        let lane = &self.lanes.load(head.lane)?.name;
+        let lane = &self.lanes.load(lane)?.name;
         if lane.limits.is_empty() && holding.added.0.is_empty() {
             return Ok(());
         }
         let keys = holding.keys_of(lane);
         for key in &keys {
-            self.limits.end(key, head.id, ending, holding.claimed_at, self.now)?;
+            self.limits.end(key, id, ending, holding.claimed_at, self.now)?;
         }
         if !keys.is_empty() {
             // Whoever waits for room.

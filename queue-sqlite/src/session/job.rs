@@ -6,10 +6,10 @@ use queue_core::backend::FINISHED_MAX;
 use queue_core::{DeadReason, Hold, JobId, JobState, Retention, Timestamp};
 use rusqlite::{OptionalExtension, params};
 
-use super::head::{RUNNING_COLUMNS, head_columns, running_columns};
+use super::head::{head_columns, running_columns};
 use super::{Broken, End, Head, Part, Raw, Runs, Session};
 use crate::errors::Fault;
-use crate::rows::{ms, reason_number, sixteen, state_number};
+use crate::rows::{ms, number, reason_number, sixteen, state_number, whole};
 
 /// How a job's life ends.
 #[derive(Debug, Clone, Copy)]
@@ -20,13 +20,25 @@ pub(crate) struct Finish {
     pub(crate) elapsed_ms: Option<i64>,
 }
 
+/// A job that a claim holds, as far as its completion wants to know.
+#[derive(Debug)]
+pub(crate) enum Running {
+    /// One of which nothing is kept once it is completed, not even its key.
+    Fleeting {
+        job: i64,
+        lane: i64,
+        claim: i64,
+    },
+    Kept(Box<Head>),
+}
+
 pub(crate) const SELECT_HEAD: &str =
     concat!("SELECT ", head_columns!(), " FROM job WHERE job.job = ?1");
-/// Of the jobs of a run, those that a claim holds.
+/// Of the jobs of a run, those that a claim holds; first of all, whether it is fleeting.
 pub(crate) const SELECT_RUNNING_HELD: &str = concat!(
-    "SELECT ",
+    "SELECT keep_completed_s = 0 AND holds_key = 0, id, ",
     running_columns!(),
-    ", id FROM job WHERE job BETWEEN ?1 AND ?2 AND claim = ?3 AND state = 4"
+    " FROM job WHERE job BETWEEN ?1 AND ?2 AND claim = ?3 AND state = 4"
 );
 /// What most calls with an id are about.
 pub(crate) const SELECT_RUNNING_BY_ID: &str =
@@ -76,7 +88,7 @@ impl Session<'_> {
     pub(crate) fn head(&mut self, id: JobId) -> Result<Option<Head>, Fault> {
         if !self.careful {
             let mut select = self.conn.prepare_cached(SELECT_RUNNING_BY_ID)?;
-            let found = select.query_row([id.as_bytes()], |row| Raw::read_running(row, id));
+            let found = select.query_row([id.as_bytes()], |row| Raw::read_running(row, 0, id));
             match found.optional()? {
                 None => return Ok(None),
                 Some(Some(raw)) if raw.flaw().is_none() && self.lanes.has(raw.lane)? => {
@@ -97,25 +109,29 @@ impl Session<'_> {
         }
     }
 
-    /// The heads of the jobs that a claim holds. Those that have a flaw are left out.
-    pub(crate) fn running_heads(
+    /// The jobs that a claim holds. Those that have a flaw are left out.
+    pub(crate) fn running_held(
         &mut self,
         claim: i64,
         runs: &Runs,
-        heads: &mut HashMap<JobId, Head>,
+        found: &mut HashMap<JobId, Running>,
     ) -> Result<(), Fault> {
+        const FIRST: usize = 2;
         let mut select = self.conn.prepare_cached(SELECT_RUNNING_HELD)?;
         for (first, last) in runs.iter() {
             let mut rows = select.query((first, last, claim))?;
             while let Some(row) = rows.next()? {
-                let Some(id) = sixteen(row, RUNNING_COLUMNS)?.map(JobId::from_bytes) else {
+                let Some(id) = sixteen(row, 1)?.map(JobId::from_bytes) else { continue };
+                let (job, lane) = (number(row, FIRST)?, number(row, FIRST + 1)?);
+                if !self.lanes.has(lane)? {
                     continue;
-                };
-                if let Some(raw) = Raw::read_running(row, id)?
+                }
+                if whole(row, 0)? == Some(1) {
+                    found.insert(id, Running::Fleeting { job, lane, claim });
+                } else if let Some(raw) = Raw::read_running(row, FIRST, id)?
                     && raw.flaw().is_none()
-                    && self.lanes.has(raw.lane)?
                 {
-                    heads.insert(id, raw.head());
+                    found.insert(id, Running::Kept(Box::new(raw.head())));
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! The lanes that a transaction has touched.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
 use queue_core::{Error, JobState, Kind, LimitKey, QueueName, is_turn_over};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -145,13 +145,14 @@ fn count_index(state: JobState) -> usize {
 #[derive(Debug)]
 pub(crate) struct Lanes<'c> {
     conn: &'c Connection,
-    lanes: HashMap<i64, Lane>,
+    /// Mostly few.
+    lanes: BTreeMap<i64, Lane>,
     names: HashMap<LaneName, i64>,
 }
 
 impl<'c> Lanes<'c> {
     pub(super) fn new(conn: &'c Connection) -> Self {
-        Self { conn, lanes: HashMap::new(), names: HashMap::new() }
+        Self { conn, lanes: BTreeMap::new(), names: HashMap::new() }
     }
 
     pub(super) fn clear(&mut self) {

@@ -15,6 +15,7 @@ mod load;
 mod processes;
 mod repair;
 mod support;
+mod tokens;
 mod waking;
 
 queue_core::conformance!(crate::support::SqliteHarness::new());
