@@ -30,9 +30,10 @@ pub(super) const SELECT_CLAIM: &str =
     "SELECT claim, claimed_ms, fence, runs FROM claim WHERE token = ?1";
 pub(super) const INSERT_CLAIM: &str = "INSERT INTO claim (token, worker, claimed_ms, until_ms, fence, jobs, \
      added, runs) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
-/// A run of jobs starts, all of which were chosen.
+/// A run of jobs starts, all of which were chosen. If that fails, so does the call, which is undone
+/// as a whole: to undo the statement alone would cost a copy of each page.
 pub(super) const UPDATE_HELD: &str =
-    "UPDATE job SET state = 4, claim = ?3 WHERE job BETWEEN ?1 AND ?2";
+    "UPDATE OR FAIL job SET state = 4, claim = ?3 WHERE job BETWEEN ?1 AND ?2";
 /// When the next job is due, and which it is.
 pub(crate) const SELECT_FIRST_DUE: &str = "SELECT due_ms, id, lane FROM job \
      WHERE state <= 2 ORDER BY due_ms, id LIMIT 1";

@@ -31,9 +31,10 @@ macro_rules! rows {
         concat!($first, $(", ", $row),*)
     };
 }
-/// Leaves those out whose id is taken.
+/// Leaves those out whose id is taken. If another rule is broken, the call fails and is undone as a
+/// whole.
 pub(in crate::backend) const INSERT_ALIKE: &str = concat!(
-    "INSERT INTO job (id, lane, state, position, due_ms, enqueued_ms, max_attempts, max_stalls, \
+    "INSERT OR FAIL INTO job (id, lane, state, position, due_ms, enqueued_ms, max_attempts, max_stalls, \
      expires_ms, keep_completed_s, keep_dead_s, hold_ms, codec, options, payload) VALUES ",
     rows!(
         row!(12, 13, 0),
