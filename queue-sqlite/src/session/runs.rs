@@ -30,7 +30,17 @@ impl Runs {
             }
             runs.0.push((first, first.checked_add(more)?));
         }
-        Some(runs)
+        runs.is_distinct().then_some(runs)
+    }
+
+    /// Whether each rowid is in it once.
+    fn is_distinct(&self) -> bool {
+        if self.0.is_sorted_by(|one, other| one.1 < other.0) {
+            return true;
+        }
+        let mut runs = self.0.clone();
+        runs.sort_unstable();
+        runs.is_sorted_by(|one, other| one.1 < other.0)
     }
 
     pub(crate) fn text(&self) -> String {
@@ -91,7 +101,19 @@ mod tests {
 
     #[test]
     fn what_is_no_list_of_a_claim_is_not_read() {
-        let damaged = ["", " ", "7+", "+1", "7+-1", "7+500", "9223372036854775807+1", "1  2", "x"];
+        let damaged = [
+            "",
+            " ",
+            "7+",
+            "+1",
+            "7+-1",
+            "7+500",
+            "9223372036854775807+1",
+            "1  2",
+            "x",
+            "1 1",
+            "3+2 1+2",
+        ];
         for stored in damaged {
             assert_eq!(Runs::parse(stored), None, "{stored:?}");
         }

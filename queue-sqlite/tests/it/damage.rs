@@ -59,6 +59,8 @@ const DAMAGE: &[(&str, &str)] = &[
     ("UPDATE lane SET tail = head", "outside of its lane"),
     ("UPDATE lane SET turn = 1000", "turn"),
     ("UPDATE claim SET jobs = 9", "instead of 1"),
+    ("UPDATE claim SET runs = '99'", "lists 0 of its 1 jobs"),
+    ("UPDATE claim SET runs = ''", "lists 0 of its 1 jobs"),
     ("DELETE FROM claim", "its claim is missing"),
     ("UPDATE shelf SET records = 5", "counts 5 records"),
     ("UPDATE shelf SET next_expiry_ms = 5", "until 5"),
@@ -313,5 +315,45 @@ async fn damage_that_a_table_refuses_to_carry_on_is_one_jobs_trouble() {
     let settled = backend.settle(&completion(&claim.leases)).await.unwrap().settled;
     let done = Settled::Applied(JobState::Completed);
     assert_eq!(settled, [done, Settled::Stale(JobState::Quarantined), done]);
+    assert_sound(&backend).await;
+}
+
+/// A claim that cannot tell which jobs it holds, or tells of others, is found out at the latest when
+/// its lease is over.
+#[tokio::test]
+async fn a_claim_with_a_damaged_list_lets_its_jobs_go() {
+    let directory = tempfile::tempdir().unwrap();
+    for (index, runs) in ["''", "'+'", "'1 1 1'", "'77+2'", "'1'"].into_iter().enumerate() {
+        let backend = open(&directory.path().join(index.to_string()));
+        let jobs = ["a", "b", "c"].map(job);
+        backend.enqueue(&jobs, STORED).await.unwrap();
+        assert_eq!(backend.claim(&request(3)).await.unwrap().leases.len(), 3);
+        beside(backend.path()).execute_batch(&format!("UPDATE claim SET runs = {runs}")).unwrap();
+        set_clock(backend.path(), LATER);
+        assert_eq!(backend.maintain(10).await.unwrap().reaped, 3, "{runs}");
+        let claim = backend.claim(&request(10)).await.unwrap();
+        let given: Vec<JobId> = claim.leases.iter().map(|lease| lease.spec.id).collect();
+        assert_eq!(given, jobs.map(|job| job.job_id()), "{runs}");
+        let settled = backend.settle(&completion(&claim.leases)).await.unwrap().settled;
+        assert_eq!(settled, [Settled::Applied(JobState::Completed); 3]);
+        assert_sound(&backend).await;
+    }
+}
+
+/// What a lane takes for the place of its first job may be wrong; that place also moves back when
+/// jobs return to it.
+#[tokio::test]
+async fn jobs_before_the_head_of_their_lane_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = open(&directory.path().join("queue.db"));
+    let jobs = ["a", "b", "c", "d"].map(job);
+    backend.enqueue(&jobs, STORED).await.unwrap();
+    beside(backend.path()).execute("UPDATE lane SET head = 2", []).unwrap();
+    let mut given = Vec::new();
+    for _ in 0..jobs.len() {
+        let claim = backend.claim(&request(1)).await.unwrap();
+        given.extend(claim.leases.iter().map(|lease| lease.spec.id));
+    }
+    assert_eq!(given, [2, 3, 0, 1].map(|index: usize| jobs[index].job_id()));
     assert_sound(&backend).await;
 }
