@@ -363,7 +363,7 @@ fn hold(
     start(session, &taken, &held)?;
     let claimed = Claimed { claim, claimed_at: session.now, fence };
     let mut update = session.conn.prepare_cached(UPDATE_HELD)?;
-    for (first, last) in runs.iter() {
+    for (first, last) in runs.sorted().iter() {
         update.execute((first, last, claim))?;
     }
     let lease = |(number, job)| claimed.lease(job, number, request.token);

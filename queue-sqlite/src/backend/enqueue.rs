@@ -65,7 +65,7 @@ pub(crate) fn enqueue(
     let (mut created, mut bytes) = (0, 0);
     let mut outcomes = Vec::with_capacity(jobs.len());
     while let Some(job) = jobs.get(outcomes.len()) {
-        let some = match alike::first(session, &jobs[outcomes.len()..]) {
+        let some = match alike::first(session, &jobs[outcomes.len()..])? {
             Some(alike) => alike::enqueue(session, alike)?,
             None => vec![enqueue_one(session, job)?],
         };

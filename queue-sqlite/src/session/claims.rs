@@ -72,7 +72,7 @@ impl Session<'_> {
     pub(crate) fn count_held(&self, claim: i64) -> Result<(), Fault> {
         let mut count = self.conn.prepare_cached(COUNT_HELD)?;
         let mut held = 0;
-        for (first, last) in runs_of_claim(self.conn, claim)?.iter() {
+        for (first, last) in runs_of_claim(self.conn, claim)?.sorted().iter() {
             held += count.query_row((first, last, claim), |row| row.get::<_, i64>(0))?;
         }
         if held == 0 {

@@ -118,7 +118,7 @@ impl Session<'_> {
     ) -> Result<(), Fault> {
         const FIRST: usize = 2;
         let mut select = self.conn.prepare_cached(SELECT_RUNNING_HELD)?;
-        for (first, last) in runs.iter() {
+        for (first, last) in runs.sorted().iter() {
             let mut rows = select.query((first, last, claim))?;
             while let Some(row) = rows.next()? {
                 let Some(id) = sixteen(row, 1)?.map(JobId::from_bytes) else { continue };

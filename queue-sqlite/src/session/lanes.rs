@@ -127,6 +127,21 @@ impl Lane {
         (self.head, self.changed) = (position, true);
     }
 
+    /// The position of a job that joins.
+    pub(crate) fn give_place(&mut self, end: End) -> i64 {
+        match end {
+            End::Head => {
+                self.head = self.head.saturating_sub(1);
+                self.head
+            }
+            End::Tail => {
+                let position = self.tail;
+                self.tail = self.tail.saturating_add(1);
+                position
+            }
+        }
+    }
+
     /// The position of the next job that joins at the end.
     pub(crate) fn next_position(&self) -> i64 {
         self.tail
@@ -333,6 +348,12 @@ impl Session<'_> {
 
     /// Counts a job that becomes ready and answers its position in the lane.
     pub(crate) fn push(&mut self, lane: i64, end: End) -> Result<i64, Fault> {
+        self.count_ready(lane)?;
+        Ok(self.lanes.load(lane)?.give_place(end))
+    }
+
+    /// Counts a job that becomes ready at a place that it was given.
+    pub(crate) fn count_ready(&mut self, lane: i64) -> Result<(), Fault> {
         self.count_live(lane, JobState::Ready, 1)?;
         let Store { turn, .. } = &mut self.store;
         let lane = self.lanes.load(lane)?;
@@ -343,31 +364,7 @@ impl Session<'_> {
         let count = &mut lane.jobs[count_index(JobState::Ready)];
         *count = count.saturating_add(1);
         lane.changed = true;
-        let position = match end {
-            End::Head => {
-                lane.head = lane.head.saturating_sub(1);
-                lane.head
-            }
-            End::Tail => {
-                let position = lane.tail;
-                lane.tail = lane.tail.saturating_add(1);
-                position
-            }
-        };
         self.announce();
-        Ok(position)
-    }
-
-    /// Counts new jobs, which have been given the positions of so many `places` at the end.
-    pub(crate) fn push_many(&mut self, lane: i64, jobs: usize, places: usize) -> Result<(), Fault> {
-        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        // The first one may give the lane its turn.
-        let first = self.push(lane, End::Tail)?;
-        self.count_live(lane, JobState::Ready, number(jobs) - 1)?;
-        let lane = self.lanes.load(lane)?;
-        let count = &mut lane.jobs[count_index(JobState::Ready)];
-        *count = count.saturating_add(number(jobs) - 1);
-        lane.tail = first.saturating_add(number(places));
         Ok(())
     }
 

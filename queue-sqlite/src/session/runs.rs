@@ -68,6 +68,20 @@ impl Runs {
         self.0.is_empty()
     }
 
+    /// The same rowids in their own order, in which more of them may be neighbours.
+    pub(crate) fn sorted(&self) -> Self {
+        let mut runs = self.0.clone();
+        runs.sort_unstable();
+        let mut sorted: Vec<(i64, i64)> = Vec::with_capacity(runs.len());
+        for (first, last) in runs {
+            match sorted.last_mut() {
+                Some((_, before)) if before.checked_add(1) == Some(first) => *before = last,
+                _ => sorted.push((first, last)),
+            }
+        }
+        Self(sorted)
+    }
+
     /// Each run with the number of rowids before it.
     pub(crate) fn numbered(&self) -> impl Iterator<Item = (i64, (i64, i64))> {
         self.iter().scan(0_i64, |before, (first, last)| {
@@ -97,6 +111,8 @@ mod tests {
         assert_eq!(Runs::parse(&runs.text()), Some(runs.clone()));
         let numbers: Vec<_> = runs.numbered().map(|(number, (first, _))| (number, first)).collect();
         assert_eq!(numbers, [(0, 7), (3, 3), (4, -1), (6, i64::MAX)]);
+        let lanes: Runs = [1, 3, 5, 2, 4, 9].into_iter().collect();
+        assert_eq!((lanes.text(), lanes.sorted().text()), ("1 3 5 2 4 9".into(), "1+4 9".into()));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests and their helpers")]
 
+mod bulk;
 mod corrupt;
 mod damage;
 mod durability;
