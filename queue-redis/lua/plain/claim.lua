@@ -1,7 +1,7 @@
 -- Plain claims, which are most: nothing is due, expired, damaged or closed by a limit, no body is
--- apart, and nothing is set or remembered of the limit keys that are met. Answers nothing if that is
--- not so, before anything is written: the whole script (claim.lua) does it then. Where both can,
--- both do the same.
+-- apart, and of the limit keys that are met nothing is remembered, and nothing set but how many
+-- jobs may run at once, which is not reached. Answers nothing if that is not so, before anything is
+-- written: the whole script (claim.lua) does it then. Where both can, both do the same.
 
 local function claim_plain()
   local LANES_MAX, TIDY_DUE_MS, REOPEN_LOOKS_MAX = 32, 60000, 16
@@ -23,29 +23,65 @@ local function claim_plain()
     maintain = maintain or not is_recent
   end
 
-  -- Limit keys of which something might be set or remembered.
-  local asked, is_asked = {}, {}
+  -- Limit keys of which something might be set or remembered, and how many jobs take each.
+  local asked, is_asked, taking = {}, {}, {}
   local function ask(keys)
     for key in string.gmatch(keys, '[^,]+') do
-      if not is_asked[key] then is_asked[key], asked[#asked + 1] = true, key end
+      if not is_asked[key] then is_asked[key], asked[#asked + 1], taking[key] = true, key, 0 end
     end
   end
 
-  local function are_free()
-    local function is_empty(hash, fields)
-      for first = 1, #fields, CHUNK do
-        local last = min(first + CHUNK - 1, #fields)
-        for _, bytes in ipairs(call('HMGET', hash, unpack(fields, first, last))) do
-          if bytes then return false end
-        end
-      end
-      return true
+  -- What is found in a hash of so many fields, in parts.
+  local function found_in(hash, fields)
+    if #fields <= CHUNK then return call('HMGET', hash, unpack(fields)) end
+    local found = {}
+    for first = 1, #fields, CHUNK do
+      local part = call('HMGET', hash, unpack(fields, first, min(first + CHUNK - 1, #fields)))
+      for i = 1, #part do found[first + i - 1] = part[i] end
     end
-    local targets = {}
+    return found
+  end
+
+  -- How many jobs may run at once with each key that was asked for, if that is all that is set; nil
+  -- if there is more to be minded.
+  local function bounds()
+    if not asked[1] then return {} end
+    for _, state in ipairs(found_in(LIMITED, asked)) do
+      if state then return nil end
+    end
+    local targets, class_at, most = {}, {}, {}
+    for i = 1, #asked do targets[i] = asked[i] end
     for i = 1, #asked do
-      targets[2 * i - 1], targets[2 * i] = asked[i], string.match(asked[i], '^[^:]*') .. ':*'
+      local class = string.match(asked[i], '^[^:]*')
+      if not class_at[class] then
+        class_at[class] = #targets + 1
+        targets[#targets + 1] = class .. ':*'
+      end
     end
-    return is_empty(LIMITS, targets) and is_empty(LIMITED, asked)
+    local set = found_in(LIMITS, targets)
+    for i, key in ipairs(asked) do
+      local bytes = set[i] or set[class_at[string.match(key, '^[^:]*')]]
+      if bytes then
+        local flags = byte(bytes, 2)
+        if byte(bytes) ~= 1 or #bytes < 46 then return nil end
+        -- 2: a rate, 16: a weight.
+        if floor(flags / 2) % 2 == 1 or floor(flags / 16) % 2 == 1 then return nil end
+        if flags % 2 == 1 then most[key] = struct.unpack('>I4', bytes, 3) end
+      end
+    end
+    return most
+  end
+
+  -- Whether keys have more room than what was taken.
+  local function have_room(names, most)
+    for _, key in ipairs(names) do
+      if most[key] then
+        local running = try('SCARD', PREFIX .. 'hold:' .. key)
+        if type(running) ~= 'number' or running + taking[key] >= most[key] then return false end
+        most[key] = nil -- looked at
+      end
+    end
+    return true
   end
 
   -- The queues and kinds of which something may be there.
@@ -56,7 +92,9 @@ local function claim_plain()
       views[#views + 1] = {
         queue = argv[q], kind = k, pair = argv[q] .. '/' .. argv[k], is_paused = is_paused,
         added = argv[k + 2], taken = 0, lanes = false, is_part = false, read_to = 0,
+        added_names = argv[k + 2] ~= '' and split_keys(argv[k + 2]),
       }
+      if limited then ask(argv[k + 2]) end
     end
   end
   local size = #views
@@ -64,7 +102,6 @@ local function claim_plain()
   local slots = {}
   for k = queues_end + 1, #argv, 3 do
     slots[k] = tonumber(argv[k + 1])
-    if limited then ask(argv[k + 2]) end
   end
   local fields = {}
   for i = 1, size do
@@ -165,6 +202,10 @@ local function claim_plain()
     local nth = #parts
     parts[nth + 1], parts[nth + 2], parts[nth + 3] = lane, count + 1, count + taken
     count = count + taken
+    if limited then
+      for _, key in ipairs(lane.names or {}) do taking[key] = taking[key] + taken end
+      for _, key in ipairs(view.added_names or {}) do taking[key] = taking[key] + taken end
+    end
     lane.passed, lane.is_empty = passed + taken, #tickets == taken
     view.taken, missing = view.taken + taken, missing - taken
     slots[view.kind] = slots[view.kind] - taken
@@ -251,6 +292,23 @@ local function claim_plain()
   end
   if count > 0 and not meet_records() then return nil end
 
+  -- Whether the keys had room, and have some left.
+  local most
+  if limited then
+    for _, view in ipairs(views) do
+      local is_left = view.ready > view.taken and not view.is_paused
+      if is_left and not view.lanes and not read_lanes(view) then return nil end
+    end
+    most = bounds()
+    if not most then return nil end
+    for _, view in ipairs(views) do
+      if not have_room(view.added_names or {}, most) then return nil end
+    end
+    for n = 1, #parts, 3 do
+      if not have_room(parts[n].names or {}, most) then return nil end
+    end
+  end
+
   -- What is counted, and who is woken.
   local sums, zeros, started = {}, {}, {} -- field, number, …; fields; queue → jobs
   local to_wake, to_calm = {}, {}
@@ -269,9 +327,14 @@ local function claim_plain()
     end
     local is_left = left > 0 and not view.is_paused
     if is_left and limited then
-      if not view.lanes and not read_lanes(view) then return nil end
       is_left = false
-      for _, lane in ipairs(view.lanes) do is_left = is_left or not lane.is_empty end
+      for _, lane in ipairs(view.lanes) do
+        if not lane.is_empty and not is_left then
+          local names = lane.keys and split_keys(lane.keys) or {}
+          if not names or not have_room(names, most) then return nil end
+          is_left = true
+        end
+      end
       if not is_left and view.is_part then return nil end
     end
     if view.is_counted then
@@ -279,7 +342,6 @@ local function claim_plain()
       list[#list + 1] = PREFIX .. 'wake:' .. view.pair
     end
   end
-  if asked[1] and not are_free() then return nil end
 
   -- When the first key is to be looked at for which jobs of these queues and kinds wait (look.lua).
   local function next_reopen_ms()
@@ -304,7 +366,8 @@ local function claim_plain()
 
   -- Writes the lanes that were served, and who holds which key.
   local function save_lanes()
-    local places, gone, holders = {}, {}, {} -- view → score, index, …; view → indexes; key → ids
+    local places, gone = {}, {} -- view → score, index, …; view → indexes
+    local holders = {} -- key → ids
     local function hold(names, from, to)
       local is_held = {}
       for _, key in ipairs(names) do
