@@ -95,6 +95,12 @@ fn is_alike(first: &NewJob, other: &NewJob) -> bool {
         && spec.options == one.options
 }
 
+fn has_lane_of(one: &NewJob, other: &NewJob) -> bool {
+    let (one, other) = (&one.spec, &other.spec);
+    (&one.queue, &one.kind, one.priority) == (&other.queue, &other.kind, other.priority)
+        && one.limits == other.limits
+}
+
 /// Takes them in.
 pub(super) fn enqueue(
     session: &mut Session<'_>,
@@ -112,9 +118,14 @@ pub(super) fn enqueue(
     insert.raw_bind_parameter(7, hold_ms(first.hold))?;
     insert.raw_bind_parameter(8, codec)?;
     insert.raw_bind_parameter(9, options)?;
-    let mut lanes = Vec::with_capacity(jobs.len());
-    for (at, job) in (10..).step_by(4).zip(jobs) {
-        let lane = session.lanes.of_name(LaneName::of(&job.spec))?;
+    let mut lanes: Vec<i64> = Vec::with_capacity(jobs.len());
+    for (number, (at, job)) in (10..).step_by(4).zip(jobs).enumerate() {
+        // Mostly that of the one before.
+        let before = number.checked_sub(1).filter(|before| has_lane_of(&jobs[*before], job));
+        let lane = match before.and_then(|before| lanes.get(before)) {
+            Some(lane) => *lane,
+            None => session.lanes.of_name(LaneName::of(&job.spec))?,
+        };
         insert.raw_bind_parameter(at, job.spec.id.as_bytes())?;
         insert.raw_bind_parameter(at + 1, lane)?;
         insert.raw_bind_parameter(at + 2, session.lanes.load(lane)?.give_place(End::Tail))?;
