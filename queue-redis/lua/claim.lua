@@ -37,6 +37,12 @@ local function read_bodies(ids, numbers)
   return bodies
 end
 
+local att_count
+local function has_atts()
+  att_count = att_count or call('HLEN', ATT)
+  return att_count > 0
+end
+
 local shut = {} -- see the reply
 local expired_of -- by queue and kind, once this call has made jobs dead
 
@@ -47,7 +53,7 @@ local function answer(
   local next_ms = min(due_ms or TIME_MAX + 1, room_ms or TIME_MAX + 1)
   local next_due = next_ms <= TIME_MAX and max(next_ms - now, 0) or -1
   local atts = {}
-  if #ids > 0 and call('HLEN', ATT) > 0 then
+  if #ids > 0 and has_atts() then
     for i, att in ipairs(read('HMGET', ATT, ids)) do
       atts[i] = att and sub(att, 1, ATT_BYTES) or ''
     end
@@ -751,6 +757,7 @@ if limit_engine then limits().check() end
 local bodies = read_bodies(body_ids, body_numbers)
 local first_fence = 0
 if #ids > 0 then
+  has_atts() -- it fails if ATT has a wrong type
   each('HSET', RUN, runs) -- the first write: it may still fail if RUN has a wrong type
   first_fence = max(fence + 1, min(now * 1000, 2 ^ 53 - 2 ^ 40))
   fence = first_fence + #ids - 1

@@ -30,7 +30,9 @@ end
 local clock_ms = tonumber(meta[2]) or 0
 if not (clock_ms >= 0 and clock_ms <= TIME_MAX) then clock_ms = 0 end
 local turn = tonumber(meta[3]) or 0
+if not (turn >= 0 and turn < 2 ^ 48 and turn % 1 == 0) then turn = 0 end
 local fence = tonumber(meta[4]) or 0
+if not (fence >= 0 and fence < 2 ^ 53 and fence % 1 == 0) then fence = 0 end
 local stale = tonumber(meta[5]) or 0
 local paused = meta[7] -- the names of paused queues, a comma before and behind each, or false
 local loose = meta[8] -- set if quarantine may have left tickets behind in lanes

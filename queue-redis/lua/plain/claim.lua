@@ -4,7 +4,7 @@
 -- written: the whole script (claim.lua) does it then. Where both can, both do the same.
 
 local function claim_plain()
-  local LANES_MAX, TIDY_DUE_MS, REOPEN_LOOKS_MAX = 32, 60000, 16
+  local LANES_MAX, TIDY_DUE_MS, REOPEN_LOOKS_MAX, JOBS_MAX = 32, 60000, 16, 2 ^ 52
   local argv, format, ceil = ARGV, string.format, math.ceil
   local token, missing = argv[1], tonumber(argv[3])
   if stale > 0 or loose or missing > CHUNK or call('HGET', CLAIMS, token) then return nil end
@@ -44,6 +44,27 @@ local function claim_plain()
       return found
     end
 
+    -- How many jobs settings let run at once, or false if there is more to be minded. Settings that
+    -- are not legal are none (limits.lua).
+    local NO_BOUND = 2 ^ 32
+    local known = {}
+    local function bound_in(bytes)
+      local flags = byte(bytes, 2)
+      if byte(bytes) ~= 1 or #bytes < 46 then return false end
+      local function has(flag) return floor(flags / flag) % 2 == 1 end
+      local _, concurrency, _, _, _, failures, window_ms, cooldown_ms, lowest, _, max_live =
+        struct.unpack('>HI4I4I6I4BI6I6I4BI8', bytes)
+      if
+        has(2) or has(16) -- a rate, a weight
+        or has(4) and (failures == 0 or failures > 100 or window_ms == 0 or cooldown_ms == 0)
+        or has(8) and not (lowest > 0 and has(1) and lowest <= concurrency)
+        or has(32) and max_live == 0
+      then
+        return false
+      end
+      return has(1) and concurrency or NO_BOUND
+    end
+
     -- How many jobs may run at once with each key that was asked for, if that is all that is set; nil
     -- if there is more to be minded.
     local function bounds()
@@ -64,11 +85,13 @@ local function claim_plain()
       for i, key in ipairs(asked) do
         local bytes = set[i] or set[class_at[string.match(key, '^[^:]*')]]
         if bytes then
-          local flags = byte(bytes, 2)
-          if byte(bytes) ~= 1 or #bytes < 46 then return nil end
-          -- 2: a rate, 16: a weight.
-          if floor(flags / 2) % 2 == 1 or floor(flags / 16) % 2 == 1 then return nil end
-          if flags % 2 == 1 then most[key] = struct.unpack('>I4', bytes, 3) end
+          local found = known[bytes]
+          if found == nil then
+            found = bound_in(bytes)
+            known[bytes] = found
+          end
+          if not found then return nil end
+          if found < NO_BOUND then most[key] = found end
         end
       end
       return most
@@ -90,12 +113,15 @@ local function claim_plain()
   end
 
   -- The queues and kinds of which something may be there.
-  local views, queues_end = {}, 5 + argv[5]
+  local views, is_met, queues_end = {}, {}, 5 + argv[5]
   for q = 6, queues_end do
     local is_paused = paused and string.find(paused, ',' .. argv[q] .. ',', 1, true)
     for k = queues_end + 1, #argv, 3 do
+      local pair = argv[q] .. '/' .. argv[k]
+      if is_met[pair] then return nil end -- one that is named twice
+      is_met[pair] = true
       views[#views + 1] = {
-        queue = argv[q], kind = k, pair = argv[q] .. '/' .. argv[k], is_paused = is_paused,
+        queue = argv[q], kind = k, pair = pair, is_paused = is_paused,
         added = argv[k + 2], taken = 0, lanes = false, is_part = false, read_to = 0,
         added_names = argv[k + 2] ~= '' and split_keys(argv[k + 2]),
       }
@@ -135,7 +161,7 @@ local function claim_plain()
     end
     for i = 1, #index, 2 do
       local member, keys = index[i], false
-      local priority = byte(member) - 48
+      local priority = (byte(member) or 0) - 48
       if priority < 0 or priority > 9 then return false end
       if #member > 1 then
         if byte(member, 2) ~= 47 then return false end -- "/"
@@ -187,6 +213,7 @@ local function claim_plain()
 
   local ids, count = {}, 0
   local parts = {} -- lane, its first number, its last number, …
+  local passed_over = {} -- lanes that had a share, and no slot was left
 
   -- Takes tickets of a lane; answers whether they are plain.
   local function take(lane, wanted)
@@ -233,6 +260,8 @@ local function claim_plain()
             new_turn = new_turn + 1
             lane.score = lane.priority * 2 ^ 48 + new_turn
           end
+        elseif missing > 0 and lane.keys then
+          passed_over[#passed_over + 1] = lane
         end
       end
     end
@@ -314,6 +343,11 @@ local function claim_plain()
     for n = 1, #parts, 3 do
       if not have_room(parts[n].names or {}, most) then return nil end
     end
+    -- One without room would have had no share, and the others more.
+    for _, lane in ipairs(passed_over) do
+      local names = split_keys(lane.keys)
+      if not names or not have_room(names, most) then return nil end
+    end
   end
 
   -- What is counted, and who is woken.
@@ -323,7 +357,9 @@ local function claim_plain()
     local left = view.ready - view.taken
     if view.taken > 0 then
       local running = view.running + view.taken
-      if left < 0 or running <= 0 then return nil end
+      -- Also if one is no whole number, or none at all.
+      if left < 0 or running <= 0 or left % 1 ~= 0 or running % 1 ~= 0 then return nil end
+      if left > JOBS_MAX or running > JOBS_MAX then return nil end
       sums[#sums + 1], sums[#sums + 2] = fields[size + i], format('%d', running)
       if left > 0 then
         sums[#sums + 1], sums[#sums + 2] = fields[i], format('%d', left)
@@ -337,7 +373,7 @@ local function claim_plain()
       is_left = false
       for _, lane in ipairs(view.lanes) do
         if not lane.is_empty and not is_left then
-          local names = lane.keys and split_keys(lane.keys) or {}
+          local names = not lane.keys and {} or split_keys(lane.keys)
           if not names or not have_room(names, most) then return nil end
           is_left = true
         end
@@ -421,7 +457,10 @@ local function claim_plain()
     each('ZREM', gone)
     for key, list in pairs(holders) do
       local added = try('SADD', PREFIX .. 'hold:' .. key, unpack(list))
-      if type(added) == 'table' then try('SADD', PREFIX .. 'mend:' .. key, unpack(list)) end
+      if type(added) == 'table' then
+        try('SADD', PREFIX .. 'mend:' .. key, unpack(list))
+        if limited then call('HDEL', META, 'tidied') end -- heal.lua begins at once
+      end
     end
   end
 

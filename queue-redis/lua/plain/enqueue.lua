@@ -20,7 +20,7 @@ local function enqueue_plain()
       local pair = first .. '/' .. argv[at + 1]
       set = set_of[pair]
       if not set then
-        set = { pair = pair, queue = first, by = 0, lanes = {}, indexes = {}, woken = false }
+        set = { pair = pair, queue = first, by = 0, lanes = {}, indexes = {}, places = {}, woken = false }
         sets[#sets + 1], set_of[pair] = set, set
       end
       at = at + 6
@@ -52,12 +52,14 @@ local function enqueue_plain()
   -- The runs of jobs of one group; one id after the other; one record after the other.
   local run_text, count = argv[at], 0
   local run_lanes, run_ends, run_count = {}, {}, #run_text / 4
+  local in_turn = {} -- lanes in the order of their first jobs
   for i = 1, run_count do
     local high, low, more, length = byte(run_text, 4 * i - 3, 4 * i)
     local lane = groups[high * 256 + low]
     length = more * 256 + length
     count = count + length
     run_lanes[i], run_ends[i] = lane, count
+    if lane.by == 0 then in_turn[#in_turn + 1] = lane end
     lane.by = lane.by + length
     lane.set.by = lane.set.by + length
   end
@@ -120,7 +122,9 @@ local function enqueue_plain()
       end
     end
     local function has_none_waiting(first, ...)
-      for i, state in ipairs(call('HMGET', LIMITED, ...)) do
+      local states = try('HMGET', LIMITED, ...)
+      if states.err then return nil end
+      for i, state in ipairs(states) do
         if state and string.find(state, pairs_of[first + i - 1], 1, true) then return nil end
       end
       return true
@@ -140,6 +144,9 @@ local function enqueue_plain()
     return in_parts(new, has_none_waiting) and in_parts(targets, has_no_bound)
   end
   if limited and not is_admitted() then return nil end
+
+  -- Anything else is damage: less, a fraction, infinity, or no number at all.
+  local function is_count(sum) return sum > 0 and sum < 2 ^ 52 and sum % 1 == 0 end
 
   -- What is counted. Lua writes a number as a text slowly: each one once.
   local texts = {}
@@ -161,7 +168,7 @@ local function enqueue_plain()
   local counts, sums = call('HMGET', COUNT, unpack(fields)), {}
   for i = 1, #fields do
     local sum = (tonumber(counts[i] or nil) or 0) + by[i]
-    if sum <= 0 then return nil end
+    if not is_count(sum) then return nil end
     sums[2 * i - 1], sums[2 * i] = fields[i], text(sum)
   end
   local key_sums = {}
@@ -169,7 +176,7 @@ local function enqueue_plain()
     for i, have in ipairs(call('HMGET', LIVE, ...)) do
       local key = keys[first + i - 1]
       local sum = (have and tonumber(have) or 0) + keyed[key]
-      if sum <= 0 then return nil end
+      if not is_count(sum) then return nil end
       local size = #key_sums
       key_sums[size + 1], key_sums[size + 2] = key, text(sum)
     end
@@ -203,25 +210,27 @@ local function enqueue_plain()
       end
       return nil
     end
+    -- One that has lost its jobs, and not its place.
+    if pushed == last - n and not run_lanes[i].waits then run_lanes[i].is_new = true end
     n = last
   end
   call('HSET', COUNT, unpack(sums))
   in_parts(key_sums, function(_, ...) return call('HSET', LIVE, ...) end)
   call('HSET', JOBS, unpack(written))
-  for i = 1, #sets do
-    local of, places = sets[i], {}
-    for j = 1, #of.lanes do
-      local lane = of.lanes[j]
-      if lane.by > 0 then
-        if lane.is_new then
-          turn = turn + 1
-          local size = #places
-          places[size + 1], places[size + 2] = format('%d', lane.base + turn), lane.index
-        end
-        of.woken = of.woken or not lane.waits
-      end
+  for i = 1, #in_turn do
+    local lane = in_turn[i]
+    local of = lane.set
+    if lane.is_new then
+      turn = turn + 1
+      local places = of.places
+      local size = #places
+      places[size + 1], places[size + 2] = format('%d', lane.base + turn), lane.index
     end
-    in_parts(places, function(_, ...) return call('ZADD', PREFIX .. 'lanes:' .. of.pair, ...) end)
+    of.woken = of.woken or not lane.waits
+  end
+  for i = 1, #sets do
+    local of = sets[i]
+    in_parts(of.places, function(_, ...) return call('ZADD', PREFIX .. 'lanes:' .. of.pair, ...) end)
     local is_paused = paused and string.find(paused, ',' .. of.queue .. ',', 1, true)
     local key = PREFIX .. 'wake:' .. of.pair
     if of.woken and not is_paused and try('LLEN', key) == 0 then try('RPUSH', key, 'w') end

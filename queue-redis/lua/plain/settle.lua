@@ -7,6 +7,7 @@
 local HEAD_BYTES = 31 -- of a settlement (settle.lua)
 local OLD_PAGE = 16 -- entries of a shelf that are read at once
 local DONE = 4 -- COMPLETED
+local JOBS_MAX = 2 ^ 52 -- that a counter counts; anything else is damage
 
 local function settle_plain()
   local argv, count = ARGV, #ARGV / 2
@@ -147,14 +148,18 @@ local function settle_plain()
     shelf.added[expiry] = (shelf.added[expiry] or '') .. concat(group.ids)
   end
 
+  -- Answers whether all are whole numbers.
   local function read_counts()
     local asked = {}
     for field in pairs(by) do
       if not counts[field] then asked[#asked + 1] = field end
     end
     for i, have in ipairs(asked[1] and call('HMGET', COUNT, unpack(asked)) or {}) do
-      counts[asked[i]] = tonumber(have or nil) or 0
+      local count_ = tonumber(have or nil) or 0
+      if count_ % 1 ~= 0 or count_ > JOBS_MAX then return false end
+      counts[asked[i]] = count_
     end
+    return true
   end
 
   -- The first `most` ids of a shelf, and when each expires; or nil if one of its entries is none.
@@ -281,16 +286,18 @@ local function settle_plain()
   for _, kind in ipairs(kinds) do
     for _, key in ipairs(kind.own) do add(key_by, key, -#kind.ids) end
   end
-  read_counts()
+  if not read_counts() then return nil end
   for name, shelf in pairs(shelves) do
     local over = counts[name] + by[name] - FINISHED_MAX
     if over >= SLACK and not push_out(shelf, min(over, shelf.by + SLACK)) then return nil end
   end
-  read_counts()
+  if not read_counts() then return nil end
   local key_counts, keys, traces = {}, {}, {}
   for key in pairs(key_by) do keys[#keys + 1] = key end
   for i, have in ipairs(keys[1] and call('HMGET', LIVE, unpack(keys)) or {}) do
-    key_counts[keys[i]] = tonumber(have or nil) or 0
+    local count_ = tonumber(have or nil) or 0
+    if count_ % 1 ~= 0 or count_ > JOBS_MAX then return nil end
+    key_counts[keys[i]] = count_
   end
   if dropped[1] then
     call('HLEN', JOBS)
@@ -340,7 +347,10 @@ local function settle_plain()
   end
   for key, ids in pairs(holders) do
     local removed = try('SREM', PREFIX .. 'hold:' .. key, unpack(ids))
-    if type(removed) == 'table' then try('SREM', PREFIX .. 'mend:' .. key, unpack(ids)) end
+    if type(removed) == 'table' then
+      try('SREM', PREFIX .. 'mend:' .. key, unpack(ids))
+      if limited then call('HDEL', META, 'tidied') end -- heal.lua begins at once
+    end
   end
   for _, shelf in pairs(shelves) do save_shelf(shelf) end
   save_meta()

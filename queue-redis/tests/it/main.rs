@@ -20,6 +20,8 @@ mod limit_audit;
 mod limit_damage;
 mod limit_waking;
 mod limits;
+mod plain;
+mod plain_damage;
 mod quarantine;
 mod repair;
 mod store;

@@ -5,3 +5,4 @@ pub mod jobs;
 pub mod log;
 pub mod proxy;
 pub mod server;
+pub mod twin;

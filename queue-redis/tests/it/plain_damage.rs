@@ -1,0 +1,318 @@
+//! What is damaged is the whole scripts' work: the plain parts leave it to them, or do the same.
+
+use queue_core::conformance::Harness;
+use queue_core::{
+    Backend, ClaimRequest, Durability, KindSlots, Lease, LimitKeys, LimitSettings, Namespace,
+    NewJob, Timestamp,
+};
+use queue_redis::RedisBackend;
+
+use crate::support::harness::RedisHarness;
+use crate::support::jobs::{
+    brief, claim, completed, ends, enqueue, job, request, set_limit, settle,
+};
+use crate::support::twin::Twin;
+
+const START: Timestamp = Timestamp::from_ms(4_102_444_800_000);
+
+/// A store that is reached through a twin.
+struct Scene {
+    harness: RedisHarness,
+    twin: Twin,
+    backend: RedisBackend,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let harness = RedisHarness::new();
+        let twin = Twin::start(&harness.redis);
+        let namespace = Namespace::new("twin").unwrap();
+        let backend = RedisBackend::connect(&twin.url(), namespace).await.unwrap();
+        harness.set_clock(&backend, START).await;
+        Self { harness, twin, backend }
+    }
+
+    async fn begin_anew(&self) {
+        self.harness.raw::<()>(&[b"FLUSHALL"]);
+        self.harness.set_clock(&self.backend, START).await;
+    }
+
+    /// A command whose second word is a key, without what is before its name.
+    fn harm(&self, words: &[&[u8]]) {
+        let key = self.harness.key(&self.backend, std::str::from_utf8(words[1]).unwrap());
+        let words = [&words[..1], &[key.as_bytes()], &words[2..]].concat();
+        self.harness.raw::<redis::Value>(&words);
+    }
+
+    /// Allowed difference, if counters are wrong: the wake-up for what they say is left. Whoever is
+    /// woken for nothing finds out, and is not woken again.
+    fn assert_same(&self, what: &str) {
+        let mut differences = self.twin.differences();
+        differences.retain(|text| !text.contains(":wake:"));
+        assert!(differences.is_empty(), "{what}:\n{}", differences.join("\n"));
+    }
+}
+
+/// How many of the scenes are tried; all if `PLAIN_CASES` is set.
+fn some_of<T>(mut scenes: Vec<T>, count: usize) -> Vec<T> {
+    if std::env::var("PLAIN_CASES").is_err() {
+        fastrand::Rng::with_seed(0).shuffle(&mut scenes);
+        scenes.truncate(count);
+    }
+    scenes
+}
+
+fn limited(kind: &str, tenant: &str) -> NewJob {
+    job(kind).limit(format!("tenant:{tenant}"))
+}
+
+/// Jobs with and without keys, of two kinds; some of them run.
+async fn populate(backend: &RedisBackend, concurrency: Option<u32>) -> Vec<Lease> {
+    if let Some(most) = concurrency {
+        let some = LimitSettings { concurrency: Some(most), ..LimitSettings::default() };
+        set_limit(backend, "tenant:*", &some).await;
+    }
+    enqueue(backend, &[job("a"), limited("a", "a"), job("b"), limited("b", "b"), brief("a")]).await;
+    let leases = claim(backend, &["a", "b"], 9).await;
+    assert_eq!(leases.len(), 5);
+    settle(backend, &leases[..2], &completed()).await;
+    let more = [job("a"), limited("a", "a"), job("b"), limited("b", "b"), brief("a"), job("a")];
+    enqueue(backend, &more).await;
+    enqueue(backend, &[limited("a", "b"), limited("a", "b"), job("b").priority(2)]).await;
+    leases[2..].to_vec()
+}
+
+/// Whatever a worker and a client do; errors are compared too.
+async fn use_all(backend: &RedisBackend, running: &[Lease]) {
+    let memory = Durability::Memory;
+    let _ = backend.enqueue(&[job("a"), limited("a", "a"), limited("a", "new")], memory).await;
+    let one = backend.claim(&request(&["a", "b"], 1)).await;
+    let _ = backend.settle(&ends(&running[..1], &completed())).await;
+    let mut added = request(&["a"], 2);
+    added.kinds[0].limits = LimitKeys::parse(["tenant:a", "provider:x"]).unwrap();
+    let two = backend.claim(&added).await;
+    let _ = backend.enqueue(&[limited("b", "b"), job("b"), brief("a")], memory).await;
+    let _ = backend.settle(&ends(&running[1..], &completed())).await;
+    for done in [one, two] {
+        let leases = done.map(|claim| claim.leases).unwrap_or_default();
+        let _ = backend.settle(&ends(&leases, &completed())).await;
+    }
+    let _ = backend.claim(&request(&["b", "a"], 9)).await;
+    let _ = backend.maintain(100).await;
+    let _ = backend.claim(&request(&["b", "a"], 9)).await;
+}
+
+type Words = Vec<Vec<u8>>;
+
+fn words(words: &[&[u8]]) -> Words {
+    words.iter().map(|word| word.to_vec()).collect()
+}
+
+/// What was once done otherwise.
+fn known_damages() -> Vec<Words> {
+    let mut illegal = [0; 46];
+    (illegal[0], illegal[1]) = (1, 32);
+    vec![
+        words(&[b"ZADD", b"lanes:default/a", b"1", b""]),
+        words(&[b"HSET", b"count", b"default/a/ready", b"nan"]),
+        words(&[b"HSET", b"count", b"default/a/ready", b"inf"]),
+        words(&[b"HSET", b"count", b"done:default", b"1e30"]),
+        words(&[b"HSET", b"live", b"tenant:a", b"nan"]),
+        words(&[b"HSET", b"meta", b"turn", b"nan"]),
+        words(&[b"HSET", b"limits", b"tenant:a", &illegal]),
+        words(&[b"SET", b"limited", b"text"]),
+        words(&[b"SET", b"att", b"text"]),
+        words(&[b"DEL", b"lane:default/a/5"]),
+    ]
+}
+
+/// Those of a wrong type, but the sets of lanes that wait (limit_damage.rs): a plain part leaves
+/// more to them.
+fn wrong_types() -> Vec<Words> {
+    let names = [
+        "hold:tenant:a",
+        "hold:tenant:new",
+        "lane:default/a/5",
+        "lane:default/a/5/tenant:a",
+        "lane:default/a/5/tenant:new",
+        "lane:default/b/5",
+        "lanes:default/a",
+        "wake:default/a",
+        "done:default",
+        "leases",
+        "claims",
+        "run",
+        "due",
+        "count",
+        "live",
+        "limits",
+        "limited",
+        "reopen",
+        "fin",
+        "ages",
+        "att",
+        "jobs",
+        "cancel",
+        "log",
+    ];
+    names.iter().map(|name| words(&[b"SET", name.as_bytes(), b"text"])).collect()
+}
+
+fn wrong_lanes() -> Vec<Words> {
+    const OTHER: &[u8] = b"{twin/0}:lane:default/a/5";
+    const OF_A: &[u8] = b"{twin/0}:lane:default/a/5/tenant:a";
+    let mut all = vec![
+        words(&[b"DEL", b"lane:default/a/5/tenant:a"]),
+        words(&[b"LPOP", b"lane:default/a/5"]),
+        words(&[b"RPUSH", b"lane:default/a/5", b"no id"]),
+        words(&[b"RPUSH", b"lane:default/a/5", b"an id of nobody!"]),
+        words(&[b"LMOVE", b"lane:default/a/5", OTHER, b"LEFT", b"RIGHT"]),
+        words(&[b"COPY", b"lane:default/a/5", b"{twin/0}:lane:default/b/2", b"REPLACE"]),
+        words(&[b"COPY", b"lane:default/a/5/tenant:a", OTHER, b"REPLACE"]),
+        words(&[b"COPY", b"lane:default/a/5", OF_A, b"REPLACE"]),
+        words(&[b"COPY", b"lane:default/a/5/tenant:b", OF_A, b"REPLACE"]),
+        words(&[b"DEL", b"lanes:default/a"]),
+        words(&[b"ZREM", b"lanes:default/a", b"5"]),
+        words(&[b"ZREM", b"lanes:default/a", b"5/tenant:a"]),
+        words(&[b"DEL", b"claims"]),
+        words(&[b"DEL", b"count"]),
+    ];
+    let entries =
+        ["5/", "5/no keys", "x", "55", "4", "4/tenant:nobody", "@tenant:a", "5/tenant:a,tenant:a"];
+    for score in ["1", "9e15"] {
+        let entry = |entry: &&str| {
+            words(&[b"ZADD", b"lanes:default/a", score.as_bytes(), entry.as_bytes()])
+        };
+        all.extend(entries.iter().map(entry));
+    }
+    all
+}
+
+fn wrong_numbers() -> Vec<Words> {
+    let fields = [
+        ("count", "default/a/ready"),
+        ("count", "default/a/running"),
+        ("count", "live:default"),
+        ("count", "default/a/completed"),
+        ("count", "done:default"),
+        ("live", "tenant:a"),
+        ("live", "tenant:new"),
+        ("meta", "turn"),
+        ("meta", "fence"),
+        ("meta", "stale"),
+        ("meta", "tidied"),
+    ];
+    let mut all = Vec::new();
+    for value in ["nan", "inf", "-inf", "text", "-5", "1e30", "0x10", "2.5", "0"] {
+        let set = |(key, field): &(&str, &str)| {
+            words(&[b"HSET", key.as_bytes(), field.as_bytes(), value.as_bytes()])
+        };
+        all.extend(fields.iter().map(set));
+    }
+    all
+}
+
+/// Settings, and what is remembered of a key.
+fn wrong_limits() -> Vec<Words> {
+    let mut all = Vec::new();
+    for flags in [0_u8, 1, 2, 4, 5, 8, 9, 16, 17, 32, 33, 63, 64, 255] {
+        for (fill, size) in [(0, 3), (0, 45), (0, 46), (1, 46), (2, 46), (1, 60)] {
+            let mut bytes = vec![fill; size];
+            (bytes[0], bytes[1]) = (1, flags);
+            all.push(words(&[b"HSET", b"limits", b"tenant:a", &bytes]));
+        }
+    }
+    for bytes in [&b""[..], b"?", b"\x01", &[0; 17], &[1; 17], &[1; 60], b"default/a"] {
+        all.push(words(&[b"HSET", b"limited", b"tenant:a", bytes]));
+    }
+    all
+}
+
+#[tokio::test]
+async fn damaged_keys_are_met_alike() {
+    let scene = Scene::new().await;
+    let others = [wrong_types(), wrong_lanes(), wrong_numbers(), wrong_limits()].concat();
+    let with = |damage: Words| [None, Some(1), Some(2), Some(9)].map(|most| (damage.clone(), most));
+    let others = some_of(others.into_iter().flat_map(with).collect(), 40);
+    let known =
+        known_damages().into_iter().flat_map(|damage| [(damage.clone(), None), (damage, Some(1))]);
+    for (damage, concurrency) in known.chain(others) {
+        scene.begin_anew().await;
+        let running = populate(&scene.backend, concurrency).await;
+        let damage: Vec<&[u8]> = damage.iter().map(Vec::as_slice).collect();
+        scene.harm(&damage);
+        use_all(&scene.backend, &running).await;
+        let shown: Vec<_> = damage.iter().map(|word| word.escape_ascii().to_string()).collect();
+        scene.assert_same(&format!("{} with {concurrency:?}", shown.join(" ")));
+    }
+}
+
+/// Records, what jobs in `run` hold, and claims: cut off, too long, or with another byte somewhere.
+#[tokio::test]
+async fn damaged_records_are_met_alike() {
+    let scene = Scene::new().await;
+    let hashes = ["jobs", "run", "claims"];
+    let scenes = hashes.into_iter().flat_map(|hash| (0..110).map(move |at| (hash, at))).collect();
+    for (hash, at) in some_of(scenes, 40) {
+        let mut rng = fastrand::Rng::with_seed(at as u64);
+        let concurrency = if rng.bool() { Some(9) } else { None };
+        scene.begin_anew().await;
+        let running = populate(&scene.backend, concurrency).await;
+        let name = scene.harness.key(&scene.backend, hash);
+        let mut fields: Vec<Vec<u8>> = scene.harness.raw(&[b"HKEYS", name.as_bytes()]);
+        fields.sort();
+        for field in &fields {
+            let mut bytes: Vec<u8> = scene.harness.raw(&[b"HGET", name.as_bytes(), field]);
+            match rng.u8(..6) {
+                0 => bytes.truncate(at),
+                1 => bytes.extend_from_slice(b"tenant:b"),
+                2 => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte = rng.u8(..)),
+                _ => continue,
+            }
+            scene.harness.raw::<()>(&[b"HSET", name.as_bytes(), field, &bytes]);
+        }
+        use_all(&scene.backend, &running).await;
+        scene.assert_same(&format!("{hash} at {at} with {concurrency:?}"));
+    }
+}
+
+/// A lane that no slot is left for, and that has no room either, has no share.
+#[tokio::test]
+async fn a_lane_without_room_and_slot_takes_no_share() {
+    let scene = Scene::new().await;
+    let backend = &scene.backend;
+    let one = LimitSettings { concurrency: Some(1), ..LimitSettings::default() };
+    set_limit(backend, "tenant:x", &one).await;
+    enqueue(backend, &[limited("a", "x")]).await;
+    assert_eq!(claim(backend, &["a"], 1).await.len(), 1);
+    enqueue(backend, &[job("a"), job("a"), limited("a", "x")]).await;
+    enqueue(backend, &[job("b"), job("b"), job("b")]).await;
+    let of_y = || limited("b", "y");
+    enqueue(backend, &[of_y(), of_y(), of_y()]).await;
+    let mut four = request(&["a", "b"], 4);
+    four.kinds[0].slots = 1;
+    let leases = backend.claim(&four).await.unwrap().leases;
+    scene.assert_same("shares");
+    let kinds: Vec<_> =
+        leases.iter().map(|l| (l.spec.kind.as_str(), l.spec.limits.is_empty())).collect();
+    assert_eq!(kinds, [("a", true), ("b", true), ("b", true), ("b", false)]);
+}
+
+/// The contract forbids it; still no job may be lost.
+#[tokio::test]
+async fn a_queue_or_kind_that_is_named_twice_loses_nothing() {
+    let scene = Scene::new().await;
+    let backend = &scene.backend;
+    enqueue(backend, &[job("a"), job("a"), job("a"), job("b")]).await;
+    let mut twice: ClaimRequest = request(&["a", "b"], 2);
+    twice.queues.push(twice.queues[0].clone());
+    twice.kinds.push(KindSlots::new(twice.kinds[0].kind.clone(), 2));
+    let leases = backend.claim(&twice).await.unwrap().leases;
+    scene.assert_same("twice");
+    let rest = claim(backend, &["a", "b"], 9).await;
+    let mut ids: Vec<_> = leases.iter().chain(&rest).map(|lease| lease.spec.id).collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!((leases.len() + rest.len(), ids.len()), (4, 4));
+    assert!(backend.audit(false).await.unwrap().is_empty());
+}

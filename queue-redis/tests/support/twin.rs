@@ -1,0 +1,268 @@
+//! A way to a server on which each script that has a plain part runs twice: as the backend sends
+//! it, and with the plain part taken out, in a copy of the store. Answers and stores must agree.
+
+mod contents;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use redis::{Connection, ErrorKind, RedisError, RedisResult, Value};
+
+use super::server::TestRedis;
+
+/// The last lines of the plain parts: without them, the whole one does everything.
+const HANDOVERS: [(&str, &str); 3] = [
+    ("enqueue", "local reply = enqueue_plain()\nif reply then return reply end\n"),
+    ("claim", "local reply = claim_plain()\nif reply then return reply end\n"),
+    ("settle", "local settled = settle_plain()\nif settled then return settled end\n"),
+];
+const NOT_PLAIN: &str = "NOTPLAIN";
+
+/// Copies the store of the first database into the second, which it empties.
+const COPY: &str = "
+for _, key in ipairs(redis.call('KEYS', '*')) do
+  redis.call('COPY', key, key, 'DB', '1')
+end
+return redis.status_reply('OK')";
+
+/// How often a script was called, and how often its plain part did the call.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tally {
+    pub calls: usize,
+    pub plain: usize,
+}
+
+#[derive(Debug, Clone)]
+pub struct Twin {
+    address: SocketAddr,
+    server: PathBuf,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    /// The server's first and second database.
+    databases: [Connection; 2],
+    /// By the hash of the script that the backend calls.
+    scripts: HashMap<Vec<u8>, Variants>,
+    tallies: BTreeMap<&'static str, Tally>,
+    differences: Vec<String>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("tallies", &self.tallies).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Variants {
+    name: &'static str,
+    /// The hash of the plain part, with an error in the whole one's place.
+    plain: String,
+    /// The hash of the whole script without the plain part.
+    whole: String,
+}
+
+impl Twin {
+    /// Listens on a free port of the loopback.
+    pub fn start(redis: &TestRedis) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("its address");
+        let database = |number: &str| {
+            let mut client = redis.client();
+            redis::cmd("SELECT").arg(number).exec(&mut client).expect("a database");
+            client
+        };
+        let state = State {
+            databases: [database("0"), database("1")],
+            scripts: HashMap::new(),
+            tallies: BTreeMap::new(),
+            differences: Vec::new(),
+        };
+        let state = Arc::new(Mutex::new(state));
+        let twin = Self { address, server: redis.socket(), state };
+        let serving = twin.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let serving = serving.clone();
+                // It ends with the client's connection, or with the server's.
+                std::thread::spawn(move || serving.serve(client));
+            }
+        });
+        twin
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    pub fn tally(&self, name: &str) -> Tally {
+        self.state().tallies.get(name).copied().unwrap_or_default()
+    }
+
+    /// What has differed since the last look.
+    pub fn differences(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().differences)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panics")
+    }
+
+    fn serve(&self, client: TcpStream) -> Option<()> {
+        // Or small answers wait for acknowledgements.
+        client.set_nodelay(true).ok()?;
+        let server = UnixStream::connect(&self.server).ok()?;
+        let (mut to_client, mut to_server) = (client.try_clone().ok()?, server.try_clone().ok()?);
+        let (mut requests, mut replies) = (BufReader::new(client), BufReader::new(server));
+        loop {
+            let request = read_frame(&mut requests)?;
+            let words = words_of(&request);
+            let mut forward = || {
+                to_server.write_all(&request).ok()?;
+                read_frame(&mut replies)
+            };
+            let reply = match words.as_slice() {
+                [first, second, text] if *first == b"SCRIPT" && *second == b"LOAD" => {
+                    self.state().meet(text);
+                    forward()
+                }
+                [first, hash, ..] if *first == b"EVALSHA" => {
+                    let mut state = self.state();
+                    let known = state.scripts.get(*hash).cloned();
+                    match known {
+                        Some(variants) => state.run(&variants, &words[2..], forward),
+                        None => forward(),
+                    }
+                }
+                _ => forward(),
+            };
+            to_client.write_all(&reply?).ok()?;
+        }
+    }
+}
+
+impl State {
+    /// Makes the variants of a script that has a plain part.
+    fn meet(&mut self, text: &[u8]) {
+        let text = std::str::from_utf8(text).expect("a script");
+        let mut load = |text: &str| -> String {
+            let mut cmd = redis::cmd("SCRIPT");
+            cmd.arg("LOAD").arg(text).query(&mut self.databases[0]).expect("a script")
+        };
+        for (name, handover) in HANDOVERS {
+            let Some((plain, whole)) = text.split_once(handover) else { continue };
+            let variants = Variants {
+                name,
+                plain: load(&format!("{plain}{handover}return redis.error_reply('{NOT_PLAIN}')\n")),
+                whole: load(&format!("{plain}{whole}")),
+            };
+            self.scripts.insert(load(text).into_bytes(), variants);
+        }
+    }
+
+    /// Makes the call as it is, by `forward`, and in a copy without its plain part.
+    fn run(
+        &mut self,
+        variants: &Variants,
+        arguments: &[&[u8]],
+        forward: impl FnOnce() -> Option<Vec<u8>>,
+    ) -> Option<Vec<u8>> {
+        self.copy();
+        let plain = self.call(&variants.plain, arguments);
+        let is_plain = !matches!(&plain, Err(error) if error.to_string().contains(NOT_PLAIN));
+        if !is_plain {
+            self.compare(variants.name, false, "what was given up has left something behind");
+        }
+        let tally = self.tallies.entry(variants.name).or_default();
+        tally.calls += 1;
+        tally.plain += usize::from(is_plain);
+        self.copy();
+        let whole = self.call(&variants.whole, arguments);
+        let reply = forward()?;
+        let real = redis::parse_redis_value(&reply).and_then(Value::extract_error);
+        // Allowed difference: the plain part needs less, and may work where a key that only the whole
+        // one reads has a wrong type.
+        let is_wrong_type = |error: &RedisError| error.to_string().contains("WRONGTYPE");
+        if is_plain && real.is_ok() && whole.as_ref().is_err_and(is_wrong_type) {
+            return Some(reply);
+        }
+        if !is_same_answer(&real, &whole) {
+            let what = format!("{}: answers\n  real  {real:?}\n  whole {whole:?}", variants.name);
+            self.differences.push(what);
+        }
+        let how = if is_plain { "plain and whole differ" } else { "whole and whole differ" };
+        self.compare(variants.name, is_plain, how);
+        Some(reply)
+    }
+
+    fn compare(&mut self, name: &str, is_plain: bool, what: &str) {
+        let [first, second] = &mut self.databases;
+        let found = contents::differences(first, second, is_plain && name == "claim");
+        self.differences.extend(found.into_iter().map(|one| format!("{name}: {what}: {one}")));
+    }
+
+    fn copy(&mut self) {
+        let [first, second] = &mut self.databases;
+        redis::cmd("FLUSHDB").exec(second).expect("an empty database");
+        redis::cmd("EVAL").arg(COPY).arg(0).exec(first).expect("a copy");
+    }
+
+    fn call(&mut self, hash: &str, arguments: &[&[u8]]) -> RedisResult<Value> {
+        let mut cmd = redis::cmd("EVALSHA");
+        cmd.arg(hash).arg(arguments);
+        cmd.query(&mut self.databases[1])
+    }
+}
+
+/// Errors are compared by their kind: the server adds the line of the script.
+fn is_same_answer(one: &RedisResult<Value>, other: &RedisResult<Value>) -> bool {
+    match (one, other) {
+        (Ok(one), Ok(other)) => one == other,
+        (Err(one), Err(other)) => one.kind() == other.kind() && one.kind() != ErrorKind::Io,
+        _ => false,
+    }
+}
+
+/// One whole RESP2 frame; nothing at the end of the stream.
+fn read_frame(stream: &mut impl BufRead) -> Option<Vec<u8>> {
+    let mut frame = Vec::new();
+    let mut open = 1_usize;
+    while open > 0 {
+        let from = frame.len();
+        stream.read_until(b'\n', &mut frame).ok().filter(|count| *count > 0)?;
+        let line = std::str::from_utf8(frame.get(from + 1..frame.len() - 2)?).ok()?;
+        open -= 1;
+        match (frame[from], line.parse::<usize>()) {
+            (b'$', Ok(length)) => {
+                let end = frame.len();
+                frame.resize(end + length + 2, 0);
+                stream.read_exact(&mut frame[end..]).ok()?;
+            }
+            (b'*', Ok(length)) => open += length,
+            _ => {}
+        }
+    }
+    Some(frame)
+}
+
+/// The words of a command.
+fn words_of(frame: &[u8]) -> Vec<&[u8]> {
+    let mut words = Vec::new();
+    let mut rest = frame;
+    while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+        let (head, tail) = (&rest[..end - 1], &rest[end + 1..]);
+        rest = tail;
+        if let Some(length) = head.strip_prefix(b"$") {
+            let length = std::str::from_utf8(length).ok().and_then(|text| text.parse().ok());
+            let (word, tail) = rest.split_at(length.expect("a length"));
+            words.push(word);
+            rest = &tail[2..];
+        }
+    }
+    words
+}
