@@ -66,6 +66,8 @@ async fn by_daemon(settings: &Settings, results: &mut Results) -> anyhow::Result
         .arg("run")
         .arg("-c")
         .arg(&path)
+        // A daemon that is killed leaves the folders of its commands behind.
+        .env("TMPDIR", folder.path())
         .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("cannot start {}", settings.workerd.display()))?;
