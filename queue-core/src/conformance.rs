@@ -142,6 +142,7 @@ macro_rules! conformance {
                 blocked_lanes_keep_their_priority, many_blocked_lanes_come_back,
                 claims_of_other_kinds_do_not_take_a_place,
                 a_blocked_job_is_no_work_until_there_is_room, room_at_a_worker_s_own_key_wakes_it,
+                room_is_told_to_each_of_many_queues,
                 the_time_of_the_next_room_is_told, no_end_leaves_a_place_behind,
                 a_reset_ends_a_pause, a_reset_closes_a_breaker, a_reset_ends_a_reduction,
                 a_reset_wakes_who_waits;

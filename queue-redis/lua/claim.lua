@@ -17,6 +17,7 @@
 -- keys that have none: no claim meets it again until that key has room.
 
 local LANES_MAX, BURIED_MAX, STALE_MAX, PROMOTED_MAX = 32, 500, 500, 500
+local PARKED_MAX = 128 -- lanes that one call parks
 local token, worker, most, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
 local function maintain_needed()
@@ -251,9 +252,11 @@ local function make_views()
     return view
   end
 
+  -- A key that has no room, of those that this call has met. Others are met only where none has.
   local function blocking_among(keys)
     for _, name in ipairs(keys or {}) do
-      if limits().left(limits().get(name)) <= 0 then return name end
+      local key = limits().get(name)
+      if key and limits().left(key) <= 0 then return name end
     end
   end
 
@@ -286,7 +289,7 @@ local function make_views()
         entry.gone = true
         limits().wait_for(limits().get(name), view.pair)
         looks = looks + 1
-        if looks >= LOOKS_MAX then halted = true end
+        if looks >= PARKED_MAX then halted = true end
         if entry.parked ~= name or entry.lane then
           parkings[#parkings + 1] = { view = view, entry = entry, key = name }
         end
@@ -306,6 +309,7 @@ local function make_views()
     return weight
   end
 
+  -- Answers the keys that are to be met to see whether the entry can run.
   local function add_entry(view, source, member, score)
     local priority, keys = string.match(member, '^(%d)/(.+)$')
     keys = keys and split_keys(keys)
@@ -314,7 +318,7 @@ local function make_views()
       view = view, index = member, priority = tonumber(priority or member), keys = keys,
       score = score, indexed = score, parked = source.key,
     }
-    return keys
+    if keys and not blocking_among(keys) then return keys end
   end
 
   -- A key that has room, or has had it: where lanes are parked.
@@ -705,6 +709,43 @@ for _, parking in ipairs(parkings) do
     parking.entry = nil
   end
 end
+-- Entries that are parked as they are, without having been served: those that move alike move
+-- together.
+local function save_parkings()
+  local moves = {}
+  for _, parking in ipairs(parkings) do
+    local entry = parking.entry
+    if entry then
+      local pair, from = parking.view.pair, entry.parked or ''
+      local name = pair .. ' ' .. from .. ' ' .. parking.key
+      local move = moves[name]
+      if not move then
+        move = { pair = pair, from = from, to = parking.key, members = {}, places = {} }
+        moves[name], moves[#moves + 1] = move, move
+      end
+      local nth = #move.members + 1
+      move.members[nth] = entry.index
+      move.places[2 * nth - 1] = string.format('%d', entry.score)
+      move.places[2 * nth] = entry.index
+    end
+  end
+  for _, move in ipairs(moves) do
+    local lanes_key, parked_key = PREFIX .. 'lanes:' .. move.pair, PREFIX .. 'parked:' .. move.pair
+    local waits = PREFIX .. 'waits:' .. move.pair .. ':'
+    each('ZREM', move.from == '' and lanes_key or waits .. move.from, move.members)
+    if move.from ~= '' and try('EXISTS', waits .. move.from) == 0 then
+      try('ZREM', lanes_key, '@' .. move.from)
+    end
+    for _, key in ipairs({ waits .. move.to, parked_key }) do
+      if type(try('ZCARD', key)) == 'table' then
+        -- Of a wrong type: those that wait at a key are found by the next round of heal.lua.
+        if key == parked_key then try('UNLINK', key) else replace_waits(key) end
+      end
+      each('ZADD', key, move.places)
+    end
+  end
+end
+
 check_finish(counts)
 if limit_engine then limits().check() end
 local bodies = read_bodies(body_ids, body_numbers)
@@ -733,15 +774,7 @@ end
 save_quarantined()
 save_finished()
 save_lanes()
-for _, parking in ipairs(parkings) do
-  local entry = parking.entry
-  if entry then
-    save_place({
-      pair = parking.view.pair, index = entry.index, keys = entry.keys, live = 1,
-      parked = entry.parked, park_at = parking.key, indexed = entry.score,
-    })
-  end
-end
+save_parkings()
 if limit_engine then
   local engine = limits()
   for _, one in ipairs(shown) do

@@ -2,11 +2,12 @@
 --
 -- KEYS   22 fixed keys
 -- ARGV   number of groups; per group: queue, kind, priority, when ("n" now, "d" after, "a" at),
---        milliseconds of that, flags ("e" existing, "r" reject or "p" replace, then "k" if its jobs have keys,
---        "b" if their bodies are apart, "l" if they have limit keys), and these if they have some
---        (with commas between); then the runs of jobs of one group, as "group:jobs,…"; the ids
---        of all; and per job: its record without version and times, its body if that is apart,
---        and its key if it has one
+--        milliseconds of that, flags ("e" existing, "r" reject or "p" replace, then "k" if its jobs
+--        have keys, "b" if their bodies are apart, "l" if they have limit keys), and these if they
+--        have some (with commas between); a group that differs from the one before in its limit
+--        keys only has an empty text in place of the first six. Then the runs of jobs of one group:
+--        the group's number from 1 and how many jobs, 2 bytes each; the ids of all; and per job its
+--        record without version and times, its body if that is apart, and its key if it has one
 -- Reply  one letter per job (S scheduled, R ready, s and r the same and it replaced another,
 --        D duplicate, I and K conflict of id and key, X rejected, F full), then per D its id and
 --        state byte, per replaced job and conflict its id, per F starts of this span and the last,
@@ -23,13 +24,17 @@ local groups = {}
 local replaces = false -- whether a job may take the place of another
 local at = 2
 
+local queue, kind, priority, when, ms, flags -- of the group, or of the one before
 local function read_group()
-  local queue, kind, priority, when, ms, flags =
-    ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4]), ARGV[at + 5]
-  at = at + 6
+  if ARGV[at] ~= '' then
+    queue, kind, priority, when, ms, flags = unpack(ARGV, at, at + 5)
+    at = at + 6
+  else
+    at = at + 1
+  end
   local due_ms = now
   if when == 'd' then due_ms = min(now + ms, TIME_MAX) end
-  if when == 'a' then due_ms = min(max(ms, now), TIME_MAX) end
+  if when == 'a' then due_ms = min(max(tonumber(ms), now), TIME_MAX) end
   local pair = queue .. '/' .. kind
   local index, keys_ = priority, nil
   if string.find(flags, 'l', 2, true) then
@@ -53,10 +58,11 @@ end
 
 for i = 1, tonumber(ARGV[1]) do groups[i] = read_group() end
 local count = 0
-for group, length in string.gmatch(ARGV[at], '(%d+):(%d+)') do
+for i = 1, #ARGV[at], 4 do
+  local group, length = struct.unpack('>HH', ARGV[at], i)
   for _ = 1, length do
     count = count + 1
-    owners[count] = groups[tonumber(group)]
+    owners[count] = groups[group]
     ids[count] = ARGV[at + count]
   end
 end

@@ -10,7 +10,7 @@
 -- leases whose claims are lost the jobs are found by a sweep over all running ones. Of limit keys
 -- that nothing is to be remembered of any more nothing is left in the end.
 
-local POSTPONED_MS, SHELVES_MAX = 3600000, 500
+local SHELVES_MAX = 500
 local budget = tonumber(ARGV[1])
 
 -- What is written later and not read on the way is looked at now.
@@ -153,8 +153,8 @@ for i = 1, #tokens, 2 do
   end
   local packed = call('HGET', CLAIMS, token)
   if #token ~= 16 then
-    -- Not a token: no job can run under it.
-    postponed[#postponed + 1], postponed[#postponed + 2] = now + POSTPONED_MS, token
+    -- Not a token: no job can run under it. It is put off for an hour.
+    postponed[#postponed + 1], postponed[#postponed + 2] = now + 3600000, token
   elseif is_claim(packed) then
     reap_claim(token, packed)
   else

@@ -86,13 +86,13 @@ scripts! {
     /// T1, T2, if no job may take the place of another: what that needs is left out, because
     /// making its functions costs each call more than a job.
     enqueue = "enqueue": "" plain ["plain/enqueue"]
-        ["class" "record" "wake" "lanes" "due" "state" "admit"];
+        ["class" "record" "wake" "waits" "lanes" "due" "state" "admit"];
     /// T1, T2, if one may.
     replace = "enqueue": ""
-        ["class" "record" "wake" "lanes" "due" "state" "quarantine" "finish" "forget" "compact" "unlist"
-         "admit"];
+        ["class" "record" "wake" "waits" "lanes" "due" "state" "quarantine" "finish" "forget"
+         "compact" "unlist" "admit"];
     /// T3, T4.
-    claim = "claim": " flags=allow-oom" plain ["lib/class" "plain/claim"]
+    claim = "claim": " flags=allow-oom" plain ["lib/class" "lib/waits" "plain/claim"]
         ["record" "left" "claims" "wake" "lanes" "quarantine" "finish" "forget" "promote" "limits"
          "look"];
     /// T5.
@@ -100,29 +100,31 @@ scripts! {
     /// T6–T10, T14.
     settle = "settle": " flags=allow-oom"
         plain ["lib/class" "lib/left" "plain/settle"]
-        ["record" "claims" "wake" "lanes" "due" "state" "quarantine" "finish" "forget" "history"
-         "held" "release" "limits" "ends"];
+        ["record" "claims" "wake" "waits" "lanes" "due" "state" "quarantine" "finish" "forget"
+         "history" "held" "release" "limits" "ends"];
     /// T12, T13.
     cancel = "cancel": " flags=allow-oom"
-        ["class" "record" "left" "claims" "wake" "lanes" "state" "quarantine" "finish" "forget" "compact"
-         "unlist"];
+        ["class" "record" "left" "claims" "wake" "waits" "lanes" "state" "quarantine" "finish"
+         "forget" "compact" "unlist"];
     /// Reads jobs.
     get = "get": " flags=no-writes" ["class" "record" "left" "claims" "state"];
     /// Lists jobs by state.
     list = "list": " flags=no-writes" ["class" "record" "left" "claims" "state"];
     /// T15.
-    retry = "retry": "" ["class" "record" "wake" "lanes" "state" "unshelve"];
+    retry = "retry": "" ["class" "record" "wake" "waits" "lanes" "state" "unshelve"];
     /// T16, by hand.
     delete = "delete": " flags=allow-oom"
-        ["class" "record" "wake" "lanes" "state" "quarantine" "finish" "unshelve" "compact" "unlist"];
+        ["class" "record" "wake" "waits" "lanes" "state" "quarantine" "finish" "unshelve" "compact"
+         "unlist"];
     /// T17.
     set_aside = "set_aside": " flags=allow-oom"
-        ["class" "record" "left" "claims" "wake" "lanes" "state" "quarantine" "finish" "unshelve" "compact"
-         "unlist" "held" "release" "limits" "ends"];
+        ["class" "record" "left" "claims" "wake" "waits" "lanes" "state" "quarantine" "finish"
+         "unshelve" "compact" "unlist" "held" "release" "limits" "ends"];
     /// Reads quarantined jobs.
     raw = "raw": " flags=no-writes" ["class" "record" "state"];
     /// T17, back.
-    recover = "recover": " flags=allow-oom" ["class" "record" "wake" "lanes" "state" "finish"];
+    recover = "recover": " flags=allow-oom"
+        ["class" "record" "wake" "waits" "lanes" "state" "finish"];
     /// Pauses and resumes queues.
     pause = "pause": " flags=allow-oom" ["wake"];
     /// Takes progress and log lines.
@@ -131,8 +133,8 @@ scripts! {
     watch = "watch": " flags=no-writes" ["class" "record" "state" "log"];
     /// T3, T11, T16.
     maintain = "maintain": " flags=allow-oom"
-        ["class" "record" "left" "claims" "wake" "lanes" "due" "quarantine" "finish" "forget"
-         "history" "promote" "held" "release" "limits" "look" "ends" "heal"];
+        ["class" "record" "left" "claims" "wake" "waits" "lanes" "due" "quarantine" "finish"
+         "forget" "history" "promote" "held" "release" "limits" "look" "ends" "heal"];
     /// Sets and removes limits.
     set_limit = "set_limit": " flags=allow-oom" ["class" "record" "wake" "limits" "look"];
     /// Ends what has closed a limit key.
@@ -158,7 +160,7 @@ scripts! {
     /// Compares counters with sizes.
     totals = "totals": " flags=no-writes" [];
     /// Puts right what an audit has found.
-    repair = "repair": " flags=allow-oom" ["class" "record" "wake" "lanes" "held"];
+    repair = "repair": " flags=allow-oom" ["class" "record" "wake" "waits" "lanes" "held"];
 }
 
 #[cfg(test)]

@@ -21,14 +21,23 @@ local CLASS_AT, NAMES_AT, HOLD_BYTES = 21, 42, 6
 
 local classes = {}
 
--- The keys in a text, or nil if it is not one of 1 to 4 limit keys.
-local function split_keys(text)
-  local keys = {}
-  for key in string.gmatch(text, '[^,]+') do
-    if not string.find(key, '^[a-z0-9_.-]+:[A-Za-z0-9_.:@+-]+$') then return nil end
-    keys[#keys + 1] = key
+-- The keys in a text, or nil if it is not one of 1 to 4 limit keys. `%l`, `%u` and `%d` are those of
+-- ASCII, and far faster than ranges.
+local split_keys
+do
+  local is_legal = {}
+  function split_keys(text)
+    local keys, bytes = {}, -1
+    for key in string.gmatch(text, '[^,]+') do
+      if not is_legal[key] then
+        if not string.find(key, '^[%l%d_.-]+:[%l%d%u_.:@+-]+$') then return nil end
+        is_legal[key] = true
+      end
+      keys[#keys + 1] = key
+      bytes = bytes + #key + 1
+    end
+    if #keys >= 1 and #keys <= 4 and bytes == #text then return keys end
   end
-  if #keys >= 1 and #keys <= 4 and concat(keys, ',') == text then return keys end
 end
 
 local function parse_class(text, queue_bytes, kind_bytes)
@@ -43,7 +52,7 @@ local function parse_class(text, queue_bytes, kind_bytes)
     return false
   end
   local pair = queue .. '/' .. kind
-  return {
+  local class = {
     queue = queue,
     pair = pair,
     lane = pair .. '/' .. priority,
@@ -60,11 +69,15 @@ local function parse_class(text, queue_bytes, kind_bytes)
     names = queue_bytes + kind_bytes,
     index = priority, -- what the lane is called in `lanes:<queue>/<kind>`
   }
+  -- Those with limit keys have all but a few of its fields from it.
+  if class.limited then class.variants, class.meta = {}, { __index = class } end
+  return class
 end
 
--- The class of a record that begins behind `base` bytes and how many bytes its head has, or nil if
--- it cannot be decoded.
-local function class_of(bytes, base)
+-- What the classes of records share that differ in their limit keys only, for a record that begins
+-- behind `base` bytes; and how many bytes its head has without those keys. Nil if it cannot be
+-- decoded.
+local function shared_class_of(bytes, base)
   local key_high, key_low, _, queue_bytes, kind_bytes = byte(bytes, base + 18, base + 22)
   local version = byte(bytes, base + 1)
   if not kind_bytes or version ~= VERSION and version ~= LIMITED_VERSION then return nil end
@@ -75,30 +88,34 @@ local function class_of(bytes, base)
     class = parse_class(text, queue_bytes, kind_bytes)
     classes[text] = class
   end
-  if not class then return nil end
+  if not class or class.limited ~= (version == LIMITED_VERSION) then return nil end
   local head_bytes = names_end + key_high * 256 + key_low
   if class.at_least then head_bytes = head_bytes + HOLD_BYTES end
-  if class.limited ~= (version == LIMITED_VERSION) then return nil end
-  if class.limited then
-    local high, low = byte(bytes, base + head_bytes + 1, base + head_bytes + 2)
+  if class.limited then head_bytes = head_bytes + 2 end
+  return class, head_bytes
+end
+
+-- The class of a record that begins behind `base` bytes and how many bytes its head has, or nil if
+-- it cannot be decoded.
+local function class_of(bytes, base)
+  local class, head_bytes = shared_class_of(bytes, base)
+  if class and class.limited then
+    local high, low = byte(bytes, base + head_bytes - 1, base + head_bytes)
     if not low then return nil end
-    local from = base + head_bytes + 3
-    head_bytes = head_bytes + 2 + high * 256 + low
+    local from = base + head_bytes + 1
+    head_bytes = head_bytes + high * 256 + low
     local names = sub(bytes, from, base + head_bytes)
-    class.variants = class.variants or {}
-    if class.variants[names] == nil then
+    local variant = class.variants[names]
+    if variant == nil then
       local keys = split_keys(names)
-      local variant = {}
-      for field, value in pairs(class) do variant[field] = value end
-      variant.variants, variant.let_go = nil, nil
-      variant.index = class.priority .. '/' .. names
-      variant.lane = class.pair .. '/' .. variant.index
-      variant.keys = keys
-      class.variants[names] = keys and variant or false
+      local index = class.priority .. '/' .. names
+      variant = keys
+        and setmetatable({ keys = keys, index = index, lane = class.pair .. '/' .. index }, class.meta)
+      variant = variant or false
+      class.variants[names] = variant
       if keys then classes[#classes + 1] = variant end
     end
-    class = class.variants[names]
+    class = variant
   end
   if class and #bytes >= base + head_bytes then return class, head_bytes end
 end
-

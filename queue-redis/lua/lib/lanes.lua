@@ -128,18 +128,6 @@ local function save_lane(lane)
   if lane.keys then save_place(lane) end
 end
 
--- Whether what is remembered of a limit key (limits.lua) ends with a list that has a pair.
-local function tells_of(bytes, pair)
-  local from, to = string.find(bytes, pair, 1, true)
-  while from do
-    local is_whole = not string.find(sub(bytes, from - 1, from - 1), '[a-z0-9_.-]')
-      and not string.find(sub(bytes, to + 1, to + 1), '[a-z0-9_.-]')
-    if is_whole then return true end
-    from, to = string.find(bytes, pair, to, true)
-  end
-  return false
-end
-
 -- New lanes of keys that are known to have no room are parked at once, and nobody is woken for
 -- them: lanes of the same queue and kind wait there, and claims are not shown the key. Whoever gives
 -- it room looks at all that wait.

@@ -34,6 +34,7 @@ local limit_engine
 local function make_limits()
   local LIMITS, LIMITED, REOPEN = KEYS[19], KEYS[20], KEYS[21]
   local CHUNK = 480
+  local OPENED_MAX = 100 -- queues and kinds that one call tells of a key's room
   local SETTINGS_VERSION, SETTINGS_BYTES = 1, 46
   local STATE_VERSION, STATE_BYTES = 1, 17
   local FORGOTTEN_AFTER_MS, GROWTH_MAX, FAILURES_MAX = 3600000, 16, 100
@@ -361,15 +362,21 @@ local function make_limits()
     return head[2] ~= nil
   end
 
-  -- A key has room: whoever waits for it learns of that.
+  -- A key has room: whoever waits for it learns of that, so many in this call, the others in the next
+  -- ones if there is still room. Claims find those that are shown without being told of them.
   local function open_up(key)
-    local left_ = {}
-    for _, pair in ipairs(key.pairs) do
-      if show(key, pair, true) then left_[#left_ + 1] = pair else key.waits[pair] = nil end
-      wake(pair)
-      if key.has_workers[pair] then wake(pair .. '@' .. key.name) end
+    local rest, has_workers = {}, {}
+    for i, pair in ipairs(key.pairs) do
+      if i <= OPENED_MAX then
+        show(key, pair, true)
+        key.waits[pair] = nil
+        wake(pair)
+        if key.has_workers[pair] then wake(pair .. '@' .. key.name) end
+      else
+        rest[#rest + 1], has_workers[pair] = pair, key.has_workers[pair]
+      end
     end
-    key.pairs, key.has_workers = left_, {}
+    key.pairs, key.has_workers, key.goes_on = rest, has_workers, rest[1] ~= nil
   end
 
   local function start_all(key)
@@ -392,22 +399,23 @@ local function make_limits()
         end
       end
     end
-    if #key.started + #key.dropped > 0 then
-      key.running, key.touched = nil, true
-      key.started, key.dropped = {}, {}
-    end
+    key.running, key.touched = nil, true
+    key.started, key.dropped = {}, {}
   end
 
   -- Writes everything that changed. The keys that may have room now are looked at.
   local function save()
     local set_args, gone, reopen, is_damaged = {}, {}, {}, false
     for _, key in ipairs(all) do
-      start_all(key)
-      save_holders(key)
+      if key.started[1] or key.dropped[1] then
+        start_all(key)
+        save_holders(key)
+      end
       if key.touched and (limited or key.closed_ms > 0 or #key.pairs > 0) then
         tidy(key)
         if key.may_open and #key.pairs > 0 and room(key) > 0 then open_up(key) end
-        local at = look_at(key)
+        local at = key.goes_on and now or look_at(key)
+        key.goes_on = false
         if at < NEVER and #key.pairs > 0 then reopen[#reopen + 1], reopen[#reopen + 2] = at, key.name end
         local bytes = pack_state(key) or false
         if bytes and bytes ~= key.bytes then

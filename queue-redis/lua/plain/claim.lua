@@ -1,23 +1,87 @@
 -- Plain claims, which are most: nothing is due, expired, damaged or closed by a limit, no body is
--- apart, and each index has to be read once. Answers nothing if that is not so, before anything is
+-- apart, and of the limit keys that are met nothing is remembered, and nothing set but how many
+-- jobs may run at once, which is not reached. Answers nothing if that is not so, before anything is
 -- written: the whole script (claim.lua) does it then. Where both can, both do the same.
 
 local function claim_plain()
-  local LANES_MAX, TIDY_DUE_MS = 32, 60000
-  local argv, format = ARGV, string.format
+  local LANES_MAX, TIDY_DUE_MS, REOPEN_LOOKS_MAX = 32, 60000, 16
+  local argv, format, ceil = ARGV, string.format, math.ceil
   local token, missing = argv[1], tonumber(argv[3])
   if stale > 0 or loose or missing > CHUNK or call('HGET', CLAIMS, token) then return nil end
   local due_ms = tonumber(call('ZRANGE', DUE, '0', '0', 'WITHSCORES')[2])
   if due_ms and due_ms <= now then return nil end
   local maintain = call('ZCOUNT', LEASES, '-inf', now_text) > 0
     or call('ZCOUNT', AGES, '-inf', now_text) > 0
+  local reopening = {} -- keys that are closed by time alone, and when to look at each
   if limited then
-    if call('EXISTS', REOPEN) == 1 then return nil end
+    reopening = call('ZRANGE', REOPEN, '0', '15', 'WITHSCORES')
+    if reopening[2] and tonumber(reopening[2]) <= now then return nil end
     local notes = call('HMGET', META, 'relook', 'tidied')
     local tidied_ms = notes[2] and tonumber(string.match(notes[2], '^t(%d+)$'))
     if notes[1] then return nil end
     local is_recent = tidied_ms and tidied_ms <= now and tidied_ms + TIDY_DUE_MS > now
     maintain = maintain or not is_recent
+  end
+
+  -- Limit keys of which something might be set or remembered, and how many jobs take each.
+  local asked, is_asked, taking = {}, {}, {}
+  local function ask(keys)
+    for key in string.gmatch(keys, '[^,]+') do
+      if not is_asked[key] then is_asked[key], asked[#asked + 1], taking[key] = true, key, 0 end
+    end
+  end
+
+  -- What is found in a hash of so many fields, in parts.
+  local function found_in(hash, fields)
+    if #fields <= CHUNK then return call('HMGET', hash, unpack(fields)) end
+    local found = {}
+    for first = 1, #fields, CHUNK do
+      local part = call('HMGET', hash, unpack(fields, first, min(first + CHUNK - 1, #fields)))
+      for i = 1, #part do found[first + i - 1] = part[i] end
+    end
+    return found
+  end
+
+  -- How many jobs may run at once with each key that was asked for, if that is all that is set; nil
+  -- if there is more to be minded.
+  local function bounds()
+    if not asked[1] then return {} end
+    for _, state in ipairs(found_in(LIMITED, asked)) do
+      if state then return nil end
+    end
+    local targets, class_at, most = {}, {}, {}
+    for i = 1, #asked do targets[i] = asked[i] end
+    for i = 1, #asked do
+      local class = string.match(asked[i], '^[^:]*')
+      if not class_at[class] then
+        class_at[class] = #targets + 1
+        targets[#targets + 1] = class .. ':*'
+      end
+    end
+    local set = found_in(LIMITS, targets)
+    for i, key in ipairs(asked) do
+      local bytes = set[i] or set[class_at[string.match(key, '^[^:]*')]]
+      if bytes then
+        local flags = byte(bytes, 2)
+        if byte(bytes) ~= 1 or #bytes < 46 then return nil end
+        -- 2: a rate, 16: a weight.
+        if floor(flags / 2) % 2 == 1 or floor(flags / 16) % 2 == 1 then return nil end
+        if flags % 2 == 1 then most[key] = struct.unpack('>I4', bytes, 3) end
+      end
+    end
+    return most
+  end
+
+  -- Whether keys have more room than what was taken.
+  local function have_room(names, most)
+    for _, key in ipairs(names) do
+      if most[key] then
+        local running = try('SCARD', PREFIX .. 'hold:' .. key)
+        if type(running) ~= 'number' or running + taking[key] >= most[key] then return false end
+        most[key] = nil -- looked at
+      end
+    end
+    return true
   end
 
   -- The queues and kinds of which something may be there.
@@ -27,17 +91,18 @@ local function claim_plain()
     for k = queues_end + 1, #argv, 3 do
       views[#views + 1] = {
         queue = argv[q], kind = k, pair = argv[q] .. '/' .. argv[k], is_paused = is_paused,
-        added = argv[k + 2], taken = 0,
+        added = argv[k + 2], taken = 0, lanes = false, is_part = false, read_to = 0,
+        added_names = argv[k + 2] ~= '' and split_keys(argv[k + 2]),
       }
+      if limited then ask(argv[k + 2]) end
     end
   end
   local size = #views
+  if size == 0 or size > CHUNK / 2 then return nil end
   local slots = {}
   for k = queues_end + 1, #argv, 3 do
     slots[k] = tonumber(argv[k + 1])
-    if limited and argv[k + 2] ~= '' then return nil end
   end
-  if size == 0 or size > CHUNK / 2 then return nil end
   local fields = {}
   for i = 1, size do
     local pair = views[i].pair
@@ -51,103 +116,111 @@ local function claim_plain()
     if not view.ready or not view.running then return nil end
   end
 
-  -- The lanes of a queue and kind, or nil if they are not plain.
-  local function open(view)
-    local index = try('ZRANGE', PREFIX .. 'lanes:' .. view.pair, '0', '31', 'WITHSCORES')
-    if index.err then return nil end
-    if not index[1] and not (limited and try('EXISTS', PREFIX .. 'parked:' .. view.pair) == 1) then
-      return nil
+  -- Reads the next lanes of a queue and kind; answers whether they are plain.
+  local function read_lanes(view)
+    local lanes = view.lanes or {}
+    local first = #lanes
+    local from, to = '0', '31'
+    if first > 0 then from, to = format('%d', first), format('%d', first + LANES_MAX - 1) end
+    local index = try('ZRANGE', PREFIX .. 'lanes:' .. view.pair, from, to, 'WITHSCORES')
+    if index.err then return false end
+    if first == 0 and not index[1] then
+      view.lanes = lanes
+      return limited and try('EXISTS', PREFIX .. 'parked:' .. view.pair) == 1
     end
-    local lanes = {}
     for i = 1, #index, 2 do
-      local member = index[i]
-      local priority, keys = byte(member) - 48, nil
-      if priority < 0 or priority > 9 then return nil end
+      local member, keys = index[i], false
+      local priority = byte(member) - 48
+      if priority < 0 or priority > 9 then return false end
       if #member > 1 then
-        keys = byte(member, 2) == 47 and split_keys(sub(member, 3)) -- "/"
-        if limited or not keys then return nil end
+        if byte(member, 2) ~= 47 then return false end -- "/"
+        keys = sub(member, 3)
+        if limited then ask(keys) end
       end
       lanes[#lanes + 1] = {
-        view = view, index = member, priority = priority, keys = keys,
-        score = tonumber(index[i + 1]), passed = 0,
+        view = view, index = member, priority = priority, keys = keys, names = false, key = false,
+        score = tonumber(index[i + 1]), passed = 0, is_empty = false, is_saved = false,
       }
     end
-    view.lanes, view.is_part = lanes, #lanes == LANES_MAX
-    return lanes
+    view.lanes, view.is_part = lanes, #index == 2 * LANES_MAX
+    view.read_to = lanes[#lanes].score
+    return true
   end
 
-  local ids, runs, count = {}, {}, 0
-  local reply = { now, now, 0, 0, -1, 0, '', '', '', '', '', '', {}, {} }
+  -- The lanes that take turns now: of the first by score, those of the best priority. Nil if lanes
+  -- that have to be read are not plain.
+  local function next_group(of_queue)
+    while true do
+      local able, has_read = {}, false
+      for _, view in ipairs(of_queue) do
+        for _, lane in ipairs(slots[view.kind] > 0 and view.lanes or {}) do
+          if not lane.is_empty then able[#able + 1] = lane end
+        end
+      end
+      if able[2] then table.sort(able, function(a, b) return a.score < b.score end) end
+      local priority = able[1] and able[1].priority or 9
+      local last = able[LANES_MAX]
+      for _, view in ipairs(of_queue) do
+        if
+          view.is_part and slots[view.kind] > 0 and floor(view.read_to / 2 ^ 48) <= priority
+          and not (last and last.score <= view.read_to)
+        then
+          if not read_lanes(view) then return nil end
+          has_read = true
+        end
+      end
+      if not has_read then
+        local group = {}
+        for i = 1, min(#able, LANES_MAX) do
+          if able[i].priority ~= priority then break end
+          group[i] = able[i]
+        end
+        return group
+      end
+    end
+  end
+
+  local ids, count = {}, 0
   local parts = {} -- lane, its first number, its last number, …
 
-  -- Takes jobs of a lane; answers whether they are plain.
+  -- Takes tickets of a lane; answers whether they are plain.
   local function take(lane, wanted)
-    local view = lane.view
-    lane.name = view.pair .. '/' .. lane.index
-    lane.key = PREFIX .. 'lane:' .. lane.name
+    local view, passed = lane.view, lane.passed
+    lane.key = lane.key or PREFIX .. 'lane:' .. view.pair .. '/' .. lane.index
     -- One more, to see whether something is left.
-    local tickets = try('LRANGE', lane.key, lane.passed, lane.passed + wanted)
+    local tickets = try('LRANGE', lane.key, format('%d', passed), format('%d', passed + wanted))
     local taken = min(#tickets, wanted)
     if taken == 0 then return false end
-    local found = call('HMGET', JOBS, unpack(tickets, 1, taken))
-    local names_end, version = NAMES_AT + #view.pair - 2, lane.keys and '\2' or '\1'
-    local keys_text = lane.keys and pack('>H', #lane.index - 2) .. sub(lane.index, 3) or ''
-    -- What is before the class and the key's length, those, and what is behind the names.
-    local last_times, last_text, last_rest, run
-    local first, known = count + 1, {}
-    for i = 1, taken do
-      local id, record = tickets[i], found[i]
-      if not record or #id ~= 16 then return false end
-      local times, text = sub(record, 1, 17), sub(record, 18, names_end)
-      local head_end = known[text]
-      if not head_end then
-        local class, head_bytes = class_of(record, 0)
-        if not class or class.lane ~= lane.name or class.apart or class.expires_ms <= now then
-          return false
-        end
-        known[text], head_end = head_bytes, head_bytes
-      end
-      local rest = head_end > names_end and sub(record, names_end + 1, head_end) or ''
-      if times ~= last_times or text ~= last_text or rest ~= last_rest then
-        if sub(times, 1, 1) ~= version or sub(rest, -#keys_text) ~= keys_text and lane.keys then
-          return false
-        end
-        run = token .. times .. text .. rest .. view.added
-        last_times, last_text, last_rest = times, text, rest
-      end
-      count = count + 1
-      ids[count], reply[14 + count] = id, record
-      runs[2 * count - 1], runs[2 * count] = id, run
+    if lane.keys and not lane.names then
+      lane.names = split_keys(lane.keys)
+      if not lane.names then return false end
     end
-    parts[#parts + 1], parts[#parts + 2], parts[#parts + 3] = lane, first, count
-    lane.passed, lane.is_empty = lane.passed + taken, #tickets == taken
+    for i = 1, taken do
+      if #tickets[i] ~= 16 then return false end
+      ids[count + i] = tickets[i]
+    end
+    local nth = #parts
+    parts[nth + 1], parts[nth + 2], parts[nth + 3] = lane, count + 1, count + taken
+    count = count + taken
+    if limited then
+      for _, key in ipairs(lane.names or {}) do taking[key] = taking[key] + taken end
+      for _, key in ipairs(view.added_names or {}) do taking[key] = taking[key] + taken end
+    end
+    lane.passed, lane.is_empty = passed + taken, #tickets == taken
     view.taken, missing = view.taken + taken, missing - taken
     slots[view.kind] = slots[view.kind] - taken
     return true
   end
 
   -- Serves the lanes of a queue in rounds; answers whether all was plain.
-  local new_turn, served_views = turn, {}
-  local function serve(lanes)
-    local is_first = true
+  local new_turn = turn
+  local function serve(of_queue)
     while missing > 0 do
-      local able = {}
-      for _, lane in ipairs(lanes) do
-        if not lane.is_empty and slots[lane.view.kind] > 0 then
-          -- Lanes that were not read come before those that have been served.
-          if lane.view.is_part and not is_first then return false end
-          able[#able + 1] = lane
-        end
-      end
-      if #able == 0 then return true end
-      if #able > 1 then table.sort(able, function(a, b) return a.score < b.score end) end
-      local group = 1
-      while group < LANES_MAX and able[group + 1] and able[group + 1].priority == able[1].priority do
-        group = group + 1
-      end
-      local share = math.ceil(missing / group)
-      for i = 1, group do
-        local lane = able[i]
+      local group = next_group(of_queue)
+      if not group then return false end
+      if #group == 0 then return true end
+      local share = ceil(missing / #group)
+      for _, lane in ipairs(group) do
         local wanted = min(share, missing, slots[lane.view.kind])
         if wanted > 0 then
           if not take(lane, wanted) then return false end
@@ -157,26 +230,82 @@ local function claim_plain()
           end
         end
       end
-      is_first = false
     end
     return true
   end
 
   local kind_count = (#argv - queues_end) / 3
-  for first = 1, #views, kind_count do
-    local lanes = {}
+  for first = 1, size, kind_count do
+    local of_queue = {}
     for i = first, first + kind_count - 1 do
       local view = views[i]
       if missing > 0 and not view.is_paused and slots[view.kind] > 0 and view.ready > 0 then
-        local opened = open(view)
-        if not opened then return nil end
-        for _, lane in ipairs(opened) do lanes[#lanes + 1] = lane end
+        if not read_lanes(view) then return nil end
+        of_queue[#of_queue + 1] = view
       end
     end
-    if #lanes > 0 and not serve(lanes) then return nil end
-    -- More lanes than were read may have to be served.
-    for i = first, first + kind_count - 1 do
-      if missing > 0 and views[i].is_part and slots[views[i].kind] > 0 then return nil end
+    if of_queue[1] and not serve(of_queue) then return nil end
+  end
+
+  local reply = { now, now, 0, 0, -1, 0, '', '', '', '', '', '', {}, {} }
+  local runs = {}
+
+  -- Meets the records of what was taken; answers whether they are plain.
+  local function meet_records()
+    local found = call('HMGET', JOBS, unpack(ids))
+    local known, heads = {}, {} -- by what follows a record's times: class, and bytes of its head
+    local last_times, last_text, last_rest, last_lane, run
+    for n = 1, #parts, 3 do
+      local lane, keys = parts[n], parts[n].keys
+      local view = lane.view
+      local names_end, keys_text = NAMES_AT + #view.pair - 2, ''
+      if keys then keys_text = pack('>H', #keys) .. keys end
+      for i = parts[n + 1], parts[n + 2] do
+        local record = found[i]
+        if not record then return false end
+        local times, text = sub(record, 1, 17), sub(record, 18, names_end)
+        local class = known[text]
+        if not class then
+          class, heads[text] = shared_class_of(record, 0)
+          if not class or class.apart or class.expires_ms <= now then return false end
+          known[text] = class
+        end
+        local head_end = heads[text] + (keys and #keys or 0)
+        local rest = head_end > names_end and sub(record, names_end + 1, head_end) or ''
+        if times ~= last_times or text ~= last_text or rest ~= last_rest or lane ~= last_lane then
+          if
+            class.pair ~= view.pair or class.priority ~= lane.priority
+            or class.limited ~= (keys ~= false) or byte(record) ~= (keys and 2 or 1)
+            or keys and sub(rest, -#keys_text) ~= keys_text
+          then
+            return false
+          end
+          run = token .. times .. text .. rest .. view.added
+          last_times, last_text, last_rest, last_lane = times, text, rest, lane
+        end
+        if #record < head_end then return false end
+        reply[14 + i] = record
+        runs[2 * i - 1], runs[2 * i] = ids[i], run
+      end
+    end
+    return true
+  end
+  if count > 0 and not meet_records() then return nil end
+
+  -- Whether the keys had room, and have some left.
+  local most
+  if limited then
+    for _, view in ipairs(views) do
+      local is_left = view.ready > view.taken and not view.is_paused
+      if is_left and not view.lanes and not read_lanes(view) then return nil end
+    end
+    most = bounds()
+    if not most then return nil end
+    for _, view in ipairs(views) do
+      if not have_room(view.added_names or {}, most) then return nil end
+    end
+    for n = 1, #parts, 3 do
+      if not have_room(parts[n].names or {}, most) then return nil end
     end
   end
 
@@ -198,19 +327,94 @@ local function claim_plain()
     end
     local is_left = left > 0 and not view.is_paused
     if is_left and limited then
-      if not view.lanes and not open(view) then return nil end
       is_left = false
-      for _, lane in ipairs(view.lanes) do is_left = is_left or not lane.is_empty end
+      for _, lane in ipairs(view.lanes) do
+        if not lane.is_empty and not is_left then
+          local names = lane.keys and split_keys(lane.keys) or {}
+          if not names or not have_room(names, most) then return nil end
+          is_left = true
+        end
+      end
+      if not is_left and view.is_part then return nil end
     end
     if view.is_counted then
       local list = is_left and to_wake or to_calm
       list[#list + 1] = PREFIX .. 'wake:' .. view.pair
     end
   end
+
+  -- When the first key is to be looked at for which jobs of these queues and kinds wait (look.lua).
+  local function next_reopen_ms()
+    local names = {}
+    for i = 1, #reopening, 2 do names[#names + 1] = reopening[i] end
+    for i, bytes in ipairs(names[1] and call('HMGET', LIMITED, unpack(names)) or {}) do
+      for _, view in ipairs(views) do
+        if bytes and not view.is_paused and tells_of(bytes, view.pair) then
+          return tonumber(reopening[2 * i])
+        end
+      end
+    end
+    return #names == REOPEN_LOOKS_MAX and tonumber(reopening[#reopening]) or TIME_MAX + 1
+  end
+  local next_ms = min(due_ms or TIME_MAX + 1, next_reopen_ms())
   local atts = {}
   if count > 0 and call('HLEN', ATT) > 0 then
     for i, att in ipairs(call('HMGET', ATT, unpack(ids))) do
       atts[i] = att and sub(att, 1, 32) or '' -- ATT_BYTES
+    end
+  end
+
+  -- Writes the lanes that were served, and who holds which key.
+  local function save_lanes()
+    local places, gone = {}, {} -- view → score, index, …; view → indexes
+    local holders = {} -- key → ids
+    local function hold(names, from, to)
+      local is_held = {}
+      for _, key in ipairs(names) do
+        if not is_held[key] then
+          local list = holders[key] or {}
+          holders[key], is_held[key] = list, true
+          local length = #list
+          for i = from, to do list[length + i - from + 1] = ids[i] end
+        end
+      end
+    end
+    for n = 1, #parts, 3 do
+      local lane = parts[n]
+      local view, names = lane.view, lane.names
+      if not lane.is_saved then
+        local list = lane.is_empty and gone or places
+        list[view] = list[view] or {}
+        list = list[view]
+        if lane.is_empty then
+          call('UNLINK', lane.key, PREFIX .. 'gone:' .. view.pair .. '/' .. lane.index)
+        else
+          call('LTRIM', lane.key, format('%d', lane.passed), '-1')
+          list[#list + 1] = format('%d', lane.score)
+        end
+        list[#list + 1] = lane.index
+      end
+      lane.is_saved = true
+      if view.added ~= '' then
+        names = {}
+        local all = (lane.keys and lane.keys .. ',' or '') .. view.added
+        for key in string.gmatch(all, '[^,]+') do names[#names + 1] = key end
+      end
+      if names then hold(names, parts[n + 1], parts[n + 2]) end
+    end
+    local function each(command, lists)
+      for view, list in pairs(lists) do
+        for first = 1, #list, CHUNK do
+          local last = min(first + CHUNK - 1, #list)
+          call(command, PREFIX .. 'lanes:' .. view.pair, unpack(list, first, last))
+        end
+      end
+    end
+    each('ZADD', places)
+    each('ZREM', gone)
+    for key, list in pairs(holders) do
+      local added = try('SADD', PREFIX .. 'hold:' .. key, unpack(list))
+      if type(added) == 'table' then try('SADD', PREFIX .. 'mend:' .. key, unpack(list)) end
     end
   end
 
@@ -225,43 +429,7 @@ local function claim_plain()
     call('ZADD', LEASES, format('%d', min(now + argv[4], TIME_MAX)), token)
     if #sums > 0 then call('HSET', COUNT, unpack(sums)) end
     if #zeros > 0 then call('HDEL', COUNT, unpack(zeros)) end
-    local places, gone, holders = {}, {}, {} -- view → score, index, …; view → indexes; key → ids
-    for n = 1, #parts, 3 do
-      local lane, from, to = parts[n], parts[n + 1], parts[n + 2]
-      local view = lane.view
-      if not lane.is_saved then
-        local list = lane.is_empty and gone or places
-        list[view] = list[view] or {}
-        list = list[view]
-        if lane.is_empty then
-          call('UNLINK', lane.key, PREFIX .. 'gone:' .. lane.name)
-        else
-          call('LTRIM', lane.key, lane.passed, '-1')
-          list[#list + 1] = format('%.0f', lane.score)
-        end
-        list[#list + 1] = lane.index
-      end
-      lane.is_saved = true
-      if lane.keys or view.added ~= '' then
-        local text = (lane.keys and sub(lane.index, 3) .. ',' or '') .. view.added
-        local is_held = {}
-        for key in string.gmatch(text, '[^,]+') do
-          local list = holders[key] or {}
-          holders[key] = list
-          if not is_held[key] then
-            local length = #list
-            for i = from, to do list[length + i - from + 1] = ids[i] end
-          end
-          is_held[key] = true
-        end
-      end
-    end
-    for view, list in pairs(places) do call('ZADD', PREFIX .. 'lanes:' .. view.pair, unpack(list)) end
-    for view, list in pairs(gone) do call('ZREM', PREFIX .. 'lanes:' .. view.pair, unpack(list)) end
-    for key, list in pairs(holders) do
-      local added = try('SADD', PREFIX .. 'hold:' .. key, unpack(list))
-      if type(added) == 'table' then try('SADD', PREFIX .. 'mend:' .. key, unpack(list)) end
-    end
+    save_lanes()
     local span = PREFIX .. 'starts:' .. format('%d', floor(now / 30000))
     for queue, jobs in pairs(started) do
       -- A hint for those who find the queue full: it goes by itself.
@@ -274,7 +442,7 @@ local function claim_plain()
   for _, key in ipairs(to_calm) do try('DEL', key) end
   save_meta()
   reply[4], reply[6], reply[7] = missing == 0 and 1 or 0, maintain and 1 or 0, meta[6] or ''
-  if due_ms then reply[5] = due_ms - now end
+  if next_ms <= TIME_MAX then reply[5] = max(next_ms - now, 0) end
   reply[11], reply[12] = atts, {}
   return reply
 end

@@ -4,44 +4,62 @@
 -- the same.
 
 local function enqueue_plain()
-  local argv = ARGV
-  local groups, group_count, at = {}, tonumber(argv[1]), 2
-  local lanes, by_name = {}, {}
-  local pairs_, queues = {}, {} -- by name: jobs that they get
+  local argv, format, byte = ARGV, string.format, byte
   if stale > 0 then return nil end
-  for i = 1, group_count do
-    local flags = argv[at + 5]
-    if argv[at + 3] ~= 'n' or not string.find(flags, '^[erp]l?$') then return nil end
-    local pair, index, keys = argv[at] .. '/' .. argv[at + 1], argv[at + 2], nil
-    if #flags == 2 then
-      keys = argv[at + 6]
-      index = index .. '/' .. keys
+
+  -- The lanes, by their keys and in their order; those of one queue and kind in a `set`.
+  local lanes, lane_of, groups = {}, {}, {}
+  local sets, set_of = {}, {}
+  local set, priority, flags
+  local at = 2
+  for i = 1, tonumber(argv[1]) do
+    local first = argv[at]
+    if first ~= '' then
+      priority, flags = argv[at + 2], argv[at + 5]
+      if argv[at + 3] ~= 'n' or not string.find(flags, '^[erp]l?$') then return nil end
+      local pair = first .. '/' .. argv[at + 1]
+      set = set_of[pair]
+      if not set then
+        set = { pair = pair, queue = first, by = 0, lanes = {}, indexes = {}, woken = false }
+        sets[#sets + 1], set_of[pair] = set, set
+      end
+      at = at + 6
+    elseif not set then
+      return nil
+    else
+      at = at + 1
     end
-    local name = pair .. '/' .. index
-    local lane = by_name[name]
+    local index, keys = priority, false
+    if #flags == 2 then
+      keys = argv[at]
+      index = priority .. '/' .. keys
+      at = at + 1
+    end
+    local key = PREFIX .. 'lane:' .. set.pair .. '/' .. index
+    local lane = lane_of[key]
     if not lane then
-      local key = PREFIX .. 'lane:' .. name
-      local length = try('LLEN', key)
-      if type(length) ~= 'number' then return nil end
       lane = {
-        key = key, pair = pair, queue = argv[at], index = index, keys = keys, length = length,
-        base = argv[at + 2] * 2 ^ 48,
+        key = key, set = set, index = index, keys = keys, by = 0, is_new = false, waits = false,
+        base = priority * 2 ^ 48,
       }
-      by_name[name] = lane
-      lanes[#lanes + 1] = lane
+      lanes[#lanes + 1], lane_of[key] = lane, lane
+      local nth = #set.lanes + 1
+      set.lanes[nth], set.indexes[nth] = lane, index
     end
     groups[i] = lane
-    at = at + (keys and 7 or 6)
   end
 
   -- The runs of jobs of one group; one id after the other; one record after the other.
-  local runs, count = {}, 0
-  for group, length in string.gmatch(argv[at], '(%d+):(%d+)') do
-    local lane = groups[tonumber(group)]
-    local first = count + 1
+  local run_text, count = argv[at], 0
+  local run_lanes, run_ends, run_count = {}, {}, #run_text / 4
+  for i = 1, run_count do
+    local high, low, more, length = byte(run_text, 4 * i - 3, 4 * i)
+    local lane = groups[high * 256 + low]
+    length = more * 256 + length
     count = count + length
-    runs[#runs + 1] = { lane = lane, first = first, last = count }
-    lane.by = (lane.by or 0) + length
+    run_lanes[i], run_ends[i] = lane, count
+    lane.by = lane.by + length
+    lane.set.by = lane.set.by + length
   end
   if count > CHUNK then return nil end
   local found = call('HMGET', JOBS, unpack(argv, at + 1, at + count))
@@ -49,133 +67,164 @@ local function enqueue_plain()
     if found[i] then return nil end
   end
 
-  -- The lanes' places.
-  local of_pair = {} -- pair → lanes
-  local keyed = {} -- limit key → jobs that carry it
+  -- Calls a function with a part of a list after the other.
+  local function in_parts(list, see)
+    for first = 1, #list, CHUNK do
+      local last = min(first + CHUNK - 1, #list)
+      if see(first, unpack(list, first, last)) == nil then return nil end
+    end
+    return true
+  end
+
+  -- Where lanes have their places. One that has two is damaged; one that has lost its own, or has
+  -- one although it is empty, is mended by what follows.
+  for s = 1, #sets do
+    local of = sets[s]
+    local function see(first, ...)
+      local scores, parked = try('ZMSCORE', PREFIX .. 'lanes:' .. of.pair, ...), nil
+      if limited then parked = try('ZMSCORE', PREFIX .. 'parked:' .. of.pair, ...) end
+      if scores.err or parked and parked.err then return nil end
+      for i = 1, #scores do
+        local lane = of.lanes[first + i - 1]
+        lane.waits = lane.keys and parked and parked[i] and true
+        lane.is_new = not scores[i] and not lane.waits
+        if scores[i] and lane.waits then return nil end
+      end
+      return true
+    end
+    if not in_parts(of.indexes, see) then return nil end
+  end
+
+  -- Live jobs per limit key, and what may keep new ones from coming in.
+  local keys, keyed = {}, {}
   for i = 1, #lanes do
     local lane = lanes[i]
-    local pair, queue, by = lane.pair, lane.queue, lane.by
-    if not of_pair[pair] then of_pair[pair] = { {}, {} } end
-    table.insert(of_pair[pair][1], lane)
-    table.insert(of_pair[pair][2], lane.index)
-    pairs_[pair], queues[queue] = (pairs_[pair] or 0) + by, (queues[queue] or 0) + by
     if lane.keys then
-      for key in string.gmatch(lane.keys, '[^,]+') do keyed[key] = (keyed[key] or 0) + by end
-    end
-  end
-  for pair, of in pairs(of_pair) do
-    local scores = try('ZMSCORE', PREFIX .. 'lanes:' .. pair, unpack(of[2]))
-    local parked = {}
-    if limited then parked = try('ZMSCORE', PREFIX .. 'parked:' .. pair, unpack(of[2])) end
-    if scores.err or parked.err then return nil end
-    for i, lane in ipairs(of[1]) do
-      lane.is_new = lane.length == 0
-      lane.waits = parked[i] and lane.keys
-      if limited and lane.keys and lane.is_new then return nil end -- its key may have no room
-      -- One that has lost its place, or has two, is damaged.
-      local places = (scores[i] and 1 or 0) + (lane.waits and 1 or 0)
-      if places ~= (lane.length == 0 and 0 or 1) then return nil end
+      for key in string.gmatch(lane.keys, '[^,]+') do
+        local jobs = keyed[key]
+        if not jobs then keys[#keys + 1] = key end
+        keyed[key] = (jobs or 0) + lane.by
+      end
     end
   end
 
-  -- A new lane may have to wait with others for a key (lanes.lua).
-  if limited then
-    local asked, pairs_of = {}, {}
+  -- A new lane may have to wait with others for a key (lanes.lua); settings may say how many live
+  -- jobs a queue or a key may have.
+  local function is_admitted()
+    local new, pairs_of, targets, met = {}, {}, { 'queue:*' }, {}
     for i = 1, #lanes do
       local lane = lanes[i]
-      if lane.is_new and lane.keys then
-        for key in string.gmatch(lane.keys, '[^,]+') do
-          asked[#asked + 1] = key
-          pairs_of[#asked] = lane.pair
-        end
+      for key in string.gmatch(lane.is_new and lane.keys or '', '[^,]+') do
+        new[#new + 1] = key
+        pairs_of[#new] = lane.set.pair
       end
     end
-    for first = 1, #asked, CHUNK do
-      local states = call('HMGET', LIMITED, unpack(asked, first, min(first + CHUNK - 1, #asked)))
-      for i = 1, #states do
-        if states[i] and string.find(states[i], pairs_of[first + i - 1], 1, true) then return nil end
+    local function has_none_waiting(first, ...)
+      for i, state in ipairs(call('HMGET', LIMITED, ...)) do
+        if state and string.find(state, pairs_of[first + i - 1], 1, true) then return nil end
       end
+      return true
     end
+    for i = 1, #sets do targets[#targets + 1] = 'queue:' .. sets[i].queue end
+    for i = 1, #keys do
+      local class = string.match(keys[i], '^[^:]*')
+      if not met[class] then met[class], targets[#targets + 1] = true, class .. ':*' end
+      targets[#targets + 1] = keys[i]
+    end
+    local function has_no_bound(_, ...)
+      for _, settings in ipairs(call('HMGET', LIMITS, ...)) do
+        if settings and floor((byte(settings, 2) or 255) / 32) % 2 == 1 then return nil end
+      end
+      return true
+    end
+    return in_parts(new, has_none_waiting) and in_parts(targets, has_no_bound)
   end
+  if limited and not is_admitted() then return nil end
 
-  -- What is counted.
-  local fields, by, key_list = {}, {}, {}
-  for pair, jobs in pairs(pairs_) do fields[#fields + 1], by[#by + 1] = pair .. '/ready', jobs end
-  for queue, jobs in pairs(queues) do fields[#fields + 1], by[#by + 1] = 'live:' .. queue, jobs end
+  -- What is counted. Lua writes a number as a text slowly: each one once.
+  local texts = {}
+  local function text(number)
+    local known = texts[number]
+    if not known then
+      known = format('%d', number)
+      texts[number] = known
+    end
+    return known
+  end
+  local fields, by, live_of = {}, {}, {}
+  for i = 1, #sets do
+    local of = sets[i]
+    fields[i], by[i] = of.pair .. '/ready', of.by
+    live_of[of.queue] = (live_of[of.queue] or 0) + of.by
+  end
+  for queue, jobs in pairs(live_of) do fields[#fields + 1], by[#by + 1] = 'live:' .. queue, jobs end
   local counts, sums = call('HMGET', COUNT, unpack(fields)), {}
   for i = 1, #fields do
     local sum = (tonumber(counts[i] or nil) or 0) + by[i]
     if sum <= 0 then return nil end
-    sums[2 * i - 1], sums[2 * i] = fields[i], sum
+    sums[2 * i - 1], sums[2 * i] = fields[i], text(sum)
   end
-  for key in pairs(keyed) do key_list[#key_list + 1] = key end
   local key_sums = {}
-  for first = 1, #key_list, CHUNK do
-    local have = call('HMGET', LIVE, unpack(key_list, first, min(first + CHUNK - 1, #key_list)))
-    for i = 1, #have do
-      local key = key_list[first + i - 1]
-      local sum = (tonumber(have[i] or nil) or 0) + keyed[key]
+  local function add_keys(first, ...)
+    for i, have in ipairs(call('HMGET', LIVE, ...)) do
+      local key = keys[first + i - 1]
+      local sum = (have and tonumber(have) or 0) + keyed[key]
       if sum <= 0 then return nil end
-      key_sums[#key_sums + 1], key_sums[#key_sums + 2] = key, sum
+      local size = #key_sums
+      key_sums[size + 1], key_sums[size + 2] = key, text(sum)
     end
+    return true
   end
-  if limited then
-    -- Whether settings say how many live jobs a queue or a key may have.
-    local targets = { 'queue:*' }
-    for queue in pairs(queues) do targets[#targets + 1] = 'queue:' .. queue end
-    for _, key in ipairs(key_list) do
-      targets[#targets + 1], targets[#targets + 2] = key, string.match(key, '^[^:]*') .. ':*'
-    end
-    for first = 1, #targets, CHUNK do
-      local set = call('HMGET', LIMITS, unpack(targets, first, min(first + CHUNK - 1, #targets)))
-      for i = 1, #set do
-        if set[i] and floor((byte(set[i], 2) or 255) / 32) % 2 == 1 then return nil end
-      end
-    end
-  end
+  if not in_parts(keys, add_keys) then return nil end
 
   local times = pack('>I6I6', now, now)
   local plain_times, keyed_times = '\1' .. times, '\2' .. times -- VERSION and LIMITED_VERSION
-  local written, seen, offset = {}, {}, at + count
-  for i = 1, #runs do
-    local run = runs[i]
-    local head = run.lane.keys and keyed_times or plain_times
-    for n = run.first, run.last do
+  local written, seen, offset, n = {}, {}, at + count, 0
+  for i = 1, run_count do
+    local head = run_lanes[i].keys and keyed_times or plain_times
+    while n < run_ends[i] do
+      n = n + 1
       local id = argv[at + n]
       if seen[id] then return nil end
       seen[id] = true
       written[2 * n - 1], written[2 * n] = id, head .. argv[offset + n]
     end
   end
-  -- Nothing fails from here on.
+
+  -- Only a lane of a wrong type can fail from here on: what was written is taken back.
+  n = 0
+  for i = 1, run_count do
+    local last = run_ends[i]
+    local pushed = try('RPUSH', run_lanes[i].key, unpack(argv, at + n + 1, at + last))
+    if type(pushed) == 'table' then
+      for j = i - 1, 1, -1 do
+        local length = run_ends[j] - (run_ends[j - 1] or 0)
+        call('LTRIM', run_lanes[j].key, '0', format('%d', -length - 1))
+      end
+      return nil
+    end
+    n = last
+  end
   call('HSET', COUNT, unpack(sums))
-  for first = 1, #key_sums, CHUNK do
-    call('HSET', LIVE, unpack(key_sums, first, min(first + CHUNK - 1, #key_sums)))
-  end
+  in_parts(key_sums, function(_, ...) return call('HSET', LIVE, ...) end)
   call('HSET', JOBS, unpack(written))
-  local places, woken = {}, {} -- pair → score, index, …
-  for i = 1, #runs do
-    local run = runs[i]
-    local lane = run.lane
-    call('RPUSH', lane.key, unpack(argv, at + run.first, at + run.last))
-    if lane.is_new then
-      lane.is_new = false
-      turn = turn + 1
-      local list = places[lane.pair] or {}
-      places[lane.pair] = list
-      list[#list + 1], list[#list + 2] = lane.base + turn, lane.index
+  for i = 1, #sets do
+    local of, places = sets[i], {}
+    for j = 1, #of.lanes do
+      local lane = of.lanes[j]
+      if lane.by > 0 then
+        if lane.is_new then
+          turn = turn + 1
+          local size = #places
+          places[size + 1], places[size + 2] = format('%d', lane.base + turn), lane.index
+        end
+        of.woken = of.woken or not lane.waits
+      end
     end
-    if not lane.waits then woken[lane.pair] = lane.queue end
-  end
-  for pair, list in pairs(places) do
-    for first = 1, #list, CHUNK do
-      call('ZADD', PREFIX .. 'lanes:' .. pair, unpack(list, first, min(first + CHUNK - 1, #list)))
-    end
-  end
-  for pair, queue in pairs(woken) do
-    local is_paused = paused and string.find(paused, ',' .. queue .. ',', 1, true)
-    local key = PREFIX .. 'wake:' .. pair
-    if not is_paused and try('LLEN', key) == 0 then try('RPUSH', key, 'w') end
+    in_parts(places, function(_, ...) return call('ZADD', PREFIX .. 'lanes:' .. of.pair, ...) end)
+    local is_paused = paused and string.find(paused, ',' .. of.queue .. ',', 1, true)
+    local key = PREFIX .. 'wake:' .. of.pair
+    if of.woken and not is_paused and try('LLEN', key) == 0 then try('RPUSH', key, 'w') end
   end
   save_meta()
   return { string.rep('R', count) }

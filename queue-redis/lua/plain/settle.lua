@@ -1,7 +1,8 @@
 -- Plain settlements, which are most: jobs have completed, their token holds them, nobody has asked
--- to cancel them, no limit is set if they have limit keys, and they and the records that they push
--- out have all they have in the usual places. Answers nothing if that is not so, before anything is
--- written: the whole script (settle.lua) does it then. Where both can, both do the same.
+-- to cancel them, their limit keys have nothing to learn but that they are let go, and they and the
+-- records that they push out have all they have in the usual places. Answers nothing if that is not
+-- so, before anything is written: the whole script (settle.lua) does it then. Where both can, both
+-- do the same.
 
 local HEAD_BYTES = 31 -- of a settlement (settle.lua)
 local OLD_PAGE = 16 -- entries of a shelf that are read at once
@@ -10,29 +11,83 @@ local DONE = 4 -- COMPLETED
 local function settle_plain()
   local argv, count = ARGV, #ARGV / 2
   local finished, size = {}, 0 -- id, record, …
-  local kinds = {} -- of jobs: a class, and the keys that their workers added
+  local kinds = {} -- of jobs: a class, its limit keys, and those that their workers added
+  local groups = {} -- class → its jobs
   local tokens, let_go = {}, {}
   local by, key_by, counts = {}, {}, {} -- counter → what is added, what it is
   local shelves = {}
   local dropped, freed_keys = {}, {} -- jobs that leave nothing
+  local asked, is_asked = {}, {} -- limit keys of which something might be set or remembered
 
   local function add(list, name, jobs) list[name] = (list[name] or 0) + jobs end
 
-  local function meet_kind(run)
-    local class, head_bytes = class_of(run, 16)
-    if not class or class.at_least or class.live_hold then return nil end
-    local added = sub(run, 17 + head_bytes)
-    local known = kinds[class]
-    if known and known.added == added then return known end
-    local keys, kept = {}, class.completed_s > 0
-    for key in string.gmatch(concat(class.keys or {}, ',') .. ',' .. added, '[^,]+') do
-      keys[key] = true
+  -- A kind's limit keys, and those that its workers added; nil if they are not such.
+  local function names_of(run, class, head_bytes)
+    local own, names = nil, nil
+    if class.limited then
+      local high, low = byte(run, 16 + head_bytes - 1, 16 + head_bytes)
+      if not low then return nil end
+      local from = 16 + head_bytes + 1
+      head_bytes = head_bytes + high * 256 + low
+      own = split_keys(sub(run, from, 16 + head_bytes))
+      if not own then return nil end
     end
-    if limited and next(keys) then return nil end
+    if #run < 16 + head_bytes then return nil end
+    if #run == 16 + head_bytes then return own or {}, own or {} end
+    local has = {}
+    names = {}
+    for _, key in ipairs(own or {}) do
+      has[key], names[#names + 1] = true, key
+    end
+    for key in string.gmatch(sub(run, 17 + head_bytes), '[^,]+') do
+      if not has[key] then has[key], names[#names + 1] = true, key end
+    end
+    return own or {}, names
+  end
+
+  local function meet_kind(run)
+    local class, head_bytes = shared_class_of(run, 16)
+    if not class or class.at_least or class.live_hold then return nil end
+    local own, names = names_of(run, class, head_bytes)
+    if not own then return nil end
+    local kept = class.completed_s > 0
     if not kept and (class.apart or byte(run, 34) + byte(run, 35) > 0) then return nil end
-    local kind = { class = class, added = added, keys = keys, kept = kept, ids = {}, count = 0 }
-    kinds[class], kinds[#kinds + 1] = kind, kind
+    local group = groups[class]
+    if not group then
+      group = { class = class, kept = kept, ids = {}, count = 0 }
+      groups[class] = group
+    end
+    local kind = { group = group, own = own, names = names, ids = names[1] and {}, kept = kept }
+    kinds[#kinds + 1] = kind
+    for i = 1, limited and #names or 0 do
+      local key = names[i]
+      if not is_asked[key] then is_asked[key], asked[#asked + 1] = true, key end
+    end
     return kind
+  end
+
+  -- Whether nothing is remembered of the limit keys, and nothing set that a completion changes.
+  local function are_indifferent()
+    local targets, met = {}, {}
+    for first = 1, #asked, CHUNK do
+      local last = min(first + CHUNK - 1, #asked)
+      for _, state in ipairs(call('HMGET', LIMITED, unpack(asked, first, last))) do
+        if state then return false end
+      end
+    end
+    for i = 1, #asked do
+      local class = string.match(asked[i], '^[^:]*')
+      if not met[class] then met[class], targets[#targets + 1] = true, class .. ':*' end
+      targets[#targets + 1] = asked[i]
+    end
+    for first = 1, #targets, CHUNK do
+      local last = min(first + CHUNK - 1, #targets)
+      for _, settings in ipairs(call('HMGET', LIMITS, unpack(targets, first, last))) do
+        -- 4: a breaker, 8: adaptive.
+        if settings and floor((byte(settings, 2) or 255) / 4) % 4 > 0 then return false end
+      end
+    end
+    return true
   end
 
   -- Reads what the settlements are about; answers whether they are plain.
@@ -59,8 +114,10 @@ local function settle_plain()
         if not kind then return false end
         by_text[text] = kind
       end
-      local nth = kind.count + 1
-      kind.count, kind.ids[nth] = nth, id
+      local group = kind.group
+      local nth = group.count + 1
+      group.count, group.ids[nth] = nth, id
+      if kind.ids then kind.ids[#kind.ids + 1] = id end
       if kind.kept then
         finished[size + 1], finished[size + 2] = id, fin
         size = size + 2
@@ -72,12 +129,11 @@ local function settle_plain()
   end
 
   -- Counts what is to be counted, and finds the shelves.
-  local function count_kind(kind)
-    local class, jobs = kind.class, kind.count
+  local function count_group(group)
+    local class, jobs = group.class, group.count
     add(by, class.pair .. '/running', -jobs)
     add(by, 'live:' .. class.queue, -jobs)
-    for _, key in ipairs(class.keys or {}) do add(key_by, key, -jobs) end
-    if not kind.kept then return end
+    if not group.kept then return end
     local name = 'done:' .. class.queue
     add(by, class.pair .. '/completed', jobs)
     add(by, name, jobs)
@@ -88,7 +144,7 @@ local function settle_plain()
     end
     shelf.by = shelf.by + jobs
     local expiry = min(now + class.completed_s * 1000, TIME_MAX)
-    shelf.added[expiry] = (shelf.added[expiry] or '') .. concat(kind.ids)
+    shelf.added[expiry] = (shelf.added[expiry] or '') .. concat(group.ids)
   end
 
   local function read_counts()
@@ -220,7 +276,11 @@ local function settle_plain()
       ended[#ended + 1] = tokens[i]
     end
   end
-  for _, kind in ipairs(kinds) do count_kind(kind) end
+  if asked[1] and not are_indifferent() then return nil end
+  for _, group in pairs(groups) do count_group(group) end
+  for _, kind in ipairs(kinds) do
+    for _, key in ipairs(kind.own) do add(key_by, key, -#kind.ids) end
+  end
   read_counts()
   for name, shelf in pairs(shelves) do
     local over = counts[name] + by[name] - FINISHED_MAX
@@ -262,12 +322,20 @@ local function settle_plain()
       end
     end
   end
-  local holders = {} -- key → ids
+  local holders, is_shared = {}, {} -- key → ids
   for _, kind in ipairs(kinds) do
-    for key in pairs(kind.keys) do
-      local ids = holders[key] and { unpack(holders[key]) } or kind.ids
-      for _, id in ipairs(holders[key] and kind.ids or {}) do ids[#ids + 1] = id end
-      holders[key] = ids
+    for _, key in ipairs(kind.names) do
+      local ids = holders[key]
+      if not ids then
+        holders[key] = kind.ids
+      else
+        if not is_shared[key] then
+          ids = { unpack(ids) }
+          holders[key], is_shared[key] = ids, true
+        end
+        local length = #ids
+        for i, id in ipairs(kind.ids) do ids[length + i] = id end
+      end
     end
   end
   for key, ids in pairs(holders) do

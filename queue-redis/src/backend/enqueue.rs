@@ -17,6 +17,8 @@ use crate::store::{self, Call, Repeat};
 /// The most bytes of jobs that one script takes in, unless a single job has more: so many that
 /// they reach the server, and are answered, well within the time that an answer may take.
 const CALL_MAX_BYTES: usize = 16 * 1024 * 1024;
+/// The most jobs that one script takes in.
+const CALL_MAX_JOBS: usize = 10_000;
 /// What a job adds to a call besides its record and body: id, key, and its share of the runs.
 const OVERHEAD_BYTES: usize = 64;
 
@@ -59,7 +61,19 @@ impl<'a> Group<'a> {
         }
     }
 
-    fn write(&self, cmd: &mut Cmd) {
+    /// Whether the two differ in nothing but their limit keys.
+    fn is_like(&self, other: &Self) -> bool {
+        !self.limits.is_empty() && !other.limits.is_empty() && {
+            let like = Self { limits: other.limits, ..*self };
+            like == *other
+        }
+    }
+
+    fn write(&self, before: Option<&Self>, cmd: &mut Cmd) {
+        if before.is_some_and(|before| self.is_like(before)) {
+            cmd.arg("").arg(joined(self.limits));
+            return;
+        }
         cmd.arg(self.queue).arg(self.kind).arg(self.priority);
         let conflict = self.on_conflict;
         let key = if self.keyed { "k" } else { "" };
@@ -116,7 +130,7 @@ fn pack_some(jobs: &[NewJob]) -> Vec<PackedJob> {
     for job in jobs {
         let next = pack_job(&job.spec);
         bytes += next.bytes() + OVERHEAD_BYTES;
-        if bytes > CALL_MAX_BYTES && !packed.is_empty() {
+        if (bytes > CALL_MAX_BYTES || packed.len() == CALL_MAX_JOBS) && !packed.is_empty() {
             break;
         }
         packed.push(next);
@@ -138,29 +152,28 @@ fn of_part(error: Error, taken: usize) -> Error {
 
 fn command(backend: &RedisBackend, script: &Source, jobs: &[NewJob], packed: &[PackedJob]) -> Cmd {
     let mut groups: Vec<Group<'_>> = Vec::new();
-    let mut numbers: HashMap<Group<'_>, usize> = HashMap::new();
+    let mut numbers: HashMap<Group<'_>, u16> = HashMap::new();
     // The groups of jobs that follow each other, and how many do.
-    let mut runs: Vec<(usize, usize)> = Vec::new();
+    let mut runs: Vec<[u16; 2]> = Vec::new();
     for (job, packed) in jobs.iter().zip(packed) {
         let number = *numbers.entry(Group::of(job, packed)).or_insert_with(|| {
             groups.push(Group::of(job, packed));
-            groups.len()
+            groups.len() as u16
         });
         match runs.last_mut() {
-            Some((group, length)) if *group == number => *length += 1,
-            _ => runs.push((number, 1)),
+            Some([group, length]) if *group == number => *length += 1,
+            _ => runs.push([number, 1]),
         }
     }
     let argument_bytes = packed.iter().map(|job| job.bytes() + OVERHEAD_BYTES).sum();
     let arguments = 2 + groups.len() * 7 + jobs.len() * 4;
     let mut cmd = script.call(&backend.keys, arguments, argument_bytes);
     cmd.arg(groups.len());
-    for group in &groups {
-        group.write(&mut cmd);
+    for (n, group) in groups.iter().enumerate() {
+        group.write(n.checked_sub(1).map(|before| &groups[before]), &mut cmd);
     }
-    let runs: Vec<String> =
-        runs.iter().map(|(group, length)| format!("{group}:{length}")).collect();
-    cmd.arg(runs.join(","));
+    let runs: Vec<u8> = runs.iter().flatten().flat_map(|number| number.to_be_bytes()).collect();
+    cmd.arg(runs);
     for job in jobs {
         cmd.arg(job.spec.id.as_bytes().as_slice());
     }

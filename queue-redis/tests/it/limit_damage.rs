@@ -97,7 +97,7 @@ async fn a_damaged_probe_is_followed_by_another() {
 /// More holders than one call looks at.
 #[tokio::test]
 async fn strays_are_found_among_thousands_of_holders() {
-    const RUNNING: usize = 1300;
+    const RUNNING: usize = 2600;
     let harness = RedisHarness::new();
     let backend = harness.fresh(START).await;
     let most = u32::try_from(RUNNING).unwrap() + 2;

@@ -69,6 +69,38 @@ pub async fn room_at_a_worker_s_own_key_wakes_it<H: Harness>(harness: &H) {
     store.audit().await;
 }
 
+pub async fn room_is_told_to_each_of_many_queues<H: Harness>(harness: &H) {
+    const QUEUES: usize = 250;
+    let store = Store::new(harness).await;
+    store.limit("provider:x", &concurrency(1)).await;
+    let queue = |n: usize| QueueName::new(format!("q{n}")).unwrap();
+    let of = async |n: usize| {
+        let request = ClaimRequest { queues: vec![queue(n)], ..claim_request(1) };
+        store.backend.claim(&request).await.unwrap()
+    };
+    let jobs: Vec<NewJob> =
+        (0..QUEUES).map(|n| job("a").queue(queue(n)).limit("provider:x")).collect();
+    store.enqueue_all(&jobs).await;
+    let mut running = of(0).await.leases.remove(0);
+    for n in 1..QUEUES {
+        assert_eq!(of(n).await.leases, []);
+    }
+    // Whoever came last, or is in the middle, gets the place before the others ask for it.
+    for n in [QUEUES - 1, QUEUES / 2] {
+        store.complete(&running).await;
+        let mut claim = of(n).await;
+        for _ in 0..8 {
+            if claim.leases.is_empty() {
+                let is_soon = |due: Duration| due <= Duration::from_millis(1);
+                assert!(claim.more || claim.next_due.is_some_and(is_soon), "{claim:?}");
+                claim = of(n).await;
+            }
+        }
+        running = claim.leases.remove(0);
+        store.audit().await;
+    }
+}
+
 pub async fn the_time_of_the_next_room_is_told<H: Harness>(harness: &H) {
     let store = Store::new(harness).await;
     store.limit("provider:x", &rate(1, Duration::from_secs(1), 1)).await;
