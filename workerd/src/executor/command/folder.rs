@@ -162,3 +162,64 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_untouched_folder_is_used_again_with_another_place_for_the_result() {
+        let folders = Folders::default();
+        let folder = Folder::create().unwrap();
+        let (work, result) = (folder.work.clone(), folder.result.clone());
+        folders.give_back(folder);
+        let folder = folders.take().unwrap();
+        assert_eq!(folder.work, work);
+        assert_ne!(folder.result, result);
+        assert!(folders.take().is_none());
+        folders.give_back(folder);
+        assert_ne!(folders.take().unwrap().result, result);
+    }
+
+    #[tokio::test]
+    async fn a_folder_in_which_anything_was_done_is_not_used_again() {
+        let touches: [fn(&Folder); 7] = [
+            |folder| fs::write(folder.work.join("file"), "").unwrap(),
+            |folder| fs::write(&folder.result, "").unwrap(),
+            |folder| fs::write(folder.result.with_extension("new"), "").unwrap(),
+            |folder| fs::set_permissions(&folder.work, fs::Permissions::from_mode(0o777)).unwrap(),
+            |folder| fs::remove_dir(&folder.work).unwrap(),
+            |folder| fs::rename(&folder.events, folder.work.join("events")).unwrap(),
+            |folder| {
+                fs::remove_file(&folder.events).unwrap();
+                fs::write(&folder.events, "").unwrap();
+            },
+        ];
+        for touch in touches {
+            let folders = Folders::default();
+            let folder = Folder::create().unwrap();
+            touch(&folder);
+            folders.give_back(folder);
+            assert!(folders.take().is_none());
+        }
+        // One whose pipe nobody could empty.
+        let folders = Folders::default();
+        let mut folder = Folder::create().unwrap();
+        folder.ends = None;
+        folders.give_back(folder);
+        assert!(folders.take().is_none());
+    }
+
+    #[tokio::test]
+    async fn few_folders_are_kept() {
+        let folders = Folders::default();
+        let many: Vec<Folder> = (0..=KEPT_MAX).map(|_| Folder::create().unwrap()).collect();
+        for folder in many {
+            folders.give_back(folder);
+        }
+        assert_eq!(std::iter::from_fn(|| folders.take()).count(), KEPT_MAX);
+    }
+}
