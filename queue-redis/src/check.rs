@@ -82,12 +82,17 @@ pub(crate) async fn open_namespace(link: &Link, keys: &Keys) -> Result<Vec<u8>, 
         cmd.arg(keys.meta()).arg(field).arg(value);
         Call::plain(cmd)
     };
-    let calls = [mark("schema", SCHEMA), mark("epoch", &epoch)];
+    let calls = [mark("schema", SCHEMA), mark("epoch", &epoch), mark("note", NOTE)];
     store::all(link, &calls, Repeat::Freely).await?;
     // Another program may have marked it in between: what is there counts.
     let epoch = read_marks(link, keys).await?;
     epoch.ok_or_else(|| Error::Unavailable("the namespace was emptied while opened".to_owned()))
 }
+
+/// Redis keeps a small hash as one run of bytes and looks through it for each field, unless one of
+/// its values has more than 64 bytes (`hash-max-listpack-value`). Every script reads nine fields.
+const NOTE: &str =
+    "More than 64 bytes keep this hash out of the compact encoding, which is slow to read from.";
 
 /// The epoch of a namespace that is marked.
 async fn read_marks(link: &Link, keys: &Keys) -> Result<Option<Vec<u8>>, Error> {

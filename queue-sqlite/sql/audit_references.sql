@@ -3,7 +3,8 @@ SELECT job.id, 'its lane is missing'
   FROM job LEFT JOIN lane ON lane.lane = job.lane WHERE lane.lane IS NULL AND job.state <> 8
 UNION ALL
 SELECT job.id, 'its body is missing'
-  FROM job LEFT JOIN body ON body.job = job.job WHERE body.job IS NULL AND job.state <> 8
+  FROM job LEFT JOIN body ON body.job = job.job
+ WHERE body.job IS NULL AND job.codec IS NULL AND job.state <> 8
 UNION ALL
 SELECT NULL, 'body ' || body.job || ' has no job'
   FROM body LEFT JOIN job ON job.job = body.job WHERE job.job IS NULL

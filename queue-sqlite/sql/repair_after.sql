@@ -1,6 +1,6 @@
 -- What is counted, once every job is where it belongs.
 
--- Places in lanes and claims: of their own, and with room on both sides.
+-- Places in lanes: of their own, and with room on both sides.
 UPDATE job SET position = placed.position
   FROM (SELECT job, row_number() OVER (PARTITION BY lane ORDER BY position, job) AS position
           FROM job
@@ -9,15 +9,6 @@ UPDATE job SET position = placed.position
                UNION ALL
                SELECT lane FROM job WHERE state = 3
                   AND position NOT BETWEEN -1152921504606846976 AND 1152921504606846976)
-       ) AS placed
- WHERE placed.job = job.job;
-UPDATE job SET position = placed.position
-  FROM (SELECT job, row_number() OVER (PARTITION BY claim ORDER BY position, job) - 1 AS position
-          FROM job
-         WHERE state = 4 AND claim IN (
-               SELECT claim FROM job WHERE state = 4 GROUP BY claim, position HAVING count(*) > 1
-               UNION ALL
-               SELECT claim FROM job WHERE state = 4 AND position NOT BETWEEN 0 AND 500)
        ) AS placed
  WHERE placed.job = job.job;
 
@@ -43,8 +34,9 @@ UPDATE lane SET turn = placed.turn
 UPDATE store SET turn = max(min(turn, 4611686018427387904), (SELECT count(*) FROM lane));
 
 DELETE FROM claim WHERE claim NOT IN (SELECT claim FROM job WHERE state = 4);
-UPDATE claim SET jobs = counted.jobs
-  FROM (SELECT claim, count(*) AS jobs FROM job WHERE state = 4 GROUP BY claim) AS counted
+UPDATE claim SET jobs = counted.jobs, runs = counted.runs
+  FROM (SELECT claim, count(*) AS jobs, group_concat(job, ' ' ORDER BY job) AS runs
+          FROM job WHERE state = 4 GROUP BY claim) AS counted
  WHERE counted.claim = claim.claim;
 
 DELETE FROM shelf WHERE shelf NOT IN (SELECT shelf FROM job WHERE shelf IS NOT NULL);

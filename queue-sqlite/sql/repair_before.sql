@@ -21,5 +21,4 @@ UPDATE claim SET until_ms = claimed_ms WHERE until_ms NOT BETWEEN claimed_ms AND
 UPDATE claim SET fence = 1
  WHERE fence NOT BETWEEN 1 AND (SELECT max(fence, clock_ms * 1000 + 1000000000000) FROM store);
 UPDATE store SET fence = max(fence, ifnull((SELECT max(fence + 1000) FROM claim), 0))
- WHERE EXISTS (SELECT 1 FROM job JOIN claim ON claim.claim = job.claim
-                WHERE job.state = 4 AND claim.fence + job.position > store.fence);
+ WHERE EXISTS (SELECT 1 FROM claim WHERE claim.fence + claim.jobs - 1 > store.fence);

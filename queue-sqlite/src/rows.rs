@@ -143,10 +143,20 @@ pub(crate) type Unreadable = String;
 /// The columns that [`spec`] reads.
 macro_rules! spec_columns {
     () => {
-        "job.key, body.codec, body.options, body.payload"
+        "job.key, ifnull(job.codec, body.codec), ifnull(job.options, body.options), \
+         ifnull(job.payload, body.payload)"
     };
 }
 pub(crate) use spec_columns;
+
+/// Joins the table `body`, which has a row for those jobs only that do not carry what they carry
+/// themselves.
+macro_rules! body_join {
+    () => {
+        " LEFT JOIN body ON body.job = CASE WHEN job.codec IS NULL THEN job.job END "
+    };
+}
+pub(crate) use body_join;
 
 /// How many columns [`spec_columns`] are.
 pub(crate) const SPEC_COLUMNS: usize = 4;
@@ -222,6 +232,18 @@ pub(crate) struct LaneName {
     pub(crate) priority: Priority,
     /// The limit keys of its jobs.
     pub(crate) limits: LimitKeys,
+}
+
+impl LaneName {
+    /// The lane of a job.
+    pub(crate) fn of(spec: &JobSpec) -> Self {
+        Self {
+            queue: spec.queue.clone(),
+            kind: spec.kind.clone(),
+            priority: spec.priority,
+            limits: spec.limits.clone(),
+        }
+    }
 }
 
 /// The columns that [`names`] reads.

@@ -8,6 +8,7 @@ pub(crate) mod lanes;
 pub(crate) mod limits;
 pub(crate) mod quarantine;
 pub(crate) mod queues;
+pub(crate) mod runs;
 pub(crate) mod shelves;
 pub(crate) mod starts;
 
@@ -16,16 +17,17 @@ use rusqlite::Connection;
 
 use crate::errors::Fault;
 use crate::rows::{self, number};
-pub(crate) use claims::Claims;
+pub(crate) use claims::{Claims, runs_of};
 pub(crate) use head::{
     Broken, HEAD_COLUMNS, Head, READY_COLUMNS, Raw, head_columns, ready_columns,
 };
 pub(crate) use holding::{Added, Holding};
-pub(crate) use job::{Finish, SELECT_DUE_HEADS, SELECT_HEAD, SELECT_HEADS_OF_CLAIM};
+pub(crate) use job::{Finish, Running, SELECT_DUE_HEADS, SELECT_HEAD};
 pub(crate) use lanes::{End, Lanes};
 pub(crate) use limits::Limits;
 use quarantine::Unread;
 use queues::Queues;
+pub(crate) use runs::Runs;
 pub(crate) use shelves::{Part, Shelves};
 use starts::Starts;
 

@@ -1,8 +1,9 @@
 //! The thread that owns the only writing connection, and commits in groups.
 //!
 //! SQLite has one writer at a time, and with `synchronous = FULL` a commit waits for the disk.
-//! So everything that is waiting is done in one transaction, each call in a savepoint of its own,
-//! and answered after its one commit: many callers share one sync, and nobody waits for company.
+//! So everything that is waiting is done in one transaction and answered after its one commit: many
+//! callers share one sync, and nobody waits for company. If a call fails, all are undone and run again,
+//! each in a savepoint of its own.
 
 mod call;
 mod group;

@@ -31,57 +31,62 @@ local function claim_plain()
     end
   end
 
-  -- What is found in a hash of so many fields, in parts.
-  local function found_in(hash, fields)
-    if #fields <= CHUNK then return call('HMGET', hash, unpack(fields)) end
-    local found = {}
-    for first = 1, #fields, CHUNK do
-      local part = call('HMGET', hash, unpack(fields, first, min(first + CHUNK - 1, #fields)))
-      for i = 1, #part do found[first + i - 1] = part[i] end
+  -- What the keys let run; made only if something may be set or remembered.
+  local function make_limits()
+    -- What is found in a hash of so many fields, in parts.
+    local function found_in(hash, fields)
+      if #fields <= CHUNK then return call('HMGET', hash, unpack(fields)) end
+      local found = {}
+      for first = 1, #fields, CHUNK do
+        local part = call('HMGET', hash, unpack(fields, first, min(first + CHUNK - 1, #fields)))
+        for i = 1, #part do found[first + i - 1] = part[i] end
+      end
+      return found
     end
-    return found
-  end
 
-  -- How many jobs may run at once with each key that was asked for, if that is all that is set; nil
-  -- if there is more to be minded.
-  local function bounds()
-    if not asked[1] then return {} end
-    for _, state in ipairs(found_in(LIMITED, asked)) do
-      if state then return nil end
-    end
-    local targets, class_at, most = {}, {}, {}
-    for i = 1, #asked do targets[i] = asked[i] end
-    for i = 1, #asked do
-      local class = string.match(asked[i], '^[^:]*')
-      if not class_at[class] then
-        class_at[class] = #targets + 1
-        targets[#targets + 1] = class .. ':*'
+    -- How many jobs may run at once with each key that was asked for, if that is all that is set; nil
+    -- if there is more to be minded.
+    local function bounds()
+      if not asked[1] then return {} end
+      for _, state in ipairs(found_in(LIMITED, asked)) do
+        if state then return nil end
       end
-    end
-    local set = found_in(LIMITS, targets)
-    for i, key in ipairs(asked) do
-      local bytes = set[i] or set[class_at[string.match(key, '^[^:]*')]]
-      if bytes then
-        local flags = byte(bytes, 2)
-        if byte(bytes) ~= 1 or #bytes < 46 then return nil end
-        -- 2: a rate, 16: a weight.
-        if floor(flags / 2) % 2 == 1 or floor(flags / 16) % 2 == 1 then return nil end
-        if flags % 2 == 1 then most[key] = struct.unpack('>I4', bytes, 3) end
+      local targets, class_at, most = {}, {}, {}
+      for i = 1, #asked do targets[i] = asked[i] end
+      for i = 1, #asked do
+        local class = string.match(asked[i], '^[^:]*')
+        if not class_at[class] then
+          class_at[class] = #targets + 1
+          targets[#targets + 1] = class .. ':*'
+        end
       end
+      local set = found_in(LIMITS, targets)
+      for i, key in ipairs(asked) do
+        local bytes = set[i] or set[class_at[string.match(key, '^[^:]*')]]
+        if bytes then
+          local flags = byte(bytes, 2)
+          if byte(bytes) ~= 1 or #bytes < 46 then return nil end
+          -- 2: a rate, 16: a weight.
+          if floor(flags / 2) % 2 == 1 or floor(flags / 16) % 2 == 1 then return nil end
+          if flags % 2 == 1 then most[key] = struct.unpack('>I4', bytes, 3) end
+        end
+      end
+      return most
     end
-    return most
-  end
 
-  -- Whether keys have more room than what was taken.
-  local function have_room(names, most)
-    for _, key in ipairs(names) do
-      if most[key] then
-        local running = try('SCARD', PREFIX .. 'hold:' .. key)
-        if type(running) ~= 'number' or running + taking[key] >= most[key] then return false end
-        most[key] = nil -- looked at
+    -- Whether keys have more room than what was taken.
+    local function have_room(names, most)
+      for _, key in ipairs(names) do
+        if most[key] then
+          local running = try('SCARD', PREFIX .. 'hold:' .. key)
+          if type(running) ~= 'number' or running + taking[key] >= most[key] then return false end
+          most[key] = nil -- looked at
+        end
       end
+      return true
     end
-    return true
+
+    return bounds, have_room
   end
 
   -- The queues and kinds of which something may be there.
@@ -293,8 +298,10 @@ local function claim_plain()
   if count > 0 and not meet_records() then return nil end
 
   -- Whether the keys had room, and have some left.
-  local most
+  local most, have_room
   if limited then
+    local bounds
+    bounds, have_room = make_limits()
     for _, view in ipairs(views) do
       local is_left = view.ready > view.taken and not view.is_paused
       if is_left and not view.lanes and not read_lanes(view) then return nil end

@@ -1,9 +1,10 @@
 //! Promise P4: every index and counter agrees with the records.
 //!
-//! The ready, due, held and finished jobs are partial indexes of the job table, so SQLite's own
+//! The ready, due and finished jobs are partial indexes of the job table, so SQLite's own
 //! integrity check says whether they agree with it. What remains are the numbers that other tables
 //! keep about jobs, the references between the tables, and whether every job can be read.
 
+mod claims;
 pub(super) mod limits;
 
 use queue_core::backend::Violation;
@@ -12,7 +13,8 @@ use rusqlite::{Connection, Row};
 
 use crate::errors::Fault;
 use crate::rows::{
-    NAME_COLUMNS, SPEC_COLUMNS, bytes, history, name_columns, names, number, sixteen, spec, text,
+    NAME_COLUMNS, SPEC_COLUMNS, body_join, bytes, history, name_columns, names, number, sixteen,
+    spec, text,
 };
 use crate::session::{HEAD_COLUMNS, Head, head_columns};
 
@@ -31,11 +33,13 @@ const QUERIES: &[&str] = &[
 const ALL_JOBS: &str = concat!(
     "SELECT ",
     head_columns!(),
-    ", job.key, body.codec, body.options, x'', ",
+    ", job.key, ifnull(job.codec, body.codec), ifnull(job.options, body.options), \
+     CASE WHEN job.codec IS NULL OR job.payload IS NOT NULL THEN x'' END, ",
     name_columns!(),
     ", note.history \
-     FROM job LEFT JOIN lane ON lane.lane = job.lane LEFT JOIN body ON body.job = job.job \
-     LEFT JOIN note ON note.job = job.job"
+     FROM job LEFT JOIN lane ON lane.lane = job.lane",
+    body_join!(),
+    "LEFT JOIN note ON note.job = job.job"
 );
 /// The most violations of one kind that are listed.
 const LISTED_MAX: usize = 100;
@@ -56,6 +60,7 @@ pub(super) fn audit(conn: &Connection) -> Result<Vec<Violation>, Fault> {
             found.push(violation?);
         }
     }
+    found.extend(claims::audit(conn)?.into_iter().take(LISTED_MAX));
     found.extend(limits::audit(conn)?.into_iter().take(LISTED_MAX));
     let flawed = flawed(conn, LISTED_MAX)?;
     found.extend(flawed.into_iter().map(|flawed| match flawed.id {

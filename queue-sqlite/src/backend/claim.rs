@@ -20,17 +20,20 @@ use super::taken::{Claimed, Taken};
 use crate::errors::Fault;
 use crate::open::Room;
 use crate::rows::{ms, number, sixteen, time};
-use crate::session::{Added, Finish, Session};
+use crate::session::{Added, Finish, Runs, Session, runs_of};
 use crate::watch::has_work;
 use lanes::{HAS_LIMITED, Lanes, Served};
 use next::next_room;
 use rooms::Rooms;
 
-pub(super) const SELECT_CLAIM: &str = "SELECT claim, claimed_ms, fence FROM claim WHERE token = ?1";
+pub(super) const SELECT_CLAIM: &str =
+    "SELECT claim, claimed_ms, fence, runs FROM claim WHERE token = ?1";
 pub(super) const INSERT_CLAIM: &str = "INSERT INTO claim (token, worker, claimed_ms, until_ms, fence, jobs, \
-     added) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+     added, runs) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+/// A run of jobs starts, all of which were chosen. If that fails, so does the call, which is undone
+/// as a whole: to undo the statement alone would cost a copy of each page.
 pub(super) const UPDATE_HELD: &str =
-    "UPDATE job SET state = 4, position = ?2, claim = ?3 WHERE job = ?1";
+    "UPDATE OR FAIL job SET state = 4, claim = ?3 WHERE job BETWEEN ?1 AND ?2";
 /// When the next job is due, and which it is.
 pub(crate) const SELECT_FIRST_DUE: &str = "SELECT due_ms, id, lane FROM job \
      WHERE state <= 2 ORDER BY due_ms, id LIMIT 1";
@@ -128,13 +131,14 @@ pub(super) fn claim(
     let mut select = session.conn.prepare_cached(SELECT_CLAIM)?;
     let repeated = select.query_row([request.token.as_bytes()], |row| {
         let claimed_at = time(number(row, 1)?);
-        Ok(Claimed { claim: number(row, 0)?, claimed_at, fence: number(row, 2)? })
+        let claimed = Claimed { claim: number(row, 0)?, claimed_at, fence: number(row, 2)? };
+        Ok((claimed, runs_of(row, 3)?))
     });
-    if let Some(claimed) = repeated.optional()? {
+    if let Some((claimed, runs)) = repeated.optional()? {
         // Nobody was there to renew it.
         let until_ms = ms(session.now.after(request.lease));
         extend(session, request.token, until_ms)?;
-        let leases = claimed.leases(session, request.token)?;
+        let leases = claimed.leases(session, &runs, request.token)?;
         session.flush()?;
         return answer(session, request, leases, false, true);
     }
@@ -277,8 +281,9 @@ fn serve_lane(
     let mut changed = false;
     while taken < most && !wanted.is_bounded() {
         let Some(next) = served.pick.next(session, served.lane, most - taken)? else {
-            // It may count jobs that are not there: it would be first for ever.
-            changed |= session.correct_ready(served.lane)?;
+            // It may count jobs that are not there: it would be first for ever. Unless it gave
+            // some, after which the next claim looks for others before its head.
+            changed |= served.pick.is_fresh() && session.correct_ready(served.lane)?;
             break;
         };
         changed = true;
@@ -340,6 +345,7 @@ fn hold(
         return Ok(Vec::new());
     }
     let jobs = i64::try_from(taken.len()).unwrap_or(i64::MAX);
+    let runs: Runs = taken.iter().map(|job| job.head.job).collect();
     let kinds = kinds.iter().filter(|asked| asked.left < asked.slots.slots);
     let fence = session.store.fence.saturating_add(1).max(ms(session.now).saturating_mul(1000));
     session.store.fence = fence.saturating_add(jobs - 1);
@@ -351,17 +357,17 @@ fn hold(
         fence,
         jobs,
         Added::text(kinds.map(|asked| (&asked.slots.kind, &asked.slots.limits))),
+        runs.text(),
     ])?;
     let claim = session.conn.last_insert_rowid();
     start(session, &taken, &held)?;
     let claimed = Claimed { claim, claimed_at: session.now, fence };
-    let mut leases = Vec::with_capacity(taken.len());
     let mut update = session.conn.prepare_cached(UPDATE_HELD)?;
-    for (position, job) in (0..).zip(taken) {
-        update.execute((job.head.job, position, claim))?;
-        leases.push(claimed.lease(job, position, request.token));
+    for (first, last) in runs.sorted().iter() {
+        update.execute((first, last, claim))?;
     }
-    Ok(leases)
+    let lease = |(number, job)| claimed.lease(job, number, request.token);
+    Ok((0..).zip(taken).map(lease).collect())
 }
 
 /// The chosen jobs start: by their keys and by their queues.

@@ -1,29 +1,37 @@
 //! T1 and T2: jobs come in, or meet the job that has their id or key.
 
+pub(super) mod alike;
+
 use queue_core::{
-    ConflictReason, Due, Durability, EnqueueOutcome, Enqueued, Error, JobId, JobState, NewJob,
-    OnConflict, Timestamp,
+    ConflictReason, Due, Durability, EnqueueOutcome, Enqueued, Error, JobId, JobSpec, JobState,
+    NewJob, OnConflict, Timestamp,
 };
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::admit;
 use crate::errors::Fault;
 use crate::open::Room;
-use crate::rows::{LaneName, bytes, hold_ms, ms, number, seconds, sixteen, state_number, state_of};
+use crate::rows::{
+    LaneName, body_join, bytes, hold_ms, ms, number, seconds, sixteen, state_number, state_of,
+};
 use crate::session::{End, Finish, Head, Session};
 
 /// Does nothing if the id or the key is taken: finding out is the rare case.
 pub(super) const INSERT_JOB: &str = "INSERT INTO job (id, lane, state, position, due_ms, enqueued_ms, \
-     max_attempts, max_stalls, expires_ms, keep_completed_s, keep_dead_s, key, hold_ms, holds_key) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?12 IS NOT NULL) \
+     max_attempts, max_stalls, expires_ms, keep_completed_s, keep_dead_s, key, hold_ms, holds_key, \
+     codec, options, payload) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?12 IS NOT NULL, ?14, ?15, ?16) \
      ON CONFLICT DO NOTHING";
 pub(super) const INSERT_BODY: &str =
     "INSERT INTO body (job, codec, options, payload) VALUES (?1, ?2, ?3, ?4)";
 
 macro_rules! met_columns {
     () => {
-        "SELECT job.id, job.state, lane.kind, body.codec, body.payload FROM job \
-         LEFT JOIN lane ON lane.lane = job.lane LEFT JOIN body ON body.job = job.job "
+        concat!(
+            "SELECT job.id, job.state, lane.kind, ifnull(job.codec, body.codec), \
+             ifnull(job.payload, body.payload) FROM job LEFT JOIN lane ON lane.lane = job.lane",
+            body_join!()
+        )
     };
 }
 pub(super) const SELECT_MET_BY_ID: &str = concat!(met_columns!(), "WHERE job.id = ?1");
@@ -56,18 +64,24 @@ pub(crate) fn enqueue(
 ) -> Result<Vec<EnqueueOutcome>, Fault> {
     let (mut created, mut bytes) = (0, 0);
     let mut outcomes = Vec::with_capacity(jobs.len());
-    for job in jobs {
-        let outcome = match enqueue_one(session, job)? {
-            EnqueueOutcome::Done(done) => {
-                if !done.duplicate {
-                    created += 1;
-                    bytes += job.spec.payload.bytes().len() as u64;
-                }
-                EnqueueOutcome::Done(done.with_durability(durability))
-            }
-            refused => refused,
+    while let Some(job) = jobs.get(outcomes.len()) {
+        let some = match alike::first(session, &jobs[outcomes.len()..])? {
+            Some(alike) => alike::enqueue(session, alike)?,
+            None => vec![enqueue_one(session, job)?],
         };
-        outcomes.push(outcome);
+        for outcome in some {
+            let bytes_of = |job: &NewJob| job.spec.payload.bytes().len() as u64;
+            outcomes.push(match outcome {
+                EnqueueOutcome::Done(done) => {
+                    if !done.duplicate {
+                        created += 1;
+                        bytes += jobs.get(outcomes.len()).map_or(0, bytes_of);
+                    }
+                    EnqueueOutcome::Done(done.with_durability(durability))
+                }
+                refused => refused,
+            });
+        }
     }
     // Asked afterwards, since only now it is known what is new: a repeat needs no room. The
     // caller undoes the step if there is none.
@@ -115,6 +129,28 @@ fn enqueue_one(session: &mut Session<'_>, job: &NewJob) -> Result<EnqueueOutcome
     }
 }
 
+/// What a job carries up to this size stands beside its head, which is read and written with it;
+/// more stands apart.
+const SMALL_BYTES: usize = 512;
+
+/// What a job carries, as columns.
+struct Carried<'j> {
+    codec: u8,
+    options: Vec<u8>,
+    payload: &'j [u8],
+}
+
+impl<'j> Carried<'j> {
+    fn of(spec: &'j JobSpec) -> Self {
+        let (codec, options) = (spec.payload.codec().number(), spec.options.encode());
+        Self { codec, options, payload: spec.payload.bytes().as_ref() }
+    }
+
+    fn is_small(&self) -> bool {
+        self.options.len() + self.payload.len() <= SMALL_BYTES
+    }
+}
+
 /// Answers the state of the new job; `None` if its id or key is taken.
 fn insert(session: &mut Session<'_>, job: &NewJob) -> Result<Option<JobState>, Fault> {
     let spec = &job.spec;
@@ -124,16 +160,13 @@ fn insert(session: &mut Session<'_>, job: &NewJob) -> Result<Option<JobState>, F
         Due::At(time) => time.clamp(session.now, Timestamp::MAX.max(session.now)),
     };
     let state = if due_at > session.now { JobState::Scheduled } else { JobState::Ready };
-    let lane = session.lanes.of_name(LaneName {
-        queue: spec.queue.clone(),
-        kind: spec.kind.clone(),
-        priority: spec.priority,
-        limits: spec.limits.clone(),
-    })?;
+    let lane = session.lanes.of_name(LaneName::of(spec))?;
     let position = match state {
         JobState::Ready => Some(session.lanes.load(lane)?.next_position()),
         _ => None,
     };
+    let carried = Carried::of(spec);
+    let beside = carried.is_small().then_some(&carried);
     let inserted = session.conn.prepare_cached(INSERT_JOB)?.execute(params![
         spec.id.as_bytes(),
         lane,
@@ -148,17 +181,22 @@ fn insert(session: &mut Session<'_>, job: &NewJob) -> Result<Option<JobState>, F
         seconds(spec.retention.dead),
         spec.idempotency_key.as_ref().map(|key| key.as_str()),
         hold_ms(spec.hold),
+        beside.map(|carried| carried.codec),
+        beside.map(|carried| &carried.options),
+        beside.map(|carried| carried.payload),
     ])?;
     if inserted == 0 {
         return Ok(None);
     }
     session.takes_in = true;
-    session.conn.prepare_cached(INSERT_BODY)?.execute(params![
-        session.conn.last_insert_rowid(),
-        spec.payload.codec().number(),
-        spec.options.encode(),
-        spec.payload.bytes().as_ref(),
-    ])?;
+    if beside.is_none() {
+        session.conn.prepare_cached(INSERT_BODY)?.execute(params![
+            session.conn.last_insert_rowid(),
+            carried.codec,
+            carried.options,
+            carried.payload,
+        ])?;
+    }
     if state == JobState::Ready {
         session.push(lane, End::Tail)?;
     } else {

@@ -5,8 +5,8 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::errors::Fault;
 use crate::rows::{
-    NAME_COLUMNS, SPEC_COLUMNS, bytes, error_of, history, name_columns, names, number, payload,
-    spec, spec_columns, text, time, whole,
+    NAME_COLUMNS, SPEC_COLUMNS, body_join, bytes, error_of, history, name_columns, names, number,
+    payload, spec, spec_columns, text, time, whole,
 };
 use crate::session::{HEAD_COLUMNS, Head, head_columns};
 
@@ -19,8 +19,9 @@ pub(super) const SELECT_RECORD: &str = concat!(
     name_columns!(),
     ", claim.until_ms, claim.worker, note.error, \
      note.result_codec, note.result, note.percent, note.doing, note.history, quarantine.reason \
-     FROM job LEFT JOIN lane ON lane.lane = job.lane LEFT JOIN body ON body.job = job.job \
-     LEFT JOIN note ON note.job = job.job LEFT JOIN claim ON claim.claim = job.claim \
+     FROM job LEFT JOIN lane ON lane.lane = job.lane",
+    body_join!(),
+    "LEFT JOIN note ON note.job = job.job LEFT JOIN claim ON claim.claim = job.claim \
      LEFT JOIN quarantine ON quarantine.job = job.job WHERE job.id = ?1"
 );
 

@@ -14,12 +14,12 @@ use crate::rows::{LaneName, limits_of, name_columns, names, number, text, time};
 use crate::session::starts::start_rate;
 
 pub(super) const SELECT_READY_JOB: &str = concat!(
-    "SELECT job.lane, job.position, lane.turn, ",
+    "SELECT job.lane, job.position, lane.turn, lane.head, ",
     name_columns!(),
     " FROM job JOIN lane ON lane.lane = job.lane WHERE job.id = ?1 AND +job.state = 3"
 );
 pub(super) const COUNT_AHEAD: &str = "SELECT count(*) FROM (SELECT 1 FROM job \
-     WHERE lane = ?1 AND state = 3 AND position < ?2 LIMIT ?3)";
+     WHERE lane = ?1 AND position >= ?2 AND position < ?3 AND state = 3 LIMIT ?4)";
 pub(super) const SELECT_NEXT_KIND: &str =
     "SELECT kind FROM lane WHERE queue = ?1 AND kind > ?2 ORDER BY kind LIMIT 1";
 /// The lanes of a kind without limit keys.
@@ -37,8 +37,9 @@ pub(super) const SELECT_WAITING: &str = "SELECT lane, priority, turn, limits, re
      WHERE blocked_by = ?4 AND queue = ?1 AND kind = ?2 ORDER BY priority, turn LIMIT ?3";
 
 /// When the first job of a lane was due.
-pub(super) const SELECT_LANE_DUE: &str =
-    "SELECT due_ms FROM job WHERE lane = ?1 AND state = 3 ORDER BY position LIMIT 1";
+pub(super) const SELECT_LANE_DUE: &str = "SELECT due_ms FROM job \
+     WHERE lane = ?1 AND position >= (SELECT head FROM lane WHERE lane = ?1) AND state = 3 \
+     ORDER BY position LIMIT 1";
 
 /// A lane with ready jobs.
 struct Seen {
@@ -52,15 +53,16 @@ pub(super) fn place(conn: &Connection, id: JobId) -> Result<Placement, Fault> {
     let now = clock(conn)?;
     let mut select = conn.prepare_cached(SELECT_READY_JOB)?;
     let found = select.query_row([id.as_bytes()], |row| {
-        Ok((number(row, 0)?, number(row, 1)?, number(row, 2)?, names(row, 3)?))
+        let at = (number(row, 0)?, number(row, 1)?, number(row, 2)?, number(row, 3)?);
+        Ok((at, names(row, 4)?))
     });
-    let Some((lane, position, turn, Some(name))) = found.optional()? else {
+    let Some(((lane, position, turn, head), Some(name))) = found.optional()? else {
         return Ok(Placement::new(now, None));
     };
     let LaneName { queue, priority, .. } = name;
     let mut count = conn.prepare_cached(COUNT_AHEAD)?;
     let most = i64::try_from(PLACE_MAX).unwrap_or(i64::MAX);
-    let ahead: i64 = count.query_row((lane, position, most), |row| row.get(0))?;
+    let ahead: i64 = count.query_row((lane, head, position, most), |row| row.get(0))?;
     let own = (i64::from(priority.level()), turn);
     let mut looking = Looking { conn, queue: &queue, lanes: Vec::new() };
     let more = looking.look()? || ahead >= most;

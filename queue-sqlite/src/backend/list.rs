@@ -17,7 +17,7 @@ use crate::rows::{
     LaneName, NAME_COLUMNS, bytes, error_of, limits_text, name_columns, names, number, sixteen,
     text, time,
 };
-use crate::session::{HEAD_COLUMNS, Head, Part, head_columns};
+use crate::session::{HEAD_COLUMNS, Head, Part, Runs, head_columns};
 use cursor::Place;
 
 /// The most jobs that are looked at for one page.
@@ -44,19 +44,25 @@ pub(super) const SELECT_LISTED_READY: &str = concat!(
     listed_columns!(),
     "WHERE job.lane = ?1 AND job.state = 3 AND job.position >= ?2 ORDER BY job.position LIMIT ?3"
 );
+/// Of the jobs of a run, those that a claim holds.
 pub(super) const SELECT_LISTED_RUNNING: &str = concat!(
     listed_columns!(),
-    "WHERE job.state = 4 AND (job.claim, job.position) > (?1, ?2) \
-     ORDER BY job.claim, job.position LIMIT ?3"
+    "WHERE job.job BETWEEN ?1 AND ?2 AND job.claim = ?3 AND job.state = 4 \
+     ORDER BY job.job LIMIT ?4"
 );
+pub(super) const SELECT_NEXT_CLAIMS: &str =
+    "SELECT claim, runs FROM claim WHERE claim >= ?1 ORDER BY claim LIMIT ?2";
 /// Finished jobs of a shelf: those that are kept longest, which mostly are the newest, first.
 pub(super) const SELECT_LISTED_FINISHED: &str = concat!(
     listed_columns!(),
     "WHERE job.shelf = ?1 AND (job.expiry_ms, job.id) < (?2, ?3) \
      ORDER BY job.expiry_ms DESC, job.id DESC LIMIT ?4"
 );
-pub(super) const SELECT_LISTED_ASIDE: &str =
-    concat!(listed_columns!(), "WHERE job.state = 8 AND job.job >= ?1 ORDER BY job.job LIMIT ?2");
+pub(super) const SELECT_LISTED_ASIDE: &str = concat!(
+    listed_columns!(),
+    "WHERE job.job IN (SELECT job FROM quarantine WHERE job >= ?1 ORDER BY job LIMIT ?2) \
+     AND job.state = 8 ORDER BY job.job LIMIT ?2"
+);
 /// Lanes in the order of their names.
 pub(super) const SELECT_NEXT_LANES: &str = "SELECT lane, queue, kind, priority, limits, ready FROM lane \
      WHERE (queue, kind, limits, priority) >= (?1, ?2, ?3, ?4) \
@@ -129,16 +135,47 @@ impl Listing<'_> {
         Ok(())
     }
 
+    /// Claim by claim, each in the order in which it took its jobs.
     fn running(&mut self, start: Option<&Place>) -> Result<(), Fault> {
-        let (claim, position) = match start {
-            Some(Place::Running(claim, position)) => (*claim, *position),
+        let (mut claim, mut from) = match start {
+            Some(Place::Running(claim, number)) => (*claim, *number),
             _ => (i64::MIN, 0),
         };
-        let limit = self.left + 1;
-        let start = Place::Running(claim, position);
-        self.read(SELECT_LISTED_RUNNING, (claim, position, limit), start, |row| {
-            Ok(Place::Running(number(row, 18)?, number(row, 4)?))
+        let mut select = self.conn.prepare_cached(SELECT_NEXT_CLAIMS)?;
+        let claims = select.query_map((claim, self.left + 1), |row| {
+            // The jobs of one whose list cannot be read, which an audit finds, are left out.
+            Ok((number(row, 0)?, text(row, 1)?.and_then(Runs::parse).unwrap_or_default()))
         })?;
+        let claims: Vec<_> = claims.collect::<Result<_, _>>()?;
+        for (rowid, runs) in claims {
+            if rowid != claim {
+                (claim, from) = (rowid, 0);
+            }
+            if self.left == 0 {
+                self.next = Some(Place::Running(claim, from));
+                return Ok(());
+            }
+            self.left -= 1;
+            for (before, (first, last)) in runs.numbered() {
+                let skipped = from.saturating_sub(before).max(0);
+                let start = first.saturating_add(skipped);
+                if start > last {
+                    continue;
+                }
+                if self.left == 0 {
+                    self.next = Some(Place::Running(claim, from.max(before)));
+                    return Ok(());
+                }
+                self.left -= 1;
+                let number_of = |job: i64| before.saturating_add(job.saturating_sub(first));
+                let at = |row: &Row<'_>| Ok(Place::Running(claim, number_of(number(row, 0)?) + 1));
+                let values = (start, last, claim, self.left + 1);
+                let place = Place::Running(claim, number_of(start));
+                if self.read(SELECT_LISTED_RUNNING, values, place, at)? {
+                    return Ok(());
+                }
+            }
+        }
         Ok(())
     }
 

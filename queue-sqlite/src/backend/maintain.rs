@@ -18,7 +18,7 @@ use crate::open::Room;
 use crate::rows::{ms, number, text};
 use crate::session::limits::DELETE_LIMIT_KEY;
 use crate::session::shelves::DELETE_SHELF;
-use crate::session::{End, Finish, Head, Part, SELECT_HEADS_OF_CLAIM, Session};
+use crate::session::{End, Finish, Head, Part, Session};
 
 /// [`FINISHED_MAX`] as SQLite takes it. Queries have it as a literal, so that the planner can prove
 /// that the partial index of fuller shelves fits.
@@ -87,9 +87,9 @@ fn lapsed(session: &Session<'_>) -> Result<Option<i64>, Fault> {
 }
 
 fn reap_claim(session: &mut Session<'_>, claim: i64, done: &mut Maintained) -> Result<(), Fault> {
-    let mut select = session.conn.prepare_cached(SELECT_HEADS_OF_CLAIM)?;
-    let found = select.query_map([claim], Head::read)?;
-    let found: Vec<_> = found.collect::<Result<_, _>>()?;
+    let holding = session.holding(claim)?;
+    let jobs = holding.as_ref().map_or(0, |holding| holding.jobs);
+    let found = session.heads_held(claim, jobs)?;
     done.reaped += found.len() as u64;
     let mut heads = Vec::with_capacity(found.len());
     for head in found {
@@ -99,14 +99,13 @@ fn reap_claim(session: &mut Session<'_>, claim: i64, done: &mut Maintained) -> R
         Some(head) => worker_of(session, head)?,
         None => None,
     };
-    let holding = session.holding(claim)?;
     // From the last to the first, each to the head: the lane ends up in order.
     heads.sort_by_key(|head| Reverse(head.id));
     for head in heads {
         let queue = session.lanes.load(head.lane)?.name.queue.clone();
         *done.reaped_of.entry(queue).or_default() += 1;
         if let Some(holding) = &holding {
-            session.let_go_of_keys(&head, holding, Ending::Neutral)?;
+            session.let_go_of_keys(head.lane, head.id, holding, Ending::Neutral)?;
         }
         done.crash_loops += u64::from(reap_job(session, head, worker.clone())?);
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::claim::{lanes as claimed, next};
+use super::enqueue::alike;
 use super::{
     attempts, cancel, claim, enqueue, get, inspect, limits as set, list, maintain, operate,
     quarantine, renew, repair, report, settle, stats, taken, workers,
@@ -33,7 +34,8 @@ const JOB_BY_KEY: &str = "SEARCH job USING INDEX job_key (key=?)";
 const NOTE: &str = "SEARCH note USING INTEGER PRIMARY KEY (rowid=?)";
 const NOTE_OF_JOB: &str = "SEARCH note USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN";
 const WHY: &str = "SEARCH quarantine USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN";
-const READY_OF_LANE: &str = "SEARCH job USING COVERING INDEX job_ready (lane=?)";
+const READY_OF_LANE: &str = "SEARCH job USING INDEX job_place (lane=? AND position>?)";
+const JOBS: &str = "SEARCH job USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)";
 const PAUSE: &str = "SEARCH pause USING PRIMARY KEY (queue=?)";
 const BODY: &str = "SEARCH body USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN";
 const LANE: &str = "SEARCH lane USING INTEGER PRIMARY KEY (rowid=?)";
@@ -63,19 +65,20 @@ const PLANNED: &[Planned] = planned![
     job::SELECT_RUNNING_BY_ID => [JOB_BY_ID],
     job::SELECT_HEAD_BY_ID => [JOB_BY_ID],
     job::SELECT_HEAD_BY_KEY => [JOB_BY_KEY],
-    job::SELECT_HEADS_OF_CLAIM => ["SEARCH job USING INDEX job_held (claim=?)"],
+    job::SELECT_RUNNING_HELD => [JOBS],
     job::SELECT_DUE_HEADS => ["SEARCH job USING INDEX job_due (due_ms<?)"],
     job::UPDATE_READY => [JOB],
     job::UPDATE_WAITING => [JOB],
     job::UPDATE_FINISHED => [JOB],
     job::UPDATE_SHELVED => [JOB],
     job::UPDATE_KEY_FREED => [JOB],
-    job::DELETE_JOB => [
-        JOB,
-        "SEARCH note USING INTEGER PRIMARY KEY (rowid=?)",
-        // And the lines with the note, which is not shown.
-        "SEARCH body USING INTEGER PRIMARY KEY (rowid=?)",
+    job::DELETE_JOBS => [JOBS],
+    job::DELETE_BODIES => ["SEARCH body USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"],
+    job::HAS_PARTS => [
+        "SCAN CONSTANT ROW", "SCALAR SUBQUERY 1", "SCAN body", "SCALAR SUBQUERY 2", "SCAN note",
     ],
+    job::DELETE_NOTES => ["SEARCH note USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"],
+    job::DELETE_ALL_LINES => ["SEARCH line USING PRIMARY KEY (job>? AND job<?)"],
     job::SELECT_OLDEST => ["SEARCH job USING INDEX job_finished (shelf=?)"],
     // Jobs that cannot be read.
     aside::UPDATE_QUARANTINED => [JOB],
@@ -90,7 +93,7 @@ const PLANNED: &[Planned] = planned![
          (queue=? AND kind=? AND limits=? AND priority=?)",
     ],
     lanes::SELECT_READY_LANES => [LANES, "CORRELATED SCALAR SUBQUERY 1", READY_OF_LANE],
-    lanes::COUNT_READY => [READY_OF_LANE],
+    lanes::COUNT_READY => ["SEARCH job USING INDEX job_place (lane=? AND position>?)"],
     lanes::INSERT_LANE => [],
     lanes::UPDATE_LANE => [LANE],
     lanes::DELETE_LANE => [LANE],
@@ -125,7 +128,7 @@ const PLANNED: &[Planned] = planned![
     // Claim.
     claim::SELECT_CLAIM => [CLAIM_BY_TOKEN],
     claim::INSERT_CLAIM => [],
-    claim::UPDATE_HELD => [JOB],
+    claim::UPDATE_HELD => [JOBS],
     claim::SELECT_FIRST_DUE => ["SCAN job USING INDEX job_due"],
     claim::SELECT_FIRST_LAPSED => ["SEARCH claim USING COVERING INDEX claim_until (until_ms<?)"],
     claim::SELECT_EXPIRED_SHELF => [
@@ -135,6 +138,8 @@ const PLANNED: &[Planned] = planned![
     claim::HAS_PAUSE => [PAUSE],
     // Enqueue.
     enqueue::INSERT_JOB => [],
+    alike::INSERT_ALIKE => ["SCAN 16-ROW VALUES CLAUSE"],
+    alike::SELECT_IDS => [JOBS],
     enqueue::INSERT_BODY => [],
     enqueue::SELECT_MET_BY_ID => [JOB_BY_ID, LANE_OF_JOB, BODY],
     enqueue::SELECT_MET_BY_KEY => [JOB_BY_KEY, LANE_OF_JOB, BODY],
@@ -154,25 +159,30 @@ const PLANNED: &[Planned] = planned![
     // Claims that let jobs go.
     claims::UPDATE_LEFT => [CLAIM],
     claims::UPDATE_HELD_COUNT => [CLAIM],
-    claims::COUNT_HELD => ["SEARCH job USING COVERING INDEX job_held (claim=?)"],
+    claims::SELECT_RUNS => [CLAIM],
+    claims::COUNT_HELD => [JOBS],
+    claims::SELECT_HEADS_HELD => [JOBS],
     claims::DELETE_CLAIM => [CLAIM],
     // Listings: from where the page before ended.
     list::SELECT_LISTED_DUE => [
         "SEARCH job USING INDEX job_due ((due_ms,id)>(?,?))", LANE_OF_JOB, NOTE_OF_JOB,
     ],
     list::SELECT_LISTED_READY => [
-        "SEARCH job USING INDEX job_ready (lane=? AND position>?)", LANE_OF_JOB, NOTE_OF_JOB,
+        READY_OF_LANE, LANE_OF_JOB, NOTE_OF_JOB,
     ],
-    list::SELECT_LISTED_RUNNING => [
-        "SEARCH job USING INDEX job_held ((claim,position)>(?,?))", LANE_OF_JOB, NOTE_OF_JOB,
-    ],
+    list::SELECT_LISTED_RUNNING => [JOBS, LANE_OF_JOB, NOTE_OF_JOB],
+    list::SELECT_NEXT_CLAIMS => ["SEARCH claim USING INTEGER PRIMARY KEY (rowid>?)"],
     list::SELECT_LISTED_FINISHED => [
         "SEARCH job USING INDEX job_finished (shelf=? AND (expiry_ms,id)<(?,?))",
         LANE_OF_JOB,
         NOTE_OF_JOB,
     ],
     list::SELECT_LISTED_ASIDE => [
-        "SEARCH job USING INDEX job_quarantined (job>?)", LANE_OF_JOB, NOTE_OF_JOB,
+        JOB,
+        "LIST SUBQUERY 1",
+        "SEARCH quarantine USING INTEGER PRIMARY KEY (rowid>?)",
+        LANE_OF_JOB,
+        NOTE_OF_JOB,
     ],
     list::SELECT_NEXT_LANES => [
         "SEARCH lane USING INDEX sqlite_autoindex_lane_1 \
@@ -193,7 +203,8 @@ const PLANNED: &[Planned] = planned![
     // Of damaged stores.
     save::SELECT_LIMIT_KEYS => ["SCAN limit_key"],
     // The running jobs.
-    save::SELECT_HOLDERS => ["SCAN job USING INDEX job_held", "SEARCH lane USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN", "SEARCH claim USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN"],
+    save::SELECT_ALL_RUNS => ["SCAN claim"],
+    save::SELECT_HOLDERS => [JOBS, LANE_OF_JOB],
     settings::SELECT_SETTING => [SETTING],
     settings::HAS_SETTING => ["SCAN limit_setting"],
     holding::SELECT_HOLDING => [CLAIM],
@@ -233,9 +244,9 @@ const PLANNED: &[Planned] = planned![
     maintain::SELECT_LOOKED_AT => ["SEARCH limit_key USING COVERING INDEX limit_key_look (look_ms<?)"],
     // Explanations.
     inspect::SELECT_READY_JOB => ["SEARCH job USING INDEX sqlite_autoindex_job_1 (id=?)", "SEARCH lane USING INTEGER PRIMARY KEY (rowid=?)"],
-    inspect::COUNT_AHEAD => ["CO-ROUTINE (subquery-1)", "SEARCH job USING COVERING INDEX job_ready (lane=? AND position<?)", "SCAN (subquery-1)"],
+    inspect::COUNT_AHEAD => ["CO-ROUTINE (subquery-1)", "SEARCH job USING INDEX job_place (lane=? AND position>? AND position<?)", "SCAN (subquery-1)"],
     inspect::SELECT_NEXT_KIND => ["SEARCH lane USING COVERING INDEX sqlite_autoindex_lane_1 (queue=? AND kind>?)"],
-    inspect::SELECT_LANE_DUE => ["SEARCH job USING INDEX job_ready (lane=?)"],
+    inspect::SELECT_LANE_DUE => [READY_OF_LANE, "SCALAR SUBQUERY 1", LANE],
     inspect::SELECT_KEYLESS => [LANES],
     inspect::SELECT_KEYED => [RUNNABLE],
     inspect::SELECT_WAITS => ["SEARCH limit_wait USING COVERING INDEX limit_wait_open (queue=? AND kind=?)"],
@@ -302,13 +313,11 @@ const PLANNED: &[Planned] = planned![
     // Counts: lanes only, in the order of their index.
     stats::SELECT_COUNTS => ["SCAN lane USING INDEX sqlite_autoindex_lane_1"],
     // What a claim reads of jobs.
-    taken::SELECT_FIRST_READY => ["SEARCH job USING INDEX job_ready (lane=?)", BODY],
-    taken::SELECT_READY => ["SEARCH job USING INDEX job_ready (lane=? AND position>?)", BODY],
-    taken::SELECT_FIRST_READY_WHOLE => ["SEARCH job USING INDEX job_ready (lane=?)", BODY],
-    taken::SELECT_READY_WHOLE => [
-        "SEARCH job USING INDEX job_ready (lane=? AND position>?)", BODY,
-    ],
-    taken::SELECT_HELD => ["SEARCH job USING INDEX job_held (claim=?)", BODY],
+    taken::SELECT_FIRST_READY => [READY_OF_LANE, BODY],
+    taken::SELECT_READY => [READY_OF_LANE, BODY],
+    taken::SELECT_FIRST_READY_WHOLE => [READY_OF_LANE, BODY],
+    taken::SELECT_READY_WHOLE => [READY_OF_LANE, BODY],
+    taken::SELECT_HELD => [JOBS, BODY],
 ];
 
 /// The lines of a plan.

@@ -9,8 +9,8 @@ use super::get::{self, SELECT_RECORD, result};
 use super::operate::{KeyHolder, holder_of_key};
 use crate::errors::Fault;
 use crate::rows::{
-    NAME_COLUMNS, SPEC_COLUMNS, ms, name_columns, names, spec, spec_columns, state_number,
-    state_of, whole,
+    NAME_COLUMNS, SPEC_COLUMNS, body_join, ms, name_columns, names, spec, spec_columns,
+    state_number, state_of, whole,
 };
 use crate::session::head::MS_MAX;
 use crate::session::job::{holds_key_after, place};
@@ -31,8 +31,9 @@ pub(super) const SELECT_ASIDE: &str = concat!(
     ", ",
     name_columns!(),
     ", note.result_codec, note.result, quarantine.state \
-     FROM job LEFT JOIN lane ON lane.lane = job.lane LEFT JOIN body ON body.job = job.job \
-     LEFT JOIN note ON note.job = job.job LEFT JOIN quarantine ON quarantine.job = job.job \
+     FROM job LEFT JOIN lane ON lane.lane = job.lane",
+    body_join!(),
+    "LEFT JOIN note ON note.job = job.job LEFT JOIN quarantine ON quarantine.job = job.job \
      WHERE job.id = ?1"
 );
 pub(super) const UPDATE_RECOVERED: &str = "UPDATE job SET state = ?2, position = ?3, due_ms = ?4, \

@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use queue_core::{
-    AttemptRecord, ClaimToken, DeadReason, JobState, Outcome, Payload, Settled, Settlement,
+    AttemptRecord, ClaimToken, DeadReason, JobId, JobState, Outcome, Payload, Settled, Settlement,
 };
 use rusqlite::OptionalExtension;
 
@@ -13,12 +13,16 @@ use super::attempts::{note_attempt, worker_of};
 use crate::errors::Fault;
 use crate::open::Room;
 use crate::rows::duration_ms;
-use crate::session::{Claims, End, Finish, Head, Holding, Session};
+use crate::session::{Claims, End, Finish, Head, Holding, Running, Session};
 
 pub(super) const SELECT_CLAIM_ID: &str = "SELECT claim FROM claim WHERE token = ?1";
 pub(super) const UPSERT_RESULT: &str = "INSERT INTO note (job, result_codec, result) VALUES (?1, ?2, ?3) \
      ON CONFLICT (job) DO UPDATE SET result_codec = excluded.result_codec, \
      result = excluded.result";
+
+/// Up to so many times as many jobs as end are read at once, in the order of their rowids, rather
+/// than those that end one by one.
+const MANY: i64 = 3;
 
 /// Ends attempts, in order.
 pub(super) fn settle(
@@ -27,18 +31,80 @@ pub(super) fn settle(
     room: &Room,
 ) -> Result<Vec<Settled>, Fault> {
     room.check_results(settlements.iter().map(result_bytes).sum())?;
-    let mut tokens: HashMap<ClaimToken, Option<Holding>> = HashMap::new();
-    let mut claims = Claims::default();
+    let mut tokens: HashMap<ClaimToken, (Option<Holding>, i64)> = HashMap::new();
+    for settlement in settlements {
+        let (_, count) = match tokens.entry(settlement.token) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert((session.holding_of(settlement.token)?, 0)),
+        };
+        *count += 1;
+    }
+    let mut running = HashMap::with_capacity(settlements.len());
+    for (holding, count) in tokens.values() {
+        if let Some(holding) = holding.as_ref().filter(|holding| holding.jobs <= count * MANY)
+            && !session.careful
+        {
+            session.running_held(holding.claim, &holding.runs, &mut running)?;
+        }
+    }
+    let mut ends = Ends { running, claims: Claims::default(), dropped: Vec::new() };
     let mut answers = Vec::with_capacity(settlements.len());
     for settlement in settlements {
-        let holder = match tokens.entry(settlement.token) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => place.insert(session.holding_of(settlement.token)?),
-        };
-        answers.push(settle_one(session, settlement, holder.as_ref(), &mut claims)?);
+        let holder = tokens.get(&settlement.token).and_then(|(holding, _)| holding.as_ref());
+        answers.push(settle_one(session, settlement, holder, &mut ends)?);
     }
-    claims.save(session)?;
+    ends.drop_jobs(session)?;
+    ends.claims.save(session)?;
     Ok(answers)
+}
+
+/// What ends in one call.
+struct Ends {
+    /// Of the jobs of claims that end for the most part, what was read at once.
+    running: HashMap<JobId, Running>,
+    claims: Claims,
+    /// Jobs that are not kept.
+    dropped: Vec<i64>,
+}
+
+impl Ends {
+    fn head(&mut self, session: &mut Session<'_>, id: JobId) -> Result<Option<Head>, Fault> {
+        match self.running.remove(&id) {
+            Some(Running::Kept(head)) => Ok(Some(*head)),
+            // What is dropped at the end of this call is gone already.
+            _ => Ok(session.head(id)?.filter(|head| !self.dropped.contains(&head.job))),
+        }
+    }
+
+    /// T6 for a job of which nothing is kept; says whether it is one.
+    fn drop_completed(
+        &mut self,
+        session: &mut Session<'_>,
+        settlement: &Settlement,
+        holding: &Holding,
+    ) -> Result<bool, Fault> {
+        let id = settlement.id;
+        if !matches!(settlement.outcome, Outcome::Completed { .. }) {
+            return Ok(false);
+        }
+        let (job, lane) = match self.running.get(&id) {
+            Some(Running::Fleeting { job, lane, claim }) if *claim == holding.claim => {
+                (*job, *lane)
+            }
+            _ => return Ok(false),
+        };
+        self.running.remove(&id);
+        self.claims.let_go(holding.claim);
+        session.let_go_of_keys(lane, id, holding, settlement.outcome.ending())?;
+        session.leave(lane, JobState::Running)?;
+        self.dropped.push(job);
+        Ok(true)
+    }
+
+    fn drop_jobs(&mut self, session: &Session<'_>) -> Result<(), Fault> {
+        self.dropped.sort_unstable();
+        session.drop_jobs(&self.dropped.drain(..).collect())
+    }
 }
 
 fn result_bytes(settlement: &Settlement) -> u64 {
@@ -57,9 +123,14 @@ fn settle_one(
     session: &mut Session<'_>,
     settlement: &Settlement,
     holder: Option<&Holding>,
-    claims: &mut Claims,
+    ends: &mut Ends,
 ) -> Result<Settled, Fault> {
-    let Some(mut head) = session.head(settlement.id)? else { return Ok(Settled::Gone) };
+    if let Some(holding) = holder
+        && ends.drop_completed(session, settlement, holding)?
+    {
+        return Ok(Settled::Applied(JobState::Completed));
+    }
+    let Some(mut head) = ends.head(session, settlement.id)? else { return Ok(Settled::Gone) };
     let token = Some(settlement.token);
     let Some(holding) = holder.filter(|holding| head.claim == Some(holding.claim)) else {
         let repeated = head.settled_by == token;
@@ -68,8 +139,8 @@ fn settle_one(
             state => Settled::Stale(state),
         });
     };
-    claims.let_go(holding.claim);
-    session.let_go_of_keys(&head, holding, settlement.outcome.ending())?;
+    ends.claims.let_go(holding.claim);
+    session.let_go_of_keys(head.lane, head.id, holding, settlement.outcome.ending())?;
     if let Outcome::Throttled { delay, limits } = &settlement.outcome {
         let until = session.now.after(*delay);
         for key in limits.iter() {
@@ -77,7 +148,7 @@ fn settle_one(
         }
     }
     head.settled_by = token;
-    conclude(session, head, settlement).map(Settled::Applied)
+    conclude(session, head, settlement, ends).map(Settled::Applied)
 }
 
 /// Moves a job that its claim lets go to where the outcome takes it.
@@ -85,6 +156,7 @@ fn conclude(
     session: &mut Session<'_>,
     mut head: Head,
     settlement: &Settlement,
+    ends: &mut Ends,
 ) -> Result<JobState, Fault> {
     let outcome = &settlement.outcome;
     if let Outcome::Retry { error, .. } | Outcome::Dead { error } = outcome {
@@ -120,7 +192,9 @@ fn conclude(
         }
     };
     let elapsed_ms = Some(elapsed_ms(settlement));
-    session.finish(&head, Finish { state, reason, elapsed_ms })?;
+    if !session.end_life(&head, Finish { state, reason, elapsed_ms })? {
+        ends.dropped.push(head.job);
+    }
     Ok(state)
 }
 

@@ -2,57 +2,49 @@
 
 use std::collections::VecDeque;
 
+use queue_core::backend::PASS_MAX;
 use queue_core::{ClaimToken, JobSpec, Lease, Timestamp};
 use rusqlite::Row;
 
 use crate::errors::Fault;
-use crate::rows::{LaneName, number, spec, spec_columns};
+use crate::rows::{LaneName, body_join, number, spec, spec_columns};
 use crate::session::{
-    Broken, HEAD_COLUMNS, Head, READY_COLUMNS, Raw, Session, head_columns, ready_columns,
+    Broken, HEAD_COLUMNS, Head, READY_COLUMNS, Raw, Runs, Session, head_columns, ready_columns,
 };
 
 macro_rules! claimed_columns {
     () => {
-        concat!(
-            "SELECT ",
-            head_columns!(),
-            ", ",
-            spec_columns!(),
-            " FROM job LEFT JOIN body ON body.job = job.job "
-        )
+        concat!("SELECT ", head_columns!(), ", ", spec_columns!(), " FROM job", body_join!())
     };
 }
 macro_rules! ready {
     () => {
-        concat!(
-            "SELECT ",
-            ready_columns!(),
-            ", ",
-            spec_columns!(),
-            " FROM job LEFT JOIN body ON body.job = job.job "
-        )
+        concat!("SELECT ", ready_columns!(), ", ", spec_columns!(), " FROM job", body_join!())
     };
 }
 macro_rules! first_of_lane {
     () => {
-        "WHERE job.lane = ?1 AND job.state = 3 ORDER BY job.position LIMIT ?2"
+        "WHERE job.lane = ?1 AND job.position >= ?2 AND job.state = 3 \
+         ORDER BY job.position LIMIT ?3"
     };
 }
 macro_rules! next_of_lane {
     () => {
-        "WHERE job.lane = ?1 AND job.state = 3 AND job.position > ?2 ORDER BY job.position LIMIT ?3"
+        "WHERE job.lane = ?1 AND job.position > ?2 AND job.state = 3 ORDER BY job.position LIMIT ?3"
     };
 }
-/// The first ready jobs of a lane; one that lost its position comes first.
+/// The first ready jobs of a lane from a position on.
 pub(super) const SELECT_FIRST_READY: &str = concat!(ready!(), first_of_lane!());
 /// The first ready jobs of a lane after a position.
 pub(super) const SELECT_READY: &str = concat!(ready!(), next_of_lane!());
 /// The same with all that there is of a job.
 pub(super) const SELECT_FIRST_READY_WHOLE: &str = concat!(claimed_columns!(), first_of_lane!());
 pub(super) const SELECT_READY_WHOLE: &str = concat!(claimed_columns!(), next_of_lane!());
-/// The jobs that a claim holds, in the order in which they were chosen.
-pub(super) const SELECT_HELD: &str =
-    concat!(claimed_columns!(), "WHERE job.claim = ?1 AND job.state = 4 ORDER BY job.position");
+/// Of the jobs of a run, those that a claim holds.
+pub(super) const SELECT_HELD: &str = concat!(
+    claimed_columns!(),
+    "WHERE job.job BETWEEN ?1 AND ?2 AND job.claim = ?3 AND job.state = 4 ORDER BY job.job"
+);
 
 /// Payloads are read ahead up to so many bytes (1 MiB), or one job's.
 const READ_AHEAD_BYTES: usize = 1024 * 1024;
@@ -106,7 +98,8 @@ impl Taken {
 /// Reads the ready jobs of a lane from its head, some at a time.
 #[derive(Debug, Default)]
 pub(super) struct Pick {
-    read: VecDeque<Result<Taken, Broken>>,
+    /// Jobs and their positions.
+    read: VecDeque<(i64, Result<Taken, Broken>)>,
     /// The position of the last job that was read.
     after: Option<i64>,
 }
@@ -120,35 +113,75 @@ impl Pick {
         want: u32,
     ) -> Result<Option<Result<Taken, Broken>>, Fault> {
         if self.read.is_empty() {
-            let rowid = lane;
-            let lane = session.lanes.load(rowid)?.name.clone();
-            let sql = match (self.after, session.careful) {
-                (None, false) => SELECT_FIRST_READY,
-                (Some(_), false) => SELECT_READY,
-                (None, true) => SELECT_FIRST_READY_WHOLE,
-                (Some(_), true) => SELECT_READY_WHOLE,
-            };
-            let mut select = session.conn.prepare_cached(sql)?;
-            let mut rows = match self.after {
-                None => select.query((rowid, want))?,
-                Some(after) => select.query((rowid, after, want))?,
-            };
-            let mut bytes = 0;
-            while bytes < READ_AHEAD_BYTES {
-                let Some(row) = rows.next()? else { break };
-                let (read, position) = if session.careful {
-                    (Taken::read(row, &lane)?, number(row, 4)?)
-                } else {
-                    (Taken::read_ready(row, rowid, &lane)?, number(row, 2)?)
-                };
-                // Without a position it stands before all others.
-                self.after = Some(position);
-                bytes += read.as_ref().map_or(0, Taken::bytes);
-                self.read.push_back(read);
+            let was_fresh = self.is_fresh();
+            let head = session.lanes.load(lane)?.first_position();
+            self.read_on(session, lane, head, want)?;
+            if was_fresh && self.read.is_empty() {
+                // What the lane takes for its head may be wrong.
+                self.read_on(session, lane, i64::MIN, want)?;
+                if let Some((first, _)) = self.read.front() {
+                    session.lanes.load(lane)?.go_back(*first);
+                }
             }
         }
-        Ok(self.read.pop_front())
+        let Some((position, job)) = self.read.pop_front() else { return Ok(None) };
+        session.lanes.load(lane)?.pass(position);
+        Ok(Some(job))
     }
+
+    /// Whether it has found nothing yet.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.after.is_none()
+    }
+
+    /// Reads jobs after the last one that was read, or else from this position on.
+    fn read_on(
+        &mut self,
+        session: &mut Session<'_>,
+        rowid: i64,
+        from: i64,
+        want: u32,
+    ) -> Result<(), Fault> {
+        let lane = session.lanes.load(rowid)?.name.clone();
+        let sql = match (self.after, session.careful) {
+            (None, false) => SELECT_FIRST_READY,
+            (Some(_), false) => SELECT_READY,
+            (None, true) => SELECT_FIRST_READY_WHOLE,
+            (Some(_), true) => SELECT_READY_WHOLE,
+        };
+        let mut select = session.conn.prepare_cached(sql)?;
+        let mut rows = match self.after {
+            None => select.query((rowid, from, want))?,
+            Some(after) => select.query((rowid, after, want))?,
+        };
+        let mut bytes = 0;
+        while bytes < READ_AHEAD_BYTES {
+            let Some(row) = rows.next()? else { break };
+            let (read, position) = if session.careful {
+                (Taken::read(row, &lane)?, number(row, 4)?)
+            } else {
+                (Taken::read_ready(row, rowid, &lane)?, number(row, 2)?)
+            };
+            self.after = Some(position);
+            bytes += read.as_ref().map_or(0, Taken::bytes);
+            self.read.push_back((position, read));
+        }
+        Ok(())
+    }
+}
+
+/// The last place in a claim.
+const PLACE_MAX: i64 = PASS_MAX as i64 - 1;
+
+/// A job that a claim holds.
+fn held(row: &Row<'_>, session: &mut Session<'_>) -> Result<Result<Taken, Broken>, Fault> {
+    Ok(match Head::read(row)? {
+        Err(flawed) => Err(flawed),
+        Ok(head) if !session.lanes.has(head.lane)? => {
+            Err(head.broken("its lane is missing or cannot be read".to_owned()))
+        }
+        Ok(head) => Taken::read(row, &session.lanes.load(head.lane)?.name)?,
+    })
 }
 
 /// A claim that holds jobs.
@@ -160,8 +193,9 @@ pub(super) struct Claimed {
 }
 
 impl Claimed {
-    pub(super) fn lease(&self, job: Taken, position: i64, token: ClaimToken) -> Lease {
-        let fence = self.fence.saturating_add(position).unsigned_abs();
+    /// Its job of this number.
+    pub(super) fn lease(&self, job: Taken, number: i64, token: ClaimToken) -> Lease {
+        let fence = self.fence.saturating_add(number).unsigned_abs();
         let Taken { head, spec } = job;
         let mut lease = Lease::new(spec, token, fence, self.claimed_at);
         lease.failures = head.failures;
@@ -175,28 +209,25 @@ impl Claimed {
     pub(super) fn leases(
         &self,
         session: &mut Session<'_>,
+        runs: &Runs,
         token: ClaimToken,
     ) -> Result<Vec<Lease>, Fault> {
         let mut select = session.conn.prepare_cached(SELECT_HELD)?;
-        let mut rows = select.query([self.claim])?;
         let (mut leases, mut broken) = (Vec::new(), Vec::new());
-        while let Some(row) = rows.next()? {
-            let read = match Head::read(row)? {
-                Err(flawed) => Err(flawed),
-                Ok(head) if !session.lanes.has(head.lane)? => {
-                    Err(head.broken("its lane is missing or cannot be read".to_owned()))
+        for (before, (first, last)) in runs.numbered() {
+            let mut rows = select.query((first, last, self.claim))?;
+            while let Some(row) = rows.next()? {
+                match held(row, session)? {
+                    Ok(taken) => {
+                        // Of a list that cannot be read, the place in it is not known.
+                        let place = taken.head.job.saturating_sub(first).clamp(0, PLACE_MAX);
+                        let number = before.saturating_add(place);
+                        leases.push(self.lease(taken, number, token));
+                    }
+                    Err(flawed) => broken.push(flawed),
                 }
-                Ok(head) => Taken::read(row, &session.lanes.load(head.lane)?.name)?,
-            };
-            match read {
-                Ok(taken) => {
-                    let position = taken.head.position;
-                    leases.push(self.lease(taken, position, token));
-                }
-                Err(flawed) => broken.push(flawed),
             }
         }
-        drop(rows);
         for flawed in &broken {
             session.put_aside(flawed)?;
         }

@@ -104,7 +104,6 @@ fn configure(conn: &Connection, role: Role) -> Result<(), Fault> {
     // Plans must not change with the values that are bound, nor be made again for them.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     set(conn, "mmap_size", 0)?;
-    set(conn, "foreign_keys", 1)?;
     // Savepoints of a group commit are kept in memory, not in a file.
     set(conn, "temp_store", 2)?;
     let Role::Writer(durability) = role else {

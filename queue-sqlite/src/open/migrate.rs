@@ -11,7 +11,10 @@ use crate::errors::Fault;
 const APPLICATION_ID: i64 = 0x6a6f_6271;
 
 /// Every change of the tables, in order; number n takes a file from version n − 1 to n.
-const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_jobs.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/0001_jobs.sql"),
+    include_str!("../../migrations/0002_fewer_writes.sql"),
+];
 
 pub(crate) const INSERT_STORE: &str = "INSERT INTO store (one, namespace, clock_ms, turn, fence, duplicates, queue_limits, starts) \
      VALUES (1, ?1, 0, 0, 0, 0, 0, '')";

@@ -59,8 +59,6 @@ pub(crate) struct Head {
     pub(crate) id: JobId,
     pub(crate) lane: i64,
     pub(crate) state: JobState,
-    /// In its lane while ready, in its claim while running.
-    pub(crate) position: i64,
     pub(crate) due_at: Timestamp,
     pub(crate) enqueued_at: Timestamp,
     pub(crate) failures: u16,
@@ -184,31 +182,37 @@ impl Raw {
         })
     }
 
-    /// What [`running_columns`] say of the job of this id; `None` if it is not running.
-    pub(crate) fn read_running(row: &Row<'_>, id: JobId) -> rusqlite::Result<Option<Self>> {
-        if number(row, 2)? != 4 {
+    /// What [`running_columns`], which stand from column `first` on, say of the job of this id;
+    /// `None` if it is not running.
+    pub(crate) fn read_running(
+        row: &Row<'_>,
+        first: usize,
+        id: JobId,
+    ) -> rusqlite::Result<Option<Self>> {
+        let at = |offset: usize| first + offset;
+        if number(row, at(2))? != 4 {
             return Ok(None);
         }
-        let has_token = row.get_ref(15)?.data_type() != Type::Null;
+        let has_token = row.get_ref(at(15))?.data_type() != Type::Null;
         Ok(Some(Self {
-            job: number(row, 0)?,
+            job: number(row, at(0))?,
             id: Some(*id.as_bytes()),
-            lane: number(row, 1)?,
+            lane: number(row, at(1))?,
             state: 4,
             position: Some(0),
-            due_ms: number(row, 3)?,
-            enqueued_ms: number(row, 4)?,
-            failures: number(row, 5)?,
-            stalls: number(row, 6)?,
-            snoozes: number(row, 7)?,
-            max_attempts: number(row, 8)?,
-            keep_completed_s: number(row, 9)?,
-            keep_dead_s: number(row, 10)?,
-            hold_ms: whole(row, 11)?,
-            holds_key: number(row, 12)?,
-            claim: whole(row, 13)?,
-            cancel_requested: number(row, 14)?,
-            settled_by: if has_token { sixteen(row, 15)?.map(Some) } else { Some(None) },
+            due_ms: number(row, at(3))?,
+            enqueued_ms: number(row, at(4))?,
+            failures: number(row, at(5))?,
+            stalls: number(row, at(6))?,
+            snoozes: number(row, at(7))?,
+            max_attempts: number(row, at(8))?,
+            keep_completed_s: number(row, at(9))?,
+            keep_dead_s: number(row, at(10))?,
+            hold_ms: whole(row, at(11))?,
+            holds_key: number(row, at(12))?,
+            claim: whole(row, at(13))?,
+            cancel_requested: number(row, at(14))?,
+            settled_by: if has_token { sixteen(row, at(15))?.map(Some) } else { Some(None) },
             ..Self::UNREAD
         }))
     }
@@ -310,7 +314,6 @@ impl Raw {
             id: JobId::from_bytes(self.id.unwrap_or_default()),
             lane: self.lane,
             state: state_of(self.state).unwrap_or(JobState::Quarantined),
-            position: self.position.unwrap_or_default(),
             due_at: time(self.due_ms),
             enqueued_at: time(self.enqueued_ms),
             failures: fit(self.failures),

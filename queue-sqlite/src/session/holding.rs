@@ -1,16 +1,16 @@
 //! What claims know about the limit keys that their jobs hold.
 
-use queue_core::{ClaimToken, Ending, Kind, LimitKey, LimitKeys, Timestamp};
+use queue_core::{ClaimToken, Ending, JobId, Kind, LimitKey, LimitKeys, Timestamp};
 use rusqlite::{OptionalExtension, Row};
 
-use super::{Head, Session};
+use super::{Runs, Session, runs_of};
 use crate::errors::Fault;
 use crate::rows::{LaneName, limits_of, limits_text, number, text, time};
 
 pub(crate) const SELECT_HOLDING: &str =
-    "SELECT claim, claimed_ms, added FROM claim WHERE claim = ?1";
+    "SELECT claim, claimed_ms, added, jobs, runs FROM claim WHERE claim = ?1";
 pub(crate) const SELECT_HOLDING_BY_TOKEN: &str =
-    "SELECT claim, claimed_ms, added FROM claim WHERE token = ?1";
+    "SELECT claim, claimed_ms, added, jobs, runs FROM claim WHERE token = ?1";
 
 /// The limit keys that a worker added to those of its jobs, by kind.
 #[derive(Debug, Clone, Default)]
@@ -45,12 +45,15 @@ impl Added {
     }
 }
 
-/// A claim, as far as it matters for the keys that its jobs hold.
+/// A claim, as far as it matters for the jobs that leave it and the keys that these hold.
 #[derive(Debug, Clone)]
 pub(crate) struct Holding {
     pub(crate) claim: i64,
     pub(crate) claimed_at: Timestamp,
     added: Added,
+    /// How many jobs it holds, and which it took.
+    pub(crate) jobs: i64,
+    pub(crate) runs: Runs,
 }
 
 impl Holding {
@@ -61,7 +64,8 @@ impl Holding {
 
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         let added = text(row, 2)?.map(Added::parse).unwrap_or_default();
-        Ok(Self { claim: number(row, 0)?, claimed_at: time(number(row, 1)?), added })
+        let (claim, claimed_at) = (number(row, 0)?, time(number(row, 1)?));
+        Ok(Self { claim, claimed_at, added, jobs: number(row, 3)?, runs: runs_of(row, 4)? })
     }
 }
 
@@ -79,17 +83,18 @@ impl Session<'_> {
     /// A running job lets go of its limit keys.
     pub(crate) fn let_go_of_keys(
         &mut self,
-        head: &Head,
+        lane: i64,
+        id: JobId,
         holding: &Holding,
         ending: Ending,
     ) -> Result<(), Fault> {
-        let lane = &self.lanes.load(head.lane)?.name;
+        let lane = &self.lanes.load(lane)?.name;
         if lane.limits.is_empty() && holding.added.0.is_empty() {
             return Ok(());
         }
         let keys = holding.keys_of(lane);
         for key in &keys {
-            self.limits.end(key, head.id, ending, holding.claimed_at, self.now)?;
+            self.limits.end(key, id, ending, holding.claimed_at, self.now)?;
         }
         if !keys.is_empty() {
             // Whoever waits for room.

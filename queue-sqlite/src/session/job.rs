@@ -1,13 +1,15 @@
 //! Finding jobs, and the moves that operations share.
 
+use std::collections::HashMap;
+
 use queue_core::backend::FINISHED_MAX;
 use queue_core::{DeadReason, Hold, JobId, JobState, Retention, Timestamp};
 use rusqlite::{OptionalExtension, params};
 
 use super::head::{head_columns, running_columns};
-use super::{Broken, End, Head, Part, Raw, Session};
+use super::{Broken, End, Head, Part, Raw, Runs, Session};
 use crate::errors::Fault;
-use crate::rows::{ms, reason_number, state_number};
+use crate::rows::{ms, number, reason_number, sixteen, state_number, whole};
 
 /// How a job's life ends.
 #[derive(Debug, Clone, Copy)]
@@ -18,8 +20,26 @@ pub(crate) struct Finish {
     pub(crate) elapsed_ms: Option<i64>,
 }
 
+/// A job that a claim holds, as far as its completion wants to know.
+#[derive(Debug)]
+pub(crate) enum Running {
+    /// One of which nothing is kept once it is completed, not even its key.
+    Fleeting {
+        job: i64,
+        lane: i64,
+        claim: i64,
+    },
+    Kept(Box<Head>),
+}
+
 pub(crate) const SELECT_HEAD: &str =
     concat!("SELECT ", head_columns!(), " FROM job WHERE job.job = ?1");
+/// Of the jobs of a run, those that a claim holds; first of all, whether it is fleeting.
+pub(crate) const SELECT_RUNNING_HELD: &str = concat!(
+    "SELECT keep_completed_s = 0 AND holds_key = 0, id, ",
+    running_columns!(),
+    " FROM job WHERE job BETWEEN ?1 AND ?2 AND claim = ?3 AND state = 4"
+);
 /// What most calls with an id are about.
 pub(crate) const SELECT_RUNNING_BY_ID: &str =
     concat!("SELECT ", running_columns!(), " FROM job WHERE id = ?1");
@@ -28,9 +48,6 @@ pub(crate) const SELECT_HEAD_BY_ID: &str =
 /// The job that a key leads to.
 pub(crate) const SELECT_HEAD_BY_KEY: &str =
     concat!("SELECT ", head_columns!(), " FROM job WHERE key = ?1 AND holds_key = 1");
-/// The jobs that a claim holds.
-pub(crate) const SELECT_HEADS_OF_CLAIM: &str =
-    concat!("SELECT ", head_columns!(), " FROM job WHERE claim = ?1 AND state = 4");
 /// The first jobs that are due.
 pub(crate) const SELECT_DUE_HEADS: &str = concat!(
     "SELECT ",
@@ -57,7 +74,13 @@ pub(crate) const UPDATE_FINISHED: &str = "UPDATE job SET state = ?2, position = 
 pub(crate) const UPDATE_SHELVED: &str =
     "UPDATE job SET shelf = ?2, expiry_ms = ?3, holds_key = 0 WHERE job = ?1";
 pub(crate) const UPDATE_KEY_FREED: &str = "UPDATE job SET holds_key = 0 WHERE job = ?1";
-pub(crate) const DELETE_JOB: &str = "DELETE FROM job WHERE job = ?1";
+pub(crate) const DELETE_JOBS: &str = "DELETE FROM job WHERE job BETWEEN ?1 AND ?2";
+pub(crate) const DELETE_BODIES: &str = "DELETE FROM body WHERE job BETWEEN ?1 AND ?2";
+/// Whether there are bodies and notes at all.
+pub(crate) const HAS_PARTS: &str =
+    "SELECT EXISTS (SELECT 1 FROM body), EXISTS (SELECT 1 FROM note)";
+pub(crate) const DELETE_NOTES: &str = "DELETE FROM note WHERE job BETWEEN ?1 AND ?2";
+pub(crate) const DELETE_ALL_LINES: &str = "DELETE FROM line WHERE job BETWEEN ?1 AND ?2";
 
 impl Session<'_> {
     /// The head of a job. One that cannot be read is put aside first, so what is not quarantined
@@ -65,7 +88,7 @@ impl Session<'_> {
     pub(crate) fn head(&mut self, id: JobId) -> Result<Option<Head>, Fault> {
         if !self.careful {
             let mut select = self.conn.prepare_cached(SELECT_RUNNING_BY_ID)?;
-            let found = select.query_row([id.as_bytes()], |row| Raw::read_running(row, id));
+            let found = select.query_row([id.as_bytes()], |row| Raw::read_running(row, 0, id));
             match found.optional()? {
                 None => return Ok(None),
                 Some(Some(raw)) if raw.flaw().is_none() && self.lanes.has(raw.lane)? => {
@@ -84,6 +107,35 @@ impl Session<'_> {
                 Ok(select.query_row([id.as_bytes()], Head::read).optional()?.and_then(Result::ok))
             }
         }
+    }
+
+    /// The jobs that a claim holds. Those that have a flaw are left out.
+    pub(crate) fn running_held(
+        &mut self,
+        claim: i64,
+        runs: &Runs,
+        found: &mut HashMap<JobId, Running>,
+    ) -> Result<(), Fault> {
+        const FIRST: usize = 2;
+        let mut select = self.conn.prepare_cached(SELECT_RUNNING_HELD)?;
+        for (first, last) in runs.sorted().iter() {
+            let mut rows = select.query((first, last, claim))?;
+            while let Some(row) = rows.next()? {
+                let Some(id) = sixteen(row, 1)?.map(JobId::from_bytes) else { continue };
+                let (job, lane) = (number(row, FIRST)?, number(row, FIRST + 1)?);
+                if !self.lanes.has(lane)? {
+                    continue;
+                }
+                if whole(row, 0)? == Some(1) {
+                    found.insert(id, Running::Fleeting { job, lane, claim });
+                } else if let Some(raw) = Raw::read_running(row, FIRST, id)?
+                    && raw.flaw().is_none()
+                {
+                    found.insert(id, Running::Kept(Box::new(raw.head())));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Puts a job aside that was found broken, or whose lane cannot be read.
@@ -154,13 +206,18 @@ impl Session<'_> {
     /// Ends a job's life: its key is freed unless it completed and holds it longer, and its
     /// retention starts, or is over at once.
     pub(crate) fn finish(&mut self, head: &Head, end: Finish) -> Result<(), Fault> {
+        if self.end_life(head, end)? { Ok(()) } else { self.drop_jobs(&Runs::of(head.job)) }
+    }
+
+    /// The same, but for a job whose retention is over at once: of such a one it says `false`, and
+    /// leaves it to the caller to drop it in this step.
+    pub(crate) fn end_life(&mut self, head: &Head, end: Finish) -> Result<bool, Fault> {
         let now = self.now;
         let holds_key = head.holds_key && holds_key_after(head, end.state, now);
         let (part, expiry) = place(head, end.state, now, holds_key);
         self.leave(head.lane, head.state)?;
         if expiry <= now {
-            self.conn.prepare_cached(DELETE_JOB)?.execute([head.job])?;
-            return Ok(());
+            return Ok(false);
         }
         self.enter(head.lane, end.state)?;
         let queue = self.lanes.load(head.lane)?.name.queue.clone();
@@ -178,7 +235,30 @@ impl Session<'_> {
             end.reason.and_then(reason_number),
             holds_key,
         ])?;
-        self.keep_cap(part, shelf.shelf, shelf.records)
+        self.keep_cap(part, shelf.shelf, shelf.records)?;
+        Ok(true)
+    }
+
+    /// Drops jobs that are counted nowhere any more, and everything that belongs to them.
+    pub(crate) fn drop_jobs(&self, jobs: &Runs) -> Result<(), Fault> {
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        // Mostly there are none.
+        let (has_bodies, has_notes): (bool, bool) = self
+            .conn
+            .prepare_cached(HAS_PARTS)?
+            .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        for run in jobs.iter() {
+            self.conn.prepare_cached(DELETE_JOBS)?.execute(run)?;
+            if has_bodies {
+                self.conn.prepare_cached(DELETE_BODIES)?.execute(run)?;
+            }
+            if has_notes && self.conn.prepare_cached(DELETE_NOTES)?.execute(run)? > 0 {
+                self.conn.prepare_cached(DELETE_ALL_LINES)?.execute(run)?;
+            }
+        }
+        Ok(())
     }
 
     /// Drops the record of a shelf that is the first to go, if there are more than are kept: so a
@@ -213,7 +293,7 @@ impl Session<'_> {
 
     /// T16: drops a job that no claim holds, and everything that belongs to it.
     pub(crate) fn remove(&mut self, head: &Head) -> Result<(), Fault> {
-        self.conn.prepare_cached(DELETE_JOB)?.execute([head.job])?;
+        self.drop_jobs(&Runs::of(head.job))?;
         if head.state == JobState::Quarantined {
             let mut delete = self.conn.prepare_cached(super::quarantine::DELETE_QUARANTINE)?;
             delete.execute([head.job])?;

@@ -1,7 +1,7 @@
 //! The lanes that a transaction has touched.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
 use queue_core::{Error, JobState, Kind, LimitKey, QueueName, is_turn_over};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -57,9 +57,11 @@ pub(crate) const SELECT_READY_LANES: &str = concat!(
     "SELECT ",
     lane_columns!(),
     " FROM lane WHERE queue = ?1 AND kind = ?2 AND limits = '' AND (ready > 0 \
-     OR EXISTS (SELECT 1 FROM job WHERE job.lane = lane.lane AND job.state = 3))"
+     OR EXISTS (SELECT 1 FROM job WHERE job.lane = lane.lane AND job.position >= lane.head \
+     AND job.state = 3))"
 );
-pub(crate) const COUNT_READY: &str = "SELECT count(*) FROM job WHERE lane = ?1 AND state = 3";
+pub(crate) const COUNT_READY: &str =
+    "SELECT count(*) FROM job WHERE lane = ?1 AND position IS NOT NULL AND state = 3";
 pub(crate) const INSERT_LANE: &str = "INSERT INTO lane (queue, kind, limits, priority, turn, head, tail, \
      scheduled, retrying, ready, running, completed, dead, cancelled, quarantined) \
      VALUES (?1, ?2, ?3, ?4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)";
@@ -107,6 +109,39 @@ impl Lane {
         self.jobs[count_index(JobState::Ready)]
     }
 
+    /// No ready job stands before this position.
+    pub(crate) fn first_position(&self) -> i64 {
+        self.head
+    }
+
+    /// The ready jobs up to this position leave.
+    pub(crate) fn pass(&mut self, position: i64) {
+        let next = position.saturating_add(1).min(self.tail);
+        if next > self.head {
+            (self.head, self.changed) = (next, true);
+        }
+    }
+
+    /// There is a ready job at this position, before what was taken for the first one.
+    pub(crate) fn go_back(&mut self, position: i64) {
+        (self.head, self.changed) = (position, true);
+    }
+
+    /// The position of a job that joins.
+    pub(crate) fn give_place(&mut self, end: End) -> i64 {
+        match end {
+            End::Head => {
+                self.head = self.head.saturating_sub(1);
+                self.head
+            }
+            End::Tail => {
+                let position = self.tail;
+                self.tail = self.tail.saturating_add(1);
+                position
+            }
+        }
+    }
+
     /// The position of the next job that joins at the end.
     pub(crate) fn next_position(&self) -> i64 {
         self.tail
@@ -125,13 +160,14 @@ fn count_index(state: JobState) -> usize {
 #[derive(Debug)]
 pub(crate) struct Lanes<'c> {
     conn: &'c Connection,
-    lanes: HashMap<i64, Lane>,
+    /// Mostly few.
+    lanes: BTreeMap<i64, Lane>,
     names: HashMap<LaneName, i64>,
 }
 
 impl<'c> Lanes<'c> {
     pub(super) fn new(conn: &'c Connection) -> Self {
-        Self { conn, lanes: HashMap::new(), names: HashMap::new() }
+        Self { conn, lanes: BTreeMap::new(), names: HashMap::new() }
     }
 
     pub(super) fn clear(&mut self) {
@@ -312,6 +348,12 @@ impl Session<'_> {
 
     /// Counts a job that becomes ready and answers its position in the lane.
     pub(crate) fn push(&mut self, lane: i64, end: End) -> Result<i64, Fault> {
+        self.count_ready(lane)?;
+        Ok(self.lanes.load(lane)?.give_place(end))
+    }
+
+    /// Counts a job that becomes ready at a place that it was given.
+    pub(crate) fn count_ready(&mut self, lane: i64) -> Result<(), Fault> {
         self.count_live(lane, JobState::Ready, 1)?;
         let Store { turn, .. } = &mut self.store;
         let lane = self.lanes.load(lane)?;
@@ -322,19 +364,8 @@ impl Session<'_> {
         let count = &mut lane.jobs[count_index(JobState::Ready)];
         *count = count.saturating_add(1);
         lane.changed = true;
-        let position = match end {
-            End::Head => {
-                lane.head = lane.head.saturating_sub(1);
-                lane.head
-            }
-            End::Tail => {
-                let position = lane.tail;
-                lane.tail = lane.tail.saturating_add(1);
-                position
-            }
-        };
         self.announce();
-        Ok(position)
+        Ok(())
     }
 
     /// Counts a lane as one without ready jobs, in which none was found; says whether it was

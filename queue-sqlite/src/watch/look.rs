@@ -24,7 +24,8 @@ const DATA_VERSION: &str = "PRAGMA data_version";
 /// Whether a queue that is not paused has ready jobs of a kind without limit keys.
 pub(crate) const SELECT_HAS_READY: &str = "SELECT 1 FROM lane \
      WHERE queue = ?1 AND kind = ?2 AND limits = '' AND (ready > 0 \
-     OR EXISTS (SELECT 1 FROM job WHERE job.lane = lane.lane AND job.state = 3)) \
+     OR EXISTS (SELECT 1 FROM job WHERE job.lane = lane.lane AND job.position >= lane.head \
+     AND job.state = 3)) \
      AND NOT EXISTS (SELECT 1 FROM pause WHERE pause.queue = ?1) LIMIT 1";
 /// Whether lanes wait at a key that has room now.
 pub(crate) const HAS_OPEN: &str =

@@ -135,9 +135,9 @@ fn commit_group(conn: &mut Connection, mut calls: Calls, outside: &Outside) -> b
         fail_all(calls, || copy_of(&error));
         return false;
     }
-    let mut tries = 0;
+    let (mut tries, mut undoing) = (0, Undoing::All);
     while !calls.is_empty() {
-        let stop = match transact(conn, &mut calls, outside) {
+        let stop = match transact(conn, &mut calls, outside, undoing) {
             Ok(news) => {
                 for call in calls.drain(..) {
                     call.finish();
@@ -150,6 +150,10 @@ fn commit_group(conn: &mut Connection, mut calls: Calls, outside: &Outside) -> b
             Err(stop) => stop,
         };
         roll_back(conn);
+        if stop.begins_again {
+            undoing = Undoing::Each;
+            continue;
+        }
         if stop.fault.is_full() {
             if calls.len() > 1 {
                 return commit_each(conn, calls, outside);
@@ -190,6 +194,16 @@ fn commit_each(conn: &mut Connection, calls: Calls, outside: &Outside) -> bool {
     failed_sync
 }
 
+/// What is undone when a call fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Undoing {
+    /// The transaction, which then begins again with [`Undoing::Each`]: calls fail seldom, and to be
+    /// able to undo one costs a copy of each page that it changes.
+    All,
+    /// That call: each has a savepoint.
+    Each,
+}
+
 /// Why a transaction ended early.
 struct Stop {
     fault: Fault,
@@ -197,17 +211,24 @@ struct Stop {
     failed: Option<usize>,
     /// It held new jobs.
     takes_in: bool,
+    /// A call failed that could not be undone alone.
+    begins_again: bool,
 }
 
 impl From<Fault> for Stop {
     fn from(fault: Fault) -> Self {
-        Self { fault, failed: None, takes_in: false }
+        Self { fault, failed: None, takes_in: false, begins_again: false }
     }
 }
 
 /// One transaction. Calls that fail are answered and leave `calls`; says whether there is news for
 /// waiting workers.
-fn transact(conn: &Connection, calls: &mut Calls, outside: &Outside) -> Result<bool, Stop> {
+fn transact(
+    conn: &Connection,
+    calls: &mut Calls,
+    outside: &Outside,
+    undoing: Undoing,
+) -> Result<bool, Stop> {
     let wanted = match outside.durability {
         Durability::Memory if calls.iter().any(|call| call.is_synced()) => Durability::Fsync,
         usual => usual,
@@ -221,15 +242,24 @@ fn transact(conn: &Connection, calls: &mut Calls, outside: &Outside) -> Result<b
     let mut session = Session::new(conn)?;
     let mut index = 0;
     while let Some(call) = calls.get_mut(index) {
-        execute(conn, "SAVEPOINT step")?;
+        let is_apart = undoing == Undoing::Each;
+        if is_apart {
+            execute(conn, "SAVEPOINT step")?;
+        }
         match run_call(call.as_mut(), &mut session) {
             Ok(()) => {
-                execute(conn, "RELEASE step")?;
+                if is_apart {
+                    execute(conn, "RELEASE step")?;
+                }
                 index += 1;
             }
             // SQLite may roll the whole transaction back itself, as when the disk is full.
             Err(fault) if conn.is_autocommit() || fault.is_full() => {
-                return Err(Stop { fault, failed: Some(index), takes_in: session.takes_in });
+                let (failed, takes_in) = (Some(index), session.takes_in);
+                return Err(Stop { failed, takes_in, ..Stop::from(fault) });
+            }
+            Err(fault) if !is_apart => {
+                return Err(Stop { begins_again: true, ..Stop::from(fault) });
             }
             Err(fault) => {
                 execute(conn, "ROLLBACK TO step")?;
@@ -246,7 +276,7 @@ fn transact(conn: &Connection, calls: &mut Calls, outside: &Outside) -> Result<b
     }
     let takes_in = session.takes_in;
     let committed = (outside.commit)(conn);
-    committed.map_err(|fault| Stop { fault, failed: None, takes_in })?;
+    committed.map_err(|fault| Stop { takes_in, ..Stop::from(fault) })?;
     Ok(session.has_news())
 }
 

@@ -146,8 +146,10 @@ impl Jobs {
 async fn enqueue(backend: &SqliteBackend, past: &str, delay: Duration) -> Vec<JobId> {
     let kept = Retention { completed: RETENTION_MAX, dead: RETENTION_MAX };
     let new = |n: usize| {
+        // Those that are not small stand apart.
+        let payload = if n % 8 < 4 { "x".repeat(600) } else { "x".to_owned() };
         let job: NewJob =
-            job("x").delay(delay).retention(kept).priority(u8::try_from(n % 3).unwrap());
+            job(payload).delay(delay).retention(kept).priority(u8::try_from(n % 3).unwrap());
         let job = if n % 4 < 2 { job.limit(format!("tenant:{}", n % 2)) } else { job };
         if n < JOBS { job.idempotency_key(format!("{past}-{n}")) } else { job }
     };

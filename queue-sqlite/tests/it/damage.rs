@@ -24,8 +24,8 @@ async fn an_unreadable_job_is_put_aside_and_blocks_nobody() {
     let backend = open(&directory.path().join("queue.db"));
     let jobs = [job("a"), job("b"), job("c"), job("d")];
     backend.enqueue(&jobs, STORED).await.unwrap();
-    break_job(&backend, "body SET options = x'c1'", jobs[0].job_id());
-    break_job(&backend, "body SET codec = 99", jobs[2].job_id());
+    break_job(&backend, "job SET options = x'c1'", jobs[0].job_id());
+    break_job(&backend, "job SET codec = 99", jobs[2].job_id());
 
     let claim = backend.claim(&request(10)).await.unwrap();
     let given: Vec<JobId> = claim.leases.iter().map(|lease| lease.spec.id).collect();
@@ -41,7 +41,7 @@ async fn an_unreadable_job_is_put_aside_and_blocks_nobody() {
     assert!(records[0].is_none() && records[1].is_some());
 
     // Its bytes are kept until somebody deletes it.
-    let bytes = "SELECT payload FROM body JOIN job USING (job) WHERE id = ?1";
+    let bytes = "SELECT payload FROM job WHERE id = ?1";
     let bytes: Vec<u8> = beside(backend.path())
         .query_row(bytes, [jobs[2].job_id().as_bytes()], |row| row.get(0))
         .unwrap();
@@ -59,13 +59,15 @@ const DAMAGE: &[(&str, &str)] = &[
     ("UPDATE lane SET tail = head", "outside of its lane"),
     ("UPDATE lane SET turn = 1000", "turn"),
     ("UPDATE claim SET jobs = 9", "instead of 1"),
+    ("UPDATE claim SET runs = '99'", "lists 0 of its 1 jobs"),
+    ("UPDATE claim SET runs = ''", "lists 0 of its 1 jobs"),
     ("DELETE FROM claim", "its claim is missing"),
     ("UPDATE shelf SET records = 5", "counts 5 records"),
     ("UPDATE shelf SET next_expiry_ms = 5", "until 5"),
     ("UPDATE shelf SET part = 0", "another queue or kind of end"),
     ("UPDATE shelf SET part = 2", "another queue or kind of end"),
     ("UPDATE shelf SET part = 3", "another queue or kind of end"),
-    ("DELETE FROM body WHERE job = 1", "its body is missing"),
+    ("UPDATE job SET codec = NULL WHERE job = 1", "its body is missing"),
     ("UPDATE job SET lane = 77 WHERE job = 3", "its lane is missing"),
     (
         "INSERT INTO lane SELECT 9, 'q', 'k', 1, '', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL",
@@ -290,7 +292,7 @@ async fn unreadable_jobs_that_a_claim_meets_are_bounded() {
         let jobs: Vec<_> = (0..300).map(|n| job(n.to_string())).collect();
         backend.enqueue(&jobs, STORED).await.unwrap();
     }
-    beside(backend.path()).execute("UPDATE body SET options = x'c1'", []).unwrap();
+    beside(backend.path()).execute("UPDATE job SET options = x'c1'", []).unwrap();
     let claim = backend.claim(&request(1)).await.unwrap();
     assert!(claim.leases.is_empty() && claim.more);
     assert_eq!(count(&backend, JobState::Quarantined).await, 500);
@@ -313,5 +315,45 @@ async fn damage_that_a_table_refuses_to_carry_on_is_one_jobs_trouble() {
     let settled = backend.settle(&completion(&claim.leases)).await.unwrap().settled;
     let done = Settled::Applied(JobState::Completed);
     assert_eq!(settled, [done, Settled::Stale(JobState::Quarantined), done]);
+    assert_sound(&backend).await;
+}
+
+/// A claim that cannot tell which jobs it holds, or tells of others, is found out at the latest when
+/// its lease is over.
+#[tokio::test]
+async fn a_claim_with_a_damaged_list_lets_its_jobs_go() {
+    let directory = tempfile::tempdir().unwrap();
+    for (index, runs) in ["''", "'+'", "'1 1 1'", "'77+2'", "'1'"].into_iter().enumerate() {
+        let backend = open(&directory.path().join(index.to_string()));
+        let jobs = ["a", "b", "c"].map(job);
+        backend.enqueue(&jobs, STORED).await.unwrap();
+        assert_eq!(backend.claim(&request(3)).await.unwrap().leases.len(), 3);
+        beside(backend.path()).execute_batch(&format!("UPDATE claim SET runs = {runs}")).unwrap();
+        set_clock(backend.path(), LATER);
+        assert_eq!(backend.maintain(10).await.unwrap().reaped, 3, "{runs}");
+        let claim = backend.claim(&request(10)).await.unwrap();
+        let given: Vec<JobId> = claim.leases.iter().map(|lease| lease.spec.id).collect();
+        assert_eq!(given, jobs.map(|job| job.job_id()), "{runs}");
+        let settled = backend.settle(&completion(&claim.leases)).await.unwrap().settled;
+        assert_eq!(settled, [Settled::Applied(JobState::Completed); 3]);
+        assert_sound(&backend).await;
+    }
+}
+
+/// What a lane takes for the place of its first job may be wrong; that place also moves back when
+/// jobs return to it.
+#[tokio::test]
+async fn jobs_before_the_head_of_their_lane_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = open(&directory.path().join("queue.db"));
+    let jobs = ["a", "b", "c", "d"].map(job);
+    backend.enqueue(&jobs, STORED).await.unwrap();
+    beside(backend.path()).execute("UPDATE lane SET head = 2", []).unwrap();
+    let mut given = Vec::new();
+    for _ in 0..jobs.len() {
+        let claim = backend.claim(&request(1)).await.unwrap();
+        given.extend(claim.leases.iter().map(|lease| lease.spec.id));
+    }
+    assert_eq!(given, [2, 3, 0, 1].map(|index: usize| jobs[index].job_id()));
     assert_sound(&backend).await;
 }

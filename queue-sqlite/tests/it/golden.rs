@@ -1,5 +1,5 @@
-//! The stored format of version 1, written down: this program writes these rows, and reads them.
-//! Whoever has to change something here needs a migration.
+//! The stored format, written down: this program writes the rows of version 2, and reads those and
+//! the ones of version 1. Whoever has to change something here needs a migration.
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,7 +17,10 @@ use crate::support::{STORED, assert_sound, beside, completion, job, open, reques
 const START: Timestamp = Timestamp::from_ms(4_102_444_800_000);
 
 /// All rows of the store of [`write_all`].
-const GOLDEN: &str = include_str!("golden.sql");
+const GOLDEN: &str = include_str!("golden_2.sql");
+/// The rows that version 1 wrote there, and its tables.
+const GOLDEN_1: &str = include_str!("golden_1.sql");
+const TABLES_1: &str = include_str!("../../migrations/0001_jobs.sql");
 
 const TABLES: [&str; 16] = [
     "store",
@@ -78,8 +81,10 @@ async fn write_all(path: &Path) {
         .hold(Hold::AtLeast(Duration::from_secs(10)))
         .header("traceparent", "00-ab-cd-01")
         .expires_at(START.after(Duration::from_secs(60)).into());
-    let names = [(2, "b"), (3, "c"), (4, "d"), (5, "e"), (6, "f")];
+    let names = [(2, "b"), (3, "c"), (4, "d"), (5, "e")];
     let others = names.map(|(number, payload)| job(payload).id(id(number)));
+    // One that does not stand beside its head.
+    let others = others.into_iter().chain([job("f".repeat(512)).id(id(6))]);
     let jobs: Vec<NewJob> = std::iter::once(first).chain(others).collect();
     backend.enqueue(&jobs, STORED).await.unwrap();
     let claim = backend.claim(&ClaimRequest { token, ..request(4) }).await.unwrap();
@@ -103,7 +108,7 @@ async fn write_all(path: &Path) {
     }
     backend.settle(&settle).await.unwrap();
     backend.cancel(&[id(4), id(6)]).await.unwrap();
-    beside(path).execute_batch("UPDATE body SET options = x'c1' WHERE job = 5").unwrap();
+    beside(path).execute_batch("UPDATE job SET options = x'c1' WHERE job = 5").unwrap();
     backend.claim(&request(1)).await.unwrap();
     backend.set_paused(&"idle".parse().unwrap(), true).await.unwrap();
     write_limits(&backend).await;
@@ -146,7 +151,7 @@ async fn write_limits(backend: &SqliteBackend) {
 }
 
 #[tokio::test]
-async fn version_1_is_written_as_it_was() {
+async fn version_2_is_written_as_it_was() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("queue.db");
     write_all(&path).await;
@@ -156,13 +161,61 @@ async fn version_1_is_written_as_it_was() {
 }
 
 #[tokio::test]
-async fn version_1_is_read_as_it_was() {
+async fn version_2_is_read_as_it_was() {
     let directory = tempfile::tempdir().unwrap();
     let backend = open(&directory.path().join("queue.db"));
     let conn = beside(backend.path());
     conn.execute_batch("DELETE FROM store").unwrap();
     conn.execute_batch(GOLDEN).unwrap();
+    assert_golden(&backend).await;
+}
+
+/// A file of version 1 with these rows.
+fn version_1(path: &Path, rows: &str) {
+    let conn = beside(path);
+    conn.execute_batch("PRAGMA auto_vacuum = incremental").unwrap();
+    conn.execute_batch(TABLES_1).unwrap();
+    conn.execute_batch(rows).unwrap();
+    conn.execute_batch("PRAGMA user_version = 1; PRAGMA application_id = 0x6a6f6271").unwrap();
+}
+
+#[tokio::test]
+async fn a_file_of_version_1_becomes_one_of_version_2() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("queue.db");
+    version_1(&path, GOLDEN_1);
+    let backend = open(&path);
+    assert_golden(&backend).await;
+    // What runs can be claimed again and ends, and what is ready starts.
+    let token = ClaimToken::from_bytes([7; 16]);
+    let repeated = backend.claim(&ClaimRequest { token, ..request(1) }).await.unwrap();
+    assert_eq!(repeated.leases.iter().map(|lease| lease.spec.id).collect::<Vec<_>>(), [id(4)]);
+    backend.settle(&completion(&repeated.leases)).await.unwrap();
+    backend.enqueue(&[job("new").id(id(9))], STORED).await.unwrap();
+    let claim = backend.claim(&request(10)).await.unwrap();
+    assert_eq!(claim.leases.iter().map(|lease| lease.spec.id).collect::<Vec<_>>(), [id(9)]);
     assert_sound(&backend).await;
+    assert_eq!(rows(&path).matches("INSERT INTO body").count(), 8);
+}
+
+/// Nobody could open the file else.
+#[tokio::test]
+async fn damaged_jobs_do_not_keep_a_file_of_version_1_from_being_opened() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("queue.db");
+    let damage = "PRAGMA ignore_check_constraints = 1; \
+         UPDATE job SET state = 9, settled_by = x'00' WHERE job = 2; \
+         UPDATE claim SET claim = 7 WHERE claim = 1;";
+    version_1(&path, &format!("{GOLDEN_1}{damage}"));
+    let backend = open(&path);
+    assert!(backend.get(&[id(2)]).await.is_err());
+    assert_eq!(backend.get(&[id(2), id(3)]).await.unwrap()[1].as_ref().unwrap().failures, 1);
+    backend.audit(true).await.unwrap();
+    assert_sound(&backend).await;
+}
+
+async fn assert_golden(backend: &SqliteBackend) {
+    assert_sound(backend).await;
     let records = backend.get(&[1, 2, 3, 4, 5, 6].map(id)).await.unwrap();
     let [completed, retrying, dead, running] = [0, 1, 2, 3].map(|n| records[n].clone().unwrap());
     assert_eq!(records[4], None);

@@ -70,7 +70,7 @@ async fn a_call_that_meets_damage_fails_alone() {
     let backend = open(&directory.path().join("queue.db"));
     let conn = crate::support::beside(backend.path());
     conn.execute_batch("DROP TABLE body").unwrap();
-    let error = backend.enqueue(&[job("x")], STORED).await.unwrap_err();
+    let error = backend.enqueue(&[job("x".repeat(1000))], STORED).await.unwrap_err();
     assert!(matches!(error, Error::Corrupt(_)), "{error:?}");
     // It is undone, and the store goes on.
     assert_eq!(count(&backend, JobState::Ready).await, 0);

@@ -100,7 +100,7 @@ async fn more_quarantined_jobs_than_a_page_holds_are_all_listed() {
         let jobs: Vec<NewJob> = (0..300).map(|n| job(n.to_string())).collect();
         backend.enqueue(&jobs, STORED).await.unwrap();
     }
-    beside(backend.path()).execute("UPDATE body SET options = x'c1'", []).unwrap();
+    beside(backend.path()).execute("UPDATE job SET options = x'c1'", []).unwrap();
     while backend.claim(&request(1)).await.unwrap().more {}
     let mut request = ListRequest::new(JobState::Quarantined);
     let mut found = Vec::new();

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests and their helpers")]
 
+mod bulk;
 mod corrupt;
 mod damage;
 mod durability;
@@ -15,6 +16,7 @@ mod load;
 mod processes;
 mod repair;
 mod support;
+mod tokens;
 mod waking;
 
 queue_core::conformance!(crate::support::SqliteHarness::new());

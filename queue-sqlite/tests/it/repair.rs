@@ -71,6 +71,9 @@ const DAMAGE: &[&str] = &[
     "UPDATE claim SET jobs = 9",
     "UPDATE claim SET until_ms = 9223372036854775807",
     "UPDATE claim SET until_ms = 5",
+    "UPDATE claim SET runs = '77+3'",
+    "UPDATE claim SET runs = '+'",
+    "UPDATE lane SET head = tail",
     "DELETE FROM claim",
     "UPDATE shelf SET records = 5, next_expiry_ms = 5",
     "UPDATE shelf SET part = 0 WHERE part = 1",
@@ -142,7 +145,7 @@ async fn what_is_counted_wrongly_or_leads_nowhere_is_put_right() {
 async fn a_running_job_without_a_claim_becomes_ready_and_an_unreadable_one_is_quarantined() {
     let directory = tempfile::tempdir().unwrap();
     let (backend, ids) = store(&directory.path().join("queue.db")).await;
-    let damage = "DELETE FROM claim; UPDATE body SET options = x'c1' WHERE job = 4;";
+    let damage = "DELETE FROM claim; UPDATE job SET options = x'c1' WHERE job = 4;";
     beside(backend.path()).execute_batch(damage).unwrap();
     backend.audit(true).await.unwrap();
     assert_sound(&backend).await;
@@ -151,12 +154,12 @@ async fn a_running_job_without_a_claim_becomes_ready_and_an_unreadable_one_is_qu
     assert_eq!(count(&backend, JobState::Quarantined).await, 1);
     let raw = backend.quarantined(&ids[3..4]).await.unwrap().remove(0).unwrap();
     assert!(raw.reason.contains("options"), "{raw:?}");
-    assert!(raw.parts.contains(&("body.options".to_owned(), vec![0xc1])));
+    assert!(raw.parts.contains(&("job.options".to_owned(), vec![0xc1])));
     assert!(raw.parts.contains(&("job.dead_reason".to_owned(), b"2".to_vec())));
     // Still not readable, then mended by hand.
     let recovered = backend.recover(&ids[3..4]).await.unwrap();
     assert_eq!(recovered, [RecoverOutcome::Unreadable]);
-    let mend = "UPDATE body SET options = x'80' WHERE job = 4";
+    let mend = "UPDATE job SET options = x'80' WHERE job = 4";
     beside(backend.path()).execute_batch(mend).unwrap();
     let recovered = backend.recover(&ids[3..4]).await.unwrap();
     assert_eq!(recovered, [RecoverOutcome::Recovered(JobState::Dead)]);
@@ -222,7 +225,7 @@ async fn a_recovered_job_takes_its_key_back_if_that_is_free() {
         let first = job("x").idempotency_key("key").hold(Hold::Live).retention(kept);
         backend.enqueue(std::slice::from_ref(&first), STORED).await.unwrap();
         let set = |options| {
-            let sql = format!("UPDATE body SET options = x'{options}' WHERE job = 1");
+            let sql = format!("UPDATE job SET options = x'{options}' WHERE job = 1");
             beside(backend.path()).execute_batch(&sql).unwrap();
         };
         set("c1");

@@ -16,7 +16,7 @@ fn change(store: &Store, sql: &str) {
 async fn broken(store: &Store) -> String {
     let queue = store.connect().await;
     let id: JobId = queue.enqueue(job("a", &json!({ "n": 1 }))).await.unwrap().id;
-    change(store, "UPDATE body SET options = x'c1'");
+    change(store, "UPDATE job SET options = x'c1'");
     id.to_string()
 }
 
@@ -57,7 +57,7 @@ async fn a_job_that_can_be_read_again_is_recovered() {
     let store = Store::sqlite();
     let id = broken(&store).await;
     assert_eq!(ask(&store, &["job", "show", &id]).json()["state"], "quarantined");
-    change(&store, "UPDATE body SET options = x'80'");
+    change(&store, "UPDATE job SET options = x'80'");
     let recovered = ask(&store, &["job", "recover", &id]);
     assert_eq!((recovered.code, &recovered.json()["result"]), (0, &json!("recovered")));
     assert_eq!(ask(&store, &["job", "show", &id]).json()["state"], "ready");

@@ -11,7 +11,7 @@ pub(super) enum Place {
     Due(i64, [u8; 16]),
     /// At `position` of a lane.
     Ready { queue: String, kind: String, limits: String, priority: Priority, position: i64 },
-    /// After this position of a claim.
+    /// At the job of this number of a claim.
     Running(i64, i64),
     /// After the job of this expiry and id on a shelf.
     Finished { queue: String, part: i64, expiry_ms: i64, id: [u8; 16] },

@@ -7,8 +7,9 @@ use rusqlite::{Connection, params};
 
 use super::{Known, Limits, Wait};
 use crate::errors::Fault;
-use crate::rows::{limit_state, ms, names, sixteen, text};
+use crate::rows::{limit_state, ms, name_columns, names, number, sixteen, text};
 use crate::session::holding::Added;
+use crate::session::runs_of;
 
 pub(crate) const UPSERT_LIMIT_KEY: &str = "INSERT INTO limit_key (name, live, running, state, look_ms) \
      VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (name) DO UPDATE SET live = excluded.live, \
@@ -26,11 +27,16 @@ pub(crate) const DELETE_WAIT: &str =
 pub(crate) const UPDATE_OPENS: &str =
     "UPDATE limit_wait SET opens_ms = ?2 WHERE key = ?1 AND opens_ms IS NOT ?2";
 pub(crate) const SELECT_LIMIT_KEYS: &str = "SELECT name FROM limit_key WHERE running > 0";
-/// The running jobs that may hold limit keys, with what says which.
-pub(crate) const SELECT_HOLDERS: &str = "SELECT job.id, lane.queue, lane.kind, lane.priority, \
-     lane.limits, claim.added FROM job LEFT JOIN lane ON lane.lane = job.lane \
-     LEFT JOIN claim ON claim.claim = job.claim \
-     WHERE job.state = 4 AND (lane.limits <> '' OR claim.added IS NOT NULL)";
+pub(crate) const SELECT_ALL_RUNS: &str = "SELECT claim, runs, added FROM claim";
+/// Of the jobs of a run, those that a claim holds and that may hold limit keys; `?4` says whether
+/// all may.
+pub(crate) const SELECT_HOLDERS: &str = concat!(
+    "SELECT job.id, ",
+    name_columns!(),
+    " FROM job LEFT JOIN lane ON lane.lane = job.lane \
+     WHERE job.job BETWEEN ?1 AND ?2 AND job.claim = ?3 AND job.state = 4 \
+     AND (?4 OR lane.limits <> '')"
+);
 
 impl Limits<'_> {
     /// Writes the keys that changed, those that nobody needs go, and tells those who wait from
@@ -147,14 +153,21 @@ pub(crate) fn holders(
     conn: &Connection,
     mut tell: impl FnMut(JobId, LimitKey),
 ) -> Result<(), Fault> {
+    let mut claims = conn.prepare_cached(SELECT_ALL_RUNS)?;
     let mut select = conn.prepare_cached(SELECT_HOLDERS)?;
-    let mut rows = select.query([])?;
-    while let Some(row) = rows.next()? {
-        let Some(id) = sixteen(row, 0)? else { continue };
-        let Some(lane) = names(row, 1)? else { continue };
-        let added = text(row, 5)?.map(Added::parse).unwrap_or_default();
-        for key in added.union(&lane) {
-            tell(JobId::from_bytes(id), key);
+    let mut claims = claims.query([])?;
+    while let Some(claim) = claims.next()? {
+        let added = text(claim, 2)?.map(Added::parse);
+        for (first, last) in runs_of(claim, 1)?.iter() {
+            let values = (first, last, number(claim, 0)?, added.is_some());
+            let mut rows = select.query(values)?;
+            while let Some(row) = rows.next()? {
+                let Some(id) = sixteen(row, 0)? else { continue };
+                let Some(lane) = names(row, 1)? else { continue };
+                for key in added.as_ref().map_or(lane.limits.to_vec(), |added| added.union(&lane)) {
+                    tell(JobId::from_bytes(id), key);
+                }
+            }
         }
     }
     Ok(())

@@ -1,0 +1,79 @@
+//! Large batches come in by statements of many rows.
+
+use queue_core::{
+    Backend, ClaimRequest, Durability, EnqueueOutcome, JobId, JobState, KindSlots, LimitSettings,
+    LimitTarget, MemoryBackend, NewJob,
+};
+
+use crate::support::{STORED, assert_sound, fast, job, kind, request};
+
+/// Jobs of several lanes, some of which are of the same ids or cannot come in with the others.
+fn jobs() -> Vec<NewJob> {
+    let mut jobs: Vec<NewJob> = Vec::new();
+    for n in 0..200 {
+        let new = job(if n % 50 < 40 { "x".to_owned() } else { "x".repeat(n * 10) });
+        let new = new.priority(u8::try_from(n % 2).unwrap());
+        let new = if n % 3 == 0 { new.limit(format!("tenant:{}", n % 4)) } else { new };
+        let new = if n % 90 == 70 { new.idempotency_key("key") } else { new };
+        // One of this batch, which may be in the same statement or in another one.
+        let met = (n % 13 == 12).then(|| jobs[n * 3 / 4].job_id());
+        jobs.push(match met {
+            Some(id) => new.id(id),
+            None => new,
+        });
+    }
+    jobs
+}
+
+fn answers(outcomes: Vec<EnqueueOutcome>) -> Vec<(JobId, Option<(bool, JobState)>)> {
+    let answer = |outcome| match outcome {
+        EnqueueOutcome::Done(done) => (done.id, Some((done.duplicate, done.state))),
+        EnqueueOutcome::Conflict { existing, .. } => (existing, None),
+        other => panic!("{other:?}"),
+    };
+    outcomes.into_iter().map(answer).collect()
+}
+
+async fn given(backend: &impl Backend) -> Vec<JobId> {
+    let kinds = vec![KindSlots::new(kind(), 500)];
+    let claim = backend.claim(&ClaimRequest { kinds, ..request(500) }).await.unwrap();
+    claim.leases.iter().map(|lease| lease.spec.id).collect()
+}
+
+#[tokio::test]
+async fn a_large_batch_is_what_its_jobs_are_one_by_one() {
+    let directory = tempfile::tempdir().unwrap();
+    for limited in [false, true] {
+        let backend = fast(&directory.path().join(limited.to_string()));
+        let model = MemoryBackend::default();
+        let live = LimitSettings { max_live: Some(10), ..LimitSettings::default() };
+        let target = LimitTarget::new("tenant:1").unwrap();
+        if limited {
+            backend.set_limit(&target, Some(&live)).await.unwrap();
+            model.set_limit(&target, Some(&live)).await.unwrap();
+        }
+        let jobs = jobs();
+        // Some are there already.
+        for batch in [&jobs[20..23], &jobs[50..51], &jobs, &jobs] {
+            let (found, expected) = (
+                backend.enqueue(batch, STORED).await,
+                model.enqueue(batch, Durability::Memory).await,
+            );
+            let (found, expected) = (found.unwrap(), expected.unwrap());
+            let full = |outcomes: &[EnqueueOutcome]| -> Vec<bool> {
+                outcomes.iter().map(|o| matches!(o, EnqueueOutcome::Full { .. })).collect()
+            };
+            assert_eq!(full(&found), full(&expected));
+            assert_eq!(limited && batch.len() > 3, full(&found).contains(&true));
+            let done = |outcomes: Vec<EnqueueOutcome>| {
+                let done =
+                    |outcome: &EnqueueOutcome| !matches!(outcome, EnqueueOutcome::Full { .. });
+                answers(outcomes.into_iter().filter(done).collect())
+            };
+            assert_eq!(done(found), done(expected));
+            assert_sound(&backend).await;
+        }
+        assert_eq!(given(&backend).await, given(&model).await);
+        assert_sound(&backend).await;
+    }
+}
