@@ -293,11 +293,13 @@ local function claim_plain()
     for n = 1, #parts, 3 do
       local lane, keys = parts[n], parts[n].keys
       local view = lane.view
-      local names_end, keys_text = NAMES_AT + #view.pair - 2, ''
+      local short_end, keys_text = NAMES_AT + #view.pair - 2, ''
       if keys then keys_text = pack('>H', #keys) .. keys end
       for i = parts[n + 1], parts[n + 2] do
         local record = found[i]
         if not record then return false end
+        local version = byte(record) or 0
+        local names_end = version < LASTING and short_end + EXPIRY_BYTES or short_end
         local times, text = sub(record, 1, 17), sub(record, 18, names_end)
         local class = known[text]
         if not class then
@@ -310,7 +312,8 @@ local function claim_plain()
         if times ~= last_times or text ~= last_text or rest ~= last_rest or lane ~= last_lane then
           if
             class.pair ~= view.pair or class.priority ~= lane.priority
-            or class.limited ~= (keys ~= false) or byte(record) ~= (keys and 2 or 1)
+            or class.limited ~= (keys ~= false) or version % 2 ~= (keys and 0 or 1)
+            or version > LASTING + 1
             or keys and sub(rest, -#keys_text) ~= keys_text
           then
             return false
