@@ -52,7 +52,7 @@ local function read_group()
     replace = sub(flags, 1, 1) == 'p',
     keyed = string.find(flags, 'k', 2, true),
     apart = string.find(flags, 'b', 2, true),
-    times = pack('>BI6I6', keys_ and LIMITED_VERSION or VERSION, now, due_ms),
+    times = pack('>I6I6', now, due_ms),
   }
 end
 
@@ -80,6 +80,13 @@ for i, group in ipairs(owners) do
     asked_keys[#asked_keys + 1] = ARGV[at]
     at = at + 1
   end
+end
+
+-- The record of the `i`th job.
+local function record_of(i)
+  local version = byte(heads[i], 22) % 2 == 1 and EXPIRING or LASTING -- by its flags
+  if owners[i].class.keys then version = version + 1 end
+  return string.char(version) .. owners[i].times .. heads[i]
 end
 
 local records = {} -- id → record, of jobs that exist
@@ -118,7 +125,7 @@ end
 -- come last: comparing whole ones costs nothing (Lua keeps equal strings once), so only those
 -- that differ, perhaps in their options alone, are cut to the payload.
 local function is_same_work(id, i)
-  local a, b = records[id], owners[i].times .. heads[i]
+  local a, b = records[id], record_of(i)
   local class_a, from_a = class_of(a, 0)
   local class_b, from_b = class_of(b, 0)
   if not class_a or not class_b or byte(a, 20) ~= byte(b, 20) then return false end
@@ -208,7 +215,7 @@ end
 local function create(i, id, group, replaced)
   if count_live then count_live(group.class, 1) end
   if group.class.keys then tally_keys(group.class.keys, 1) end
-  local record = group.times .. heads[i]
+  local record = record_of(i)
   if replaced then met[#met + 1] = replaced end
   written[#written + 1], written[#written + 2] = id, record
   records[id] = record

@@ -21,14 +21,16 @@ use queue_core::{
     LimitKeys, Payload, Priority, QueueName, Retention, Timestamp,
 };
 
-/// The layouts that this program writes: of a job without limit keys, and of one that has some. A
-/// record of another version cannot be decoded.
-pub(crate) const VERSION: u8 = 1;
-const LIMITED_VERSION: u8 = 2;
+/// The layouts of records: of jobs that expire, and of those that do not. The next number after
+/// each is that of jobs with limit keys. A record of another version cannot be decoded.
+pub(crate) const EXPIRING: u8 = 1;
+pub(crate) const LASTING: u8 = 3;
+const LAST_VERSION: u8 = LASTING + 1;
 /// Version, enqueued_ms and due_ms, which only the store can know.
 const TIMES_BYTES: usize = 13;
-/// Everything before the queue's name.
-const FIXED_BYTES: usize = 41;
+/// Everything before the queue's name, and before the time at which the job expires.
+const FIXED_BYTES: usize = 35;
+const EXPIRY_BYTES: usize = 6;
 /// Where the flags are.
 const FLAGS_AT: usize = 34;
 const HAS_EXPIRY: u8 = 1;
@@ -91,7 +93,7 @@ pub(crate) fn pack_job(spec: &JobSpec) -> PackedJob {
     let apart = body_bytes > INLINE_MAX_BYTES;
     let inline_bytes = if apart { 0 } else { body_bytes };
     let names = queue.len() + kind.len() + key.len();
-    let mut out = Vec::with_capacity(FIXED_BYTES + names + inline_bytes);
+    let mut out = Vec::with_capacity(FIXED_BYTES + EXPIRY_BYTES + names + inline_bytes);
     out.extend(length::<u32>(payload.len()).to_be_bytes());
     out.extend(length::<u16>(key.len()).to_be_bytes());
     out.push(spec.payload.codec().number());
@@ -103,7 +105,9 @@ pub(crate) fn pack_job(spec: &JobSpec) -> PackedJob {
     out.extend(seconds(spec.retention.completed).to_be_bytes());
     out.extend(seconds(spec.retention.dead).to_be_bytes());
     out.push(flags(spec, apart));
-    out.extend(ms6(spec.expires_at.map_or(0, Timestamp::as_ms)));
+    if let Some(expires_at) = spec.expires_at {
+        out.extend(ms6(expires_at.as_ms()));
+    }
     out.extend_from_slice(queue.as_bytes());
     out.extend_from_slice(kind.as_bytes());
     out.extend_from_slice(key.as_bytes());
@@ -169,7 +173,7 @@ struct Layout {
 impl Layout {
     fn of(bytes: &[u8]) -> Result<Self, String> {
         match bytes.first() {
-            Some(&(VERSION | LIMITED_VERSION)) => {}
+            Some(&(EXPIRING..=LAST_VERSION)) => {}
             Some(version) => return Err(format!("its record has the unknown version {version}")),
             None => return Err("its record is empty".to_owned()),
         }
@@ -180,20 +184,22 @@ impl Layout {
         let fixed = bytes.get(..FIXED_BYTES)?;
         let payload_bytes = usize::try_from(unsigned(&fixed[13..17])).ok()?;
         let key_bytes = usize::from(fixed[17]) << 8 | usize::from(fixed[18]);
-        let queue = FIXED_BYTES..FIXED_BYTES + usize::from(fixed[20]);
+        let names_at = if fixed[0] < LASTING { FIXED_BYTES + EXPIRY_BYTES } else { FIXED_BYTES };
+        let queue = names_at..names_at + usize::from(fixed[20]);
         let kind = queue.end..queue.end + usize::from(fixed[21]);
         let key = kind.end..kind.end + key_bytes;
         let hold_bytes = if fixed[FLAGS_AT] & HOLD_AT_LEAST == 0 { 0 } else { HOLD_BYTES };
         let hold_end = key.end + hold_bytes;
         let mut limits = hold_end..hold_end;
-        if fixed[0] == LIMITED_VERSION {
+        if is_limited(fixed[0]) {
             let length = bytes.get(hold_end..hold_end + 2)?;
             limits.start += 2;
             limits.end = limits.start + usize::try_from(unsigned(length)).ok()?;
         }
         let end = limits.end;
         let is_whole = end <= bytes.len()
-            && (fixed[FLAGS_AT] & HAS_LIMITS != 0) == (fixed[0] == LIMITED_VERSION);
+            && (fixed[FLAGS_AT] & HAS_LIMITS != 0) == is_limited(fixed[0])
+            && (fixed[0] < LASTING || fixed[FLAGS_AT] & HAS_EXPIRY == 0);
         is_whole.then_some(Self { queue, kind, key, limits, end, payload_bytes })
     }
 
@@ -217,12 +223,17 @@ impl Layout {
     }
 
     fn limits(&self, bytes: &[u8]) -> Result<LimitKeys, String> {
-        if bytes[0] != LIMITED_VERSION {
+        if !is_limited(bytes[0]) {
             return Ok(LimitKeys::NONE);
         }
         split(text(bytes, self.limits.clone())?)
             .ok_or_else(|| "its limit keys are not legal".to_owned())
     }
+}
+
+/// Whether a record of this version has limit keys.
+fn is_limited(version: u8) -> bool {
+    version.is_multiple_of(2)
 }
 
 fn time(bytes: &[u8], from: usize) -> Timestamp {
@@ -283,7 +294,8 @@ pub(crate) fn unpack_next_job(
     spec.retention = Retention { completed: kept(26), dead: kept(30) };
     spec.hold = layout.hold(&bytes);
     spec.limits = layout.limits(&bytes)?;
-    spec.expires_at = (bytes[FLAGS_AT] & HAS_EXPIRY != 0).then(|| time(&bytes, 35));
+    let expires = bytes[FLAGS_AT] & HAS_EXPIRY != 0;
+    spec.expires_at = expires.then(|| time(&bytes, FIXED_BYTES));
     spec.idempotency_key = match key {
         "" => None,
         key => Some(IdempotencyKey::new(key).map_err(|e| e.to_string())?),
@@ -379,7 +391,7 @@ mod tests {
     use queue_core::NewJob;
 
     fn with_times(body: &[u8]) -> Vec<u8> {
-        [&[VERSION][..], &ms6(7), &ms6(9), body].concat()
+        [&[EXPIRING][..], &ms6(7), &ms6(9), body].concat()
     }
 
     fn job() -> JobSpec {
@@ -412,6 +424,26 @@ mod tests {
     }
 
     #[test]
+    fn a_job_that_does_not_expire_has_these_bytes() {
+        let mut spec = job();
+        spec.expires_at = None;
+        let expected: &[&[u8]] = &[
+            &[0, 0, 0, 3, 0, 3, 0, 4, 10, 2, 1, 44, 4],
+            &[0, 0, 0, 5, 10, 11, 12, 13, 0],
+            b"bulkemail.sendkey\0\xff!",
+            b"\x81\xaeschema_version\x03",
+        ];
+        let packed = pack_job(&spec);
+        assert_eq!(packed.record, expected.concat());
+        let whole = [&[LASTING][..], &ms6(7), &ms6(9), &packed.record].concat();
+        assert_eq!(unpack_job(spec.id, whole, Vec::new()).unwrap().spec, spec);
+        // As versions before this one wrote it.
+        let (head, names) = packed.record.split_at(FLAGS_AT + 1 - TIMES_BYTES);
+        let long = [&[EXPIRING][..], &ms6(7), &ms6(9), head, &[0; EXPIRY_BYTES], names].concat();
+        assert_eq!(unpack_job(spec.id, long, Vec::new()).unwrap().spec, spec);
+    }
+
+    #[test]
     fn a_job_with_limit_keys_has_these_bytes() {
         let mut spec = job();
         spec.limits = LimitKeys::parse(["tenant:a", "provider:x"]).unwrap();
@@ -425,7 +457,7 @@ mod tests {
         ];
         let packed = pack_job(&spec);
         assert_eq!(packed.record, expected.concat());
-        let times = [&[LIMITED_VERSION][..], &ms6(7), &ms6(9)].concat();
+        let times = [&[EXPIRING + 1][..], &ms6(7), &ms6(9)].concat();
         let whole = [times, packed.record].concat();
         assert_eq!(unpack_job(spec.id, whole.clone(), Vec::new()).unwrap().spec, spec);
         let lane = "bulk/email.send/2/provider:x,tenant:a";
@@ -490,8 +522,8 @@ mod tests {
             let _ = unpack(flipped);
         }
         let mut newer = whole;
-        newer[0] = LIMITED_VERSION + 1;
+        newer[0] = LAST_VERSION + 1;
         let error = unpack(newer).unwrap_err();
-        assert!(error.contains("unknown version 3"), "{error}");
+        assert!(error.contains("unknown version 5"), "{error}");
     }
 }

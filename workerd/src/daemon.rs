@@ -9,7 +9,7 @@ use queue::{
 };
 
 use crate::config::{Config, longest_kill_grace};
-use crate::executor::command::CommandExecutor;
+use crate::executor::command::{self, CommandExecutor, Folders};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::http::{Names, Running, Server, Shared};
 use crate::limits;
@@ -36,6 +36,9 @@ pub(crate) async fn run(
         return Err(Failure::usage(NOTHING_TO_RUN));
     }
     machine::prepare(config)?;
+    if customize.is_none() {
+        adopt_orphans();
+    }
     warn_of_missing_variables(config);
     let mut signals = Signals::new().map_err(|e| Failure::new(Exit::Failed, e))?;
     let hangups = Hangups::new().map_err(|e| Failure::new(Exit::Failed, e))?;
@@ -87,6 +90,14 @@ pub(crate) fn names(config: &Config) -> Names {
 /// What a configuration without executors is told.
 pub(crate) const NOTHING_TO_RUN: &str =
     "there is nothing that could run a job; add [executors.\"KIND\"] to the file that -c names";
+
+/// What programs leave behind is found sooner. Not with handlers of somebody's own: their children
+/// could not be told from orphans, and would be reaped instead of them.
+fn adopt_orphans() {
+    if let Err(error) = command::adopt_orphans() {
+        tracing::debug!(event = "orphans_not_adopted", %error);
+    }
+}
 
 /// A program that is promised a variable and does not get it fails in ways of its own.
 fn warn_of_missing_variables(config: &Config) {
@@ -158,8 +169,9 @@ pub(crate) fn worker(config: &Config, queue: &Queue) -> Result<Worker, Failure> 
         .concurrency(config.worker.concurrency)
         .lease(config.worker.lease)
         .cancel_grace(longest_kill_grace(&config.executors) + CANCEL_GRACE_MARGIN);
+    let folders = Arc::new(Folders::default());
     for (kind, command) in &config.executors {
-        let executor = CommandExecutor::new(command.clone());
+        let executor = CommandExecutor::new(command.clone(), Arc::clone(&folders));
         worker = worker.executor(kind.clone(), command.concurrency, executor);
         worker = worker.limits(kind, command.limits.iter().map(LimitKey::as_str));
     }

@@ -7,7 +7,7 @@ use crate::executor::command::make_event_pipe;
 use crate::exit::{Exit, Failure};
 
 /// Open files per running program: its streams, both ends of them while it is started, both ends
-/// of the pipe of its events, its folder and what waits for its end.
+/// of the pipe of its events, its folder while that is looked at, and what waits for its end.
 const FILES_PER_JOB: u64 = 10;
 /// Open files for everything else: the store, HTTP, the runtime.
 const FILES_BESIDE: u64 = 256;

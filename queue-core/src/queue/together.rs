@@ -2,11 +2,15 @@
 //! next batch gathers, and goes as soon as that call is answered. A caller who is alone waits for
 //! nobody; there are no timers.
 //!
-//! Every call runs in a task of its own: a caller who does not poll, or drops, the future of an
-//! enqueue must not hold up the others.
+//! Every call goes out in its caller's turn and ends in a task of its own: a caller who does not
+//! poll, or drops, the future of an enqueue must not hold up the others.
 
+use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
+use futures_util::FutureExt;
 use tokio::runtime::{Handle, Id};
 use tokio::sync::oneshot;
 
@@ -57,12 +61,22 @@ pub(super) async fn enqueue(queue: &Queue, job: NewJob) -> Result<EnqueueOutcome
     let passenger = Passenger { job, answer };
     if let Some(first) = queue.together.join(runtime.id(), queue.durability, passenger) {
         let batches = Batches { queue: queue.clone(), runtime: runtime.id(), is_done: false };
-        runtime.spawn(batches.run(vec![first]));
+        set_out(batches.run(vec![first])).await;
     }
     match answered.await {
         Ok(Answer::Of(outcome)) => outcome,
         Ok(Answer::Alone(job)) => alone(queue, *job).await,
         Err(_) => Err(Error::Unavailable("the task that made the call is gone".to_owned())),
+    }
+}
+
+/// Lets a call go out at once, and leaves the rest of it to a task. A panic of the store is no
+/// business of the caller, who hears of it as all who travel with him do.
+async fn set_out(run: impl Future<Output = ()> + Send + 'static) {
+    let mut run = Box::pin(AssertUnwindSafe(run).catch_unwind());
+    let first = poll_fn(|context| Poll::Ready(run.as_mut().poll(context))).await;
+    if first.is_pending() {
+        tokio::spawn(run);
     }
 }
 

@@ -6,18 +6,21 @@
 --   14-17  payload bytes        18-19 key bytes            20    codec
 --   21     queue bytes          22    kind bytes           23    priority
 --   24-25  max_attempts         26    max_stalls           27-30 retention completed s
---   31-34  retention dead s     35    flags                36-41 expires_ms
+--   31-34  retention dead s     35    flags                36-41 expires_ms, in versions 1 and 2
 --   42..   queue, kind, key, the time for which the key is held at least (6 bytes, by its flag),
 --          the limit keys (by their flag: 2 bytes length, then the keys, sorted, with commas
 --          between), then payload and options unless they are apart
 --
 -- Flags: 1 expires, 2 its body is apart, 4 its key is held until it is completed, 8 its key is held
 -- for a time at least, 16 it has limit keys. Without 4 and 8 the key is held as long as the record
--- is kept. A record with limit keys has version 2: a program that does not know them must not run
--- its job.
+-- is kept.
+--
+-- Versions: 1 and 2 are of jobs that expire, 3 and 4 of those that do not and have nothing in that
+-- place: the names begin at 36. Those of jobs with limit keys are even: a program that does not know
+-- limit keys must not run them.
 
-local VERSION, LIMITED_VERSION = 1, 2
-local CLASS_AT, NAMES_AT, HOLD_BYTES = 21, 42, 6
+local EXPIRING, LASTING = 1, 3 -- one more with limit keys
+local CLASS_AT, NAMES_AT, EXPIRY_BYTES, HOLD_BYTES = 21, 36, 6, 6
 
 local classes = {}
 
@@ -40,11 +43,17 @@ do
   end
 end
 
-local function parse_class(text, queue_bytes, kind_bytes)
-  local skip = NAMES_AT - CLASS_AT
+local function parse_class(text, version, queue_bytes, kind_bytes)
+  local skip, expires_ms = NAMES_AT - CLASS_AT, 0
+  if version < LASTING then skip = skip + EXPIRY_BYTES end
   if #text ~= skip + queue_bytes + kind_bytes then return false end
-  local _, _, priority, max_attempts, max_stalls, completed_s, dead_s, flags, expires_ms =
-    struct.unpack('>BBBHBI4I4BI6', text)
+  local _, _, priority, max_attempts, max_stalls, completed_s, dead_s, flags =
+    struct.unpack('>BBBHBI4I4B', text)
+  if version < LASTING then
+    expires_ms = struct.unpack('>I6', text, skip - EXPIRY_BYTES + 1)
+  elseif flags % 2 == 1 then
+    return false
+  end
   local queue = sub(text, skip + 1, skip + queue_bytes)
   local kind = sub(text, skip + queue_bytes + 1)
   local legal = '^[a-z0-9_.-]+$'
@@ -66,7 +75,7 @@ local function parse_class(text, queue_bytes, kind_bytes)
     live_hold = floor(flags / 4) % 2 == 1,
     at_least = floor(flags / 8) % 2 == 1,
     limited = floor(flags / 16) % 2 == 1,
-    names = queue_bytes + kind_bytes,
+    names_end = CLASS_AT - 1 + #text,
     index = priority, -- what the lane is called in `lanes:<queue>/<kind>`
   }
   -- Those with limit keys have all but a few of its fields from it.
@@ -80,15 +89,16 @@ end
 local function shared_class_of(bytes, base)
   local key_high, key_low, _, queue_bytes, kind_bytes = byte(bytes, base + 18, base + 22)
   local version = byte(bytes, base + 1)
-  if not kind_bytes or version ~= VERSION and version ~= LIMITED_VERSION then return nil end
+  if not kind_bytes or version < EXPIRING or version > LASTING + 1 then return nil end
   local names_end = NAMES_AT - 1 + queue_bytes + kind_bytes
+  if version < LASTING then names_end = names_end + EXPIRY_BYTES end
   local text = sub(bytes, base + CLASS_AT, base + names_end)
   local class = classes[text]
   if class == nil then
-    class = parse_class(text, queue_bytes, kind_bytes)
+    class = parse_class(text, version, queue_bytes, kind_bytes)
     classes[text] = class
   end
-  if not class or class.limited ~= (version == LIMITED_VERSION) then return nil end
+  if not class or class.limited ~= (version % 2 == 0) then return nil end
   local head_bytes = names_end + key_high * 256 + key_low
   if class.at_least then head_bytes = head_bytes + HOLD_BYTES end
   if class.limited then head_bytes = head_bytes + 2 end

@@ -25,7 +25,7 @@ local function key_of(bytes, base, class)
   local high, low = byte(bytes, base + 18, base + 19)
   local length = high * 256 + low
   if length == 0 then return nil end
-  local from = base + NAMES_AT + class.names
+  local from = base + class.names_end + 1
   return sub(bytes, from, from + length - 1)
 end
 
@@ -34,7 +34,7 @@ local function enqueued_ms_of(bytes, base) return (struct.unpack('>I6', bytes, b
 -- The end of the time for which a job holds its key at least; only of a class with such a time.
 local function hold_end_ms(bytes, base, class)
   local high, low = byte(bytes, base + 18, base + 19)
-  local at = base + NAMES_AT + class.names + high * 256 + low
+  local at = base + class.names_end + 1 + high * 256 + low
   return min(enqueued_ms_of(bytes, base) + struct.unpack('>I6', bytes, at), TIME_MAX)
 end
 

@@ -25,10 +25,13 @@ local function claim_plain()
 
   -- Limit keys of which something might be set or remembered, and how many jobs take each.
   local asked, is_asked, taking = {}, {}, {}
+  local is_shut = {} -- of those that workers add
   local function ask(keys)
     for key in string.gmatch(keys, '[^,]+') do
+      if is_shut[key] then return false end
       if not is_asked[key] then is_asked[key], asked[#asked + 1], taking[key] = true, key, 0 end
     end
+    return true
   end
 
   -- What the keys let run; made only if something may be set or remembered.
@@ -69,8 +72,8 @@ local function claim_plain()
     -- if there is more to be minded.
     local function bounds()
       if not asked[1] then return {} end
-      for _, state in ipairs(found_in(LIMITED, asked)) do
-        if state then return nil end
+      for i, state in ipairs(found_in(LIMITED, asked)) do
+        if state and not is_shut[asked[i]] then return nil end
       end
       local targets, class_at, most = {}, {}, {}
       for i = 1, #asked do targets[i] = asked[i] end
@@ -123,7 +126,7 @@ local function claim_plain()
       views[#views + 1] = {
         queue = argv[q], kind = k, pair = pair, is_paused = is_paused,
         added = argv[k + 2], taken = 0, lanes = false, is_part = false, read_to = 0,
-        added_names = argv[k + 2] ~= '' and split_keys(argv[k + 2]),
+        added_names = argv[k + 2] ~= '' and split_keys(argv[k + 2]), shut = false,
       }
       if limited then ask(argv[k + 2]) end
     end
@@ -134,6 +137,32 @@ local function claim_plain()
   for k = queues_end + 1, #argv, 3 do
     slots[k] = tonumber(argv[k + 1])
   end
+
+  -- Queues and kinds that a key which the worker adds keeps shut for a time: known to the key, so
+  -- that nothing is to be written. Answers nothing if something else is remembered of such a key.
+  local function look_at_added()
+    local states, names = {}, {}
+    for i = 1, #asked do names[i] = asked[i] end
+    for i, state in ipairs(names[1] and call('HMGET', LIMITED, unpack(names)) or {}) do
+      states[names[i]] = state
+    end
+    for _, view in ipairs(views) do
+      for _, name in ipairs(view.added_names or {}) do
+        local state = states[name]
+        if state then
+          -- limits.lua: version, flags (1 is an open breaker), scheduled_us, closed_until_ms.
+          if #state < 17 or byte(state) ~= 1 or byte(state, 2) % 2 == 1 then return nil end
+          if struct.unpack('>I6', state, 11) <= now or not tells_of(state, view.pair, '@') then
+            return nil
+          end
+          view.shut, is_shut[name] = view.shut or name, true
+        end
+      end
+    end
+    return true
+  end
+  if limited and not look_at_added() then return nil end
+
   local fields = {}
   for i = 1, size do
     local pair = views[i].pair
@@ -166,7 +195,7 @@ local function claim_plain()
       if #member > 1 then
         if byte(member, 2) ~= 47 then return false end -- "/"
         keys = sub(member, 3)
-        if limited then ask(keys) end
+        if limited and not ask(keys) then return false end
       end
       lanes[#lanes + 1] = {
         view = view, index = member, priority = priority, keys = keys, names = false, key = false,
@@ -273,7 +302,8 @@ local function claim_plain()
     local of_queue = {}
     for i = first, first + kind_count - 1 do
       local view = views[i]
-      if missing > 0 and not view.is_paused and slots[view.kind] > 0 and view.ready > 0 then
+      local is_open = not view.is_paused and not view.shut
+      if missing > 0 and is_open and slots[view.kind] > 0 and view.ready > 0 then
         if not read_lanes(view) then return nil end
         of_queue[#of_queue + 1] = view
       end
@@ -292,11 +322,13 @@ local function claim_plain()
     for n = 1, #parts, 3 do
       local lane, keys = parts[n], parts[n].keys
       local view = lane.view
-      local names_end, keys_text = NAMES_AT + #view.pair - 2, ''
+      local short_end, keys_text = NAMES_AT + #view.pair - 2, ''
       if keys then keys_text = pack('>H', #keys) .. keys end
       for i = parts[n + 1], parts[n + 2] do
         local record = found[i]
         if not record then return false end
+        local version = byte(record) or 0
+        local names_end = version < LASTING and short_end + EXPIRY_BYTES or short_end
         local times, text = sub(record, 1, 17), sub(record, 18, names_end)
         local class = known[text]
         if not class then
@@ -309,7 +341,8 @@ local function claim_plain()
         if times ~= last_times or text ~= last_text or rest ~= last_rest or lane ~= last_lane then
           if
             class.pair ~= view.pair or class.priority ~= lane.priority
-            or class.limited ~= (keys ~= false) or byte(record) ~= (keys and 2 or 1)
+            or class.limited ~= (keys ~= false) or version % 2 ~= (keys and 0 or 1)
+            or version > LASTING + 1
             or keys and sub(rest, -#keys_text) ~= keys_text
           then
             return false
@@ -338,7 +371,7 @@ local function claim_plain()
     most = bounds()
     if not most then return nil end
     for _, view in ipairs(views) do
-      if not have_room(view.added_names or {}, most) then return nil end
+      if not view.shut and not have_room(view.added_names or {}, most) then return nil end
     end
     for n = 1, #parts, 3 do
       if not have_room(parts[n].names or {}, most) then return nil end
@@ -379,6 +412,10 @@ local function claim_plain()
         end
       end
       if not is_left and view.is_part then return nil end
+      if view.shut then
+        table.insert(reply[13], view.pair)
+        table.insert(reply[13], view.shut)
+      end
     end
     if view.is_counted then
       local list = is_left and to_wake or to_calm

@@ -184,17 +184,22 @@ local function enqueue_plain()
   end
   if not in_parts(keys, add_keys) then return nil end
 
+  -- Before each record: its version (class.lua) and its times.
   local times = pack('>I6I6', now, now)
-  local plain_times, keyed_times = '\1' .. times, '\2' .. times -- VERSION and LIMITED_VERSION
+  local lasting, expiring = '\3' .. times, '\1' .. times
+  local keyed_lasting, keyed_expiring = '\4' .. times, '\2' .. times
   local written, seen, offset, n = {}, {}, at + count, 0
   for i = 1, run_count do
-    local head = run_lanes[i].keys and keyed_times or plain_times
+    local keyed = run_lanes[i].keys
+    local long, short = keyed and keyed_expiring or expiring, keyed and keyed_lasting or lasting
     while n < run_ends[i] do
       n = n + 1
       local id = argv[at + n]
       if seen[id] then return nil end
       seen[id] = true
-      written[2 * n - 1], written[2 * n] = id, head .. argv[offset + n]
+      local record = argv[offset + n]
+      local head = byte(record, 22) % 2 == 1 and long or short -- its flags
+      written[2 * n - 1], written[2 * n] = id, head .. record
     end
   end
 

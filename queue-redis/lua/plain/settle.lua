@@ -204,6 +204,7 @@ local function settle_plain()
       if not record or not fin or #fin < 30 or #record < NAMES_AT then return false end
       local high, low, _, queue_bytes, kind_bytes = byte(record, 18, 22)
       local names_end = NAMES_AT - 1 + queue_bytes + kind_bytes
+      if byte(record) < LASTING then names_end = names_end + EXPIRY_BYTES end
       if
         sub(record, 20, names_end) ~= text
         or sub(fin, 1, 8) ~= settled

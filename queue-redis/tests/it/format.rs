@@ -94,7 +94,7 @@ async fn each_format_has_these_bytes() {
     let store = Store::new().await;
     store.enqueue(Hold::AtLeast(Duration::from_millis(0x0a0b))).await;
     let head = concat!(
-        "01",                 // version
+        "03",                 // version
         "030000000001",       // enqueued
         "030000000001",       // due
         "00000001",           // payload bytes
@@ -106,7 +106,6 @@ async fn each_format_has_these_bytes() {
         "00015180001275",     // retention of completed, dead …
         "00",                 // …
         "08",                 // flags: held for a time
-        "000000000000",       // no expiry
         "64656661756c74616b", // default, a, k
         "000000000a0b",       // the time
     );
@@ -142,6 +141,36 @@ async fn each_format_has_these_bytes() {
     assert_sound(&store.backend).await;
 }
 
+/// Records of jobs that do not expire once had room for the time at which they do.
+#[tokio::test]
+async fn a_record_with_an_empty_expiry_is_read() {
+    let store = Store::new().await;
+    for limits in [None, Some("tenant:a")] {
+        let mut job = NewJob::new(Kind::new("a").unwrap(), Payload::raw("p")).id(*ID);
+        if let Some(key) = limits {
+            job = job.limit(key);
+        }
+        store.backend.enqueue(&[job.clone()], Durability::Memory).await.unwrap();
+        let mut record = store.of_job("jobs");
+        record[0] -= 2;
+        record.splice(35..35, [0; 6]);
+        store.write("jobs", ID.as_bytes(), &record);
+        let request = request(&["a"], 1);
+        let lease = store.backend.claim(&request).await.unwrap().leases.remove(0);
+        assert_eq!(lease.spec.payload, job.spec.payload);
+        assert_eq!((lease.spec.expires_at, &lease.spec.limits), (None, &job.spec.limits));
+        assert!(hex(&store.of_job("run")).contains(&hex(&record[..41])));
+        let outcome = Outcome::Completed { result: None };
+        let (id, token, elapsed) = (*ID, lease.token, Duration::ZERO);
+        let settlements = vec![Settlement { id, token, outcome, elapsed }];
+        let request = SettleRequest { settlements, claim: None };
+        let settled = store.backend.settle(&request).await.unwrap().settled;
+        assert_eq!(settled, [Settled::Applied(JobState::Completed)]);
+        assert_sound(&store.backend).await;
+        store.backend.delete(&[(*ID, JobState::Completed)]).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn each_format_of_limits_has_these_bytes() {
     let store = Store::new().await;
@@ -166,7 +195,7 @@ async fn each_format_of_limits_has_these_bytes() {
     store.backend.enqueue(&[job], Durability::Memory).await.unwrap();
     let record = hex(&store.of_job("jobs"));
     let head = record.strip_suffix("7080").unwrap();
-    assert!(head.starts_with("02") && head.ends_with("64656661756c7461000874656e616e743a61"));
+    assert!(head.starts_with("04") && head.ends_with("64656661756c7461000874656e616e743a61"));
     assert_eq!(&head[68..70], "10", "the flag");
     assert_eq!(store.members("lanes:default/a"), [("5/tenant:a".to_owned(), (5 << 48) + 1)]);
     assert_eq!(store.read("live", b"tenant:a"), b"1");

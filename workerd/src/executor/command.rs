@@ -4,6 +4,7 @@
 //! how it is stopped) is written down for its authors in this crate's README.
 
 mod attempt;
+mod ended;
 mod events;
 mod folder;
 mod group;
@@ -11,6 +12,7 @@ mod input;
 mod listener;
 mod output;
 mod result;
+mod start;
 mod starts;
 mod template;
 #[cfg(test)]
@@ -18,15 +20,18 @@ mod tests;
 mod tree;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use queue::{Context, Executor, Fail, LimitKeys, Payload};
 
 use attempt::Attempt;
 pub(crate) use events::make as make_event_pipe;
+pub(crate) use folder::Folders;
 pub(crate) use result::EXIT_DEAD;
 use starts::Starts;
 pub(crate) use template::Template;
+pub(crate) use tree::adopt as adopt_orphans;
 
 /// The program of a kind and the bounds it runs in.
 #[derive(Debug, Clone)]
@@ -90,11 +95,13 @@ pub(crate) const ALWAYS_PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
 pub(crate) struct CommandExecutor {
     command: Command,
     starts: Starts,
+    folders: Arc<Folders>,
 }
 
 impl CommandExecutor {
-    pub(crate) fn new(command: Command) -> Self {
-        Self { command, starts: Starts::default() }
+    /// `folders` are shared by all executors of this process.
+    pub(crate) fn new(command: Command, folders: Arc<Folders>) -> Self {
+        Self { command, starts: Starts::default(), folders }
     }
 }
 
@@ -111,6 +118,6 @@ impl Executor for CommandExecutor {
             remaining: context.remaining(),
             listener: &context,
         };
-        attempt::run(&self.command, &self.starts, &attempt, context.cancelled()).await
+        attempt::run(self, &attempt, context.cancelled()).await
     }
 }

@@ -5,7 +5,8 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::support::{
-    Daemon, Gate, Redis, Store, job, on_every_store, soon, until, until_finished, until_state,
+    Daemon, Gate, Redis, Store, executor, job, on_every_store, soon, until, until_finished,
+    until_state,
 };
 
 on_every_store!(
@@ -184,4 +185,45 @@ async fn connections_that_are_made_again_and_jobs_that_run_and_wait_are_measured
         "queue_jobs{queue=\"default\",state=\"completed\"} 3",
     ])
     .await;
+}
+
+/// The children of a process's main thread, ended or not.
+#[cfg(target_os = "linux")]
+fn children(process: u32) -> Vec<String> {
+    let list = format!("/proc/{process}/task/{process}/children");
+    std::fs::read_to_string(list).unwrap().split_whitespace().map(str::to_owned).collect()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_programs_leave_behind_is_ended_and_reaped() {
+    let store = Store::sqlite();
+    let queue = store.connect().await;
+    let script = "(setsid sleep 1000 & echo $! > $WORKERD_RESULT); (setsid true &); exit 0";
+    let daemon = Daemon::start(&store.url(), &executor("leaves", script));
+    for _ in 0..10 {
+        let id = queue.enqueue(job("leaves", &json!({}))).await.unwrap().id;
+        let record = until_finished(&queue, id).await;
+        let left: i32 = record.result.unwrap().decode().unwrap();
+        let left = rustix::process::Pid::from_raw(left).unwrap();
+        assert!(rustix::process::test_kill_process(left).is_err());
+        assert_eq!(children(daemon.id()), [""; 0]);
+    }
+}
+
+/// That makes it cheap to know what is left of a program.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_daemon_adopts_what_has_lost_its_parent() {
+    let store = Store::sqlite();
+    let queue = store.connect().await;
+    let look = "read -r id name state parent rest < /proc/$$/stat && [ $parent = $daemon ]";
+    let orphan = format!("until {look}; do sleep 0.01; done; echo 1 > $WORKERD_RESULT");
+    let script = format!(
+        "export daemon=$PPID; (sh -c '{orphan}' &)
+         while [ ! -s $WORKERD_RESULT ]; do sleep 0.01; done"
+    );
+    let _daemon = Daemon::start(&store.url(), &executor("adopted", &script));
+    let id = queue.enqueue(job("adopted", &json!({}))).await.unwrap().id;
+    assert_eq!(until_finished(&queue, id).await.state, JobState::Completed);
 }

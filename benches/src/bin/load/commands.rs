@@ -66,6 +66,8 @@ async fn by_daemon(settings: &Settings, results: &mut Results) -> anyhow::Result
         .arg("run")
         .arg("-c")
         .arg(&path)
+        // A daemon that is killed leaves the folders of its commands behind.
+        .env("TMPDIR", folder.path())
         .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("cannot start {}", settings.workerd.display()))?;
@@ -93,6 +95,7 @@ async fn left(queue: &Queue, at_most: usize) -> anyhow::Result<u64> {
             return Ok(live);
         }
         anyhow::ensure!(Instant::now() < deadline, "{live} commands are left");
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        // Looking costs the server and this process what the commands could use.
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

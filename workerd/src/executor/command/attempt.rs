@@ -1,20 +1,18 @@
 //! One attempt: start the program, see it to its end, and tell what came of it.
 
-use std::io;
-use std::process::Stdio;
+use std::process::{self, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use queue::{CancelReason, ERROR_MAX_BYTES, ErrorKind, Fail, JobId, Kind, Payload, QueueName};
 use tokio::time::sleep;
 
 use super::events::Events;
-use super::folder::Folder;
-use super::group::Group;
+use super::group::End;
 use super::input::Input;
 use super::listener::Listener;
 use super::output::{Pipes, Tail};
-use super::starts::Starts;
-use super::{ALWAYS_PASSED, Command, result};
+use super::start::Started;
+use super::{ALWAYS_PASSED, Command, CommandExecutor, result, tree};
 
 /// What the program is told about its job.
 #[derive(Debug)]
@@ -52,24 +50,21 @@ enum Stop {
 /// # Cancel safety
 /// Dropping the future kills the program with everything it started.
 pub(super) async fn run(
-    command: &Command,
-    starts: &Starts,
+    executor: &CommandExecutor,
     attempt: &Attempt<'_>,
     cancelled: impl Future<Output = CancelReason>,
 ) -> Result<Option<Payload>, Fail> {
+    let CommandExecutor { command, starts, folders } = executor;
     let input = Input::of(command, attempt)?;
-    let folder = match Folder::create().await {
-        Ok(folder) => folder,
-        Err(error) => return Err(starts.failed("cannot make a folder for the attempt", &error)),
-    };
-    let events = Events::open(&folder.events, attempt.listener)
-        .map_err(|error| starts.failed("cannot open a pipe for the attempt", &error))?;
-    let mut process = process(command, attempt, &input, &folder);
-    let started = Group::start(&mut process, folder.result.clone());
-    let (mut group, streams) = started.map_err(|e| not_started(command, starts, &e))?;
+    let process = process(command, attempt, input.arguments);
+    let started =
+        Started::start(process, command.working_dir.is_none(), input.stdin, folders).await;
+    let started = started.map_err(|error| error.into_fail(command, starts))?;
     starts.succeeded();
+    let Started { mut folder, mut group, streams, input } = started;
+    let events = Events::new(folder.ends.take(), attempt.listener);
     let max_bytes = command.output_max_bytes;
-    let mut pipes = Pipes::new(streams, input.stdin, max_bytes, events, attempt.listener);
+    let mut pipes = Pipes::new(streams, input, max_bytes, events, attempt.listener);
 
     let stop = tokio::select! {
         biased;
@@ -77,6 +72,7 @@ pub(super) async fn run(
         reason = cancelled => Some(Stop::Cancelled(reason)),
         () = time_limit(command.timeout) => Some(Stop::TimedOut),
         never = pipes.serve() => match never {},
+        never = tree::reap_orphans() => match never {},
     };
     if stop.is_some() {
         tokio::select! {
@@ -88,39 +84,37 @@ pub(super) async fn run(
     } else {
         let _ = tokio::time::timeout(STREAMS_GRACE, pipes.run()).await;
     }
-    let status = group.finish().await;
+    let end = group.finish().await;
     let _ = tokio::time::timeout(STREAMS_GRACE, pipes.run()).await;
-    pipes.finish();
+    folder.ends = pipes.finish();
 
     // Whatever a program says after it was told to stop, it may not have done its work: many end
     // with code 0 on TERM.
     if let Some(stop) = stop {
         return Err(stopped(stop, command, &pipes.errors.tail));
     }
-    let status = status.map_err(|e| Fail::retry(format!("cannot learn the exit status: {e}")))?;
-    match result::failure(command, status, &pipes) {
+    let End { status, is_clean } =
+        end.map_err(|e| Fail::retry(format!("cannot learn the exit status: {e}")))?;
+    let result = match result::failure(command, status, &pipes) {
         Some(fail) => Err(fail),
         None => result::result(command, &folder.result, pipes).await,
+    };
+    if is_clean {
+        folders.give_back(folder);
     }
+    result
 }
 
-fn process(
-    command: &Command,
-    attempt: &Attempt<'_>,
-    input: &Input,
-    folder: &Folder,
-) -> tokio::process::Command {
+/// The program as far as it does not depend on the attempt's folder.
+fn process(command: &Command, attempt: &Attempt<'_>, arguments: Vec<String>) -> process::Command {
     let time = command.timeout.map_or(attempt.remaining, |t| t.min(attempt.remaining));
     let deadline = SystemTime::now().checked_add(time).unwrap_or(SystemTime::now());
     let deadline_ms = deadline.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    let mut process = tokio::process::Command::new(&command.program);
-    process
-        .args(&input.arguments)
-        .current_dir(command.working_dir.as_ref().unwrap_or(&folder.work))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .env_clear();
+    let mut process = process::Command::new(&command.program);
+    process.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).env_clear();
+    if let Some(folder) = &command.working_dir {
+        process.current_dir(folder);
+    }
     let passed = ALWAYS_PASSED.iter().copied();
     for name in passed.chain(command.environment.iter().map(String::as_str)) {
         if let Some(value) = std::env::var_os(name) {
@@ -133,20 +127,8 @@ fn process(
         .env("WORKERD_QUEUE", attempt.queue.as_str())
         .env("WORKERD_ATTEMPT", attempt.number.to_string())
         .env("WORKERD_FENCE", attempt.fence.to_string())
-        .env("WORKERD_DEADLINE", deadline_ms.to_string())
-        .env("WORKERD_RESULT", &folder.result)
-        .env("WORKERD_EVENTS", &folder.events);
+        .env("WORKERD_DEADLINE", deadline_ms.to_string());
     process
-}
-
-/// A machine that cannot start the program now may be able to later, or another machine may: only
-/// arguments that are too long stay so.
-fn not_started(command: &Command, starts: &Starts, error: &io::Error) -> Fail {
-    let what = format!("cannot start {}", command.program.display());
-    match error.kind() {
-        io::ErrorKind::ArgumentListTooLong => Fail::dead(format!("{what}: {error}")),
-        _ => starts.failed(&what, error),
-    }
 }
 
 /// Ends when the kind's own time limit is over.

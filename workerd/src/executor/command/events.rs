@@ -6,13 +6,13 @@
 //! it has no end that would have to be waited for. If this process is killed the program goes on
 //! without a reader: only if it opens the pipe for reading and writing is it not held up then.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::io::{read, retry_on_intr};
 use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe::{self, Receiver, Sender};
+use tokio::net::unix::pipe::{self, Receiver};
 
 use super::listener::{Lines, Listener, tell_event};
 
@@ -25,31 +25,49 @@ const REST_MAX_BYTES: usize = 1024 * 1024;
 
 /// Our ends of the pipe.
 #[derive(Debug)]
+pub(super) struct Ends {
+    receiver: Receiver,
+    /// Also held by the receiver, where the system lets one end be both.
+    #[cfg(not(target_os = "linux"))]
+    _sender: pipe::Sender,
+}
+
+impl Ends {
+    /// Opens the pipe at `path`, which [`make`] has made.
+    ///
+    /// # Errors
+    /// The system's reason why it cannot be opened.
+    #[cfg(target_os = "linux")]
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self { receiver: pipe::OpenOptions::new().read_write(true).open_receiver(path)? })
+    }
+
+    /// Opens the pipe at `path`, which [`make`] has made.
+    ///
+    /// # Errors
+    /// The system's reason why it cannot be opened.
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        // In this order: to write, it can be opened without waiting once somebody reads.
+        let receiver = pipe::OpenOptions::new().open_receiver(path)?;
+        let sender = pipe::OpenOptions::new().open_sender(path)?;
+        Ok(Self { receiver, _sender: sender })
+    }
+}
+
+/// What comes through the pipe.
+#[derive(Debug)]
 pub(super) struct Events<'a> {
     /// `None` once it cannot be read.
-    receiver: Option<Receiver>,
-    _sender: Sender,
+    ends: Option<Ends>,
     lines: Lines,
     listener: &'a dyn Listener,
     retry_after: Option<Duration>,
 }
 
 impl<'a> Events<'a> {
-    /// Opens the pipe at `path`, which [`make`] has made.
-    ///
-    /// # Errors
-    /// The system's reason why it cannot be opened.
-    pub(super) fn open(path: &Path, listener: &'a dyn Listener) -> io::Result<Self> {
-        // In this order: to write, it can be opened without waiting once somebody reads.
-        let receiver = pipe::OpenOptions::new().open_receiver(path)?;
-        let sender = pipe::OpenOptions::new().open_sender(path)?;
-        Ok(Self {
-            receiver: Some(receiver),
-            _sender: sender,
-            lines: Lines::default(),
-            listener,
-            retry_after: None,
-        })
+    pub(super) fn new(ends: Option<Ends>, listener: &'a dyn Listener) -> Self {
+        Self { ends, lines: Lines::default(), listener, retry_after: None }
     }
 
     /// Tells what comes, for ever.
@@ -57,10 +75,10 @@ impl<'a> Events<'a> {
     /// # Cancel safety
     /// Safe to drop and call again: nothing that was read is forgotten.
     pub(super) async fn serve(&mut self) -> std::convert::Infallible {
-        let Self { receiver, lines, listener, retry_after, .. } = self;
-        if let Some(receiver) = receiver {
+        let Self { ends, lines, listener, retry_after } = self;
+        if let Some(ends) = ends {
             let mut buffer = [0; READ_BYTES];
-            while let Ok(count @ 1..) = receiver.read(&mut buffer).await {
+            while let Ok(count @ 1..) = ends.receiver.read(&mut buffer).await {
                 lines.feed(&buffer[..count], |line| {
                     *retry_after = tell_event(line, *listener).or(*retry_after);
                 });
@@ -69,19 +87,24 @@ impl<'a> Events<'a> {
         std::future::pending().await
     }
 
-    /// Tells what is left when the program has ended, without waiting for more.
-    pub(super) fn finish(&mut self) {
-        let Self { receiver, lines, listener, retry_after, .. } = self;
+    /// Tells what is left when the program has ended, without waiting for more; then the pipe is
+    /// empty, if it is not gone.
+    pub(super) fn finish(&mut self) -> Option<Ends> {
+        let Self { ends, lines, listener, retry_after } = self;
         let mut tell = |line: &[u8]| *retry_after = tell_event(line, *listener).or(*retry_after);
-        let Some(receiver) = receiver.take() else { return };
-        // The runtime may not have heard of the last words yet; the system knows.
-        if let Ok(descriptor) = receiver.into_nonblocking_fd() {
-            let mut rest = Vec::new();
-            // It ends with an error if nobody has closed it: there is no more now.
-            let _ = File::from(descriptor).take(REST_MAX_BYTES as u64).read_to_end(&mut rest);
-            lines.feed(&rest, &mut tell);
+        let ends = ends.take()?;
+        let mut buffer = [0; READ_BYTES];
+        let mut rest_bytes = 0;
+        // The runtime may not have heard of the last words yet; the system knows. It ends with an
+        // error if nobody has closed the pipe: there is no more now.
+        while rest_bytes < REST_MAX_BYTES
+            && let Ok(count @ 1..) = retry_on_intr(|| read(&ends.receiver, &mut buffer))
+        {
+            rest_bytes += count;
+            lines.feed(&buffer[..count], &mut tell);
         }
         lines.end(tell);
+        (rest_bytes < REST_MAX_BYTES).then_some(ends)
     }
 
     /// When its provider wants to be asked again, as the program has said last.

@@ -7,15 +7,17 @@
 //! killed, and only then is the leader reaped.
 
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::ExitStatus;
+use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
-use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
-use tokio::signal::unix::{self, SignalKind};
+use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
+use tokio::runtime::Handle;
 use tokio::time::sleep;
 
+use super::ended::{self, Ended};
 use super::folder::blocking;
 use super::tree::{self, Process};
 
@@ -27,46 +29,70 @@ const LOOK_LAST: Duration = Duration::from_millis(100);
 const KILL_ROUNDS_MAX: usize = 50;
 const KILL_ROUND: Duration = Duration::from_millis(2);
 
+/// How often nothing is found although somebody is there of whom it is not known whose he is: a
+/// process that becomes another program has no environment for a moment.
+const UNCLEAR_ROUNDS_MAX: usize = 5;
+
 /// A running program with its processes. Dropping it kills them all.
 #[derive(Debug)]
 pub(super) struct Group {
-    leader: Child,
+    processes: Processes,
+    ended: Ended,
+}
+
+/// The program's processes. Dropping this kills them all.
+#[derive(Debug)]
+struct Processes {
+    /// `None` once it is, or will be, reaped: from then on its number is not ours any more.
+    leader: Option<Child>,
     attempt: tree::Attempt,
     /// Processes of the attempt that were found so far.
     known: Vec<Process>,
-    /// Hears of every child of this process that ends; made before the leader was started, so
-    /// that no end is missed.
-    children: unix::Signal,
-    /// Whether the leader may have been reaped: from then on the number is not ours any more.
-    reaped: bool,
+}
+
+/// How a program ended.
+#[derive(Debug)]
+pub(super) struct End {
+    pub(super) status: ExitStatus,
+    /// Whether it is certain that it has left nobody behind.
+    pub(super) is_clean: bool,
 }
 
 /// The other ends of a program's standard streams.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Streams {
     pub(super) stdin: Option<ChildStdin>,
     pub(super) stdout: Option<ChildStdout>,
     pub(super) stderr: Option<ChildStderr>,
 }
 
+impl Streams {
+    fn of(leader: &mut Child) -> io::Result<Self> {
+        Ok(Self {
+            stdin: leader.stdin.take().map(ChildStdin::from_std).transpose()?,
+            stdout: leader.stdout.take().map(ChildStdout::from_std).transpose()?,
+            stderr: leader.stderr.take().map(ChildStderr::from_std).transpose()?,
+        })
+    }
+}
+
 impl Group {
     /// Starts the program as the leader of a new group. `mark` is what its environment variable
-    /// `WORKERD_RESULT` says, as no other program's does.
+    /// `WORKERD_RESULT` says, as no other program's does. Not to be called on the main thread
+    /// (see [`tree::spawn`]).
     ///
     /// # Errors
     /// The system's reason why it cannot be started.
     pub(super) fn start(command: &mut Command, mark: PathBuf) -> io::Result<(Self, Streams)> {
-        let children = unix::signal(SignalKind::child())?;
-        let mut leader = command.process_group(0).kill_on_drop(true).spawn()?;
-        let streams = Streams {
-            stdin: leader.stdin.take(),
-            stdout: leader.stdout.take(),
-            stderr: leader.stderr.take(),
-        };
-        let id = leader.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        ended::keep_statuses()?;
+        let leader = tree::spawn(command.process_group(0), &mark)?;
+        let id = i32::try_from(leader.id()).ok().and_then(Pid::from_raw);
         let id = id.ok_or_else(|| io::Error::other("the new process has no id"))?;
         let attempt = tree::Attempt { leader: id, mark };
-        Ok((Self { leader, attempt, known: Vec::new(), children, reaped: false }, streams))
+        let mut processes = Processes { leader: Some(leader), attempt, known: Vec::new() };
+        // From here on an error kills it.
+        let streams = processes.leader.as_mut().map(Streams::of).transpose()?.unwrap_or_default();
+        Ok((Self { processes, ended: Ended::of(id)? }, streams))
     }
 
     /// Waits until the leader has ended, without reaping it.
@@ -74,17 +100,7 @@ impl Group {
     /// # Cancel safety
     /// Safe to drop and call again.
     pub(super) async fn leader_ended(&mut self) {
-        let look = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-        loop {
-            match rustix::process::waitid(WaitId::Pid(self.attempt.leader), look) {
-                Ok(None) => {}
-                // An error means that there is no such child to wait for: it has ended.
-                Ok(Some(_)) | Err(_) => return,
-            }
-            if self.children.recv().await.is_none() {
-                return;
-            }
-        }
+        self.ended.wait().await;
     }
 
     /// Asks all processes to end, and waits until they have.
@@ -93,10 +109,10 @@ impl Group {
     /// Safe to drop; what was asked to end may still do so.
     pub(super) async fn terminate(&mut self) {
         self.look().await;
-        self.signal(Signal::TERM);
+        self.processes.signal(Signal::TERM);
         self.leader_ended().await;
         let mut wait = LOOK_FIRST;
-        while !self.look().await.is_empty() {
+        while self.look().await {
             sleep(wait).await;
             wait = (wait * 2).min(LOOK_LAST);
         }
@@ -106,27 +122,61 @@ impl Group {
     ///
     /// # Errors
     /// The system's reason why the leader's status cannot be had.
-    pub(super) async fn finish(mut self) -> io::Result<ExitStatus> {
+    pub(super) async fn finish(mut self) -> io::Result<End> {
+        let is_clean = self.is_over();
+        if !is_clean {
+            self.kill().await;
+        }
+        self.leader_ended().await;
+        let leader = self.processes.leader.take();
+        let status = leader.map(|mut leader| tree::reap(&mut leader));
+        let status = status.unwrap_or_else(|| Err(io::Error::other("it is reaped")))?;
+        Ok(End { status, is_clean })
+    }
+
+    async fn kill(&mut self) {
+        let mut unclear = 0;
         for _ in 0..KILL_ROUNDS_MAX {
-            let is_left = !self.look().await.is_empty();
-            self.signal(Signal::KILL);
+            let is_left = self.look().await;
+            self.processes.signal(Signal::KILL);
             if !is_left {
-                break;
+                unclear += 1;
+                if unclear == UNCLEAR_ROUNDS_MAX || self.is_nothing_left() != Some(false) {
+                    return;
+                }
             }
             sleep(KILL_ROUND).await;
         }
-        self.reaped = true;
-        self.leader.wait().await
     }
 
-    /// The processes that have not ended, and remembers them.
-    async fn look(&mut self) -> &[Process] {
-        let (attempt, known) = (self.attempt.clone(), self.known.clone());
-        let found = blocking(move || Ok(tree::members(&attempt, &known))).await;
-        self.known = found.unwrap_or_default();
-        &self.known
+    /// Whether it is certain that the leader has ended and has left nothing behind.
+    fn is_over(&mut self) -> bool {
+        self.is_nothing_left() == Some(true)
     }
 
+    /// As [`tree::is_nothing_left`]; nothing is known as long as the leader has not ended.
+    fn is_nothing_left(&mut self) -> Option<bool> {
+        if self.ended.is_ended() {
+            tree::is_nothing_left(self.processes.attempt.leader)
+        } else {
+            None
+        }
+    }
+
+    /// Whether there are processes that have not ended; remembers them.
+    async fn look(&mut self) -> bool {
+        if self.is_over() {
+            self.processes.known.clear();
+            return false;
+        }
+        let (attempt, known) = (self.processes.attempt.clone(), self.processes.known.clone());
+        let found = blocking(move || tree::members(&attempt, &known)).await;
+        self.processes.known = found.unwrap_or_default();
+        !self.processes.known.is_empty()
+    }
+}
+
+impl Processes {
     /// Signals all processes, each once: a second TERM ends many a program in the middle of what
     /// it does at the first.
     fn signal(&self, signal: Signal) {
@@ -142,14 +192,39 @@ impl Group {
             let _ = rustix::process::kill_process(leader, signal);
         }
     }
+
+    /// Kills what there is, and answers whether there was anything.
+    fn kill(&mut self) -> bool {
+        self.known = tree::members(&self.attempt, &self.known);
+        self.signal(Signal::KILL);
+        !self.known.is_empty()
+    }
+
+    /// Sees those that were killed to their end, and reaps the leader.
+    fn finish(mut self, mut leader: Child) {
+        for _ in 0..KILL_ROUNDS_MAX {
+            if !self.kill() {
+                break;
+            }
+            std::thread::sleep(KILL_ROUND);
+        }
+        // Not waited for while it is reaped, which holds up all others.
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let _ = rustix::process::waitid(WaitId::Pid(self.attempt.leader), look);
+        let _ = tree::reap(&mut leader);
+    }
 }
 
-impl Drop for Group {
-    /// Nobody can wait here, neither for the threads of the runtime nor for a grace.
+impl Drop for Processes {
+    /// Nobody can wait here, neither for the threads of the runtime nor for a grace: what is there
+    /// is killed at once, and the rest is done aside where there is an aside.
     fn drop(&mut self) {
-        if !self.reaped {
-            self.known = tree::members(&self.attempt, &self.known);
-            self.signal(Signal::KILL);
+        let Some(leader) = self.leader.take() else { return };
+        self.kill();
+        let known = std::mem::take(&mut self.known);
+        let killed = Self { leader: None, attempt: self.attempt.clone(), known };
+        if let Ok(runtime) = Handle::try_current() {
+            drop(runtime.spawn_blocking(move || killed.finish(leader)));
         }
     }
 }

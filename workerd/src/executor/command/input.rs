@@ -1,6 +1,8 @@
 //! What a program gets from its job: arguments and standard input.
 
 use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::Stdio;
 
 use bytes::Bytes;
 use queue::{Codec, ErrorKind, Fail, Payload};
@@ -35,6 +37,22 @@ impl Input {
             .map_err(undecodable)?;
         Ok(Self { arguments, stdin: stdin(attempt.payload)? })
     }
+}
+
+/// What any empty pipe takes at once, on Linux (see `man 7 pipe`) and elsewhere.
+const PIPE_MIN_BYTES: usize = if cfg!(target_os = "linux") { 4096 } else { 512 };
+
+/// A standard input with `bytes`, and those of them that are still to be written to it.
+///
+/// # Errors
+/// The system's reason why it cannot be made.
+pub(super) fn standard_input(bytes: Bytes) -> io::Result<(Stdio, Bytes)> {
+    if bytes.len() > PIPE_MIN_BYTES {
+        return Ok((Stdio::piped(), bytes));
+    }
+    let (reader, mut writer) = io::pipe()?;
+    writer.write_all(&bytes)?;
+    Ok((reader.into(), Bytes::new()))
 }
 
 fn undecodable(message: impl Display) -> Fail {

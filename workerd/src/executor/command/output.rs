@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 
-use super::events::Events;
+use super::events::{Ends, Events};
 use super::group::Streams;
 use super::listener::{Lines, Listener, tell_line};
 
@@ -78,11 +78,12 @@ impl<'a> Pipes<'a> {
         self.events.retry_after()
     }
 
-    /// Tells the last words of a program that has ended.
-    pub(super) fn finish(&mut self) {
-        self.events.finish();
+    /// Tells the last words of a program that has ended, and gives the pipe of its events back.
+    pub(super) fn finish(&mut self) -> Option<Ends> {
+        let ends = self.events.finish();
         let Errors { lines, listener, .. } = &mut self.errors;
         lines.end(|line| tell_line(line, *listener));
+        ends
     }
 }
 

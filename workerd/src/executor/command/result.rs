@@ -65,7 +65,12 @@ pub(super) async fn result(
 ) -> Result<Option<Payload>, Fail> {
     let max_bytes = command.output_max_bytes;
     let (path, limit) = (PathBuf::from(file), max_bytes as u64 + 1);
-    let bytes = folder::blocking(move || read(&path, limit)).await.map_err(|e| match e.kind() {
+    let bytes = match std::fs::symlink_metadata(file) {
+        // As usual: nothing to read, and nothing to wait for.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        _ => folder::blocking(move || read(&path, limit)).await.flatten(),
+    };
+    let bytes = bytes.map_err(|e| match e.kind() {
         // The program would leave the same there again.
         io::ErrorKind::InvalidInput => Fail::dead("$WORKERD_RESULT is not a regular file"),
         _ => Fail::retry(format!("cannot read the result file: {e}")),

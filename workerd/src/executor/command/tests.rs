@@ -1,6 +1,8 @@
 //! Real programs: their results, their failures, and that nothing of them is left.
 
 #[cfg(target_os = "linux")]
+mod adopts;
+#[cfg(target_os = "linux")]
 mod escapes;
 
 use std::io::{BufRead, BufReader};
@@ -74,7 +76,10 @@ async fn hear(
         remaining: Duration::from_secs(60),
         listener,
     };
-    attempt::run(command, &Starts::default(), &attempt, cancelled).await
+    #[cfg(target_os = "linux")]
+    adopts::adopt_if_asked();
+    let executor = CommandExecutor::new(command.clone(), Arc::default());
+    attempt::run(&executor, &attempt, cancelled).await
 }
 
 async fn run(command: &Command, payload: &Payload) -> Result<Option<Payload>, Fail> {

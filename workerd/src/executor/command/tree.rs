@@ -7,17 +7,28 @@
 //! orphan *and* has replaced its environment cannot be found.
 //!
 //! Needs `/proc` as Linux has it. Elsewhere nothing is found, and the process group is all.
+//!
+//! To look for them takes a look at every process of the machine. A daemon that adopts [`orphans`]
+//! knows without it that nothing is left, as is usual.
 
+#[cfg(target_os = "linux")]
+mod orphans;
 #[cfg(target_os = "linux")]
 mod proc;
 
+#[cfg(target_os = "linux")]
+pub(crate) use orphans::adopt;
+#[cfg(target_os = "linux")]
+pub(super) use orphans::{is_nothing_left, reap, reap_orphans, spawn};
 #[cfg(target_os = "linux")]
 pub(super) use proc::{Attempt, Process, members};
 
 /// What a system without `/proc` knows of an attempt.
 #[cfg(not(target_os = "linux"))]
 mod nothing {
-    use std::path::PathBuf;
+    use std::io;
+    use std::path::{Path, PathBuf};
+    use std::process::{Child, Command, ExitStatus};
 
     use rustix::process::{Pid, Signal};
 
@@ -40,7 +51,29 @@ mod nothing {
     pub(in super::super) fn members(_: &Attempt, _: &[Process]) -> Vec<Process> {
         Vec::new()
     }
+
+    pub(crate) fn adopt() -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(in super::super) fn spawn(command: &mut Command, _: &Path) -> io::Result<Child> {
+        command.spawn()
+    }
+
+    pub(in super::super) fn reap(program: &mut Child) -> io::Result<ExitStatus> {
+        program.wait()
+    }
+
+    pub(in super::super) fn is_nothing_left(_: Pid) -> Option<bool> {
+        None
+    }
+
+    pub(in super::super) async fn reap_orphans() -> std::convert::Infallible {
+        std::future::pending().await
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) use nothing::{Attempt, Process, members};
+pub(crate) use nothing::adopt;
+#[cfg(not(target_os = "linux"))]
+pub(super) use nothing::{Attempt, Process, is_nothing_left, members, reap, reap_orphans, spawn};

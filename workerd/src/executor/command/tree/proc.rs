@@ -1,9 +1,10 @@
 //! Reading processes from Linux's `/proc`.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
 
@@ -62,7 +63,8 @@ pub(in super::super) fn members(attempt: &Attempt, known: &[Process]) -> Vec<Pro
     // Whether a process belongs to the attempt, for those whose lineage was looked at.
     let mut belongs: HashMap<i32, bool> = HashMap::new();
     for (id, stat) in &processes {
-        if is_root(id, stat) || has_mark(*id, &attempt.mark) {
+        let has_mark = || Pid::from_raw(*id).and_then(mark).is_some_and(|m| m == attempt.mark);
+        if is_root(id, stat) || has_mark() {
             belongs.insert(*id, true);
         }
     }
@@ -109,6 +111,11 @@ fn own_processes(since: u64) -> HashMap<i32, Stat> {
     processes.collect()
 }
 
+/// When a process was started, in clock ticks since the machine was.
+pub(super) fn started(id: Pid) -> Option<u64> {
+    Some(stat(id)?.started)
+}
+
 fn stat(id: Pid) -> Option<Stat> {
     parse(&std::fs::read(format!("/proc/{}/stat", id.as_raw_nonzero())).ok()?)
 }
@@ -126,11 +133,13 @@ fn parse(line: &[u8]) -> Option<Stat> {
     })
 }
 
-fn has_mark(id: i32, mark: &Path) -> bool {
-    let Ok(environment) = std::fs::read(format!("/proc/{id}/environ")) else { return false };
-    let value = |variable: &[u8]| variable.strip_prefix(b"WORKERD_RESULT=").map(<[u8]>::to_vec);
+/// What the environment variable `WORKERD_RESULT` of a process says. Nothing for a moment while it
+/// becomes another program.
+pub(super) fn mark(id: Pid) -> Option<PathBuf> {
+    let environment = std::fs::read(format!("/proc/{}/environ", id.as_raw_nonzero())).ok()?;
     let mut variables = environment.split(|byte| *byte == 0);
-    variables.any(|variable| value(variable).is_some_and(|v| v == mark.as_os_str().as_bytes()))
+    let value = variables.find_map(|variable| variable.strip_prefix(b"WORKERD_RESULT="))?;
+    Some(OsStr::from_bytes(value).into())
 }
 
 #[cfg(test)]
