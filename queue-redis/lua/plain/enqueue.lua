@@ -20,7 +20,10 @@ local function enqueue_plain()
       local pair = first .. '/' .. argv[at + 1]
       set = set_of[pair]
       if not set then
-        set = { pair = pair, queue = first, by = 0, lanes = {}, indexes = {}, places = {}, woken = false }
+        set = {
+          pair = pair, queue = first, by = 0, lanes = {}, indexes = {}, places = {}, woken = false,
+          has_new = false,
+        }
         sets[#sets + 1], set_of[pair] = set, set
       end
       at = at + 6
@@ -91,10 +94,14 @@ local function enqueue_plain()
         lane.waits = lane.keys and parked and parked[i] and true
         lane.is_new = not scores[i] and not lane.waits
         if scores[i] and lane.waits then return nil end
+        of.has_new = of.has_new or lane.is_new and lane.keys
       end
       return true
     end
     if not in_parts(of.indexes, see) then return nil end
+    -- Lanes may still be parked, and shown, when nothing is set or remembered any more.
+    local may_be_parked = not limited and of.has_new
+    if may_be_parked and try('EXISTS', PREFIX .. 'parked:' .. of.pair) == 1 then return nil end
   end
 
   -- Live jobs per limit key, and what may keep new ones from coming in.
@@ -235,7 +242,8 @@ local function enqueue_plain()
   end
   for i = 1, #sets do
     local of = sets[i]
-    in_parts(of.places, function(_, ...) return call('ZADD', PREFIX .. 'lanes:' .. of.pair, ...) end)
+    local index = PREFIX .. 'lanes:' .. of.pair
+    in_parts(of.places, function(_, ...) return call('ZADD', index, ...) end)
     local is_paused = paused and string.find(paused, ',' .. of.queue .. ',', 1, true)
     local key = PREFIX .. 'wake:' .. of.pair
     if of.woken and not is_paused and try('LLEN', key) == 0 then try('RPUSH', key, 'w') end

@@ -101,3 +101,29 @@ async fn keys_that_are_shown_cost_a_list_of_lanes_little() {
     let commands = harness.commands() - before;
     assert!(commands < 20, "{commands} commands");
 }
+
+/// Nothing is set or remembered any more, and a lane is still where it has waited.
+#[tokio::test]
+async fn a_lane_has_one_place_after_the_last_setting_has_gone() {
+    let harness = RedisHarness::new();
+    let backend = harness.fresh(START).await;
+    let one = LimitSettings { concurrency: Some(1), ..LimitSettings::default() };
+    set_limit(&backend, "tenant:a", &one).await;
+    let of_a = || job("a").limit("tenant:a");
+    enqueue(&backend, &[of_a(), of_a()]).await;
+    let leases = claim(&backend, &["a"], 1).await;
+    assert!(claim(&backend, &["a"], 1).await.is_empty());
+    backend.set_limit(&"tenant:a".parse().unwrap(), None).await.unwrap();
+    settle(&backend, &leases, &completed()).await;
+    let later = START.after(Duration::from_secs(120));
+    harness.set_clock(&backend, later).await;
+    for _ in 0..20 {
+        backend.maintain(500).await.unwrap();
+    }
+    let meta = harness.key(&backend, "meta");
+    assert!(!harness.raw::<bool>(&[b"HEXISTS", meta.as_bytes(), b"limits"]));
+    enqueue(&backend, &[of_a()]).await;
+    assert_sound(&backend).await;
+    assert_eq!(claim(&backend, &["a"], 9).await.len(), 2);
+    assert_sound(&backend).await;
+}
