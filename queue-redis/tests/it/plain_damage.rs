@@ -1,4 +1,5 @@
-//! What is damaged is the whole scripts' work: the plain parts leave it to them, or do the same.
+//! What is damaged is the whole scripts' work: the plain parts leave it to them, or do the same. So
+//! with what is rare: too much, or too little, of something.
 
 use queue_core::conformance::Harness;
 use queue_core::{
@@ -314,5 +315,37 @@ async fn a_queue_or_kind_that_is_named_twice_loses_nothing() {
     ids.sort();
     ids.dedup();
     assert_eq!((leases.len() + rest.len(), ids.len()), (4, 4));
+    assert!(backend.audit(false).await.unwrap().is_empty());
+}
+
+/// As many queues and kinds, lanes and keys as one call may have.
+#[tokio::test]
+async fn much_of_everything_is_met_alike() {
+    let scene = Scene::new().await;
+    let backend = &scene.backend;
+    let some = LimitSettings { concurrency: Some(300), ..LimitSettings::default() };
+    set_limit(backend, "tenant:*", &some).await;
+    let kinds: Vec<String> = (0..20).map(|n| format!("kind{n}")).collect();
+    let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
+    let queues: Vec<String> = (0..12).map(|n| format!("queue{n}")).collect();
+    for of_one in [false, true] {
+        let make = |n: usize| {
+            let (kind, queue) = if of_one { (0, 0) } else { (n % 20, n / 20 % 12) };
+            let key = |nth: usize| format!("tenant:{nth}{n:0>120}");
+            let keyed = (0..4).fold(job(kinds[kind]), |job, nth| job.limit(key(nth)));
+            keyed.queue(&queues[queue])
+        };
+        enqueue(backend, &(0..500).map(make).collect::<Vec<_>>()).await;
+        let mut all = request(&kinds, 480);
+        all.queues = queues.iter().map(|name| name.parse().unwrap()).collect();
+        let mut leases = backend.claim(&all).await.unwrap().leases;
+        all.token = request(&kinds, 480).token;
+        leases.extend(backend.claim(&all).await.unwrap().leases);
+        assert_eq!(leases.len(), 500);
+        settle(backend, &leases, &completed()).await;
+        scene.assert_same("much");
+    }
+    // All but the first, which looks at the keys that the new settings are about.
+    assert_eq!(scene.twin.tally("claim").plain, 3);
     assert!(backend.audit(false).await.unwrap().is_empty());
 }
