@@ -92,7 +92,7 @@ scripts! {
         ["class" "record" "wake" "waits" "lanes" "due" "state" "quarantine" "finish" "forget"
          "compact" "unlist" "admit"];
     /// T3, T4.
-    claim = "claim": " flags=allow-oom" plain ["lib/class" "lib/waits" "plain/claim"]
+    claim = "claim": " flags=allow-oom" plain ["lib/class" "lib/waits" "plain/room" "plain/claim"]
         ["record" "left" "claims" "wake" "lanes" "quarantine" "finish" "forget" "promote" "limits"
          "look"];
     /// T5.
