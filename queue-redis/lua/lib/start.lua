@@ -71,3 +71,12 @@ local function save_meta()
   if count > 0 then call('HSET', META, unpack(numbers)) end
 end
 
+-- Redis keeps a hash of up to 512 short fields and values as one run of bytes, and looks through it for
+-- each field that is read or written. A long one, even if it goes at once, ends that for this key.
+local function widen(hash)
+  if call('HLEN', hash) > 512 then return end
+  local long = string.rep('-', 65)
+  call('HSET', hash, long, '1')
+  call('HDEL', hash, long)
+end
+

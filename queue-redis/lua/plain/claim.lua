@@ -421,7 +421,9 @@ local function claim_plain()
   end
 
   if count > 0 then
-    call('HSET', RUN, unpack(runs)) -- it may still fail if RUN has a wrong type
+    -- The first write: it may still fail if RUN has a wrong type.
+    if count > 16 and #runs[2] <= 64 then widen(RUN) end
+    call('HSET', RUN, unpack(runs))
     reply[3] = max(fence + 1, min(now * 1000, 2 ^ 53 - 2 ^ 40))
     fence, turn = reply[3] + count - 1, new_turn
     local all = concat(ids)

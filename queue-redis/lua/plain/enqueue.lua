@@ -4,6 +4,7 @@
 -- the same.
 
 local function enqueue_plain()
+  local ZSET_SMALL, NAMES_FEW = 128, 16 -- `zset-max-listpack-entries`
   local argv, format, byte = ARGV, string.format, byte
   if stale > 0 then return nil end
 
@@ -81,19 +82,33 @@ local function enqueue_plain()
     return true
   end
 
+  -- Which of these members a sorted set has; nil if it is of a wrong type. Redis looks through a small
+  -- one from its start for each member: for many of them it is read as a whole.
+  local function members_in(key, ...)
+    local size = select('#', ...) > NAMES_FEW and try('ZCARD', key)
+    if type(size) == 'number' and size <= ZSET_SMALL then
+      local is_there, found = {}, {}
+      for _, member in ipairs(call('ZRANGE', key, '0', '-1')) do is_there[member] = true end
+      for i, member in ipairs({ ... }) do found[i] = is_there[member] or false end
+      return found
+    end
+    local scores = try('ZMSCORE', key, ...)
+    return not scores.err and scores or nil
+  end
+
   -- Where lanes have their places. One that has two is damaged; one that has lost its own, or has
   -- one although it is empty, is mended by what follows.
   for s = 1, #sets do
     local of = sets[s]
     local function see(first, ...)
-      local scores, parked = try('ZMSCORE', PREFIX .. 'lanes:' .. of.pair, ...), nil
-      if limited then parked = try('ZMSCORE', PREFIX .. 'parked:' .. of.pair, ...) end
-      if scores.err or parked and parked.err then return nil end
-      for i = 1, #scores do
+      local placed, parked = members_in(PREFIX .. 'lanes:' .. of.pair, ...), nil
+      if limited then parked = members_in(PREFIX .. 'parked:' .. of.pair, ...) end
+      if not placed or limited and not parked then return nil end
+      for i = 1, #placed do
         local lane = of.lanes[first + i - 1]
         lane.waits = lane.keys and parked and parked[i] and true
-        lane.is_new = not scores[i] and not lane.waits
-        if scores[i] and lane.waits then return nil end
+        lane.is_new = not placed[i] and not lane.waits
+        if placed[i] and lane.waits then return nil end
         of.has_new = of.has_new or lane.is_new and lane.keys
       end
       return true
@@ -227,6 +242,7 @@ local function enqueue_plain()
     n = last
   end
   call('HSET', COUNT, unpack(sums))
+  if #keys > NAMES_FEW then widen(LIVE) end
   in_parts(key_sums, function(_, ...) return call('HSET', LIVE, ...) end)
   call('HSET', JOBS, unpack(written))
   for i = 1, #in_turn do
