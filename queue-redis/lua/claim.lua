@@ -258,7 +258,8 @@ local function make_views()
     return view
   end
 
-  -- A key that has no room, of those that this call has met. Others are met only where none has.
+  -- A key that has no room. Those that this call has not met are passed over: it meets all keys of an
+  -- entry unless one that it knows keeps the entry from running anyway.
   local function blocking_among(keys)
     for _, name in ipairs(keys or {}) do
       local key = limits().get(name)
@@ -715,6 +716,7 @@ for _, parking in ipairs(parkings) do
     parking.entry = nil
   end
 end
+
 -- Entries that are parked as they are, without having been served: those that move alike move
 -- together.
 local function save_parkings()

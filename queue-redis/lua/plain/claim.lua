@@ -60,10 +60,9 @@ local function claim_plain()
   -- Queues and kinds that a key which the worker adds keeps shut for a time: known to the key, so
   -- that nothing is to be written. Answers nothing if something else is remembered of such a key.
   local function look_at_added()
-    local states, names = {}, {}
-    for i = 1, #asked do names[i] = asked[i] end
-    for i, state in ipairs(names[1] and call('HMGET', LIMITED, unpack(names)) or {}) do
-      states[names[i]] = state
+    local states = {}
+    for i, state in ipairs(asked[1] and call('HMGET', LIMITED, unpack(asked)) or {}) do
+      states[asked[i]] = state
     end
     for _, view in ipairs(views) do
       for _, name in ipairs(view.added_names or {}) do
