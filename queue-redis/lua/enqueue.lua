@@ -1,6 +1,6 @@
 -- T1 and T2: takes jobs in, or finds the jobs that have their id or idempotency key.
 --
--- KEYS   22 fixed keys
+-- KEYS   the first 7 fixed keys, or all 22
 -- ARGV   number of groups; per group: queue, kind, priority, when ("n" now, "d" after, "a" at),
 --        milliseconds of that, flags ("e" existing, "r" reject or "p" replace, then "k" if its jobs
 --        have keys, "b" if their bodies are apart, "l" if they have limit keys), and these if they

@@ -15,7 +15,7 @@ local budget = tonumber(ARGV[1])
 
 -- What is written later and not read on the way is looked at now.
 call('ZCARD', LEASES)
-for _, key in ipairs({ CLAIMS, RUN, COUNT, KEYS[19], KEYS[20] }) do call('HLEN', key) end
+for _, key in ipairs({ CLAIMS, RUN, COUNT, PREFIX .. 'limits', PREFIX .. 'limited' }) do call('HLEN', key) end
 call('SCARD', CANCEL)
 check_forget()
 local promoted, more = promote(budget)
@@ -241,7 +241,7 @@ save_tallies(read_tallies())
 
 if limited then
   if make_healer()() then more = true end
-elseif call('EXISTS', KEYS[19], KEYS[20], KEYS[21]) > 0 then
+elseif call('EXISTS', PREFIX .. 'limits', PREFIX .. 'limited', PREFIX .. 'reopen') > 0 then
   call('HSET', META, 'limits', 1) -- somebody has lost that
 end
 save_meta()

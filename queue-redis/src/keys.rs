@@ -3,11 +3,13 @@
 
 use queue_core::Namespace;
 
-/// The keys with fixed names, in the order of the scripts' `KEYS`.
+/// The keys with fixed names, in the order of the scripts' `KEYS`. A script declares those that it may
+/// create, and with them all that are ahead of the last of these: each that a call names costs the
+/// server more than a hundredth of a short call.
 pub(crate) const FIXED: [&str; 22] = [
-    "meta", "jobs", "att", "fin", "run", "claims", "leases", "cancel", "due", "idem", "count",
-    "ages", "bad", "body", "result", "history", "log", "whence", "limits", "limited", "reopen",
-    "live",
+    "meta", "jobs", "count", "due", "idem", "body", "live", "fin", "run", "claims", "leases",
+    "ages", "bad", "whence", "limited", "reopen", "att", "history", "result", "cancel", "log",
+    "limits",
 ];
 
 /// The names of one namespace's keys.
@@ -74,7 +76,7 @@ mod tests {
     fn all_keys_share_the_hash_tag() {
         let keys = Keys::new(&Namespace::new("shop").unwrap());
         assert_eq!(keys.meta(), "{shop/0}:meta");
-        assert_eq!(keys.count(), keys.fixed()[10]);
+        assert_eq!(keys.count(), keys.fixed()[2]);
         let dynamic = [keys.wake_worker("w")];
         assert!(keys.fixed().iter().chain(&dynamic).all(|key| key.starts_with("{shop/0}:")));
     }

@@ -15,19 +15,21 @@ pub(crate) struct Source {
     pub(crate) text: &'static str,
     /// The text's SHA-1 in hexadecimal.
     pub(crate) hash: String,
+    /// How many of the fixed keys it declares.
+    declares: usize,
 }
 
 impl Source {
-    fn new(name: &'static str, text: &'static str) -> Self {
-        Self { name, text, hash: Script::new(text).get_hash().to_owned() }
+    fn new(name: &'static str, text: &'static str, declares: usize) -> Self {
+        Self { name, text, hash: Script::new(text).get_hash().to_owned(), declares }
     }
 
     /// A call of the script by its hash, to be completed with its `ARGV`.
     pub(crate) fn call(&self, keys: &Keys, arguments: usize, argument_bytes: usize) -> Cmd {
-        let overhead = FIXED.len() * 48 + 64;
-        let mut cmd = Cmd::with_capacity(arguments + FIXED.len() + 3, argument_bytes + overhead);
-        cmd.arg("EVALSHA").arg(&self.hash).arg(FIXED.len());
-        for key in keys.fixed() {
+        let overhead = self.declares * 48 + 64;
+        let mut cmd = Cmd::with_capacity(arguments + self.declares + 3, argument_bytes + overhead);
+        cmd.arg("EVALSHA").arg(&self.hash).arg(self.declares);
+        for key in keys.fixed().iter().take(self.declares) {
             cmd.arg(key);
         }
         cmd
@@ -41,13 +43,24 @@ impl Source {
     }
 }
 
+/// How many of the fixed keys a script declares: all unless it says otherwise.
+macro_rules! declared {
+    () => {
+        FIXED.len()
+    };
+    ($count:literal) => {
+        $count
+    };
+}
+
 /// `allow-oom` goes to the scripts that a full store needs to finish jobs, and so to become less
 /// full; claiming is one of them, or a store full of ready jobs would stay full. Scripts without
 /// it are refused by a full store before their first line runs.
 macro_rules! scripts {
     ($(
         $(#[$doc:meta])*
-        $name:ident = $file:literal: $flags:literal $(plain [$($plain:literal)*])? [$($part:literal)*];
+        $name:ident = $file:literal: $flags:literal $(declares $declares:literal)? $(short [$($short:literal)*])?
+            $(plain [$($plain:literal)*])? [$($part:literal)*];
     )*) => {
         $(
             $(#[$doc])*
@@ -56,6 +69,8 @@ macro_rules! scripts {
                 Source::new(stringify!($name), concat!(
                     "#!lua", $flags, "\n",
                     include_str!("../lua/lib/start.lua"),
+                    $($(include_str!(concat!("../lua/", $short, ".lua")),)*)?
+                    include_str!("../lua/lib/meta.lua"),
                     $($(include_str!(concat!("../lua/", $plain, ".lua")),)*)?
                     // A function of its own sees the locals above as upvalues, 60 at most, which makes
                     // each closure below cheaper. It may have 200 locals.
@@ -64,7 +79,7 @@ macro_rules! scripts {
                     $(include_str!(concat!("../lua/lib/", $part, ".lua")),)*
                     include_str!(concat!("../lua/", $file, ".lua")),
                     "end)()\n",
-                ))
+                ), declared!($($declares)?))
             });
         )*
 
@@ -85,20 +100,21 @@ macro_rules! scripts {
 scripts! {
     /// T1, T2, if no job may take the place of another: what that needs is left out, because
     /// making its functions costs each call more than a job.
-    enqueue = "enqueue": "" plain ["plain/enqueue"]
+    enqueue = "enqueue": "" declares 7 short ["short/enqueue"] plain ["plain/enqueue"]
         ["class" "record" "wake" "waits" "lanes" "due" "state" "admit"];
     /// T1, T2, if one may.
     replace = "enqueue": ""
         ["class" "record" "wake" "waits" "lanes" "due" "state" "quarantine" "finish" "forget"
          "compact" "unlist" "admit"];
     /// T3, T4.
-    claim = "claim": " flags=allow-oom" plain ["lib/class" "lib/waits" "plain/room" "plain/claim"]
+    claim = "claim": " flags=allow-oom" declares 16 short ["short/claim"]
+        plain ["lib/class" "lib/waits" "plain/room" "plain/claim"]
         ["record" "left" "claims" "wake" "lanes" "quarantine" "finish" "forget" "promote" "limits"
          "look"];
     /// T5.
     renew = "renew": " flags=allow-oom" ["left" "claims"];
     /// T6–T10, T14.
-    settle = "settle": " flags=allow-oom"
+    settle = "settle": " flags=allow-oom" declares 19 short ["short/settle"]
         plain ["lib/class" "lib/left" "plain/settle"]
         ["record" "claims" "wake" "waits" "lanes" "due" "state" "quarantine" "finish" "forget"
          "history" "held" "release" "limits" "ends"];
@@ -173,7 +189,12 @@ mod tests {
     fn each_header_states_purpose_keys_arguments_reply_and_invariant() {
         for (source, file) in all() {
             let header: String = file.lines().take_while(|line| line.starts_with("--")).collect();
-            let keys = format!("-- KEYS   {} fixed keys", FIXED.len());
+            let all = FIXED.len();
+            let keys = match source.declares {
+                some if some < all => format!("-- KEYS   the first {some} fixed keys"),
+                _ if source.name == "replace" => format!("fixed keys, or all {all}"),
+                _ => format!("-- KEYS   {all} fixed keys"),
+            };
             for part in [keys.as_str(), "-- ARGV   ", "-- Reply  ", "-- Invariant: "] {
                 assert!(header.contains(part), "{}: no {part:?} in its header", source.name);
             }

@@ -195,7 +195,7 @@ local function make_healer()
       return at.has_changed
     end
     call('HSET', META, 'tidied', string.format('t%.0f', now))
-    if call('EXISTS', KEYS[19], KEYS[20], KEYS[21]) == 0 then
+    if call('EXISTS', PREFIX .. 'limits', PREFIX .. 'limited', PREFIX .. 'reopen') == 0 then
       call('HDEL', META, 'limits', 'tidied')
     end
     return false

@@ -142,7 +142,7 @@ local function park_new()
   local states = {}
   for i = 1, #names, CHUNK do
     local last = min(i + CHUNK - 1, #names)
-    for j, bytes in ipairs(try('HMGET', KEYS[20], unpack(names, i, last))) do
+    for j, bytes in ipairs(try('HMGET', PREFIX .. 'limited', unpack(names, i, last))) do
       states[names[i + j - 1]] = bytes
     end
   end

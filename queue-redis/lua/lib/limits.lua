@@ -32,7 +32,7 @@ local LOOKS_MAX = 500 -- keys that one call looks at again
 local limit_engine
 
 local function make_limits()
-  local LIMITS, LIMITED, REOPEN = KEYS[19], KEYS[20], KEYS[21]
+  local LIMITS, LIMITED, REOPEN = PREFIX .. 'limits', PREFIX .. 'limited', PREFIX .. 'reopen'
   local CHUNK = 480
   local OPENED_MAX = 100 -- queues and kinds that one call tells of a key's room
   local SETTINGS_VERSION, SETTINGS_BYTES = 1, 46

@@ -15,13 +15,13 @@ end
 
 -- When the first key that is closed by time alone is to be looked at, if there is one.
 local function next_reopen_ms()
-  return limited and tonumber(call('ZRANGE', KEYS[21], 0, 0, 'WITHSCORES')[2] or nil)
+  return limited and tonumber(call('ZRANGE', PREFIX .. 'reopen', 0, 0, 'WITHSCORES')[2] or nil)
 end
 
 -- The same of the keys for which jobs of one of these `<queue>/<kind>` wait; or an earlier time if
 -- many keys of others come before.
 local function next_reopen_of(wanted)
-  local page = limited and call('ZRANGE', KEYS[21], 0, REOPEN_LOOKS_MAX - 1, 'WITHSCORES') or {}
+  local page = limited and call('ZRANGE', PREFIX .. 'reopen', 0, REOPEN_LOOKS_MAX - 1, 'WITHSCORES') or {}
   local names = {}
   for i = 1, #page, 2 do names[#names + 1] = page[i] end
   if #names == 0 then return nil end

@@ -5,8 +5,8 @@
 -- at run time are read with pcall first: one of a wrong type is left alone, not an error.
 -- Ids, tokens and payloads are opaque strings; numbers stay below 2^53.
 
-local META, JOBS, ATT, FIN, RUN, CLAIMS, LEASES, CANCEL, DUE, IDEM, COUNT, AGES, BAD, BODY, RESULT,
-  HISTORY, LOG, WHENCE, LIMITS, LIMITED, REOPEN, LIVE = unpack(KEYS)
+local META, JOBS, COUNT, DUE, IDEM, BODY, LIVE, FIN, RUN, CLAIMS, LEASES, AGES, BAD, WHENCE,
+  LIMITED, REOPEN, ATT, HISTORY, RESULT, CANCEL, LOG, LIMITS = unpack(KEYS)
 local PREFIX = string.sub(META, 1, -5) -- the name of META ends in "meta"
 local call, try = redis.call, redis.pcall
 local byte, sub, floor, min, max = string.byte, string.sub, math.floor, math.min, math.max
@@ -45,38 +45,4 @@ local time = call('TIME')
 local now_text = time[1] .. sub('00000' .. time[2], -6, -4)
 local now = tonumber(now_text)
 if now <= clock_ms then now, now_text = clock_ms, meta[2] end
-
-local old_turn, old_fence, old_stale = turn, fence, stale
-
--- Writes what changed of the store's numbers, in one call.
-local function save_meta()
-  local numbers = {}
-  if now ~= clock_ms then
-    numbers[1], numbers[2] = 'clock_ms', now_text
-    clock_ms = now
-  end
-  local count = #numbers
-  if turn ~= old_turn then
-    numbers[count + 1], numbers[count + 2] = 'turn', string.format('%d', turn)
-    count, old_turn = count + 2, turn
-  end
-  if fence ~= old_fence then
-    numbers[count + 1], numbers[count + 2] = 'fence', string.format('%d', fence)
-    count, old_fence = count + 2, fence
-  end
-  if stale ~= old_stale then
-    numbers[count + 1], numbers[count + 2] = 'stale', stale
-    count, old_stale = count + 2, stale
-  end
-  if count > 0 then call('HSET', META, unpack(numbers)) end
-end
-
--- Redis keeps a hash of up to 512 short fields and values as one run of bytes, and looks through it for
--- each field that is read or written. A long one, even if it goes at once, ends that for this key.
-local function widen(hash)
-  if call('HLEN', hash) > 512 then return end
-  local long = string.rep('-', 65)
-  call('HSET', hash, long, '1')
-  call('HDEL', hash, long)
-end
 

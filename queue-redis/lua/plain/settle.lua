@@ -265,7 +265,7 @@ local function settle_plain()
   end
 
   if count > CHUNK then return nil end
-  local runs = call('HMGET', RUN, unpack(argv, 1, count))
+  runs = runs or call('HMGET', RUN, unpack(argv, 1, count))
   if call('EXISTS', CANCEL) == 1 then
     for _, is_asked in ipairs(call('SMISMEMBER', CANCEL, unpack(argv, 1, count))) do
       if is_asked == 1 then return nil end

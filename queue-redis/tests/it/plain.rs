@@ -41,6 +41,7 @@ async fn plain_parts_do_what_the_whole_scripts_do() {
         let tally = twin.tally(name);
         // Otherwise next to nothing was compared.
         assert!(tally.plain * 4 >= tally.calls, "{name}: {tally:?}");
+        assert!(tally.shortest * 20 >= tally.calls, "{name}: {tally:?}");
     }
 }
 

@@ -1,5 +1,6 @@
-//! A way to a server on which each script that has a plain part runs twice: as the backend sends
-//! it, and with the plain part taken out, in a copy of the store. Answers and stores must agree.
+//! A way to a server on which each script that has short parts for what is plain runs several times:
+//! as the backend sends it, and in copies of the store without these parts, and by each of them alone.
+//! Answers and stores must agree.
 
 mod contents;
 
@@ -14,6 +15,11 @@ use redis::{Connection, ErrorKind, RedisError, RedisResult, Value};
 
 use super::server::TestRedis;
 
+/// Where a script's shortest part begins, which is left at once by another line there, and what
+/// comes behind it.
+const SHORTEST: &str = "\nrepeat\n  local argv";
+const SKIPPED: &str = "\nrepeat\n  do break end\n  local argv";
+const BEHIND_SHORTEST: &str = "\n-- Keys that a script does not create ";
 /// The last lines of the plain parts: without them, the whole one does everything.
 const HANDOVERS: [(&str, &str); 3] = [
     ("enqueue", "local reply = enqueue_plain()\nif reply then return reply end\n"),
@@ -22,17 +28,23 @@ const HANDOVERS: [(&str, &str); 3] = [
 ];
 const NOT_PLAIN: &str = "NOTPLAIN";
 
-/// Copies the store of the first database into the second, which it empties.
+/// The databases.
+const REAL: usize = 0;
+const WHOLE: usize = 1;
+const PART: usize = 2;
+
+/// Copies the store of the first database into another.
 const COPY: &str = "
 for _, key in ipairs(redis.call('KEYS', '*')) do
-  redis.call('COPY', key, key, 'DB', '1')
+  redis.call('COPY', key, key, 'DB', ARGV[1])
 end
 return redis.status_reply('OK')";
 
-/// How often a script was called, and how often its plain part did the call.
+/// How often a script was called, and how often its shortest and its plain part could do the call.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tally {
     pub calls: usize,
+    pub shortest: usize,
     pub plain: usize,
 }
 
@@ -44,8 +56,8 @@ pub struct Twin {
 }
 
 struct State {
-    /// The server's first and second database.
-    databases: [Connection; 2],
+    /// The server's first, which is the real one, that of whole scripts, and that of their parts.
+    databases: [Connection; 3],
     /// By the hash of the script that the backend calls.
     scripts: HashMap<Vec<u8>, Variants>,
     tallies: BTreeMap<&'static str, Tally>,
@@ -61,9 +73,10 @@ impl std::fmt::Debug for State {
 #[derive(Debug, Clone)]
 struct Variants {
     name: &'static str,
-    /// The hash of the plain part, with an error in the whole one's place.
+    /// The hashes of the parts, each alone, with an error in place of what is behind it.
+    shortest: String,
     plain: String,
-    /// The hash of the whole script without the plain part.
+    /// The hash of the whole script without the two.
     whole: String,
 }
 
@@ -78,7 +91,7 @@ impl Twin {
             client
         };
         let state = State {
-            databases: [database("0"), database("1")],
+            databases: [database("0"), database("1"), database("2")],
             scripts: HashMap::new(),
             tallies: BTreeMap::new(),
             differences: Vec::new(),
@@ -147,75 +160,106 @@ impl Twin {
 }
 
 impl State {
-    /// Makes the variants of a script that has a plain part.
+    /// Makes the variants of a script that has such parts.
     fn meet(&mut self, text: &[u8]) {
         let text = std::str::from_utf8(text).expect("a script");
         let mut load = |text: &str| -> String {
             let mut cmd = redis::cmd("SCRIPT");
             cmd.arg("LOAD").arg(text).query(&mut self.databases[0]).expect("a script")
         };
+        let give_up = format!("return redis.error_reply('{NOT_PLAIN}')\n");
         for (name, handover) in HANDOVERS {
             let Some((plain, whole)) = text.split_once(handover) else { continue };
+            let (shortest, _) = plain.split_once(BEHIND_SHORTEST).expect("a shortest part");
+            let plain = plain.replacen(SHORTEST, SKIPPED, 1);
+            assert!(plain.contains(SKIPPED), "{name} has no shortest part");
             let variants = Variants {
                 name,
-                plain: load(&format!("{plain}{handover}return redis.error_reply('{NOT_PLAIN}')\n")),
+                shortest: load(&format!("{shortest}\n{give_up}")),
+                plain: load(&format!("{plain}{handover}{give_up}")),
                 whole: load(&format!("{plain}{whole}")),
             };
             self.scripts.insert(load(text).into_bytes(), variants);
         }
     }
 
-    /// Makes the call as it is, by `forward`, and in a copy without its plain part.
+    /// Makes the call as it is, by `forward`, and in copies: whole, and by each part alone.
     fn run(
         &mut self,
         variants: &Variants,
         arguments: &[&[u8]],
         forward: impl FnOnce() -> Option<Vec<u8>>,
     ) -> Option<Vec<u8>> {
-        self.copy();
-        let plain = self.call(&variants.plain, arguments);
-        let is_plain = !matches!(&plain, Err(error) if error.to_string().contains(NOT_PLAIN));
-        if !is_plain {
-            self.compare(variants.name, false, "what was given up has left something behind");
+        let name = variants.name;
+        self.copy(WHOLE);
+        let whole = self.call(WHOLE, &variants.whole, arguments);
+        let mut could = Vec::new();
+        for (part, hash) in [("shortest", &variants.shortest), ("plain", &variants.plain)] {
+            self.copy(PART);
+            let answer = self.call(PART, hash, arguments);
+            let gave_up = matches!(&answer, Err(error) if error.to_string().contains(NOT_PLAIN));
+            if gave_up {
+                let what =
+                    format!("{name}: what the {part} part gave up has left something behind");
+                self.compare([REAL, PART], false, &what);
+            } else {
+                self.agree(name, part, PART, (&answer, &whole));
+            }
+            could.push(!gave_up);
         }
-        let tally = self.tallies.entry(variants.name).or_default();
+        let tally = self.tallies.entry(name).or_default();
         tally.calls += 1;
-        tally.plain += usize::from(is_plain);
-        self.copy();
-        let whole = self.call(&variants.whole, arguments);
+        tally.shortest += usize::from(could[0]);
+        tally.plain += usize::from(could[1]);
         let reply = forward()?;
         let real = redis::parse_redis_value(&reply).and_then(Value::extract_error);
-        // Allowed difference: the plain part needs less, and may work where a key that only the whole
-        // one reads has a wrong type.
-        let is_wrong_type = |error: &RedisError| error.to_string().contains("WRONGTYPE");
-        if is_plain && real.is_ok() && whole.as_ref().is_err_and(is_wrong_type) {
-            return Some(reply);
-        }
-        if !is_same_answer(&real, &whole) {
-            let what = format!("{}: answers\n  real  {real:?}\n  whole {whole:?}", variants.name);
-            self.differences.push(what);
-        }
-        let how = if is_plain { "plain and whole differ" } else { "whole and whole differ" };
-        self.compare(variants.name, is_plain, how);
+        let by = if could.contains(&true) { "real" } else { "real, whole" };
+        self.agree(name, by, REAL, (&real, &whole));
         Some(reply)
     }
 
-    fn compare(&mut self, name: &str, is_plain: bool, what: &str) {
-        let [first, second] = &mut self.databases;
-        let found = contents::differences(first, second, is_plain && name == "claim");
-        self.differences.extend(found.into_iter().map(|one| format!("{name}: {what}: {one}")));
+    /// Compares an answer, and what a call has made of the store, with those of the whole script.
+    fn agree(
+        &mut self,
+        name: &str,
+        by: &str,
+        database: usize,
+        (answer, whole): (&RedisResult<Value>, &RedisResult<Value>),
+    ) {
+        // Allowed difference: a part needs less, and may work where a key that only the whole one
+        // reads has a wrong type.
+        let is_wrong_type = |error: &RedisError| error.to_string().contains("WRONGTYPE");
+        if by != "real, whole" && answer.is_ok() && whole.as_ref().is_err_and(is_wrong_type) {
+            return;
+        }
+        if !is_same_answer(answer, whole) {
+            let what = format!("{name}: answers\n  {by}  {answer:?}\n  whole {whole:?}");
+            self.differences.push(what);
+        }
+        let is_plain_claim = name == "claim" && by != "real, whole";
+        self.compare([database, WHOLE], is_plain_claim, &format!("{name}: {by} and whole differ"));
     }
 
-    fn copy(&mut self) {
-        let [first, second] = &mut self.databases;
-        redis::cmd("FLUSHDB").exec(second).expect("an empty database");
-        redis::cmd("EVAL").arg(COPY).arg(0).exec(first).expect("a copy");
+    fn compare(&mut self, which: [usize; 2], is_plain_claim: bool, what: &str) {
+        let [first, second] = self.databases.get_disjoint_mut(which).expect("two of the databases");
+        let found = contents::differences(first, second, is_plain_claim);
+        self.differences.extend(found.into_iter().map(|one| format!("{what}: {one}")));
     }
 
-    fn call(&mut self, hash: &str, arguments: &[&[u8]]) -> RedisResult<Value> {
+    fn copy(&mut self, to: usize) {
+        redis::cmd("FLUSHDB").exec(&mut self.databases[to]).expect("an empty database");
+        redis::cmd("EVAL")
+            .arg(COPY)
+            .arg(0)
+            .arg(to)
+            .exec(&mut self.databases[REAL])
+            .expect("a copy");
+    }
+
+    fn call(&mut self, database: usize, hash: &str, arguments: &[&[u8]]) -> RedisResult<Value> {
         let mut cmd = redis::cmd("EVALSHA");
         cmd.arg(hash).arg(arguments);
-        cmd.query(&mut self.databases[1])
+        cmd.query(&mut self.databases[database])
     }
 }
 

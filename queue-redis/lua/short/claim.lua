@@ -1,0 +1,144 @@
+-- The shortest claims, made without functions, which cost a call more than a job does: at most one
+-- queue and kind has jobs, in one lane, and they and the store are as plain as can be
+-- (plain/claim.lua); nothing is set or remembered of limits. Goes on behind this if that is not so,
+-- with nothing written.
+
+repeat
+  local argv, format = ARGV, string.format
+  local token, missing = argv[1], tonumber(argv[3])
+  if limited or loose or stale > 0 or missing > CHUNK then break end
+
+  -- Which queue and kind that is.
+  local queues_end = 5 + argv[5]
+  local fields, size = {}, 0
+  for q = 6, queues_end do
+    for k = queues_end + 1, #argv, 3 do
+      size = size + 1
+      fields[size] = argv[q] .. '/' .. argv[k] .. '/ready'
+    end
+  end
+  if size == 0 or size > CHUNK then break end
+  local counted, nth = call('HMGET', COUNT, unpack(fields)), nil
+  local has_one = true
+  for i = 1, size do
+    if counted[i] then nth, has_one = i, not nth end
+    if not has_one then break end
+  end
+  if not has_one then break end
+
+  local due_ms = tonumber(call('ZRANGE', DUE, '0', '0', 'WITHSCORES')[2])
+  if due_ms and due_ms <= now then break end
+  local maintain = call('ZCOUNT', LEASES, '-inf', now_text) > 0
+    or call('ZCOUNT', AGES, '-inf', now_text) > 0
+  local next_due = due_ms and due_ms <= TIME_MAX and due_ms - now or -1
+  if not nth then
+    if call('HEXISTS', CLAIMS, token) == 1 then break end -- a repeat
+    if now ~= clock_ms then call('HSET', META, 'clock_ms', now_text) end
+    do
+      return {
+        now, now, 0, missing == 0 and 1 or 0, next_due, maintain and 1 or 0, meta[6] or '',
+        '', '', '', {}, {}, {}, {},
+      }
+    end
+  end
+
+  local kind_count = (#argv - queues_end) / 3
+  local queue = argv[6 + floor((nth - 1) / kind_count)]
+  local kind_at = queues_end + 1 + 3 * ((nth - 1) % kind_count)
+  local kind, wanted = argv[kind_at], min(missing, tonumber(argv[kind_at + 1]))
+  if wanted <= 0 or argv[kind_at + 2] ~= '' then break end
+  if paused and string.find(paused, ',' .. queue .. ',', 1, true) then break end
+  local pair = queue .. '/' .. kind
+  local lanes = try('ZRANGE', PREFIX .. 'lanes:' .. pair, '0', '1')
+  local index = lanes[1]
+  if not index or lanes[2] or not string.find(index, '^%d$') then break end
+  local lane = PREFIX .. 'lane:' .. pair .. '/' .. index
+  -- One more, to see whether something is left.
+  local ids = try('LRANGE', lane, '0', format('%d', wanted))
+  local count, is_empty = #ids, true
+  if count == 0 then break end
+  if count > wanted then
+    count, is_empty, ids[count] = wanted, false, nil
+  end
+  local running_field = pair .. '/running'
+  local ready = tonumber(counted[nth])
+  local running = tonumber(call('HGET', COUNT, running_field) or 0)
+  if not ready or not running then break end
+  ready, running = ready - count, running + count
+  if not (ready >= 0 and ready <= 2 ^ 52 and ready % 1 == 0) then break end
+  if not (running > 0 and running <= 2 ^ 52 and running % 1 == 0) then break end
+
+  -- The records: what is in `run` is the claim's token and a record's head (class.lua).
+  local records, runs = call('HMGET', JOBS, unpack(ids)), {}
+  local priority, names = byte(index) - 48, queue .. kind
+  local names_end = 35 + #names
+  local head, run, is_plain = nil, nil, true
+  for i = 1, count do
+    local record = records[i]
+    local key_high, key_low, _, queue_bytes, kind_bytes, its_priority = byte(record or '', 18, 23)
+    is_plain = its_priority and #ids[i] == 16
+    if not is_plain then break end
+    local head_end = names_end + key_high * 256 + key_low
+    local its_head = sub(record, 1, head_end)
+    if its_head ~= head then
+      -- Without flags: 3 is the version of such jobs.
+      is_plain = byte(record) == 3 and its_priority == priority and byte(record, 35) == 0
+        and queue_bytes == #queue and kind_bytes == #kind and sub(record, 36, names_end) == names
+        and #its_head == head_end
+      if not is_plain then break end
+      head, run = its_head, token .. its_head
+    end
+    runs[2 * i - 1], runs[2 * i] = ids[i], run
+  end
+  if not is_plain then break end
+  local atts_key = PREFIX .. 'att'
+  local atts = call('HLEN', atts_key) > 0 and call('HMGET', atts_key, unpack(ids)) or {}
+  for i = 1, #atts do atts[i] = atts[i] and sub(atts[i], 1, 32) or '' end -- ATT_BYTES
+
+  -- The first write: it fails if RUN has a wrong type. What was written is taken back if the token has
+  -- claimed before.
+  if count > 16 and #runs[2] <= 64 and call('HLEN', RUN) <= 512 then
+    local long = string.rep('-', 65)
+    call('HSET', RUN, long, '1') -- as `widen` does
+    call('HDEL', RUN, long)
+  end
+  call('HSET', RUN, unpack(runs))
+  local first_fence = max(fence + 1, min(now * 1000, 2 ^ 53 - 2 ^ 40))
+  local all = concat(ids)
+  local claim = pack('>BI6I8HB', 1, now, first_fence, count, #argv[2]) .. argv[2] .. all
+  if try('HSETNX', CLAIMS, token, claim) ~= 1 then
+    call('HDEL', RUN, unpack(ids))
+    break
+  end
+  call('ZADD', LEASES, format('%d', min(now + argv[4], TIME_MAX)), token)
+  local key = PREFIX .. 'wake:' .. pair
+  if ready > 0 then
+    call('HSET', COUNT, running_field, format('%d', running), fields[nth], format('%d', ready))
+    if try('LLEN', key) == 0 then try('RPUSH', key, 'w') end
+  else
+    call('HSET', COUNT, running_field, format('%d', running))
+    call('HDEL', COUNT, fields[nth])
+    try('DEL', key)
+  end
+  local fence_text = format('%d', first_fence + count - 1)
+  if is_empty then
+    call('UNLINK', lane, PREFIX .. 'gone:' .. pair .. '/' .. index)
+    call('ZREM', PREFIX .. 'lanes:' .. pair, index)
+    call('HSET', META, 'clock_ms', now_text, 'fence', fence_text)
+  else
+    call('LTRIM', lane, format('%d', count), '-1')
+    call('ZADD', PREFIX .. 'lanes:' .. pair, format('%d', priority * 2 ^ 48 + turn + 1), index)
+    local turn_text = format('%d', turn + 1)
+    call('HSET', META, 'clock_ms', now_text, 'fence', fence_text, 'turn', turn_text)
+  end
+  local span = PREFIX .. 'starts:' .. format('%d', floor(now / 30000))
+  -- A hint for those who find the queue full: it goes by itself.
+  if try('HINCRBY', span, queue, count) == count then try('EXPIRE', span, '90') end
+  do
+    return {
+      now, now, first_fence, count == missing and 1 or 0, next_due, maintain and 1 or 0,
+      meta[6] or '', '', '', all, atts, {}, {}, {}, unpack(records),
+    }
+  end
+until true
+

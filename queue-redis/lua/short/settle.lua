@@ -1,0 +1,111 @@
+-- The shortest settlements, made without functions, which cost a call more than a job does: jobs of
+-- one claim, queue, kind and settings have completed with the same result, they have no limit keys,
+-- and all is as plain as can be (plain/settle.lua). Goes on behind this if that is not so, with
+-- nothing written.
+
+local runs -- what RUN has of the jobs, once it is read
+
+repeat
+  local argv = ARGV
+  local count = #argv / 2
+  if count > CHUNK then break end
+  local head = argv[count + 1]
+  -- The token ends the head, which has 31 bytes (settle.lua); "C" is completed.
+  if byte(head) ~= 67 or #head > 31 + INLINE_MAX_BYTES then break end
+  local token, is_plain = sub(head, 16, 31), true
+  for i = count + 2, 2 * count do is_plain = is_plain and argv[i] == head end
+  if not is_plain or call('EXISTS', PREFIX .. 'cancel') == 1 then break end
+
+  runs = call('HMGET', RUN, unpack(argv, 1, count))
+  local first = runs[1]
+  -- Behind the token: 3 is the version of jobs that do not expire and have no limit keys.
+  local queue_bytes, kind_bytes = byte(first or '', 37, 38)
+  if not kind_bytes then break end
+  local names_end = 51 + queue_bytes + kind_bytes
+  if #first < names_end then break end
+  local class = sub(first, 36, names_end) -- from its codec on
+  local queue = sub(first, 52, 51 + queue_bytes)
+  local pair = queue .. '/' .. sub(first, 52 + queue_bytes, names_end)
+  local completed_s, _, flags = struct.unpack('>I4I4B', first, 43)
+  local is_kept = completed_s > 0
+  if flags ~= 0 or byte(first, 39) > 9 or not string.find(pair, '^[a-z0-9_.-]+/[a-z0-9_.-]+$') then
+    break
+  end
+  local last, seen = nil, {}
+  for i = 1, count do
+    local run, id = runs[i], argv[i]
+    is_plain = run and not seen[id]
+    if not is_plain then break end
+    seen[id] = true
+    if run ~= last then
+      local key_high, key_low = byte(run, 34, 35)
+      local key_bytes = key_low and key_high * 256 + key_low or 0
+      is_plain = sub(run, 1, 16) == token and byte(run, 17) == 3
+        and sub(run, 36, names_end) == class and #run == names_end + key_bytes
+        and (is_kept or key_bytes == 0)
+      if not is_plain then break end
+      last = run
+    end
+  end
+  if not is_plain then break end
+
+  local packed = call('HGET', CLAIMS, token)
+  if not packed or #packed <= 18 or byte(packed) ~= 1 then break end -- left.lua
+  local ids_bytes = #packed - 18 - byte(packed, 18)
+  if ids_bytes <= 0 or ids_bytes % 16 ~= 0 then break end
+  local high, low = byte(packed, 16, 17)
+  local left = high * 256 + low - count
+
+  local fields = { pair .. '/running', 'live:' .. queue }
+  if is_kept then fields[3], fields[4] = pair .. '/completed', 'done:' .. queue end
+  local counts = call('HMGET', COUNT, unpack(fields))
+  local sums, zeros = {}, nil
+  for i = 1, #fields do
+    local jobs = tonumber(counts[i] or nil) or 0
+    is_plain = is_plain and jobs % 1 == 0 and jobs <= 2 ^ 52
+    local sum = i > 2 and jobs + count or jobs - count
+    if sum > 0 then
+      sums[#sums + 1], sums[#sums + 2] = fields[i], string.format('%d', sum)
+    else
+      zeros = zeros or {}
+      zeros[#zeros + 1] = fields[i]
+    end
+    if i == 4 and sum - FINISHED_MAX >= SLACK then is_plain = false end -- the oldest have to go
+  end
+  if not is_plain then break end
+
+  if is_kept then
+    call('ZCARD', AGES)
+    local fin, finished = pack('>BBI6', 4, 0, now) .. sub(head, 10), {} -- 4 is COMPLETED
+    for i = 1, count do finished[2 * i - 1], finished[2 * i] = argv[i], fin end
+    call('HSET', FIN, unpack(finished)) -- it may still fail: a wrong type
+    local expiry = string.format('%d', min(now + completed_s * 1000, TIME_MAX))
+    -- A shelf of a wrong type loses this index entry, not the job.
+    try('ZADD', PREFIX .. fields[4], expiry, concat(argv, '', 1, count))
+    try('ZADD', AGES, 'LT', expiry, fields[4])
+  else
+    call('HLEN', JOBS)
+    local has_atts = call('HLEN', ATT) > 0
+    local log = PREFIX .. 'log'
+    local has_history, has_log = try('HLEN', HISTORY), try('HLEN', log)
+    call('HDEL', JOBS, unpack(argv, 1, count))
+    if has_atts then call('HDEL', ATT, unpack(argv, 1, count)) end
+    if type(has_history) == 'number' and has_history > 0 then
+      call('HDEL', HISTORY, unpack(argv, 1, count))
+    end
+    if type(has_log) == 'number' and has_log > 0 then call('HDEL', log, unpack(argv, 1, count)) end
+  end
+  if sums[1] then call('HSET', COUNT, unpack(sums)) end
+  if zeros then call('HDEL', COUNT, unpack(zeros)) end
+  call('HDEL', RUN, unpack(argv, 1, count))
+  if left > 0 then
+    local rest = sub(packed, 1, 15) .. pack('>H', left) .. sub(packed, 18)
+    call('HSET', CLAIMS, token, rest)
+  else
+    call('HDEL', CLAIMS, token)
+    try('ZREM', LEASES, token)
+  end
+  if now ~= clock_ms then call('HSET', META, 'clock_ms', now_text) end
+  do return string.rep('a4', count) end
+until true
+
