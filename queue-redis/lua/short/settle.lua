@@ -59,41 +59,98 @@ repeat
   local fields = { pair .. '/running', 'live:' .. queue }
   if is_kept then fields[3], fields[4] = pair .. '/completed', 'done:' .. queue end
   local counts = call('HMGET', COUNT, unpack(fields))
-  local sums, zeros = {}, nil
   for i = 1, #fields do
     local jobs = tonumber(counts[i] or nil) or 0
     is_plain = is_plain and jobs % 1 == 0 and jobs <= 2 ^ 52
-    local sum = i > 2 and jobs + count or jobs - count
-    if sum > 0 then
-      sums[#sums + 1], sums[#sums + 2] = fields[i], string.format('%d', sum)
-    else
-      zeros = zeros or {}
-      zeros[#zeros + 1] = fields[i]
-    end
-    if i == 4 and sum - FINISHED_MAX >= SLACK then is_plain = false end -- the oldest have to go
+    counts[i] = jobs
   end
   if not is_plain then break end
 
+  -- Records that have to go because there are too many: here if they are of such jobs, too.
+  local shelf, old_count = PREFIX .. (fields[4] or ''), 0
+  local old, ends, entries, rest, rest_expiry
+  local over = is_kept and counts[4] + count - FINISHED_MAX or 0
+  local missing = over >= SLACK and min(over, count + SLACK, CHUNK) or 0
+  if missing > 0 then old, ends, entries = {}, {}, {} end
+  while missing > 0 and is_plain do
+    local page =
+      try('ZRANGE', shelf, #entries, #entries == 0 and 0 or #entries + 15, 'WITHSCORES')
+    if page.err then is_plain = false end
+    if not page[1] then break end
+    for i = 1, #page, 2 do
+      local entry, expiry = page[i], page[i + 1]
+      local finished_ms, ids = expiry - completed_s * 1000, #entry / 16
+      is_plain = is_plain and finished_ms > 0 and tonumber(expiry) < TIME_MAX
+        and ids > 0 and ids % 1 == 0
+      if is_plain and missing > 0 then
+        local going = min(ids, missing)
+        missing, entries[#entries + 1] = missing - going, entry
+        if going < ids then rest, rest_expiry = sub(entry, 16 * going + 1), expiry end
+        local fin = pack('>BBI6', 4, 0, finished_ms)
+        for at = 1, 16 * going, 16 do
+          old_count = old_count + 1
+          old[old_count], ends[old_count] = sub(entry, at, at + 15), fin
+        end
+      end
+    end
+  end
+  if is_plain and old_count > 0 then
+    local records, fins = call('HMGET', JOBS, unpack(old)), call('HMGET', FIN, unpack(old))
+    for i = 1, old_count do
+      local record, fin = records[i], fins[i]
+      is_plain = record and fin and #fin >= 30 and sub(fin, 1, 8) == ends[i]
+        and sub(record, 20, names_end - 16) == class
+      if not is_plain then break end
+      local version, key_high, key_low = byte(record), byte(record, 18, 19)
+      is_plain = version == 3 and key_high + key_low == 0
+      if not is_plain then break end
+    end
+  end
+  if not is_plain then break end
+
+  -- Jobs that leave nothing, and whether some have left traces.
+  local gone, gone_count = old, old_count
+  if not is_kept then gone, gone_count = argv, count end
+  local log, has_atts, has_history, has_log = PREFIX .. 'log', false, nil, nil
+  if gone_count > 0 then
+    call('HLEN', JOBS)
+    has_atts, has_history, has_log = call('HLEN', ATT) > 0, try('HLEN', HISTORY), try('HLEN', log)
+    has_history = type(has_history) == 'number' and has_history > 0
+    has_log = type(has_log) == 'number' and has_log > 0
+  end
   if is_kept then
     call('ZCARD', AGES)
     local fin, finished = pack('>BBI6', 4, 0, now) .. sub(head, 10), {} -- 4 is COMPLETED
     for i = 1, count do finished[2 * i - 1], finished[2 * i] = argv[i], fin end
     call('HSET', FIN, unpack(finished)) -- it may still fail: a wrong type
-    local expiry = string.format('%d', min(now + completed_s * 1000, TIME_MAX))
     -- A shelf of a wrong type loses this index entry, not the job.
-    try('ZADD', PREFIX .. fields[4], expiry, concat(argv, '', 1, count))
-    try('ZADD', AGES, 'LT', expiry, fields[4])
-  else
-    call('HLEN', JOBS)
-    local has_atts = call('HLEN', ATT) > 0
-    local log = PREFIX .. 'log'
-    local has_history, has_log = try('HLEN', HISTORY), try('HLEN', log)
-    call('HDEL', JOBS, unpack(argv, 1, count))
-    if has_atts then call('HDEL', ATT, unpack(argv, 1, count)) end
-    if type(has_history) == 'number' and has_history > 0 then
-      call('HDEL', HISTORY, unpack(argv, 1, count))
+    local expiry = string.format('%d', min(now + completed_s * 1000, TIME_MAX))
+    try('ZADD', shelf, expiry, concat(argv, '', 1, count))
+    if old_count == 0 then try('ZADD', AGES, 'LT', expiry, fields[4]) end
+  end
+  if gone_count > 0 then
+    call('HDEL', JOBS, unpack(gone, 1, gone_count))
+    if has_atts then call('HDEL', ATT, unpack(gone, 1, gone_count)) end
+    if has_history then call('HDEL', HISTORY, unpack(gone, 1, gone_count)) end
+    if has_log then call('HDEL', log, unpack(gone, 1, gone_count)) end
+  end
+  if old_count > 0 then
+    call('HDEL', FIN, unpack(old))
+    try('ZREM', shelf, unpack(entries))
+    if rest then try('ZADD', shelf, rest_expiry, rest) end
+    local first = try('ZRANGE', shelf, '0', '0', 'WITHSCORES')
+    if first[2] then try('ZADD', AGES, first[2], fields[4]) end
+  end
+  local sums, zeros = {}, nil
+  for i = 1, #fields do
+    local by = i < 3 and -count or count - old_count
+    local sum = counts[i] + by
+    if by ~= 0 and sum > 0 then
+      sums[#sums + 1], sums[#sums + 2] = fields[i], string.format('%d', sum)
+    elseif by ~= 0 then
+      zeros = zeros or {}
+      zeros[#zeros + 1] = fields[i]
     end
-    if type(has_log) == 'number' and has_log > 0 then call('HDEL', log, unpack(argv, 1, count)) end
   end
   if sums[1] then call('HSET', COUNT, unpack(sums)) end
   if zeros then call('HDEL', COUNT, unpack(zeros)) end

@@ -1,6 +1,8 @@
 //! What is damaged is the whole scripts' work: the plain parts leave it to them, or do the same. So
 //! with what is rare: too much, or too little, of something.
 
+use std::time::Duration;
+
 use queue_core::conformance::Harness;
 use queue_core::{
     Backend, ClaimRequest, Durability, KindSlots, Lease, LimitKeys, LimitSettings, Namespace,
@@ -348,4 +350,44 @@ async fn much_of_everything_is_met_alike() {
     // All but the first, which looks at the keys that the new settings are about.
     assert_eq!(scene.twin.tally("claim").plain, 3);
     assert!(backend.audit(false).await.unwrap().is_empty());
+}
+
+/// A queue with as many completed records as are kept: the oldest of all sorts go.
+#[tokio::test]
+async fn the_oldest_records_go_alike() {
+    let scene = Scene::new().await;
+    // What only fills the shelf needs no twin.
+    let url = scene.harness.redis.url();
+    let filler = RedisBackend::connect(&url, Namespace::new("twin").unwrap()).await.unwrap();
+    let mut now = START;
+    let mut complete = async |backend: &RedisBackend, jobs: &[NewJob], at_once: usize| {
+        now = now.after(Duration::from_secs(1));
+        scene.harness.set_clock(backend, now).await;
+        enqueue(backend, jobs).await;
+        let leases = claim(backend, &["a", "b"], u32::try_from(jobs.len()).unwrap()).await;
+        assert_eq!(leases.len(), jobs.len());
+        for some in leases.chunks(at_once) {
+            settle(backend, some, &completed()).await;
+        }
+    };
+    let of = |kind: &str, count: usize| (0..count).map(|_| job(kind)).collect::<Vec<_>>();
+    complete(&filler, &of("a", 90), 90).await;
+    complete(&filler, &of("a", 40), 1).await;
+    complete(&filler, &of("b", 30), 30).await;
+    complete(&filler, &[job("a").idempotency_key("one"), job("a")], 2).await;
+    complete(&filler, &of("a", 200), 77).await;
+    complete(&filler, &[limited("a", "x"), job("a")], 2).await;
+    for _ in 0..20 {
+        complete(&filler, &of("a", 480), 480).await;
+    }
+    complete(&filler, &of("a", 100), 100).await;
+    for (kind, count, at_once) in
+        [("a", 40, 40), ("a", 3, 1), ("b", 90, 90), ("a", 200, 100), ("a", 480, 480)]
+    {
+        complete(&scene.backend, &of(kind, count), at_once).await;
+        scene.assert_same(&format!("{count} of {kind}, {at_once} at once"));
+    }
+    let tally = scene.twin.tally("settle");
+    assert!(tally.shortest >= 3 && tally.plain > tally.shortest, "{tally:?}");
+    assert!(scene.backend.audit(false).await.unwrap().is_empty());
 }
