@@ -1,12 +1,12 @@
 -- The shortest claims, made without functions, which cost a call more than a job does: at most one
 -- queue and kind has jobs, in one lane, and they and the store are as plain as can be
--- (plain/claim.lua); nothing is set or remembered of limits. Goes on behind this if that is not so,
--- with nothing written.
+-- (plain/claim.lua), and nothing about limits is to be looked at. Goes on behind this if that is not
+-- so, with nothing written.
 
 repeat
   local argv, format = ARGV, string.format
   local token, missing = argv[1], tonumber(argv[3])
-  if limited or loose or stale > 0 or missing > CHUNK then break end
+  if loose or stale > 0 or missing > CHUNK then break end
 
   -- Which queue and kind that is.
   local queues_end = 5 + argv[5]
@@ -30,6 +30,14 @@ repeat
   if due_ms and due_ms <= now then break end
   local maintain = call('ZCOUNT', LEASES, '-inf', now_text) > 0
     or call('ZCOUNT', AGES, '-inf', now_text) > 0
+  if limited then
+    -- Keys to be looked at for which jobs wait, and the next round of heal.lua, once a minute.
+    if call('ZCARD', REOPEN) > 0 then break end
+    local notes = call('HMGET', META, 'relook', 'tidied')
+    local tidied_ms = notes[2] and tonumber(string.match(notes[2], '^t(%d+)$'))
+    if notes[1] then break end
+    maintain = maintain or not tidied_ms or tidied_ms > now or tidied_ms + 60000 <= now
+  end
   local next_due = due_ms and due_ms <= TIME_MAX and due_ms - now or -1
   if not nth then
     if call('HEXISTS', CLAIMS, token) == 1 then break end -- a repeat
@@ -65,6 +73,7 @@ repeat
   local running = tonumber(call('HGET', COUNT, running_field) or 0)
   if not ready or not running then break end
   ready, running = ready - count, running + count
+  if limited and is_empty and ready > 0 then break end -- the others may wait for a key
   if not (ready >= 0 and ready <= 2 ^ 52 and ready % 1 == 0) then break end
   if not (running > 0 and running <= 2 ^ 52 and running % 1 == 0) then break end
 

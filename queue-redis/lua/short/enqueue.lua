@@ -1,17 +1,23 @@
 -- The shortest enqueues, made without a function or a table of their own, which cost a call more than
--- a job does: all jobs are of one group and as plain as can be (plain/enqueue.lua), and nothing is
--- set or remembered of limits. Goes on behind this if that is not so, with nothing written.
+-- a job does: all jobs are of one group, have no limit keys, and are as plain as can be
+-- (plain/enqueue.lua). Goes on behind this if that is not so, with nothing written.
 
 repeat
   local argv = ARGV
   local flags, runs = argv[7], argv[8]
-  if stale > 0 or limited or argv[1] ~= '1' or argv[5] ~= 'n' then break end
+  if stale > 0 or argv[1] ~= '1' or argv[5] ~= 'n' then break end
   if flags ~= 'e' and flags ~= 'r' and flags ~= 'p' or #runs ~= 4 then break end
   local high, low = byte(runs, 3, 4)
   local count = high * 256 + low
   if count == 0 or count > CHUNK / 2 or #argv ~= 8 + 2 * count then break end
   local queue, priority = argv[2], argv[4]
   local pair = queue .. '/' .. argv[3]
+  if limited then
+    local all, own = unpack(call('HMGET', LIMITS or PREFIX .. 'limits', 'queue:*', 'queue:' .. queue))
+    -- 32: how many live jobs a queue may have (limits.lua).
+    if all and floor((byte(all, 2) or 255) / 32) % 2 == 1 then break end
+    if own and floor((byte(own, 2) or 255) / 32) % 2 == 1 then break end
+  end
   local lane, index = PREFIX .. 'lane:' .. pair .. '/' .. priority, PREFIX .. 'lanes:' .. pair
 
   local ready_field, live_field = pair .. '/ready', 'live:' .. queue
