@@ -2,15 +2,19 @@
 //! next batch gathers, and goes as soon as that call is answered. A caller who is alone waits for
 //! nobody; there are no timers.
 //!
-//! Every call goes out in its caller's turn and ends in a task of its own: a caller who does not
-//! poll, or drops, the future of an enqueue must not hold up the others.
+//! Every call goes out in its caller's turn. One who is alone sees it to its end; once others wait,
+//! or he has gone, it goes on in a task of its own: a caller who does not poll, or drops, the future
+//! of an enqueue must not hold up the others.
+
+mod ride;
 
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use ride::Ride;
 use tokio::runtime::{Handle, Id};
 use tokio::sync::oneshot;
 
@@ -36,6 +40,8 @@ struct Line {
     runtime: Id,
     durability: Durability,
     waiting: Vec<Passenger>,
+    /// The call that is under way, as long as nobody depends on it but its caller.
+    first: Option<Arc<Ride>>,
 }
 
 /// A job whose caller waits for the answer.
@@ -57,26 +63,38 @@ pub(super) async fn enqueue(queue: &Queue, job: NewJob) -> Result<EnqueueOutcome
     let Some(runtime) = Handle::try_current().ok().filter(|_| may_share(&job)) else {
         return alone(queue, job).await;
     };
-    let (answer, answered) = oneshot::channel();
+    let (answer, mut answered) = oneshot::channel();
     let passenger = Passenger { job, answer };
-    if let Some(first) = queue.together.join(runtime.id(), queue.durability, passenger) {
-        let batches = Batches { queue: queue.clone(), runtime: runtime.id(), is_done: false };
-        set_out(batches.run(vec![first])).await;
-    }
-    match answered.await {
+    let (id, durability) = (runtime.id(), queue.durability);
+    let mut own = queue.together.join(&runtime, durability, passenger).map(|(first, ride)| {
+        let batches = Batches { queue: queue.clone(), runtime: id, is_done: false };
+        // A panic of the store is no business of the caller, who hears of it as all others do.
+        let call = AssertUnwindSafe(batches.run(vec![first])).catch_unwind();
+        Own { ride, call: Some(call.map(drop).boxed()) }
+    });
+    let answer = poll_fn(|context| {
+        if let Some(Own { ride, call }) = &mut own {
+            ride.poll(call.take(), context);
+        }
+        answered.poll_unpin(context)
+    });
+    match answer.await {
         Ok(Answer::Of(outcome)) => outcome,
         Ok(Answer::Alone(job)) => alone(queue, *job).await,
         Err(_) => Err(Error::Unavailable("the task that made the call is gone".to_owned())),
     }
 }
 
-/// Lets a call go out at once, and leaves the rest of it to a task. A panic of the store is no
-/// business of the caller, who hears of it as all who travel with him do.
-async fn set_out(run: impl Future<Output = ()> + Send + 'static) {
-    let mut run = Box::pin(AssertUnwindSafe(run).catch_unwind());
-    let first = poll_fn(|context| Poll::Ready(run.as_mut().poll(context))).await;
-    if first.is_pending() {
-        tokio::spawn(run);
+/// A ride as its caller has it. Dropped, it goes on without him.
+struct Own {
+    ride: Arc<Ride>,
+    /// Before it begins.
+    call: Option<BoxFuture<'static, ()>>,
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.ride.hand_over();
     }
 }
 
@@ -99,14 +117,32 @@ impl Together {
     }
 
     /// Waits for the next batch; if nobody is under way, answers with the passenger, who goes now.
-    fn join(&self, runtime: Id, durability: Durability, passenger: Passenger) -> Option<Passenger> {
+    fn join(
+        &self,
+        runtime: &Handle,
+        durability: Durability,
+        passenger: Passenger,
+    ) -> Option<(Passenger, Arc<Ride>)> {
         let mut lines = self.lock();
-        let Some(at) = place_of(&lines, runtime, durability) else {
-            lines.push(Line { runtime, durability, waiting: Vec::new() });
-            return Some(passenger);
+        let Some(at) = place_of(&lines, runtime.id(), durability) else {
+            let ride = Arc::new(Ride::new(runtime.clone()));
+            let (runtime, first) = (runtime.id(), Some(Arc::clone(&ride)));
+            lines.push(Line { runtime, durability, waiting: Vec::new(), first });
+            return Some((passenger, ride));
         };
         lines[at].waiting.push(passenger);
+        let first = lines[at].first.take();
+        drop(lines);
+        if let Some(first) = first {
+            first.hand_over();
+        }
         None
+    }
+
+    /// Whether nobody waits for the next batch.
+    fn is_alone(&self, runtime: Id, durability: Durability) -> bool {
+        let lines = self.lock();
+        place_of(&lines, runtime, durability).is_none_or(|at| lines[at].waiting.is_empty())
     }
 
     /// Those who go next; if there are none, nobody is under way any more.
@@ -130,7 +166,7 @@ fn place_of(lines: &[Line], runtime: Id, durability: Durability) -> Option<usize
     lines.iter().position(|line| line.runtime == runtime && line.durability == durability)
 }
 
-/// The task that carries batches until nobody waits.
+/// What carries batches until nobody waits.
 struct Batches {
     queue: Queue,
     runtime: Id,
@@ -140,9 +176,12 @@ struct Batches {
 impl Batches {
     async fn run(mut self, mut batch: Vec<Passenger>) {
         loop {
+            let was_alone = batch.len() == 1;
             self.carry(batch).await;
-            // Callers that have just been answered may have more: let them come.
-            tokio::task::yield_now().await;
+            if !was_alone || !self.queue.together.is_alone(self.runtime, self.queue.durability) {
+                // Callers that have just been answered may have more: let them come.
+                tokio::task::yield_now().await;
+            }
             match self.next_batch() {
                 Some(next) => batch = next,
                 None => break,

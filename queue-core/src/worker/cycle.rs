@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::attempts::{Ended, Report};
 use super::leases::{Held, Leases};
+use super::maintain::Upkeep;
 use super::renew::Renewer;
 use super::run::{Conditions, attempt};
 use super::slots::Slots;
@@ -57,8 +58,7 @@ pub(super) struct Cycle {
     pub(super) phase: watch::Sender<Phase>,
     pub(super) phase_seen: watch::Receiver<Phase>,
     pub(super) status: Arc<Status>,
-    pub(super) maintain_due: Arc<Notify>,
-    pub(super) claimed: Arc<Notify>,
+    pub(super) upkeep: Arc<Upkeep>,
 }
 
 /// A cycle at work.
@@ -292,10 +292,7 @@ impl Turning {
         self.ask = claim.more;
         self.note_wake_up(held.len());
         self.ask_at = Instant::now() + self.next_ask(claim, held.is_empty(), sent_at);
-        self.set.claimed.notify_one();
-        if claim.maintain {
-            self.set.maintain_due.notify_one();
-        }
+        self.set.upkeep.claimed(claim.maintain);
         for ((queue, kind), jobs) in &claim.expired {
             telemetry::expired(queue, kind, *jobs);
         }

@@ -13,9 +13,17 @@ use crate::{CancelReason, ClaimToken, JobId, Lease, Renewal};
 #[derive(Debug)]
 pub(super) struct Leases {
     lease: Duration,
-    claims: Mutex<BTreeMap<ClaimToken, HeldClaim>>,
-    /// Wakes who renews: a claim was added.
+    table: Mutex<Table>,
+    /// Wakes who renews: a claim was added that is due sooner than was known.
     added: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    claims: BTreeMap<ClaimToken, HeldClaim>,
+    /// When whoever renews looks again; `None` if only once a claim is added. Most claims are due
+    /// later than those before them: it need not be woken for each.
+    next_look: Option<Instant>,
 }
 
 /// A claimed job and what tells its attempt to stop.
@@ -32,11 +40,11 @@ struct HeldClaim {
 
 impl Leases {
     pub(super) fn new(lease: Duration) -> Self {
-        Self { lease, claims: Mutex::default(), added: Notify::new() }
+        Self { lease, table: Mutex::default(), added: Notify::new() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ClaimToken, HeldClaim>> {
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes the jobs of a claim that was sent at `sent_at`: from now on they are renewed.
@@ -46,47 +54,58 @@ impl Leases {
             leases.into_iter().map(|lease| (Arc::new(lease), CancelSignal::default())).collect();
         let claim = HeldClaim { renewed_at: sent_at, lost: false, jobs: BTreeMap::new() };
         let signals = held.iter().map(|(lease, cancel)| (lease.spec.id, cancel.clone()));
-        self.lock().entry(token).or_insert(claim).jobs.extend(signals);
-        self.added.notify_one();
+        let mut table = self.lock();
+        table.claims.entry(token).or_insert(claim).jobs.extend(signals);
+        let due = sent_at + self.lease / 3;
+        let is_soon = table.next_look.is_none_or(|at| due < at);
+        if is_soon {
+            table.next_look = Some(due);
+        }
+        drop(table);
+        if is_soon {
+            self.added.notify_one();
+        }
         held
     }
 
-    /// Waits until a claim is added.
+    /// Waits until a claim is added that is due sooner than [`Self::next_renewal`] has said.
     pub(super) async fn added(&self) {
         self.added.notified().await;
     }
 
     /// Forgets a job whose outcome the store has taken.
     pub(super) fn remove(&self, token: ClaimToken, id: JobId) {
-        let mut claims = self.lock();
-        if let Some(claim) = claims.get_mut(&token) {
+        let mut table = self.lock();
+        if let Some(claim) = table.claims.get_mut(&token) {
             claim.jobs.remove(&id);
             if claim.jobs.is_empty() {
-                claims.remove(&token);
+                table.claims.remove(&token);
             }
         }
     }
 
     /// When the next renewal should be sent; `None` while nothing is held.
     pub(super) fn next_renewal(&self) -> Option<Instant> {
-        let claims = self.lock();
-        let live = claims.values().filter(|claim| !claim.lost);
-        live.map(|claim| claim.renewed_at + self.lease / 3).min()
+        let mut table = self.lock();
+        let live = table.claims.values().filter(|claim| !claim.lost);
+        let next = live.map(|claim| claim.renewed_at + self.lease / 3).min();
+        table.next_look = next;
+        next
     }
 
     /// The claims whose last renewal is at least `age` old.
     pub(super) fn older_than(&self, age: Duration) -> Vec<ClaimToken> {
         let now = Instant::now();
         let is_old = |claim: &HeldClaim| now.duration_since(claim.renewed_at) >= age;
-        let claims = self.lock();
-        let old = claims.iter().filter(|(_, claim)| !claim.lost && is_old(claim));
+        let table = self.lock();
+        let old = table.claims.iter().filter(|(_, claim)| !claim.lost && is_old(claim));
         old.map(|(token, _)| *token).collect()
     }
 
     /// Takes in the store's answer for a claim to a renewal that was sent at `sent_at`.
     pub(super) fn renewed(&self, token: ClaimToken, sent_at: Instant, renewal: &Renewal) {
-        let mut claims = self.lock();
-        let Some(claim) = claims.get_mut(&token) else { return };
+        let mut table = self.lock();
+        let Some(claim) = table.claims.get_mut(&token) else { return };
         match renewal {
             Renewal::Held { cancel_requested } => {
                 claim.renewed_at = claim.renewed_at.max(sent_at);
@@ -108,7 +127,7 @@ impl Leases {
     pub(super) fn stop_lapsed(&self) {
         let now = Instant::now();
         let usable = self.lease - self.lease / 10;
-        for claim in self.lock().values().filter(|claim| now >= claim.renewed_at + usable) {
+        for claim in self.lock().claims.values().filter(|claim| now >= claim.renewed_at + usable) {
             for signal in claim.jobs.values() {
                 signal.fire(CancelReason::LeaseLost);
             }
@@ -117,10 +136,40 @@ impl Leases {
 
     /// Stops every job.
     pub(super) fn stop_all(&self, reason: CancelReason) {
-        for claim in self.lock().values() {
+        for claim in self.lock().claims.values() {
             for signal in claim.jobs.values() {
                 signal.fire(reason);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::{Kind, NewJob, Payload, Timestamp};
+
+    fn lease() -> Lease {
+        let job = NewJob::new(Kind::new("a").unwrap(), Payload::raw(Vec::new()));
+        Lease::new(job.spec, ClaimToken::random(), 1, Timestamp::from_ms(0))
+    }
+
+    #[test]
+    fn who_renews_hears_of_a_claim_that_is_due_sooner_than_known_and_of_no_other() {
+        let leases = Leases::new(Duration::from_secs(30));
+        let is_told = || leases.added().now_or_never().is_some();
+        let now = Instant::now();
+        assert_eq!(leases.next_renewal(), None);
+        leases.add(now, vec![lease()]);
+        assert!(is_told());
+        leases.add(now + Duration::from_secs(1), vec![lease()]);
+        assert!(!is_told());
+        assert_eq!(leases.next_renewal(), Some(now + Duration::from_secs(10)));
+        // Sent before the other was renewed, and answered late.
+        leases.add(now - Duration::from_secs(1), vec![lease()]);
+        assert!(is_told());
+        assert_eq!(leases.next_renewal(), Some(now + Duration::from_secs(9)));
     }
 }

@@ -1,9 +1,11 @@
 //! The store's housekeeping, done by every worker that finds it due.
 
 use std::convert::Infallible;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::panics::caught;
 use crate::backend::PASS_MAX;
@@ -14,16 +16,52 @@ use crate::{Queue, telemetry};
 /// which an idle worker claims anyway, so that it does not look twice.
 const INTERVAL: Duration = Duration::from_millis(1250);
 
-/// Runs for ever. `due` is notified when a claim's answer says that there is something to do;
-/// `claimed` when a claim was made at all, which is as good as having looked.
-pub(super) async fn maintain(queue: Queue, due: &Notify, claimed: &Notify) -> Infallible {
-    loop {
-        tokio::select! {
-            biased;
-            () = due.notified() => {}
-            () = claimed.notified() => continue,
-            () = tokio::time::sleep(INTERVAL) => {}
+/// What tells the housekeeping whether to look.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    /// A claim's answer says that there is something to do.
+    due: Notify,
+    /// When the last claim was answered, which is as good as having looked. Read when the time
+    /// comes: a busy worker claims too often to wake anybody each time.
+    claimed_at: Mutex<Instant>,
+}
+
+impl Upkeep {
+    pub(super) fn new() -> Self {
+        Self { due: Notify::new(), claimed_at: Mutex::new(Instant::now()) }
+    }
+
+    /// Notes that a claim was answered, and whether its answer says that there is something to do.
+    pub(super) fn claimed(&self, is_due: bool) {
+        *self.claimed_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        if is_due {
+            self.due.notify_one();
         }
+    }
+
+    /// Ends when there is something to do, or nobody has looked for a while since `looked_at`.
+    async fn is_time(&self, looked_at: Instant) {
+        let silence = async {
+            loop {
+                let claimed_at = *self.claimed_at.lock().unwrap_or_else(PoisonError::into_inner);
+                let at = claimed_at.max(looked_at) + INTERVAL;
+                if Instant::now() >= at {
+                    return;
+                }
+                tokio::time::sleep_until(at).await;
+            }
+        };
+        tokio::select! {
+            () = self.due.notified() => {}
+            () = silence => {}
+        }
+    }
+}
+
+/// Runs for ever.
+pub(super) async fn maintain(queue: Queue, upkeep: &Upkeep) -> Infallible {
+    loop {
+        upkeep.is_time(Instant::now()).await;
         if let Err(panic) = caught(pass(&queue)).await {
             tracing::error!(event = "maintain_panicked", panic);
             tokio::time::sleep(INTERVAL).await;

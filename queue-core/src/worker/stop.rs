@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cycle::Cycle;
 use super::leases::Leases;
-use super::maintain::maintain;
+use super::maintain::{Upkeep, maintain};
 use super::presence::Presence;
 use super::renew::Renewer;
 use super::run::Conditions;
@@ -159,7 +159,7 @@ pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
     let status = Arc::new(Status::new(worker.concurrency, worker.selection.names()));
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let (over_sender, over) = watch::channel(None);
-    let (maintain_due, claimed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let upkeep = Arc::new(Upkeep::new());
     let (outbox, reports) = mpsc::unbounded_channel();
     let presence = Presence::of(&worker);
     let kinds = worker.routes.iter().map(|(kind, route)| {
@@ -186,8 +186,7 @@ pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
         phase: phase.clone(),
         phase_seen,
         status: Arc::clone(&status),
-        maintain_due: Arc::clone(&maintain_due),
-        claimed: Arc::clone(&claimed),
+        upkeep: Arc::clone(&upkeep),
     };
     telemetry::store_up().set(0.0);
     let queue = worker.queue;
@@ -198,7 +197,7 @@ pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
         let side_work = async {
             let reports = super::reports::run(queue.clone(), reports);
             let announced = presence.announce(&queue, &known);
-            tokio::join!(maintain(queue.clone(), &maintain_due, &claimed), reports, announced).0
+            tokio::join!(maintain(queue.clone(), &upkeep), reports, announced).0
         };
         let report = tokio::select! {
             report = cycle => report,

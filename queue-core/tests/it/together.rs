@@ -61,6 +61,23 @@ async fn a_caller_who_does_not_poll_holds_up_nobody() {
     first.await.unwrap();
 }
 
+/// Each answer that comes by way of a task wakes one more thread.
+#[tokio::test]
+async fn a_call_has_a_task_only_if_somebody_else_depends_on_it() {
+    let (backend, queue) = set_up();
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let gate = backend.enqueue_waits();
+    let mut first = std::pin::pin!(queue.enqueue(number(1)));
+    assert!(timeout(Duration::ZERO, &mut first).await.is_err(), "it waits for the gate");
+    assert_eq!(tasks(), 0);
+    let mut second = std::pin::pin!(queue.enqueue(number(2)));
+    assert!(timeout(Duration::ZERO, &mut second).await.is_err(), "it waits for the first");
+    assert_eq!(tasks(), 1);
+    gate.open();
+    let (first, second) = tokio::join!(first, second);
+    first.and(second).unwrap();
+}
+
 #[tokio::test]
 async fn those_who_wait_go_when_the_caller_before_them_has_gone() {
     let (backend, queue) = set_up();

@@ -52,9 +52,9 @@ impl Turning {
         }
     }
 
-    /// Sends a request once. The call ends in a task of its own: it is never dropped half-way, a
-    /// panic in a backend is an error like others, and a call that hangs does not keep the worker
-    /// from stopping. `None` if the worker has to end without an answer.
+    /// Sends a request once. A panic in a backend is an error like others, and a call that hangs
+    /// does not keep the worker from stopping: it ends in a task of its own then, as it must not be
+    /// dropped half-way. `None` if the worker has to end without an answer.
     async fn sent(&mut self, request: &Arc<SettleRequest>) -> Option<Result<Answer, Error>> {
         let call = send(self.set.queue.clone(), Arc::clone(&self.set.leases), Arc::clone(request));
         let mut call = Box::pin(caught(call));
@@ -67,7 +67,6 @@ impl Turning {
         if let Poll::Ready(answer) = first {
             return Some(answer.unwrap_or_else(panicked));
         }
-        let mut call = tokio::spawn(call);
         loop {
             let phase = *self.set.phase_seen.borrow_and_update();
             let give_up = async {
@@ -79,11 +78,11 @@ impl Turning {
                 }
             };
             tokio::select! {
-                answer = &mut call => {
-                    let answer = answer.unwrap_or_else(|error| Err(error.to_string()));
-                    return Some(answer.unwrap_or_else(panicked));
+                answer = &mut call => return Some(answer.unwrap_or_else(panicked)),
+                () = give_up => {
+                    tokio::spawn(call);
+                    return None;
                 }
-                () = give_up => return None,
                 // Jobs that run hear of the stop even while the store does not answer.
                 _ = self.set.phase_seen.changed() => self.stop_if_stopping(),
             }
