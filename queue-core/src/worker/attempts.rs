@@ -1,9 +1,10 @@
 //! Attempts that have ended: from the task that ran them to the cycle that reports them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::telemetry::{self, AttemptEnd, PairMetrics};
 use crate::{ErrorKind, JobError, JobState, Lease, Outcome, Settled, Settlement};
@@ -91,6 +92,63 @@ impl Ended {
     }
 }
 
+/// Where attempts report their ends, and how the cycle hears that many have, without being woken for
+/// each.
+#[derive(Debug)]
+pub(super) struct Gathering {
+    sender: mpsc::UnboundedSender<Ended>,
+    /// How many have reported, and how many of those the cycle has taken.
+    reported: AtomicU64,
+    taken: AtomicU64,
+    /// How many reports the cycle waits for, in all.
+    awaited: AtomicU64,
+    enough: Notify,
+}
+
+impl Gathering {
+    pub(super) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<Ended>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let gathering = Self {
+            sender,
+            reported: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
+            awaited: AtomicU64::new(u64::MAX),
+            enough: Notify::new(),
+        };
+        (Arc::new(gathering), receiver)
+    }
+
+    fn report(&self, ended: Ended) {
+        // Nobody listens only when the worker is gone; then the lease expires.
+        let _ = self.sender.send(ended);
+        // Behind the report, so that whoever is woken finds it.
+        let reported = self.reported.fetch_add(1, Ordering::SeqCst) + 1;
+        if reported >= self.awaited.load(Ordering::SeqCst) {
+            self.awaited.store(u64::MAX, Ordering::SeqCst);
+            self.enough.notify_one();
+        }
+    }
+
+    /// Notes that the cycle has taken a report.
+    pub(super) fn took(&self) {
+        self.taken.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Waits until so many reports are there that the cycle has not taken. Only the cycle waits. It may
+    /// end sooner.
+    ///
+    /// # Cancel safety
+    /// Safe to drop.
+    pub(super) async fn reaches(&self, count: usize) {
+        let awaited = self.taken.load(Ordering::SeqCst) + count as u64;
+        self.awaited.store(awaited, Ordering::SeqCst);
+        // Those who have reported before may not have seen it.
+        if self.reported.load(Ordering::SeqCst) < awaited {
+            self.enough.notified().await;
+        }
+    }
+}
+
 /// The duty to report the end of one attempt. Dropped without a report, as when the task is
 /// dropped with its runtime or panics, it gives the job back: no slot and no lease is forgotten.
 #[derive(Debug)]
@@ -98,15 +156,11 @@ pub(super) struct Report {
     lease: Arc<Lease>,
     metrics: Arc<PairMetrics>,
     started_at: Instant,
-    ended: Option<mpsc::UnboundedSender<Ended>>,
+    ended: Option<Arc<Gathering>>,
 }
 
 impl Report {
-    pub(super) fn new(
-        lease: Arc<Lease>,
-        metrics: Arc<PairMetrics>,
-        ended: mpsc::UnboundedSender<Ended>,
-    ) -> Self {
+    pub(super) fn new(lease: Arc<Lease>, metrics: Arc<PairMetrics>, ended: Arc<Gathering>) -> Self {
         Self { lease, metrics, started_at: Instant::now(), ended: Some(ended) }
     }
 
@@ -117,9 +171,8 @@ impl Report {
     fn send_once(&mut self, outcome: Outcome) {
         if let Some(ended) = self.ended.take() {
             let elapsed = self.started_at.elapsed();
-            // Nobody listens only when the worker is gone; then the lease expires.
             let (lease, metrics) = (Arc::clone(&self.lease), Arc::clone(&self.metrics));
-            let _ = ended.send(Ended::new(lease, Some(metrics), outcome, elapsed));
+            ended.report(Ended::new(lease, Some(metrics), outcome, elapsed));
         }
     }
 }

@@ -1,16 +1,20 @@
-//! The worker's heart: one task that reports ended attempts and claims jobs for free slots, one
-//! round trip at a time. While a round trip is out, the next batch gathers; a busy worker thus
-//! makes one round trip per cycle, however many jobs it carries.
+//! The worker's heart: one task that reports ended attempts and claims jobs for free slots, in one
+//! request. While a request is out the next batch gathers; once that is worth it, it follows without
+//! waiting for the answer, so that neither the store nor the worker waits for the other. A busy
+//! worker thus makes few requests, however many jobs they carry.
 
-mod round_trip;
+mod flight;
+mod landing;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Interval, MissedTickBehavior};
 
-use super::attempts::{Ended, Report};
+use self::flight::Flights;
+use super::attempts::{Ended, Gathering, Report};
 use super::leases::{Held, Leases};
 use super::maintain::Upkeep;
 use super::renew::Renewer;
@@ -30,6 +34,13 @@ use crate::{
 /// A worker with a free slot asks the store at least this often, so that a lost wake-up costs no
 /// more.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The most requests that are out at a time.
+const FLIGHTS_MAX: usize = 2;
+
+/// A request follows another that is out once it reports the jobs of so many of the slots: one in
+/// four. Fewer would cost the store more than the wait costs the worker.
+const WORTH_A_FLIGHT: usize = 4;
 
 /// How long all slots must be busy before the wait for jobs is exchanged for one for cancel
 /// requests only. Short jobs thus cost no change of the wait.
@@ -65,7 +76,10 @@ pub(super) struct Cycle {
 pub(super) struct Turning {
     set: Cycle,
     ended: mpsc::UnboundedReceiver<Ended>,
-    ended_sender: mpsc::UnboundedSender<Ended>,
+    gathering: Arc<Gathering>,
+    flights: Flights,
+    /// Says now and then that the cycle is not stuck, however long a request is out.
+    pulse: Interval,
     /// Ended attempts that no request carries yet.
     pending: VecDeque<Ended>,
     /// Batches of ended attempts that hold one which the store refuses: sent by themselves, and
@@ -98,12 +112,16 @@ pub(super) struct Turning {
 impl Cycle {
     /// Runs until the worker is stopped and everything is reported.
     pub(super) async fn run(self) -> StopReport {
-        let (ended_sender, ended) = mpsc::unbounded_channel();
+        let (gathering, ended) = Gathering::new();
+        let mut pulse = tokio::time::interval(ASK_INTERVAL);
+        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let turning = Turning {
             waiting: Waiting::new(&self.queue),
             set: self,
             ended,
-            ended_sender,
+            gathering,
+            flights: Flights::default(),
+            pulse,
             pending: VecDeque::new(),
             suspects: Vec::new(),
             to_start: Vec::new(),
@@ -126,7 +144,7 @@ impl Turning {
     async fn turn(mut self) -> StopReport {
         loop {
             while let Ok(ended) = self.ended.try_recv() {
-                self.take_in_ended(ended);
+                self.take_in_reported(ended);
             }
             self.set.slots.resize(self.set.status.slots());
             self.set.status.progress(self.set.slots.busy());
@@ -134,17 +152,67 @@ impl Turning {
             if self.is_over(phase) {
                 return self.report;
             }
-            match self.next_request(phase) {
-                Some((request, carried)) => self.round_trip(request, carried).await,
-                None => {
-                    self.start_claimed();
-                    // A worker that is stopping gives back at once what it has just claimed.
-                    if self.pending.is_empty() {
-                        self.sleep(phase).await;
-                    }
-                }
+            let request = self.next_request(phase);
+            let is_sent = request.is_some();
+            if let Some((request, carried)) = request {
+                self.launch(request, carried).await;
+            }
+            // What was claimed starts while the next request is on its way.
+            self.start_claimed();
+            if is_sent {
+                continue;
+            }
+            // A worker that is stopping gives back at once what it has just claimed.
+            match (self.flights.is_empty(), self.pending.is_empty()) {
+                (false, _) => self.wait_for_answers(phase).await,
+                (true, false) => {}
+                (true, true) => self.sleep(phase).await,
             }
         }
+    }
+
+    async fn launch(&mut self, request: SettleRequest, carried: Vec<Ended>) {
+        if let Some(claim) = &request.claim {
+            self.set.slots.ask(claim);
+        }
+        if let Some(landed) = self.flights.launch(&self.set, request, carried).await {
+            self.start_claimed();
+            self.land(landed);
+        }
+    }
+
+    /// Waits until a request is answered, or another one may follow it.
+    async fn wait_for_answers(&mut self, phase: Phase) {
+        let give_up = async {
+            match phase {
+                Phase::Stopping { give_up_at } => {
+                    tokio::time::sleep_until(give_up_at.into()).await;
+                }
+                _ => std::future::pending().await,
+            }
+        };
+        let enough = self.worth_a_flight().saturating_sub(self.pending.len());
+        let may_follow = self.may_follow();
+        tokio::select! {
+            landed = self.flights.landed() => self.land(landed),
+            () = self.gathering.reaches(enough), if may_follow => {}
+            // Jobs that run hear of the stop even while the store does not answer.
+            _ = self.set.phase_seen.changed() => self.stop_if_stopping(),
+            _ = self.pulse.tick() => {}
+            () = give_up => {}
+        }
+    }
+
+    /// Whether a request may go out beside one that is out.
+    fn may_follow(&self) -> bool {
+        self.flights.len() < FLIGHTS_MAX
+            && self.suspects.is_empty()
+            && self.set.status.is_store_up()
+    }
+
+    /// How many ended attempts make a request that follows another one.
+    fn worth_a_flight(&self) -> usize {
+        self.set.slots.total().div_ceil(WORTH_A_FLIGHT).max(1)
     }
 
     /// Whether the worker has stopped; counts what is lost if it had to stop before it was done.
@@ -155,14 +223,15 @@ impl Turning {
         self.waiting.listen_for_cancels_at_most();
         self.stop_if_stopping();
         let unreported = self.pending.len() + self.suspects.iter().map(Vec::len).sum::<usize>();
-        let unfinished = self.set.slots.busy() + unreported;
+        let unfinished = self.set.slots.busy() + unreported + self.flights.carried();
         if let Phase::Stopping { give_up_at } = phase
             && Instant::now() >= give_up_at
         {
             self.report.lost += unfinished;
+            self.flights.abandon();
             return true;
         }
-        unfinished == 0
+        unfinished == 0 && self.flights.is_empty()
     }
 
     /// Tells every job to stop if the worker is stopping. Again each time: a claim that came in
@@ -173,6 +242,11 @@ impl Turning {
         }
     }
 
+    fn take_in_reported(&mut self, ended: Ended) {
+        self.gathering.took();
+        self.take_in_ended(ended);
+    }
+
     fn take_in_ended(&mut self, ended: Ended) {
         self.set.slots.give_back(&ended.lease.spec.kind);
         self.set.status.ended(&ended.lease.spec.queue);
@@ -181,6 +255,10 @@ impl Turning {
 
     /// What to send now, if anything, and the attempts that it reports.
     fn next_request(&mut self, phase: Phase) -> Option<(SettleRequest, Vec<Ended>)> {
+        let is_worth_it = self.pending.len() >= self.worth_a_flight();
+        if !self.flights.is_empty() && !(self.may_follow() && is_worth_it) {
+            return None;
+        }
         if let Some(suspects) = self.suspects.pop() {
             return Some((settle_request(&suspects, None), suspects));
         }
@@ -230,7 +308,7 @@ impl Turning {
         }
         let is_deaf = !self.waiting.is_attached();
         tokio::select! {
-            Some(ended) = self.ended.recv() => self.take_in_ended(ended),
+            Some(ended) = self.ended.recv() => self.take_in_reported(ended),
             wake = self.waiting.woken() => self.woken(wake),
             () = tokio::time::sleep_until(tick.into()) => {}
             () = tokio::time::sleep(BUSY_PATIENCE), if is_deaf => self.listen(Vec::new()),
@@ -331,7 +409,7 @@ impl Turning {
             kind = %spec.kind,
             attempt = lease.attempt(),
         );
-        let report = Report::new(Arc::clone(&lease), metrics, self.ended_sender.clone());
+        let report = Report::new(Arc::clone(&lease), metrics, Arc::clone(&self.gathering));
         let route = (Arc::clone(&route.executor), route.limits.clone());
         let conditions = Arc::clone(&self.set.conditions);
         tokio::spawn(attempt(route, lease, cancel, conditions, report));

@@ -1,6 +1,6 @@
 //! Free slots: over all kinds, and per kind.
 
-use crate::{Kind, KindLimits, KindSlots, LimitKeys};
+use crate::{ClaimRequest, Kind, KindLimits, KindSlots, LimitKeys};
 
 /// Counts what runs and knows how much more may. Owned by the cycle alone, so there is no lock
 /// and a slot cannot be taken twice.
@@ -8,6 +8,8 @@ use crate::{Kind, KindLimits, KindSlots, LimitKeys};
 pub(super) struct Slots {
     total: usize,
     busy: usize,
+    /// Those that claims have asked for which are not answered yet.
+    asked: usize,
     /// In the order of their names.
     kinds: Vec<KindCount>,
 }
@@ -19,11 +21,12 @@ struct KindCount {
     /// The most of this kind; `None` for no limit but the worker's.
     most: Option<usize>,
     busy: usize,
+    asked: usize,
 }
 
 impl KindCount {
     fn free(&self, total: usize) -> usize {
-        self.most.unwrap_or(total).saturating_sub(self.busy)
+        self.most.unwrap_or(total).saturating_sub(self.busy + self.asked)
     }
 }
 
@@ -33,10 +36,16 @@ impl Slots {
         kinds: impl Iterator<Item = (KindLimits, Option<usize>)>,
     ) -> Self {
         let mut kinds: Vec<KindCount> = kinds
-            .map(|(KindLimits { kind, limits }, most)| KindCount { kind, limits, most, busy: 0 })
+            .map(|(KindLimits { kind, limits }, most)| KindCount {
+                kind,
+                limits,
+                most,
+                busy: 0,
+                asked: 0,
+            })
             .collect();
         kinds.sort_by(|a, b| a.kind.cmp(&b.kind));
-        Self { total, busy: 0, kinds }
+        Self { total, busy: 0, asked: 0, kinds }
     }
 
     /// Changes how many jobs may run; those that run go on.
@@ -58,9 +67,33 @@ impl Slots {
         }
     }
 
+    /// Notes that a claim which is out may fill these slots: no other one may.
+    pub(super) fn ask(&mut self, claim: &ClaimRequest) {
+        self.asked += claim.max as usize;
+        for KindSlots { kind, slots, .. } in &claim.kinds {
+            if let Some(count) = self.count_of(kind) {
+                count.asked += *slots.min(&claim.max) as usize;
+            }
+        }
+    }
+
+    /// The same claim is out no more.
+    pub(super) fn give_up(&mut self, claim: &ClaimRequest) {
+        self.asked = self.asked.saturating_sub(claim.max as usize);
+        for KindSlots { kind, slots, .. } in &claim.kinds {
+            if let Some(count) = self.count_of(kind) {
+                count.asked = count.asked.saturating_sub(*slots.min(&claim.max) as usize);
+            }
+        }
+    }
+
     fn count_of(&mut self, kind: &Kind) -> Option<&mut KindCount> {
         let index = self.kinds.binary_search_by(|count| count.kind.cmp(kind)).ok()?;
         self.kinds.get_mut(index)
+    }
+
+    pub(super) fn total(&self) -> usize {
+        self.total
     }
 
     pub(super) fn busy(&self) -> usize {
@@ -70,12 +103,12 @@ impl Slots {
     /// How many more jobs may run now, of any kinds together. Zero if no kind has a free slot.
     pub(super) fn free(&self) -> usize {
         let of_kinds = self.kinds.iter().map(|count| count.free(self.total));
-        self.total.saturating_sub(self.busy).min(of_kinds.sum())
+        self.total.saturating_sub(self.busy + self.asked).min(of_kinds.sum())
     }
 
     /// Every kind with its free slots, in the order of their names.
     pub(super) fn per_kind(&self) -> Vec<KindSlots> {
-        let free = self.total.saturating_sub(self.busy);
+        let free = self.total.saturating_sub(self.busy + self.asked);
         let slots = |count: &KindCount| {
             let slots = count.free(self.total).min(free);
             u32::try_from(slots).unwrap_or(u32::MAX)
@@ -121,5 +154,32 @@ mod tests {
         assert_eq!((per_kind(&slots), slots.free()), (vec![0, 0], 0));
         slots.resize(4);
         assert_eq!((per_kind(&slots), slots.free()), (vec![1, 2], 2));
+    }
+
+    #[test]
+    fn slots_that_a_claim_has_asked_for_are_not_free() {
+        let kind = |name: &str| KindLimits::new(Kind::new(name).unwrap());
+        let kinds = [(kind("a"), Some(2)), (kind("b"), None)];
+        let mut slots = Slots::new(5, kinds.into_iter());
+        let claim = |slots: &Slots, max: u32| ClaimRequest {
+            token: crate::ClaimToken::random(),
+            worker: "w".parse().unwrap(),
+            queues: Vec::new(),
+            kinds: slots.per_kind(),
+            max,
+            lease: std::time::Duration::from_secs(30),
+        };
+        let per_kind = |slots: &Slots| slots.per_kind().iter().map(|k| k.slots).collect::<Vec<_>>();
+        let first = claim(&slots, 1);
+        slots.ask(&first);
+        assert_eq!((per_kind(&slots), slots.free()), (vec![1, 4], 4));
+        let second = claim(&slots, 4);
+        slots.ask(&second);
+        assert_eq!((per_kind(&slots), slots.free()), (vec![0, 0], 0));
+        slots.give_up(&first);
+        assert_eq!((per_kind(&slots), slots.free()), (vec![1, 1], 1));
+        slots.take(&kind("a").kind);
+        slots.give_up(&second);
+        assert_eq!((per_kind(&slots), slots.free()), (vec![1, 4], 4));
     }
 }

@@ -137,7 +137,7 @@ impl Status {
         }
     }
 
-    fn is_store_up(&self) -> bool {
+    pub(super) fn is_store_up(&self) -> bool {
         self.store_up.load(Ordering::Relaxed)
     }
 
