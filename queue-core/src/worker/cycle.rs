@@ -28,7 +28,7 @@ use crate::handler::CancelSignal;
 use crate::telemetry::PairMetrics;
 use crate::{
     CancelReason, Claim, ClaimRequest, ClaimToken, Interest, JobSpec, Kind, KindLimits, Lease,
-    Outcome, Queue, QueueName, SettleRequest, Wake, WorkerId, telemetry,
+    Outcome, Queue, QueueName, SettleRequest, Settled, Wake, WorkerId, telemetry,
 };
 
 /// A worker with a free slot asks the store at least this often, so that a lost wake-up costs no
@@ -85,6 +85,8 @@ pub(super) struct Turning {
     /// Batches of ended attempts that hold one which the store refuses: sent by themselves, and
     /// before anything is claimed.
     suspects: Vec<Vec<Ended>>,
+    /// Attempts that the store has settled and that are not counted yet.
+    settled: Vec<(Ended, Settled)>,
     /// Claimed jobs that have their slots and are about to start.
     to_start: Vec<Held>,
     /// Those of the job that started last: the next one is mostly alike.
@@ -124,6 +126,7 @@ impl Cycle {
             pulse,
             pending: VecDeque::new(),
             suspects: Vec::new(),
+            settled: Vec::new(),
             to_start: Vec::new(),
             metrics: None,
             ask: true,
@@ -150,6 +153,7 @@ impl Turning {
             self.set.status.progress(self.set.slots.busy());
             let phase = *self.set.phase_seen.borrow_and_update();
             if self.is_over(phase) {
+                self.count_settled();
                 return self.report;
             }
             let request = self.next_request(phase);
@@ -157,8 +161,7 @@ impl Turning {
             if let Some((request, carried)) = request {
                 self.launch(request, carried).await;
             }
-            // What was claimed starts while the next request is on its way.
-            self.start_claimed();
+            self.catch_up();
             if is_sent {
                 continue;
             }
@@ -176,7 +179,7 @@ impl Turning {
             self.set.slots.ask(claim);
         }
         if let Some(landed) = self.flights.launch(&self.set, request, carried).await {
-            self.start_claimed();
+            self.catch_up();
             self.land(landed);
         }
     }
@@ -381,7 +384,13 @@ impl Turning {
         }
     }
 
-    /// Starts what was claimed. The next request goes out before: the store works on it meanwhile.
+    /// Takes care of what the last answer has brought. The next request goes out before: the store
+    /// works on it meanwhile.
+    fn catch_up(&mut self) {
+        self.count_settled();
+        self.start_claimed();
+    }
+
     fn start_claimed(&mut self) {
         let mut to_start = std::mem::take(&mut self.to_start);
         for (lease, cancel) in to_start.drain(..) {

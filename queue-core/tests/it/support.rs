@@ -100,6 +100,13 @@ struct Trouble {
     claim_panics: bool,
     /// Every claim is told that the next job is due at once.
     always_due: bool,
+    /// Every settle waits for the gate.
+    settles_wait: Option<Gate>,
+    /// Every settle takes as long as a few other tasks.
+    lags: bool,
+    /// What settles that are out ask for: the most jobs of each claim.
+    settles_out: Vec<u32>,
+    most_settles_out: usize,
     /// The next enqueue waits for the gate.
     enqueue_waits: Option<Gate>,
 }
@@ -167,6 +174,26 @@ impl Faulty {
     }
 
     /// The next enqueue, and no other, waits for the gate.
+    /// From now on settles wait for the gate.
+    pub(crate) fn settles_wait(&self) -> Gate {
+        self.trouble().settles_wait.insert(Gate::default()).clone()
+    }
+
+    /// From now on other tasks run while a settle is out.
+    pub(crate) fn lags(&self) {
+        self.trouble().lags = true;
+    }
+
+    /// What the settles that wait ask for: the most jobs of each claim.
+    pub(crate) fn settles_out(&self) -> Vec<u32> {
+        self.trouble().settles_out.clone()
+    }
+
+    /// The most settles that ever waited at the same time.
+    pub(crate) fn most_settles_out(&self) -> usize {
+        self.trouble().most_settles_out
+    }
+
     pub(crate) fn enqueue_waits(&self) -> Gate {
         self.trouble().enqueue_waits.insert(Gate::default()).clone()
     }
@@ -262,6 +289,27 @@ impl Backend for Faulty {
     }
 
     async fn settle(&self, request: &SettleRequest) -> Result<SettleReply, Error> {
+        let (gate, lags) = {
+            let trouble = self.trouble();
+            (trouble.settles_wait.clone(), trouble.lags)
+        };
+        if gate.is_some() || lags {
+            {
+                let mut trouble = self.trouble();
+                let asked = request.claim.as_ref().map_or(0, |claim| claim.max);
+                trouble.settles_out.push(asked);
+                trouble.most_settles_out = trouble.most_settles_out.max(trouble.settles_out.len());
+            }
+            match gate {
+                Some(gate) => gate.passed().await,
+                None => {
+                    for _ in 0..20 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+            }
+            self.trouble().settles_out.pop();
+        }
         let hangs = self.trouble().settle_hangs;
         if hangs {
             std::future::pending::<()>().await;

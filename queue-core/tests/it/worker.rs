@@ -1,5 +1,6 @@
 //! The worker engine.
 
+mod flights;
 mod outcomes;
 mod stopping;
 mod stores;

@@ -21,14 +21,21 @@ impl Turning {
     }
 
     fn answered(&mut self, answer: Answer, carried: Vec<Ended>, sent_at: Instant) {
-        for (ended, settled) in carried.into_iter().zip(answer.settled) {
+        self.settled.extend(carried.into_iter().zip(answer.settled));
+        if let Some((claim, held)) = answer.claimed {
+            self.claimed(&claim, held, sent_at);
+        }
+    }
+
+    /// Counts what the store has made of attempts.
+    pub(super) fn count_settled(&mut self) {
+        let mut all = std::mem::take(&mut self.settled);
+        for (ended, settled) in all.drain(..) {
             ended.settled(settled);
             self.set.leases.remove(ended.settlement.token, ended.settlement.id);
             self.count(&ended.settlement.outcome, settled);
         }
-        if let Some((claim, held)) = answer.claimed {
-            self.claimed(&claim, held, sent_at);
-        }
+        self.settled = all;
     }
 
     fn count(&mut self, outcome: &Outcome, settled: Settled) {

@@ -1,0 +1,93 @@
+//! Several requests of one worker on their way to the store.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use queue_core::{Fail, JobState, MemoryBackend, Queue, State, Worker};
+
+use crate::support::{Faulty, Gate, LONG, Number, eventually, finished, number};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_follows_another_that_is_out_and_asks_for_no_slot_twice() {
+    let faulty = Faulty::new(MemoryBackend::new());
+    let queue = Queue::new(faulty.clone());
+    let gates: Arc<[Gate; 4]> = Arc::default();
+    let handler = async |State(gates): State<Arc<[Gate; 4]>>, job: Number| {
+        gates[job.n as usize].passed().await;
+        Ok::<_, Fail>(())
+    };
+    let worker = Worker::new(&queue)
+        .concurrency(4)
+        .state(Arc::clone(&gates))
+        .handle::<Number, _>(handler)
+        .start()
+        .unwrap();
+    let mut ids = Vec::new();
+    for n in 0..4 {
+        ids.push(queue.enqueue(number(n)).await.unwrap().id);
+    }
+    eventually("all run", async || worker.status().running == 4).await;
+    let answers = faulty.settles_wait();
+    gates[0].open();
+    eventually("one is out", async || faulty.settles_out() == [1]).await;
+    gates[1].open();
+    eventually("another follows", async || faulty.settles_out() == [1, 1]).await;
+    // These wait for an answer: no third request goes out.
+    gates[2].open();
+    gates[3].open();
+    eventually("all have ended", async || worker.status().running <= 2).await;
+    answers.open();
+    for id in ids {
+        let record = finished(&queue, id).await;
+        assert_eq!((record.state, record.attempt()), (JobState::Completed, 1));
+    }
+    assert_eq!(faulty.most_settles_out(), 2);
+    assert_eq!(worker.drain(LONG).await.finished, 4);
+}
+
+#[derive(Debug, Default)]
+struct Load {
+    running: AtomicUsize,
+    most: AtomicUsize,
+    runs: AtomicUsize,
+}
+
+/// Claims that are out together may be answered with as many jobs as they ask for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_are_out_together_fill_no_more_slots_than_there_are() {
+    const SLOTS: usize = 7;
+    const JOBS: u32 = 1500;
+    let faulty = Faulty::new(MemoryBackend::new());
+    let queue = Queue::new(faulty.clone());
+    let load = Arc::new(Load::default());
+    let handler = async |State(load): State<Arc<Load>>, job: Number| {
+        let running = load.running.fetch_add(1, Ordering::SeqCst) + 1;
+        load.most.fetch_max(running, Ordering::SeqCst);
+        load.runs.fetch_add(1, Ordering::SeqCst);
+        for _ in 0..job.n % 5 {
+            tokio::task::yield_now().await;
+        }
+        load.running.fetch_sub(1, Ordering::SeqCst);
+        Ok::<_, Fail>(())
+    };
+    let mut ids = Vec::new();
+    for n in 0..JOBS {
+        ids.push(queue.enqueue(number(n)).await.unwrap().id);
+    }
+    faulty.lags();
+    let worker = Worker::new(&queue)
+        .concurrency(SLOTS)
+        .state(Arc::clone(&load))
+        .handle::<Number, _>(handler)
+        .start()
+        .unwrap();
+    for id in ids {
+        finished(&queue, id).await;
+    }
+    let report = worker.drain(LONG).await;
+    assert_eq!((report.finished, report.lost, report.released), (JOBS as usize, 0, 0));
+    assert_eq!(load.runs.load(Ordering::SeqCst), JOBS as usize);
+    assert!(load.most.load(Ordering::SeqCst) <= SLOTS);
+    assert!(faulty.most_settles_out() <= 2);
+    assert_eq!(queue.audit().await.unwrap(), []);
+}
