@@ -1,44 +1,94 @@
--- The shortest enqueues, made without a function or a table of their own, which cost a call more than
--- a job does: all jobs are of one group, have no limit keys, and are as plain as can be
--- (plain/enqueue.lua). Goes on behind this if that is not so, with nothing written.
+-- The shortest enqueues, made without a function and almost without tables of their own, which cost a
+-- call more than a job does: all jobs are of one group and as plain as can be (plain/enqueue.lua).
+-- Goes on behind this if that is not so, with nothing written.
 
 repeat
   local argv = ARGV
-  local flags, runs = argv[7], argv[8]
+  local flags, at, index = argv[7], 8, argv[4]
   if stale > 0 or argv[1] ~= '1' or argv[5] ~= 'n' then break end
-  if flags ~= 'e' and flags ~= 'r' and flags ~= 'p' or #runs ~= 4 then break end
+  if not string.find(flags, '^[erp]l?$') then break end
+  local limit_keys = #flags == 2 and argv[8]
+  if limit_keys then at, index = 9, index .. '/' .. limit_keys end
+  local runs = argv[at]
+  if #runs ~= 4 then break end
   local high, low = byte(runs, 3, 4)
   local count = high * 256 + low
-  if count == 0 or count > CHUNK / 2 or #argv ~= 8 + 2 * count then break end
-  local queue, priority = argv[2], argv[4]
+  if count == 0 or count > CHUNK / 2 or #argv ~= at + 2 * count then break end
+  local queue = argv[2]
   local pair = queue .. '/' .. argv[3]
-  if limited then
-    local all, own = unpack(call('HMGET', LIMITS or PREFIX .. 'limits', 'queue:*', 'queue:' .. queue))
-    -- 32: how many live jobs a queue may have (limits.lua).
-    if all and floor((byte(all, 2) or 255) / 32) % 2 == 1 then break end
-    if own and floor((byte(own, 2) or 255) / 32) % 2 == 1 then break end
-  end
-  local lane, index = PREFIX .. 'lane:' .. pair .. '/' .. priority, PREFIX .. 'lanes:' .. pair
+  local lane, lanes = PREFIX .. 'lane:' .. pair .. '/' .. index, PREFIX .. 'lanes:' .. pair
 
+  -- Where a lane with limit keys is. A new one may have to wait for one of them, with others.
+  local names, placed, parked, is_plain
+  if limit_keys then
+    names = {}
+    for name in string.gmatch(limit_keys, '[^,]+') do names[#names + 1] = name end
+    placed = try('ZSCORE', lanes, index)
+    parked = limited and try('ZSCORE', PREFIX .. 'parked:' .. pair, index)
+    if placed and parked or type(placed) == 'table' or type(parked) == 'table' then break end
+    is_plain = true
+    if limited and not placed and not parked then
+      local states = try('HMGET', PREFIX .. 'limited', unpack(names))
+      is_plain = not states.err
+      for i = 1, #states do
+        is_plain = is_plain and not (states[i] and string.find(states[i], pair, 1, true))
+      end
+    elseif not placed and not parked then
+      is_plain = try('EXISTS', PREFIX .. 'parked:' .. pair) ~= 1
+    end
+    if not is_plain then break end
+  end
+  if limited then
+    local targets = { 'queue:*', 'queue:' .. queue }
+    for i = 1, names and #names or 0 do
+      targets[2 * i + 1], targets[2 * i + 2] = names[i], string.match(names[i], '^[^:]*') .. ':*'
+    end
+    is_plain = true
+    local settings = call('HMGET', PREFIX .. 'limits', unpack(targets))
+    for i = 1, #settings do
+      -- 32: how many live jobs there may be (limits.lua).
+      local bounds = settings[i] and floor((byte(settings[i], 2) or 255) / 32) % 2
+      is_plain = is_plain and bounds ~= 1
+    end
+    if not is_plain then break end
+  end
+
+  -- Anything else than a whole number above 0 is damage.
   local ready_field, live_field = pair .. '/ready', 'live:' .. queue
   local counts = call('HMGET', COUNT, ready_field, live_field)
   local ready = (tonumber(counts[1] or nil) or 0) + count
   local live = (tonumber(counts[2] or nil) or 0) + count
-  -- Anything else is damage: less, a fraction, infinity, or no number at all.
   if not (ready > 0 and ready < 2 ^ 52 and ready % 1 == 0) then break end
   if not (live > 0 and live < 2 ^ 52 and live % 1 == 0) then break end
+  local lives
+  if names then
+    lives = call('HMGET', LIVE, unpack(names))
+    is_plain = true
+    for i = #names, 1, -1 do
+      local jobs = (tonumber(lives[i] or nil) or 0) + count
+      is_plain = is_plain and jobs > 0 and jobs < 2 ^ 52 and jobs % 1 == 0
+      if not is_plain then break end
+      lives[2 * i - 1], lives[2 * i] = names[i], string.format('%d', jobs)
+    end
+    if not is_plain then break end
+  end
 
+  -- Before each record: its version (class.lua) and its times.
   local times = pack('>I6I6', now, now)
+  local expiring = (names and '\2' or '\1') .. times
+  local lasting = (names and '\4' or '\3') .. times
+  local first = at + 1
   local is_taken, written = false, nil
   if count == 1 then
-    local record = (byte(argv[10], 22) % 2 == 1 and '\1' or '\3') .. times .. argv[10]
-    is_taken = call('HSETNX', JOBS, argv[9], record) == 0
+    local record = argv[first + 1]
+    record = (byte(record, 22) % 2 == 1 and expiring or lasting) .. record
+    is_taken = call('HSETNX', JOBS, argv[first], record) == 0
   else
-    local found = call('HMGET', JOBS, unpack(argv, 9, 8 + count))
+    local found = call('HMGET', JOBS, unpack(argv, first, at + count))
     written = found -- its room is used again
-    local lasting, expiring, seen = '\3' .. times, '\1' .. times, {}
+    local seen = {}
     for i = count, 1, -1 do
-      local id, record = argv[8 + i], argv[8 + count + i]
+      local id, record = argv[at + i], argv[at + count + i]
       is_taken = is_taken or found[i] or seen[id]
       seen[id] = true
       written[2 * i - 1] = id
@@ -48,29 +98,30 @@ repeat
   if is_taken then break end
 
   -- Only a lane or an index of a wrong type can fail from here on: what was written is taken back.
-  local pushed = try('RPUSH', lane, unpack(argv, 9, 8 + count))
-  local is_pushed = type(pushed) == 'number'
-  local score = string.format('%d', priority * 2 ^ 48 + turn + 1)
-  local placed
-  if pushed == count then
-    placed = try('ZADD', index, score, priority)
-  elseif is_pushed then
-    placed = try('ZADD', index, 'NX', score, priority) -- one that has lost its place gets one
+  local pushed = try('RPUSH', lane, unpack(argv, first, at + count))
+  local is_pushed, is_new = type(pushed) == 'number', pushed == count and not parked
+  local added, score = 0, string.format('%d', argv[4] * 2 ^ 48 + turn + 1)
+  if is_new then
+    added = try('ZADD', lanes, score, index)
+  elseif is_pushed and not placed and not parked then
+    added = try('ZADD', lanes, 'NX', score, index) -- one that has lost its place gets one
+    is_new = added == 1
   end
-  if type(placed) ~= 'number' then
+  if not is_pushed or type(added) ~= 'number' then
     if is_pushed then call('LTRIM', lane, '0', string.format('%d', -count - 1)) end
-    if count == 1 then call('HDEL', JOBS, argv[9]) end
+    if count == 1 then call('HDEL', JOBS, argv[first]) end
     break
   end
   if written then call('HSET', JOBS, unpack(written)) end
   call(
     'HSET', COUNT, ready_field, string.format('%d', ready), live_field, string.format('%d', live)
   )
-  if not (paused and string.find(paused, ',' .. queue .. ',', 1, true)) then
+  if lives then call('HSET', LIVE, unpack(lives)) end
+  if not parked and not (paused and string.find(paused, ',' .. queue .. ',', 1, true)) then
     local wake = PREFIX .. 'wake:' .. pair
     if try('LLEN', wake) == 0 then try('RPUSH', wake, 'w') end
   end
-  if placed == 1 or pushed == count then
+  if is_new then
     call('HSET', META, 'clock_ms', now_text, 'turn', string.format('%d', turn + 1))
   elseif now ~= clock_ms then
     call('HSET', META, 'clock_ms', now_text)
