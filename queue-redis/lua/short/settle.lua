@@ -1,7 +1,6 @@
 -- The shortest settlements, made without functions, which cost a call more than a job does: jobs of
--- one claim, queue, kind and settings have completed with the same result, they have no limit keys,
--- and all is as plain as can be (plain/settle.lua). Goes on behind this if that is not so, with
--- nothing written.
+-- one claim, queue, kind, settings and limit keys have completed with the same result, and all is as
+-- plain as can be (plain/settle.lua). Goes on behind this if that is not so, with nothing written.
 
 local runs -- what RUN has of the jobs, once it is read
 
@@ -27,10 +26,12 @@ repeat
   local queue = sub(first, 52, 51 + queue_bytes)
   local pair = queue .. '/' .. sub(first, 52 + queue_bytes, names_end)
   local completed_s, _, flags = struct.unpack('>I4I4B', first, 43)
-  local is_kept = completed_s > 0
-  if flags ~= 0 or byte(first, 39) > 9 or not string.find(pair, '^[a-z0-9_.-]+/[a-z0-9_.-]+$') then
-    break
-  end
+  local is_kept, version = completed_s > 0, flags == 16 and 4 or 3
+  if flags ~= 0 and flags ~= 16 or byte(first, 39) > 9 then break end
+  if not string.find(pair, '^[a-z0-9_.-]+/[a-z0-9_.-]+$') then break end
+  local key_high, key_low = byte(first, 34, 35)
+  -- Behind the idempotency key: the job's limit keys, and those that its worker has added.
+  local limit_keys = sub(first, names_end + key_high * 256 + key_low + 1)
   local last, seen = nil, {}
   for i = 1, count do
     local run, id = runs[i], argv[i]
@@ -38,16 +39,62 @@ repeat
     if not is_plain then break end
     seen[id] = true
     if run ~= last then
-      local key_high, key_low = byte(run, 34, 35)
+      key_high, key_low = byte(run, 34, 35)
       local key_bytes = key_low and key_high * 256 + key_low or 0
-      is_plain = sub(run, 1, 16) == token and byte(run, 17) == 3
-        and sub(run, 36, names_end) == class and #run == names_end + key_bytes
+      is_plain = sub(run, 1, 16) == token and byte(run, 17) == version
+        and sub(run, 36, names_end) == class
+        and sub(run, names_end + key_bytes + 1) == limit_keys
+        and #run == names_end + key_bytes + #limit_keys
         and (is_kept or key_bytes == 0)
       if not is_plain then break end
       last = run
     end
   end
   if not is_plain then break end
+
+  -- Nothing may be remembered of the limit keys, nor be set what a completion changes.
+  local own_text, names, own_count = '', nil, 0
+  if limit_keys ~= '' then
+    names = {}
+    local added = limit_keys
+    if version == 4 then
+      local high, low = byte(limit_keys, 1, 2)
+      own_text = low and sub(limit_keys, 3, 2 + high * 256 + low) or ''
+      is_plain = low and #own_text == high * 256 + low
+      added = sub(limit_keys, 3 + #own_text)
+      local bytes = -1
+      for name in string.gmatch(own_text, '[^,]+') do
+        is_plain = is_plain and string.find(name, '^[%l%d_.-]+:[%l%d%u_.:@+-]+$')
+        for i = 1, own_count do is_plain = is_plain and names[i] ~= name end
+        own_count, bytes = own_count + 1, bytes + #name + 1
+        names[own_count] = name
+      end
+      is_plain = is_plain and own_count >= 1 and own_count <= 4 and bytes == #own_text
+    end
+    for name in string.gmatch(added, '[^,]+') do
+      local is_known = false
+      for i = 1, #names do is_known = is_known or names[i] == name end
+      if not is_known then names[#names + 1] = name end
+    end
+    if not is_plain or #names > 100 then break end
+    if limited and names[1] then
+      local targets = {}
+      local states = call('HMGET', LIMITED, unpack(names))
+      for i = 1, #names do
+        is_plain = is_plain and not states[i]
+        targets[2 * i - 1], targets[2 * i] = names[i], string.match(names[i], '^[^:]*') .. ':*'
+      end
+      local settings = call('HMGET', PREFIX .. 'limits', unpack(targets))
+      for i = 1, #settings do
+        -- 4: a breaker, 8: adaptive (limits.lua).
+        local has = settings[i] and floor((byte(settings[i], 2) or 255) / 4) % 4 or 0
+        is_plain = is_plain and has == 0
+      end
+      if not is_plain then break end
+    end
+  elseif version == 4 then
+    break
+  end
 
   local packed = call('HGET', CLAIMS, token)
   if not packed or #packed <= 18 or byte(packed) ~= 1 then break end -- left.lua
@@ -63,6 +110,15 @@ repeat
     local jobs = tonumber(counts[i] or nil) or 0
     is_plain = is_plain and jobs % 1 == 0 and jobs <= 2 ^ 52
     counts[i] = jobs
+  end
+  local lives
+  if own_count > 0 and is_plain then
+    lives = call('HMGET', LIVE, unpack(names, 1, own_count))
+    for i = 1, own_count do
+      local jobs = tonumber(lives[i] or nil) or 0
+      is_plain = is_plain and jobs % 1 == 0 and jobs <= 2 ^ 52
+      lives[i] = jobs - count
+    end
   end
   if not is_plain then break end
 
@@ -101,8 +157,12 @@ repeat
       is_plain = record and fin and #fin >= 30 and sub(fin, 1, 8) == ends[i]
         and sub(record, 20, names_end - 16) == class
       if not is_plain then break end
-      local version, key_high, key_low = byte(record), byte(record, 18, 19)
-      is_plain = version == 3 and key_high + key_low == 0
+      key_high, key_low = byte(record, 18, 19)
+      is_plain = byte(record) == version and key_high + key_low == 0
+      if is_plain and version == 4 then
+        local has = sub(record, names_end - 15, names_end - 14 + #own_text)
+        is_plain = has == sub(limit_keys, 1, 2 + #own_text)
+      end
       if not is_plain then break end
     end
   end
@@ -154,6 +214,19 @@ repeat
   end
   if sums[1] then call('HSET', COUNT, unpack(sums)) end
   if zeros then call('HDEL', COUNT, unpack(zeros)) end
+  for i = 1, own_count do
+    if lives[i] > 0 then
+      call('HSET', LIVE, names[i], string.format('%d', lives[i]))
+    else
+      call('HDEL', LIVE, names[i])
+    end
+  end
+  for i = 1, names and #names or 0 do
+    if type(try('SREM', PREFIX .. 'hold:' .. names[i], unpack(argv, 1, count))) == 'table' then
+      try('SREM', PREFIX .. 'mend:' .. names[i], unpack(argv, 1, count))
+      if limited then call('HDEL', META, 'tidied') end -- heal.lua begins at once
+    end
+  end
   call('HDEL', RUN, unpack(argv, 1, count))
   if left > 0 then
     local rest = sub(packed, 1, 15) .. pack('>H', left) .. sub(packed, 18)
