@@ -23,7 +23,7 @@ use crate::handler::CancelSignal;
 use crate::telemetry::PairMetrics;
 use crate::{
     CancelReason, Claim, ClaimRequest, ClaimToken, Interest, JobSpec, Kind, KindLimits, Lease,
-    Outcome, Queue, QueueName, SettleRequest, Wake, WorkerId, telemetry,
+    Outcome, Queue, QueueName, SettleRequest, Settled, Wake, WorkerId, telemetry,
 };
 
 /// A worker with a free slot asks the store at least this often, so that a lost wake-up costs no
@@ -71,6 +71,8 @@ pub(super) struct Turning {
     /// Batches of ended attempts that hold one which the store refuses: sent by themselves, and
     /// before anything is claimed.
     suspects: Vec<Vec<Ended>>,
+    /// Attempts that the store has settled and that are not counted yet.
+    settled: Vec<(Ended, Settled)>,
     /// Claimed jobs that have their slots and are about to start.
     to_start: Vec<Held>,
     /// Those of the job that started last: the next one is mostly alike.
@@ -106,6 +108,7 @@ impl Cycle {
             ended_sender,
             pending: VecDeque::new(),
             suspects: Vec::new(),
+            settled: Vec::new(),
             to_start: Vec::new(),
             metrics: None,
             ask: true,
@@ -132,12 +135,13 @@ impl Turning {
             self.set.status.progress(self.set.slots.busy());
             let phase = *self.set.phase_seen.borrow_and_update();
             if self.is_over(phase) {
+                self.count_settled();
                 return self.report;
             }
             match self.next_request(phase) {
                 Some((request, carried)) => self.round_trip(request, carried).await,
                 None => {
-                    self.start_claimed();
+                    self.catch_up();
                     // A worker that is stopping gives back at once what it has just claimed.
                     if self.pending.is_empty() {
                         self.sleep(phase).await;
@@ -306,7 +310,13 @@ impl Turning {
         }
     }
 
-    /// Starts what was claimed. The next request goes out before: the store works on it meanwhile.
+    /// Takes care of what the last answer has brought. The next request goes out before: the store
+    /// works on it meanwhile.
+    fn catch_up(&mut self) {
+        self.count_settled();
+        self.start_claimed();
+    }
+
     fn start_claimed(&mut self) {
         let mut to_start = std::mem::take(&mut self.to_start);
         for (lease, cancel) in to_start.drain(..) {

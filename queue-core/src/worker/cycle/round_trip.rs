@@ -61,8 +61,8 @@ impl Turning {
         // The first poll lets the call go out. Here, and not by a yield to its task: a handler that
         // blocks its thread could take the turn, and this cycle would wait behind it.
         let first = std::future::poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await;
-        // What the call before claimed starts while this one is on its way.
-        self.start_claimed();
+        // What the call before has brought is seen to while this one is on its way.
+        self.catch_up();
         let panicked = |panic| Err(Error::Unavailable(panic));
         if let Poll::Ready(answer) = first {
             return Some(answer.unwrap_or_else(panicked));
@@ -113,14 +113,21 @@ impl Turning {
     }
 
     fn answered(&mut self, answer: Answer, carried: Vec<Ended>, sent_at: Instant) {
-        for (ended, settled) in carried.into_iter().zip(answer.settled) {
+        self.settled.extend(carried.into_iter().zip(answer.settled));
+        if let Some((claim, held)) = answer.claimed {
+            self.claimed(&claim, held, sent_at);
+        }
+    }
+
+    /// Counts what the store has made of attempts.
+    pub(super) fn count_settled(&mut self) {
+        let mut all = std::mem::take(&mut self.settled);
+        for (ended, settled) in all.drain(..) {
             ended.settled(settled);
             self.set.leases.remove(ended.settlement.token, ended.settlement.id);
             self.count(&ended.settlement.outcome, settled);
         }
-        if let Some((claim, held)) = answer.claimed {
-            self.claimed(&claim, held, sent_at);
-        }
+        self.settled = all;
     }
 
     fn count(&mut self, outcome: &Outcome, settled: Settled) {
