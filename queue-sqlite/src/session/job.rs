@@ -75,6 +75,9 @@ pub(crate) const UPDATE_SHELVED: &str =
     "UPDATE job SET shelf = ?2, expiry_ms = ?3, holds_key = 0 WHERE job = ?1";
 pub(crate) const UPDATE_KEY_FREED: &str = "UPDATE job SET holds_key = 0 WHERE job = ?1";
 pub(crate) const DELETE_JOBS: &str = "DELETE FROM job WHERE job BETWEEN ?1 AND ?2";
+/// The same for those that a claim holds and of which nothing is kept.
+pub(crate) const DELETE_FLEETING: &str = "DELETE FROM job WHERE job BETWEEN ?1 AND ?2 \
+     AND claim = ?3 AND state = 4 AND keep_completed_s = 0 AND holds_key = 0";
 pub(crate) const DELETE_BODIES: &str = "DELETE FROM body WHERE job BETWEEN ?1 AND ?2";
 /// Whether there are bodies and notes at all.
 pub(crate) const HAS_PARTS: &str =
@@ -244,13 +247,33 @@ impl Session<'_> {
         if jobs.is_empty() {
             return Ok(());
         }
+        for run in jobs.iter() {
+            self.conn.prepare_cached(DELETE_JOBS)?.execute(run)?;
+        }
+        self.drop_parts(jobs)
+    }
+
+    /// Drops completed jobs that a claim held, that are counted nowhere any more and of which nothing
+    /// is kept. If they are not all such jobs, the call fails, which is undone as a whole.
+    pub(crate) fn drop_fleeting(&self, claim: i64, jobs: &Runs) -> Result<(), Fault> {
+        let mut delete = self.conn.prepare_cached(DELETE_FLEETING)?;
+        for (first, last) in jobs.iter() {
+            let dropped = delete.execute((first, last, claim))?;
+            if dropped as u64 != first.abs_diff(last).saturating_add(1) {
+                return Err(Fault::Misremembered);
+            }
+        }
+        self.drop_parts(jobs)
+    }
+
+    /// Drops what belongs to jobs that are gone.
+    fn drop_parts(&self, jobs: &Runs) -> Result<(), Fault> {
         // Mostly there are none.
         let (has_bodies, has_notes): (bool, bool) = self
             .conn
             .prepare_cached(HAS_PARTS)?
             .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         for run in jobs.iter() {
-            self.conn.prepare_cached(DELETE_JOBS)?.execute(run)?;
             if has_bodies {
                 self.conn.prepare_cached(DELETE_BODIES)?.execute(run)?;
             }
