@@ -149,6 +149,7 @@ impl<'c> Session<'c> {
 
     /// Writes what jobs share and what has changed of it, for statements that read it.
     pub(crate) fn flush(&mut self) -> Result<(), Fault> {
+        self.keep_caps()?;
         self.unreadable.log();
         self.save_lanes()?;
         self.limits.save(self.now)?;

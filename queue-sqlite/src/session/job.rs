@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use queue_core::backend::FINISHED_MAX;
 use queue_core::{DeadReason, Hold, JobId, JobState, Retention, Timestamp};
 use rusqlite::{OptionalExtension, params};
 
 use super::head::{head_columns, running_columns};
+use super::shelves::RECORDS_MAX;
 use super::{Broken, End, Head, Part, Raw, Runs, Session};
 use crate::errors::Fault;
 use crate::rows::{ms, number, reason_number, sixteen, state_number, whole};
@@ -225,6 +225,7 @@ impl Session<'_> {
         self.enter(head.lane, end.state)?;
         let queue = self.lanes.load(head.lane)?.name.queue.clone();
         let shelf = self.shelves.add(&queue, part, ms(expiry))?;
+        self.shelves.came_in(part, shelf.shelf);
         self.conn.prepare_cached(UPDATE_FINISHED)?.execute(params![
             head.job,
             state_number(end.state),
@@ -238,7 +239,6 @@ impl Session<'_> {
             end.reason.and_then(reason_number),
             holds_key,
         ])?;
-        self.keep_cap(part, shelf.shelf, shelf.records)?;
         Ok(true)
     }
 
@@ -284,19 +284,19 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Drops the record of a shelf that is the first to go, if there are more than are kept: so a
-    /// busy queue cannot outgrow its maintenance.
-    pub(crate) fn keep_cap(&mut self, part: Part, shelf: i64, records: i64) -> Result<(), Fault> {
-        if part == Part::Held || records.unsigned_abs() <= FINISHED_MAX {
-            return Ok(());
-        }
-        // It should be over by this one record only: a wrong count must not cost records.
-        let is_odd = records.unsigned_abs() > FINISHED_MAX + 1;
-        if is_odd && self.shelves.count(shelf)?.unsigned_abs() <= FINISHED_MAX {
-            return Ok(());
-        }
-        for head in self.oldest(shelf, 1)? {
-            self.remove(&head)?;
+    /// Drops the records that are the first to go from shelves that hold more than are kept, at most
+    /// as many as came in: so a busy queue cannot outgrow its maintenance.
+    pub(super) fn keep_caps(&mut self) -> Result<(), Fault> {
+        for (shelf, mut records, added) in self.shelves.take_overfull() {
+            // It should be over by these only: a wrong count must not cost records.
+            if records.saturating_sub(RECORDS_MAX) > added {
+                records = self.shelves.count(shelf)?;
+            }
+            let excess = records.saturating_sub(RECORDS_MAX).min(added);
+            if excess > 0 {
+                let heads = self.oldest(shelf, excess)?;
+                self.remove_all(&heads)?;
+            }
         }
         Ok(())
     }
@@ -316,18 +316,27 @@ impl Session<'_> {
 
     /// T16: drops a job that no claim holds, and everything that belongs to it.
     pub(crate) fn remove(&mut self, head: &Head) -> Result<(), Fault> {
-        self.drop_jobs(&Runs::of(head.job))?;
-        if head.state == JobState::Quarantined {
-            let mut delete = self.conn.prepare_cached(super::quarantine::DELETE_QUARANTINE)?;
-            delete.execute([head.job])?;
+        self.remove_all(std::slice::from_ref(head))
+    }
+
+    /// The same for several.
+    pub(crate) fn remove_all(&mut self, heads: &[Head]) -> Result<(), Fault> {
+        let mut jobs: Vec<i64> = heads.iter().map(|head| head.job).collect();
+        jobs.sort_unstable();
+        self.drop_jobs(&jobs.into_iter().collect())?;
+        for head in heads {
+            if head.state == JobState::Quarantined {
+                let mut delete = self.conn.prepare_cached(super::quarantine::DELETE_QUARANTINE)?;
+                delete.execute([head.job])?;
+            }
+            if self.lanes.has(head.lane)? {
+                self.leave(head.lane, head.state)?;
+            }
+            if let Some(shelf) = head.shelf {
+                self.shelves.remove(shelf)?;
+            }
         }
-        if self.lanes.has(head.lane)? {
-            self.leave(head.lane, head.state)?;
-        }
-        match head.shelf {
-            Some(shelf) => self.shelves.remove(shelf),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Moves a finished record to a shelf of its queue where it waits until `expiry`, without its
