@@ -11,6 +11,8 @@ use rusqlite::ffi;
 pub(crate) enum Fault {
     Sqlite(rusqlite::Error),
     Told(Error),
+    /// What is remembered of a claim is not what the file says.
+    Misremembered,
 }
 
 impl From<rusqlite::Error> for Fault {
@@ -41,9 +43,10 @@ impl Fault {
         )
     }
 
-    /// A row broke a rule of its table.
-    pub(crate) fn is_broken_rule(&self) -> bool {
-        self.code() == Some(ErrorCode::ConstraintViolation)
+    /// Something was not as it was taken to be, such as a row that broke a rule of its table: the
+    /// call is to look at everything first.
+    pub(crate) fn asks_for_care(&self) -> bool {
+        matches!(self, Self::Misremembered) || self.code() == Some(ErrorCode::ConstraintViolation)
     }
 
     /// A write found the disk full.
@@ -55,7 +58,7 @@ impl Fault {
     fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Sqlite(error) => error.sqlite_error_code(),
-            Self::Told(_) => None,
+            Self::Told(_) | Self::Misremembered => None,
         }
     }
 }
@@ -65,6 +68,9 @@ impl From<Fault> for Error {
         match fault {
             Fault::Told(error) => error,
             Fault::Sqlite(error) => translate(&error),
+            Fault::Misremembered => {
+                Self::Corrupt("jobs of a claim are not where they were".to_owned())
+            }
         }
     }
 }

@@ -6,11 +6,14 @@ pub(crate) mod holding;
 pub(crate) mod job;
 pub(crate) mod lanes;
 pub(crate) mod limits;
+pub(crate) mod memory;
 pub(crate) mod quarantine;
 pub(crate) mod queues;
 pub(crate) mod runs;
 pub(crate) mod shelves;
 pub(crate) mod starts;
+
+use std::cell::RefCell;
 
 use queue_core::{Clock, SystemClock, Timestamp};
 use rusqlite::Connection;
@@ -25,6 +28,7 @@ pub(crate) use holding::{Added, Holding};
 pub(crate) use job::{Finish, Running, SELECT_DUE_HEADS, SELECT_HEAD};
 pub(crate) use lanes::{End, Lanes};
 pub(crate) use limits::Limits;
+pub(crate) use memory::{Fleeting, Memory};
 use quarantine::Unread;
 use queues::Queues;
 pub(crate) use runs::Runs;
@@ -39,6 +43,8 @@ use starts::Starts;
 #[derive(Debug)]
 pub(crate) struct Session<'c> {
     pub(crate) conn: &'c Connection,
+    /// What is known from transactions before.
+    pub(crate) memory: &'c RefCell<Memory>,
     /// The time of this step.
     pub(crate) now: Timestamp,
     pub(crate) store: Store,
@@ -94,10 +100,11 @@ impl Store {
 
 impl<'c> Session<'c> {
     /// Reads the store's row; the transaction has begun.
-    pub(crate) fn new(conn: &'c Connection) -> Result<Self, Fault> {
+    pub(crate) fn new(conn: &'c Connection, memory: &'c RefCell<Memory>) -> Result<Self, Fault> {
         let store = Store::load(conn)?;
         Ok(Self {
             conn,
+            memory,
             now: rows::time(store.clock_ms),
             saved: store.clone(),
             store,
@@ -142,6 +149,7 @@ impl<'c> Session<'c> {
 
     /// Writes what jobs share and what has changed of it, for statements that read it.
     pub(crate) fn flush(&mut self) -> Result<(), Fault> {
+        self.keep_caps()?;
         self.unreadable.log();
         self.save_lanes()?;
         self.limits.save(self.now)?;

@@ -300,8 +300,6 @@ fn serve_lane(
             }
             Ok(job) => {
                 wanted.bytes_left = wanted.bytes_left.saturating_sub(job.bytes());
-                session.leave(served.lane, JobState::Ready)?;
-                session.enter(served.lane, JobState::Running)?;
                 for key in keys {
                     wanted.held.entry(key.clone()).or_default().push(job.head.id);
                 }
@@ -310,6 +308,7 @@ fn serve_lane(
             }
         }
     }
+    session.start_jobs(served.lane, taken)?;
     wanted.missing -= taken;
     wanted.kinds[served.kind].left -= taken;
     wanted.rooms.take(keys, taken);
@@ -366,6 +365,8 @@ fn hold(
     for (first, last) in runs.sorted().iter() {
         update.execute((first, last, claim))?;
     }
+    let fleeting = taken.iter().filter_map(Taken::fleeting).collect();
+    session.memory.borrow_mut().note(request.token, fleeting);
     let lease = |(number, job)| claimed.lease(job, number, request.token);
     Ok((0..).zip(taken).map(lease).collect())
 }
@@ -379,7 +380,8 @@ fn start(
     for (key, jobs) in held {
         session.limits.start(key, jobs, session.now)?;
     }
-    let mut started: HashMap<&QueueName, u64> = HashMap::new();
+    // Mostly of one queue.
+    let mut started: BTreeMap<&QueueName, u64> = BTreeMap::new();
     for job in taken {
         *started.entry(&job.spec.queue).or_default() += 1;
     }

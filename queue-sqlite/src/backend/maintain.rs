@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use queue_core::backend::{FINISHED_MAX, PASS_MAX};
+use queue_core::backend::PASS_MAX;
 use queue_core::{
     AttemptRecord, DeadReason, Ending, JobState, LimitKey, Maintained, QueueName, WorkerId,
 };
@@ -17,15 +17,8 @@ use crate::errors::Fault;
 use crate::open::Room;
 use crate::rows::{ms, number, text};
 use crate::session::limits::DELETE_LIMIT_KEY;
-use crate::session::shelves::DELETE_SHELF;
+use crate::session::shelves::{DELETE_SHELF, RECORDS_MAX};
 use crate::session::{End, Finish, Head, Part, Session};
-
-/// [`FINISHED_MAX`] as SQLite takes it. Queries have it as a literal, so that the planner can prove
-/// that the partial index of fuller shelves fits.
-const RECORDS_MAX: i64 = {
-    assert!(FINISHED_MAX == 10_000);
-    FINISHED_MAX as i64
-};
 
 /// Claims whose lease is over, longest ago first.
 pub(super) const SELECT_LAPSED: &str =

@@ -73,6 +73,7 @@ const PLANNED: &[Planned] = planned![
     job::UPDATE_SHELVED => [JOB],
     job::UPDATE_KEY_FREED => [JOB],
     job::DELETE_JOBS => [JOBS],
+    job::DELETE_FLEETING => [JOBS],
     job::DELETE_BODIES => ["SEARCH body USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"],
     job::HAS_PARTS => [
         "SCAN CONSTANT ROW", "SCALAR SUBQUERY 1", "SCAN body", "SCALAR SUBQUERY 2", "SCAN note",

@@ -214,8 +214,8 @@ fn take_back(session: &mut Session<'_>, back: &Back, key_is_free: bool) -> Resul
         raw.dead_reason,
     ])?;
     session.conn.prepare_cached(DELETE_QUARANTINE)?.execute([head.job])?;
-    match shelved {
-        Some((shelf, part, _)) => session.keep_cap(part, shelf.shelf, shelf.records),
-        None => Ok(()),
+    if let Some((shelf, part, _)) = shelved {
+        session.shelves.came_in(part, shelf.shelf);
     }
+    Ok(())
 }

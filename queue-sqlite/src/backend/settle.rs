@@ -1,7 +1,7 @@
 //! T6–T10 and T14: how attempts end.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use queue_core::{
@@ -13,7 +13,7 @@ use super::attempts::{note_attempt, worker_of};
 use crate::errors::Fault;
 use crate::open::Room;
 use crate::rows::duration_ms;
-use crate::session::{Claims, End, Finish, Head, Holding, Running, Session};
+use crate::session::{Claims, End, Finish, Fleeting, Head, Holding, Running, Session};
 
 pub(super) const SELECT_CLAIM_ID: &str = "SELECT claim FROM claim WHERE token = ?1";
 pub(super) const UPSERT_RESULT: &str = "INSERT INTO note (job, result_codec, result) VALUES (?1, ?2, ?3) \
@@ -31,27 +31,39 @@ pub(super) fn settle(
     room: &Room,
 ) -> Result<Vec<Settled>, Fault> {
     room.check_results(settlements.iter().map(result_bytes).sum())?;
-    let mut tokens: HashMap<ClaimToken, (Option<Holding>, i64)> = HashMap::new();
+    // Few.
+    let mut tokens: BTreeMap<ClaimToken, (Option<Holding>, i64)> = BTreeMap::new();
+    let mut remembered = Vec::with_capacity(settlements.len());
     for settlement in settlements {
-        let (_, count) = match tokens.entry(settlement.token) {
+        let token = settlement.token;
+        let (holding, unread) = match tokens.entry(token) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => place.insert((session.holding_of(settlement.token)?, 0)),
+            Entry::Vacant(place) => place.insert((session.holding_of(token)?, 0)),
         };
-        *count += 1;
+        let known = match &settlement.outcome {
+            Outcome::Completed { .. } if holding.is_some() && !session.careful => {
+                let known = session.memory.borrow_mut().take(token, settlement.id);
+                let has_lane = known.map(|known| session.lanes.has(known.lane)).transpose()?;
+                known.filter(|_| has_lane == Some(true))
+            }
+            _ => None,
+        };
+        *unread += i64::from(known.is_none());
+        remembered.push(known);
     }
-    let mut running = HashMap::with_capacity(settlements.len());
-    for (holding, count) in tokens.values() {
-        if let Some(holding) = holding.as_ref().filter(|holding| holding.jobs <= count * MANY)
+    let mut running = HashMap::new();
+    for (holding, unread) in tokens.values().filter(|(_, unread)| *unread > 0) {
+        if let Some(holding) = holding.as_ref().filter(|holding| holding.jobs <= unread * MANY)
             && !session.careful
         {
             session.running_held(holding.claim, &holding.runs, &mut running)?;
         }
     }
-    let mut ends = Ends { running, claims: Claims::default(), dropped: Vec::new() };
+    let mut ends = Ends { running, ..Ends::default() };
     let mut answers = Vec::with_capacity(settlements.len());
-    for settlement in settlements {
+    for (settlement, known) in settlements.iter().zip(remembered) {
         let holder = tokens.get(&settlement.token).and_then(|(holding, _)| holding.as_ref());
-        answers.push(settle_one(session, settlement, holder, &mut ends)?);
+        answers.push(settle_one(session, settlement, holder, known, &mut ends)?);
     }
     ends.drop_jobs(session)?;
     ends.claims.save(session)?;
@@ -59,11 +71,13 @@ pub(super) fn settle(
 }
 
 /// What ends in one call.
+#[derive(Default)]
 struct Ends {
     /// Of the jobs of claims that end for the most part, what was read at once.
     running: HashMap<JobId, Running>,
     claims: Claims,
-    /// Jobs that are not kept.
+    /// Jobs that are not kept: completed ones, by the claims that hold them, and others.
+    completed: BTreeMap<i64, Vec<i64>>,
     dropped: Vec<i64>,
 }
 
@@ -72,8 +86,13 @@ impl Ends {
         match self.running.remove(&id) {
             Some(Running::Kept(head)) => Ok(Some(*head)),
             // What is dropped at the end of this call is gone already.
-            _ => Ok(session.head(id)?.filter(|head| !self.dropped.contains(&head.job))),
+            _ => Ok(session.head(id)?.filter(|head| !self.is_dropped(head))),
         }
+    }
+
+    fn is_dropped(&self, head: &Head) -> bool {
+        let of_claim = head.claim.and_then(|claim| self.completed.get(&claim));
+        self.dropped.contains(&head.job) || of_claim.is_some_and(|jobs| jobs.contains(&head.job))
     }
 
     /// T6 for a job of which nothing is kept; says whether it is one.
@@ -82,13 +101,15 @@ impl Ends {
         session: &mut Session<'_>,
         settlement: &Settlement,
         holding: &Holding,
+        known: Option<Fleeting>,
     ) -> Result<bool, Fault> {
         let id = settlement.id;
         if !matches!(settlement.outcome, Outcome::Completed { .. }) {
             return Ok(false);
         }
-        let (job, lane) = match self.running.get(&id) {
-            Some(Running::Fleeting { job, lane, claim }) if *claim == holding.claim => {
+        let (job, lane) = match (known, self.running.get(&id)) {
+            (Some(Fleeting { job, lane, .. }), _) => (job, lane),
+            (None, Some(Running::Fleeting { job, lane, claim })) if *claim == holding.claim => {
                 (*job, *lane)
             }
             _ => return Ok(false),
@@ -97,11 +118,15 @@ impl Ends {
         self.claims.let_go(holding.claim);
         session.let_go_of_keys(lane, id, holding, settlement.outcome.ending())?;
         session.leave(lane, JobState::Running)?;
-        self.dropped.push(job);
+        self.completed.entry(holding.claim).or_default().push(job);
         Ok(true)
     }
 
     fn drop_jobs(&mut self, session: &Session<'_>) -> Result<(), Fault> {
+        for (claim, mut jobs) in std::mem::take(&mut self.completed) {
+            jobs.sort_unstable();
+            session.drop_fleeting(claim, &jobs.into_iter().collect())?;
+        }
         self.dropped.sort_unstable();
         session.drop_jobs(&self.dropped.drain(..).collect())
     }
@@ -123,10 +148,11 @@ fn settle_one(
     session: &mut Session<'_>,
     settlement: &Settlement,
     holder: Option<&Holding>,
+    known: Option<Fleeting>,
     ends: &mut Ends,
 ) -> Result<Settled, Fault> {
     if let Some(holding) = holder
-        && ends.drop_completed(session, settlement, holding)?
+        && ends.drop_completed(session, settlement, holding, known)?
     {
         return Ok(Settled::Applied(JobState::Completed));
     }

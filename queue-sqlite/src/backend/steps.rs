@@ -1,5 +1,6 @@
 //! A claim takes the same steps of SQLite's virtual machine for any backlog.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -36,6 +37,7 @@ fn request() -> ClaimRequest {
 fn a_claim_does_not_read_the_backlog() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("queue.db");
+    let memory = RefCell::default();
     let Opened { mut conn, room, .. } = prepare(&path, &SqliteOptions::default()).unwrap();
     let steps = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&steps);
@@ -47,7 +49,7 @@ fn a_claim_does_not_read_the_backlog() {
     let mut taken = Vec::new();
     for batches in [4, 100] {
         conn.execute_batch("BEGIN IMMEDIATE").unwrap();
-        let mut session = Session::new(&conn).unwrap();
+        let mut session = Session::new(&conn, &memory).unwrap();
         session.start_step();
         for batch in 0..batches {
             let jobs: Vec<NewJob> = (0..PASS_MAX).map(job).collect();
@@ -110,9 +112,10 @@ fn lanes_that_wait_cost_a_claim_nothing() {
     for lanes in [100, 4000] {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("queue.db");
+        let memory = RefCell::default();
         let Opened { mut conn, room, .. } = prepare(&path, &SqliteOptions::default()).unwrap();
         conn.execute_batch("BEGIN IMMEDIATE").unwrap();
-        let mut session = Session::new(&conn).unwrap();
+        let mut session = Session::new(&conn, &memory).unwrap();
         session.start_step();
         with_blocked_lanes(&mut session, &room, lanes);
         session.end_step().unwrap();
@@ -124,7 +127,7 @@ fn lanes_that_wait_cost_a_claim_nothing() {
             false
         };
         conn.progress_handler(1, Some(count)).unwrap();
-        let mut session = Session::new(&conn).unwrap();
+        let mut session = Session::new(&conn, &memory).unwrap();
         let measured = [false, true].map(|_| {
             session.reload().unwrap();
             session.start_step();

@@ -9,7 +9,8 @@ use rusqlite::Row;
 use crate::errors::Fault;
 use crate::rows::{LaneName, body_join, number, spec, spec_columns};
 use crate::session::{
-    Broken, HEAD_COLUMNS, Head, READY_COLUMNS, Raw, Runs, Session, head_columns, ready_columns,
+    Broken, Fleeting, HEAD_COLUMNS, Head, READY_COLUMNS, Raw, Runs, Session, head_columns,
+    ready_columns,
 };
 
 macro_rules! claimed_columns {
@@ -88,6 +89,13 @@ impl Taken {
             Ok(spec) => Ok(Self { head, spec }),
             Err(reason) => Err(head.broken(reason)),
         })
+    }
+
+    /// Itself, if nothing is kept of it once it is completed.
+    pub(super) fn fleeting(&self) -> Option<Fleeting> {
+        let Self { head, spec } = self;
+        let leaves_nothing = spec.retention.completed.is_zero() && spec.idempotency_key.is_none();
+        leaves_nothing.then_some(Fleeting { id: head.id, job: head.job, lane: head.lane })
     }
 
     pub(super) fn bytes(&self) -> usize {

@@ -14,7 +14,7 @@ use crate::errors::Fault;
 const JOB_BYTES: u64 = 1024;
 /// Results that are always taken, together (16 KiB): most jobs have none or a short one.
 const RESULTS_SMALL_BYTES: u64 = 16 * 1024;
-/// A log of more than this (8 MiB) has grown beside a long reader.
+/// A log of more than this (8 MiB) is worth emptying before its time where space is short.
 const LOG_LARGE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// The limits of a store's size. The last space is given out by urgency: jobs come in while the

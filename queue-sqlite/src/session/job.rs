@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use queue_core::backend::FINISHED_MAX;
 use queue_core::{DeadReason, Hold, JobId, JobState, Retention, Timestamp};
 use rusqlite::{OptionalExtension, params};
 
 use super::head::{head_columns, running_columns};
+use super::shelves::RECORDS_MAX;
 use super::{Broken, End, Head, Part, Raw, Runs, Session};
 use crate::errors::Fault;
 use crate::rows::{ms, number, reason_number, sixteen, state_number, whole};
@@ -75,6 +75,9 @@ pub(crate) const UPDATE_SHELVED: &str =
     "UPDATE job SET shelf = ?2, expiry_ms = ?3, holds_key = 0 WHERE job = ?1";
 pub(crate) const UPDATE_KEY_FREED: &str = "UPDATE job SET holds_key = 0 WHERE job = ?1";
 pub(crate) const DELETE_JOBS: &str = "DELETE FROM job WHERE job BETWEEN ?1 AND ?2";
+/// The same for those that a claim holds and of which nothing is kept.
+pub(crate) const DELETE_FLEETING: &str = "DELETE FROM job WHERE job BETWEEN ?1 AND ?2 \
+     AND claim = ?3 AND state = 4 AND keep_completed_s = 0 AND holds_key = 0";
 pub(crate) const DELETE_BODIES: &str = "DELETE FROM body WHERE job BETWEEN ?1 AND ?2";
 /// Whether there are bodies and notes at all.
 pub(crate) const HAS_PARTS: &str =
@@ -222,6 +225,7 @@ impl Session<'_> {
         self.enter(head.lane, end.state)?;
         let queue = self.lanes.load(head.lane)?.name.queue.clone();
         let shelf = self.shelves.add(&queue, part, ms(expiry))?;
+        self.shelves.came_in(part, shelf.shelf);
         self.conn.prepare_cached(UPDATE_FINISHED)?.execute(params![
             head.job,
             state_number(end.state),
@@ -235,7 +239,6 @@ impl Session<'_> {
             end.reason.and_then(reason_number),
             holds_key,
         ])?;
-        self.keep_cap(part, shelf.shelf, shelf.records)?;
         Ok(true)
     }
 
@@ -244,13 +247,33 @@ impl Session<'_> {
         if jobs.is_empty() {
             return Ok(());
         }
+        for run in jobs.iter() {
+            self.conn.prepare_cached(DELETE_JOBS)?.execute(run)?;
+        }
+        self.drop_parts(jobs)
+    }
+
+    /// Drops completed jobs that a claim held, that are counted nowhere any more and of which nothing
+    /// is kept. If they are not all such jobs, the call fails, which is undone as a whole.
+    pub(crate) fn drop_fleeting(&self, claim: i64, jobs: &Runs) -> Result<(), Fault> {
+        let mut delete = self.conn.prepare_cached(DELETE_FLEETING)?;
+        for (first, last) in jobs.iter() {
+            let dropped = delete.execute((first, last, claim))?;
+            if dropped as u64 != first.abs_diff(last).saturating_add(1) {
+                return Err(Fault::Misremembered);
+            }
+        }
+        self.drop_parts(jobs)
+    }
+
+    /// Drops what belongs to jobs that are gone.
+    fn drop_parts(&self, jobs: &Runs) -> Result<(), Fault> {
         // Mostly there are none.
         let (has_bodies, has_notes): (bool, bool) = self
             .conn
             .prepare_cached(HAS_PARTS)?
             .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         for run in jobs.iter() {
-            self.conn.prepare_cached(DELETE_JOBS)?.execute(run)?;
             if has_bodies {
                 self.conn.prepare_cached(DELETE_BODIES)?.execute(run)?;
             }
@@ -261,19 +284,19 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Drops the record of a shelf that is the first to go, if there are more than are kept: so a
-    /// busy queue cannot outgrow its maintenance.
-    pub(crate) fn keep_cap(&mut self, part: Part, shelf: i64, records: i64) -> Result<(), Fault> {
-        if part == Part::Held || records.unsigned_abs() <= FINISHED_MAX {
-            return Ok(());
-        }
-        // It should be over by this one record only: a wrong count must not cost records.
-        let is_odd = records.unsigned_abs() > FINISHED_MAX + 1;
-        if is_odd && self.shelves.count(shelf)?.unsigned_abs() <= FINISHED_MAX {
-            return Ok(());
-        }
-        for head in self.oldest(shelf, 1)? {
-            self.remove(&head)?;
+    /// Drops the records that are the first to go from shelves that hold more than are kept, at most
+    /// as many as came in: so a busy queue cannot outgrow its maintenance.
+    pub(super) fn keep_caps(&mut self) -> Result<(), Fault> {
+        for (shelf, mut records, added) in self.shelves.take_overfull() {
+            // It should be over by these only: a wrong count must not cost records.
+            if records.saturating_sub(RECORDS_MAX) > added {
+                records = self.shelves.count(shelf)?;
+            }
+            let excess = records.saturating_sub(RECORDS_MAX).min(added);
+            if excess > 0 {
+                let heads = self.oldest(shelf, excess)?;
+                self.remove_all(&heads)?;
+            }
         }
         Ok(())
     }
@@ -293,18 +316,27 @@ impl Session<'_> {
 
     /// T16: drops a job that no claim holds, and everything that belongs to it.
     pub(crate) fn remove(&mut self, head: &Head) -> Result<(), Fault> {
-        self.drop_jobs(&Runs::of(head.job))?;
-        if head.state == JobState::Quarantined {
-            let mut delete = self.conn.prepare_cached(super::quarantine::DELETE_QUARANTINE)?;
-            delete.execute([head.job])?;
+        self.remove_all(std::slice::from_ref(head))
+    }
+
+    /// The same for several.
+    pub(crate) fn remove_all(&mut self, heads: &[Head]) -> Result<(), Fault> {
+        let mut jobs: Vec<i64> = heads.iter().map(|head| head.job).collect();
+        jobs.sort_unstable();
+        self.drop_jobs(&jobs.into_iter().collect())?;
+        for head in heads {
+            if head.state == JobState::Quarantined {
+                let mut delete = self.conn.prepare_cached(super::quarantine::DELETE_QUARANTINE)?;
+                delete.execute([head.job])?;
+            }
+            if self.lanes.has(head.lane)? {
+                self.leave(head.lane, head.state)?;
+            }
+            if let Some(shelf) = head.shelf {
+                self.shelves.remove(shelf)?;
+            }
         }
-        if self.lanes.has(head.lane)? {
-            self.leave(head.lane, head.state)?;
-        }
-        match head.shelf {
-            Some(shelf) => self.shelves.remove(shelf),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Moves a finished record to a shelf of its queue where it waits until `expiry`, without its

@@ -346,6 +346,22 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Counts ready jobs of a lane that start.
+    pub(crate) fn start_jobs(&mut self, lane: i64, jobs: u32) -> Result<(), Fault> {
+        if jobs == 0 {
+            return Ok(());
+        }
+        let (lane, jobs) = (self.lanes.load(lane)?, i64::from(jobs));
+        let ready = &mut lane.jobs[count_index(JobState::Ready)];
+        // As in `leave`.
+        lane.kept |= *ready < jobs;
+        *ready = (*ready - jobs).max(0);
+        let running = &mut lane.jobs[count_index(JobState::Running)];
+        *running = running.saturating_add(jobs);
+        lane.changed = true;
+        Ok(())
+    }
+
     /// Counts a job that becomes ready and answers its position in the lane.
     pub(crate) fn push(&mut self, lane: i64, end: End) -> Result<i64, Fault> {
         self.count_ready(lane)?;

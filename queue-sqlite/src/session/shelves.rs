@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use queue_core::QueueName;
+use queue_core::backend::FINISHED_MAX;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::errors::Fault;
@@ -33,11 +34,20 @@ impl Part {
     }
 }
 
+/// [`FINISHED_MAX`] as SQLite takes it. Queries have it as a literal, so that the planner can prove
+/// that the partial index of fuller shelves fits.
+pub(crate) const RECORDS_MAX: i64 = {
+    assert!(FINISHED_MAX == 10_000);
+    FINISHED_MAX as i64
+};
+
 /// One part of the finished records of a queue. See the table `shelf`.
 #[derive(Debug, Clone)]
 pub(crate) struct Shelf {
     pub(crate) shelf: i64,
     pub(crate) records: i64,
+    /// How many have come since somebody looked whether these are too many.
+    added: i64,
     next_expiry_ms: i64,
     changed: bool,
     /// Records were taken away: the next expiry has to be read again.
@@ -150,6 +160,26 @@ impl<'c> Shelves<'c> {
         Ok(records)
     }
 
+    /// A record has come onto a shelf, which may hold more than are kept now.
+    pub(crate) fn came_in(&mut self, part: Part, shelf: i64) {
+        if let Some(shelf) = self.shelves.get_mut(&shelf).filter(|_| part != Part::Held) {
+            shelf.added += 1;
+        }
+    }
+
+    /// Of the shelves onto which records have come, those that hold more than are kept: their
+    /// records, and how many have come. Each is named once.
+    pub(super) fn take_overfull(&mut self) -> Vec<(i64, i64, i64)> {
+        let mut overfull = Vec::new();
+        for shelf in self.shelves.values_mut() {
+            let added = std::mem::take(&mut shelf.added);
+            if added > 0 && shelf.records > RECORDS_MAX {
+                overfull.push((shelf.shelf, shelf.records, added));
+            }
+        }
+        overfull
+    }
+
     /// Has the next expiry of a shelf read again.
     pub(crate) fn look_again(&mut self, shelf: i64) {
         if let Some(shelf) = self.shelves.get_mut(&shelf) {
@@ -163,8 +193,8 @@ impl<'c> Shelves<'c> {
         insert.execute((queue.as_str(), part.number(), expiry_ms))?;
         let shelf = self.conn.last_insert_rowid();
         self.names.insert((queue.clone(), part), shelf);
-        let (records, next_expiry_ms) = (0, expiry_ms);
-        let made = Shelf { shelf, records, next_expiry_ms, changed: true, unsure: false };
+        let (records, added, next_expiry_ms) = (0, 0, expiry_ms);
+        let made = Shelf { shelf, records, added, next_expiry_ms, changed: true, unsure: false };
         self.shelves.insert(shelf, made);
         Ok(shelf)
     }
@@ -202,6 +232,7 @@ impl Shelf {
             shelf: number(row, 0)?,
             // The table allows no less than 0.
             records: number(row, 1)?.max(0),
+            added: 0,
             next_expiry_ms: number(row, 2)?,
             changed: false,
             unsure: false,

@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use super::call::Pending;
 use crate::Durability;
 use crate::errors::Fault;
 use crate::open::{Place, Room, impatiently};
-use crate::session::Session;
+use crate::session::{Memory, Session};
 use crate::watch::Watch;
 
 /// The most calls of one group.
@@ -42,6 +42,8 @@ pub(crate) struct Outside {
     pub(crate) durability: Durability,
     /// What the connection is set to, as far as is known.
     set: Cell<Option<Durability>>,
+    /// What transactions remember for later ones.
+    memory: RefCell<Memory>,
     /// [`commit`], or what a test puts in its place.
     pub(crate) commit: fn(&Connection) -> Result<(), Fault>,
 }
@@ -53,7 +55,8 @@ impl Outside {
         watch: Arc<Watch>,
         durability: Durability,
     ) -> Self {
-        Self { place, room, watch, durability, set: Cell::new(None), commit }
+        let (set, memory) = (Cell::new(None), RefCell::default());
+        Self { place, room, watch, durability, set, memory, commit }
     }
 }
 
@@ -239,7 +242,7 @@ fn transact(
         outside.set.set(Some(wanted));
     }
     execute(conn, "BEGIN IMMEDIATE")?;
-    let mut session = Session::new(conn)?;
+    let mut session = Session::new(conn, &outside.memory)?;
     let mut index = 0;
     while let Some(call) = calls.get_mut(index) {
         let is_apart = undoing == Undoing::Each;
@@ -265,7 +268,7 @@ fn transact(
                 execute(conn, "ROLLBACK TO step")?;
                 execute(conn, "RELEASE step")?;
                 session.reload()?;
-                if fault.is_broken_rule() && !session.careful {
+                if fault.asks_for_care() && !session.careful {
                     // A damaged job is in the way: it is found and put aside the second time.
                     session.careful = true;
                 } else {

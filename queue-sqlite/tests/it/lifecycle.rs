@@ -1,11 +1,12 @@
 //! Opening and closing.
 
 use std::path::Path;
+use std::time::Duration;
 
-use queue_core::{Backend, Error, JobState};
+use queue_core::{Backend, Error, JobState, Retention, Settled};
 use queue_sqlite::SqliteBackend;
 
-use crate::support::{STORED, count, job, open};
+use crate::support::{STORED, assert_sound, completion, count, job, open, request};
 
 /// How often this process has the file open.
 fn descriptors(path: &Path) -> usize {
@@ -81,4 +82,33 @@ async fn a_call_that_meets_damage_fails_alone() {
 fn a_backend_can_be_shared() {
     fn shared<T: Send + Sync + 'static>() {}
     shared::<SqliteBackend>();
+}
+
+/// A claim remembers its jobs, and somebody changes them behind it.
+#[tokio::test]
+async fn jobs_end_as_the_file_has_them_not_as_they_are_remembered() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = open(&directory.path().join("queue.db"));
+    let kept = Retention { completed: Duration::from_secs(60), ..Retention::default() };
+    let dropped = Retention { completed: Duration::ZERO, ..kept };
+    let jobs: Vec<_> = (0..5).map(|n: u8| job(n.to_string()).retention(dropped)).collect();
+    backend.enqueue(&jobs, STORED).await.unwrap();
+    let leases = backend.claim(&request(5)).await.unwrap().leases;
+    let by_hand = "DELETE FROM job WHERE job = 2; UPDATE lane SET running = running - 1;
+         UPDATE claim SET jobs = jobs - 1; UPDATE job SET keep_completed_s = 60 WHERE job = 4";
+    crate::support::beside(backend.path()).execute_batch(by_hand).unwrap();
+    let done = Settled::Applied(JobState::Completed);
+    // In two parts, since a part of them is what is remembered then.
+    for (range, expected) in [(0..3, vec![done, Settled::Gone, done]), (3..5, vec![done, done])] {
+        let request = completion(&leases[range]);
+        assert_eq!(backend.settle(&request).await.unwrap().settled, expected);
+        let again = backend.settle(&request).await.unwrap().settled;
+        let is_over = |settled: &Settled| {
+            matches!(settled, Settled::Gone | Settled::AlreadyDone(JobState::Completed))
+        };
+        assert!(again.iter().all(is_over), "{again:?}");
+    }
+    assert_eq!(count(&backend, JobState::Completed).await, 1);
+    assert_eq!(count(&backend, JobState::Running).await, 0);
+    assert_sound(&backend).await;
 }

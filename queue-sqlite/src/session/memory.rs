@@ -1,0 +1,86 @@
+//! What the writer remembers of the claims that it has made.
+
+use std::collections::HashMap;
+
+use queue_core::{ClaimToken, JobId};
+
+/// The most claims that are remembered.
+const CLAIMS_MAX: usize = 1024;
+
+/// Of claims that this process has made, the jobs that leave nothing behind once they are completed:
+/// these can end without being read again. Only a hint, since the claims may have lost them and
+/// transactions may have been undone: whoever deletes such jobs counts what the claim still held.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    claims: HashMap<ClaimToken, Vec<Fleeting>>,
+}
+
+/// A running job of which nothing is kept once it is completed, not even its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fleeting {
+    pub(crate) id: JobId,
+    pub(crate) job: i64,
+    pub(crate) lane: i64,
+}
+
+impl Memory {
+    /// Notes such jobs of a claim, in their order.
+    pub(crate) fn note(&mut self, token: ClaimToken, jobs: Vec<Fleeting>) {
+        if jobs.is_empty() {
+            return;
+        }
+        if self.claims.len() >= CLAIMS_MAX {
+            // Of claims that ended elsewhere nobody would ask.
+            self.claims.clear();
+        }
+        self.claims.insert(token, jobs);
+    }
+
+    /// A job that ends, which is forgotten thereby.
+    pub(crate) fn take(&mut self, token: ClaimToken, id: JobId) -> Option<Fleeting> {
+        let jobs = self.claims.get_mut(&token)?;
+        // Workers report the last ones first.
+        let place = jobs.iter().rposition(|job| job.id == id)?;
+        let job = jobs.remove(place);
+        if jobs.is_empty() {
+            self.claims.remove(&token);
+        }
+        Some(job)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn jobs(count: u8) -> Vec<Fleeting> {
+        let job = |n: u8| Fleeting { id: JobId::from_bytes([n; 16]), job: n.into(), lane: 1 };
+        (0..count).map(job).collect()
+    }
+
+    #[test]
+    fn a_job_is_taken_once_and_by_its_own_claim() {
+        let (mut memory, all) = (Memory::default(), jobs(3));
+        let [one, other] = [1, 2].map(|n| ClaimToken::from_bytes([n; 16]));
+        memory.note(one, all.clone());
+        assert_eq!(memory.take(other, all[0].id), None);
+        for job in [all[1], all[2], all[0]] {
+            assert_eq!(memory.take(one, job.id), Some(job));
+            assert_eq!(memory.take(one, job.id), None);
+        }
+        assert!(memory.claims.is_empty());
+    }
+
+    #[test]
+    fn claims_that_nobody_asks_for_are_not_kept_for_ever() {
+        let mut memory = Memory::default();
+        for _ in 0..3 * CLAIMS_MAX {
+            memory.note(ClaimToken::random(), jobs(1));
+            memory.note(ClaimToken::random(), Vec::new());
+            assert!(memory.claims.len() <= CLAIMS_MAX);
+        }
+        let last = ClaimToken::random();
+        memory.note(last, jobs(2));
+        assert!(memory.take(last, jobs(2)[1].id).is_some());
+    }
+}
