@@ -1,7 +1,6 @@
 -- The shortest claims, made without functions, which cost a call more than a job does: at most one
--- queue and kind has jobs, in one lane, and they and the store are as plain as can be
--- (plain/claim.lua), and nothing about limits is to be looked at. Goes on behind this if that is not
--- so, with nothing written.
+-- queue and kind has jobs, in one lane, and they, their limit keys and the store are as plain as can
+-- be (plain/claim.lua). Goes on behind this if that is not so, with nothing written.
 
 repeat
   local argv, format = ARGV, string.format
@@ -54,12 +53,15 @@ repeat
   local queue = argv[6 + floor((nth - 1) / kind_count)]
   local kind_at = queues_end + 1 + 3 * ((nth - 1) % kind_count)
   local kind, wanted = argv[kind_at], min(missing, tonumber(argv[kind_at + 1]))
-  if wanted <= 0 or argv[kind_at + 2] ~= '' then break end
+  local added = argv[kind_at + 2]
+  if wanted <= 0 then break end
   if paused and string.find(paused, ',' .. queue .. ',', 1, true) then break end
   local pair = queue .. '/' .. kind
   local lanes = try('ZRANGE', PREFIX .. 'lanes:' .. pair, '0', '1')
   local index = lanes[1]
-  if not index or lanes[2] or not string.find(index, '^%d$') then break end
+  if not index or lanes[2] or not string.find(index, '^%d') then break end
+  local limit_keys = #index > 1 and sub(index, 3)
+  if limit_keys and byte(index, 2) ~= 47 then break end -- "/"
   local lane = PREFIX .. 'lane:' .. pair .. '/' .. index
   -- One more, to see whether something is left.
   local ids = try('LRANGE', lane, '0', format('%d', wanted))
@@ -77,25 +79,69 @@ repeat
   if not (ready >= 0 and ready <= 2 ^ 52 and ready % 1 == 0) then break end
   if not (running > 0 and running <= 2 ^ 52 and running % 1 == 0) then break end
 
+  -- The limit keys of the jobs, and those that the worker adds: nothing may be remembered of them, and
+  -- nothing be set but how many jobs may run, with more room than is taken.
+  local names, is_plain = nil, true
+  if limit_keys or added ~= '' then
+    names = {}
+    local own_count, bytes = 0, -1
+    for name in string.gmatch(limit_keys or '', '[^,]+') do
+      is_plain = is_plain and string.find(name, '^[%l%d_.-]+:[%l%d%u_.:@+-]+$')
+      own_count, bytes = own_count + 1, bytes + #name + 1
+      names[own_count] = name
+    end
+    if limit_keys then
+      is_plain = is_plain and own_count >= 1 and own_count <= 4 and bytes == #limit_keys
+    end
+    for name in string.gmatch(added, '[^,]+') do
+      local is_known = false
+      for i = 1, #names do is_known = is_known or names[i] == name end
+      if not is_known then names[#names + 1] = name end
+    end
+    if not is_plain or #names > 100 then break end
+    if limited then
+      local states, targets = call('HMGET', LIMITED, unpack(names)), {}
+      for i = 1, #names do
+        is_plain = is_plain and not states[i]
+        targets[2 * i - 1], targets[2 * i] = names[i], string.match(names[i], '^[^:]*') .. ':*'
+      end
+      local settings = call('HMGET', PREFIX .. 'limits', unpack(targets))
+      for i = 1, #names do
+        local set = settings[2 * i - 1] or settings[2 * i]
+        if set and is_plain then
+          -- limits.lua: 1 concurrency, 32 live jobs, which are not zero.
+          local flags = #set >= 46 and byte(set) == 1 and byte(set, 2)
+          is_plain = flags == 1 or (flags == 32 or flags == 33) and sub(set, 39, 46) ~= string.rep('\0', 8)
+          if is_plain and flags % 2 == 1 then
+            local running = try('SCARD', PREFIX .. 'hold:' .. names[i])
+            is_plain = type(running) == 'number'
+              and running + count < struct.unpack('>I4', set, 3)
+          end
+        end
+      end
+      if not is_plain then break end
+    end
+  end
+
   -- The records: what is in `run` is the claim's token and a record's head (class.lua).
   local records, runs = call('HMGET', JOBS, unpack(ids)), {}
-  local priority, names = byte(index) - 48, queue .. kind
-  local names_end = 35 + #names
-  local head, run, is_plain = nil, nil, true
+  local priority, of = byte(index) - 48, queue .. kind
+  local names_end, version, flags, tail = 35 + #of, 3, 0, ''
+  if limit_keys then version, flags, tail = 4, 16, pack('>H', #limit_keys) .. limit_keys end
+  local head, run
   for i = 1, count do
     local record = records[i]
     local key_high, key_low, _, queue_bytes, kind_bytes, its_priority = byte(record or '', 18, 23)
     is_plain = its_priority and #ids[i] == 16
     if not is_plain then break end
-    local head_end = names_end + key_high * 256 + key_low
+    local head_end = names_end + key_high * 256 + key_low + #tail
     local its_head = sub(record, 1, head_end)
     if its_head ~= head then
-      -- Without flags: 3 is the version of such jobs.
-      is_plain = byte(record) == 3 and its_priority == priority and byte(record, 35) == 0
-        and queue_bytes == #queue and kind_bytes == #kind and sub(record, 36, names_end) == names
-        and #its_head == head_end
+      is_plain = byte(record) == version and its_priority == priority and byte(record, 35) == flags
+        and queue_bytes == #queue and kind_bytes == #kind and sub(record, 36, names_end) == of
+        and #its_head == head_end and sub(its_head, head_end - #tail + 1) == tail
       if not is_plain then break end
-      head, run = its_head, token .. its_head
+      head, run = its_head, token .. its_head .. added
     end
     runs[2 * i - 1], runs[2 * i] = ids[i], run
   end
@@ -139,6 +185,12 @@ repeat
     call('ZADD', PREFIX .. 'lanes:' .. pair, format('%d', priority * 2 ^ 48 + turn + 1), index)
     local turn_text = format('%d', turn + 1)
     call('HSET', META, 'clock_ms', now_text, 'fence', fence_text, 'turn', turn_text)
+  end
+  for i = 1, names and #names or 0 do
+    if type(try('SADD', PREFIX .. 'hold:' .. names[i], unpack(ids))) == 'table' then
+      try('SADD', PREFIX .. 'mend:' .. names[i], unpack(ids))
+      if limited then call('HDEL', META, 'tidied') end -- heal.lua begins at once
+    end
   end
   local span = PREFIX .. 'starts:' .. format('%d', floor(now / 30000))
   -- A hint for those who find the queue full: it goes by itself.
