@@ -2,12 +2,14 @@
 //! round trip at a time. While a round trip is out, the next batch gathers; a busy worker thus
 //! makes one round trip per cycle, however many jobs it carries.
 
+mod ahead;
 mod round_trip;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ahead::{Ahead, HOLD};
 use tokio::sync::{mpsc, watch};
 
 use super::attempts::{Ended, Report};
@@ -71,8 +73,10 @@ pub(super) struct Turning {
     /// Batches of ended attempts that hold one which the store refuses: sent by themselves, and
     /// before anything is claimed.
     suspects: Vec<Vec<Ended>>,
+    /// Claimed jobs that have no slot yet.
+    ahead: Ahead,
     /// Claimed jobs that have their slots and are about to start.
-    to_start: Vec<Held>,
+    to_start: VecDeque<Held>,
     /// Those of the job that started last: the next one is mostly alike.
     metrics: Option<(QueueName, Kind, Arc<PairMetrics>)>,
     waiting: Waiting,
@@ -106,7 +110,8 @@ impl Cycle {
             ended_sender,
             pending: VecDeque::new(),
             suspects: Vec::new(),
-            to_start: Vec::new(),
+            ahead: Ahead::new(),
+            to_start: VecDeque::new(),
             metrics: None,
             ask: true,
             ask_at: Instant::now(),
@@ -131,6 +136,7 @@ impl Turning {
             self.set.slots.resize(self.set.status.slots());
             self.set.status.progress(self.set.slots.busy());
             let phase = *self.set.phase_seen.borrow_and_update();
+            self.give_back_waiting(phase);
             if self.is_over(phase) {
                 return self.report;
             }
@@ -139,7 +145,7 @@ impl Turning {
                 None => {
                     self.start_claimed();
                     // A worker that is stopping gives back at once what it has just claimed.
-                    if self.pending.is_empty() {
+                    if self.pending.is_empty() || self.hold_until(phase).is_some() {
                         self.sleep(phase).await;
                     }
                 }
@@ -176,7 +182,40 @@ impl Turning {
     fn take_in_ended(&mut self, ended: Ended) {
         self.set.slots.give_back(&ended.lease.spec.kind);
         self.set.status.ended(&ended.lease.spec.queue);
+        self.ahead.note(&ended);
         self.pending.push_back(ended);
+        self.fill_slots();
+    }
+
+    /// Gives slots to jobs that have none.
+    fn fill_slots(&mut self) {
+        while let Some((lease, cancel)) = self.ahead.next(|kind| self.set.slots.has_room(kind)) {
+            self.set.slots.take(&lease.spec.kind);
+            self.set.status.started(&lease.spec.queue);
+            self.to_start.push_back((lease, cancel));
+        }
+    }
+
+    /// Gives back what has waited for a slot for too long, or waits while the worker stops.
+    fn give_back_waiting(&mut self, phase: Phase) {
+        for (lease, _) in self.ahead.take_back(phase != Phase::Running) {
+            self.pending.push_back(Ended::new(lease, None, Outcome::Released, Duration::ZERO));
+        }
+    }
+
+    /// Until when the outcomes of short attempts wait for others, if they do: as long as slots have
+    /// something to go on with.
+    fn hold_until(&self, phase: Phase) -> Option<Instant> {
+        let slots = &self.set.slots;
+        let may_wait = phase == Phase::Running
+            && slots.free() == 0
+            && self.ahead.is_well_filled(slots.total())
+            && self.pending.len() < PASS_MAX as usize;
+        if !may_wait {
+            return None;
+        }
+        let first = self.pending.iter().map(|ended| ended.at).min()?;
+        Some(first + HOLD).filter(|until| Instant::now() < *until)
     }
 
     /// What to send now, if anything, and the attempts that it reports.
@@ -184,29 +223,38 @@ impl Turning {
         if let Some(suspects) = self.suspects.pop() {
             return Some((settle_request(&suspects, None), suspects));
         }
+        if self.hold_until(phase).is_some() {
+            return None;
+        }
         // Each job that is given back goes to the head of its lane: the first one goes last.
         self.pending.make_contiguous().sort_by_key(|ended| std::cmp::Reverse(ended.lease.fence));
         let carried = self.pending.len().min(PASS_MAX as usize);
         let carried: Vec<Ended> = self.pending.drain(..carried).collect();
         let now = Instant::now();
         let asks = self.ask || !carried.is_empty() || now >= self.ask_at;
-        let has_room = phase == Phase::Running && self.set.slots.free() > 0;
+        // Not by calls of their own: those who wait for jobs are faster then.
+        let is_busy = !carried.is_empty();
+        let slots = &self.set.slots;
+        let ahead = if is_busy { self.ahead.room(slots.total()) } else { 0 };
+        let has_room = phase == Phase::Running && slots.free() + ahead > 0;
         // Outcomes first: a store that takes them slowly must not be asked for yet more jobs.
         let may_claim = has_room && self.pending.is_empty() && now >= self.no_claim_before;
-        let claim = (asks && may_claim).then(|| self.next_claim());
+        let claim = (asks && may_claim).then(|| self.next_claim(ahead));
         if carried.is_empty() && claim.is_none() {
             return None;
         }
         Some((settle_request(&carried, claim), carried))
     }
 
-    fn next_claim(&mut self) -> ClaimRequest {
-        let free = u32::try_from(self.set.slots.free()).unwrap_or(u32::MAX);
+    /// For the slots that are free, and `ahead` jobs more.
+    fn next_claim(&mut self, ahead: usize) -> ClaimRequest {
+        let free = u32::try_from(self.set.slots.free() + ahead).unwrap_or(u32::MAX);
+        let waiting = |kind: &Kind| self.ahead.of_kind(kind);
         ClaimRequest {
             token: ClaimToken::random(),
             worker: self.set.id.clone(),
             queues: self.set.selection.next_order(),
-            kinds: self.set.slots.per_kind(),
+            kinds: self.set.slots.per_kind(ahead, waiting),
             max: free.min(PASS_MAX),
             lease: self.set.lease,
         }
@@ -224,6 +272,8 @@ impl Turning {
             self.waiting.listen_for_cancels_at_most();
         }
         let mut tick = now + ASK_INTERVAL;
+        let ends = [self.ahead.deadline(), self.hold_until(phase)];
+        tick = ends.into_iter().flatten().fold(tick, Instant::min);
         if has_room {
             tick = tick.min(self.ask_at.max(self.no_claim_before));
             tick = if now < deaf_until { tick.min(deaf_until) } else { tick };
@@ -296,28 +346,27 @@ impl Turning {
         for ((queue, kind), jobs) in &claim.expired {
             telemetry::expired(queue, kind, *jobs);
         }
-        self.to_start.extend(held);
-        for (lease, _) in &self.to_start {
-            self.set.slots.take(&lease.spec.kind);
-            self.set.status.started(&lease.spec.queue);
-        }
+        self.ahead.extend(held, claim.more);
+        self.fill_slots();
     }
 
     /// Starts what was claimed. The next request goes out before: the store works on it meanwhile.
     fn start_claimed(&mut self) {
-        let mut to_start = std::mem::take(&mut self.to_start);
-        for (lease, cancel) in to_start.drain(..) {
+        while let Some((lease, cancel)) = self.to_start.pop_front() {
             self.start(lease, cancel);
         }
-        self.to_start = to_start;
     }
 
-    /// Starts an attempt, or gives the job back at once if the worker is stopping.
+    /// Starts an attempt, or gives the job back at once if the worker is stopping, or the attempt
+    /// was to stop before it has begun.
     fn start(&mut self, lease: Arc<Lease>, cancel: CancelSignal) {
         let spec = &lease.spec;
-        let runs = *self.set.phase.borrow() == Phase::Running;
+        let told = cancel.reason();
+        let runs = *self.set.phase.borrow() == Phase::Running && told.is_none();
         let Some(route) = self.set.routes.get(&spec.kind).filter(|_| runs) else {
-            return self.take_in_ended(Ended::new(lease, None, Outcome::Released, Duration::ZERO));
+            let is_requested = told == Some(CancelReason::Requested);
+            let outcome = if is_requested { Outcome::Cancelled } else { Outcome::Released };
+            return self.take_in_ended(Ended::new(lease, None, outcome, Duration::ZERO));
         };
         let metrics = metrics_of(&mut self.metrics, spec);
         metrics.wait_seconds.record(lease.claimed_at.since(lease.due_at).as_secs_f64());

@@ -63,6 +63,19 @@ impl Slots {
         self.kinds.get_mut(index)
     }
 
+    /// How many jobs may run.
+    pub(super) fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Whether one more of this kind may run now.
+    pub(super) fn has_room(&self, kind: &Kind) -> bool {
+        let index = self.kinds.binary_search_by(|count| count.kind.cmp(kind));
+        let count = index.ok().and_then(|index| self.kinds.get(index));
+        // One that is not known is given back when it is to start.
+        self.busy < self.total && count.is_none_or(|count| count.free(self.total) > 0)
+    }
+
     pub(super) fn busy(&self) -> usize {
         self.busy
     }
@@ -73,11 +86,21 @@ impl Slots {
         self.total.saturating_sub(self.busy).min(of_kinds.sum())
     }
 
-    /// Every kind with its free slots, in the order of their names.
-    pub(super) fn per_kind(&self) -> Vec<KindSlots> {
+    /// Every kind with the jobs that may be claimed of it, in the order of their names: its free
+    /// slots less those `waiting` for one, and for kinds without bounds of their own `ahead` more.
+    pub(super) fn per_kind(
+        &self,
+        ahead: usize,
+        waiting: impl Fn(&Kind) -> usize,
+    ) -> Vec<KindSlots> {
         let free = self.total.saturating_sub(self.busy);
         let slots = |count: &KindCount| {
-            let slots = count.free(self.total).min(free);
+            let free = count.free(self.total).min(free);
+            let slots = if count.most.is_none() && count.limits.is_empty() {
+                free + ahead
+            } else {
+                free.saturating_sub(waiting(&count.kind))
+            };
             u32::try_from(slots).unwrap_or(u32::MAX)
         };
         self.kinds
@@ -92,7 +115,7 @@ impl Slots {
 
     /// The kinds that have a free slot, in the order of their names.
     pub(super) fn free_kinds(&self) -> Vec<KindLimits> {
-        let with_room = self.per_kind().into_iter().filter(|count| count.slots > 0);
+        let with_room = self.per_kind(0, |_| 0).into_iter().filter(|count| count.slots > 0);
         with_room.map(|KindSlots { kind, limits, .. }| KindLimits { kind, limits }).collect()
     }
 }
@@ -107,7 +130,8 @@ mod tests {
         let [a_free, b_free] = [a.clone(), b.clone()].map(KindLimits::new);
         let kinds = [(a_free, Some(1)), (b_free.clone(), None)];
         let mut slots = Slots::new(3, kinds.into_iter());
-        let per_kind = |slots: &Slots| slots.per_kind().iter().map(|k| k.slots).collect::<Vec<_>>();
+        let per_kind =
+            |slots: &Slots| slots.per_kind(0, |_| 0).iter().map(|k| k.slots).collect::<Vec<_>>();
         assert_eq!((per_kind(&slots), slots.free()), (vec![1, 3], 3));
         slots.take(&a);
         assert_eq!((per_kind(&slots), slots.free()), (vec![0, 2], 2));
@@ -121,5 +145,11 @@ mod tests {
         assert_eq!((per_kind(&slots), slots.free()), (vec![0, 0], 0));
         slots.resize(4);
         assert_eq!((per_kind(&slots), slots.free()), (vec![1, 2], 2));
+        assert!(slots.has_room(&a) && slots.has_room(&b));
+        // Of a kind with slots of its own nothing is claimed ahead.
+        let ahead: Vec<u32> = slots.per_kind(5, |_| 1).iter().map(|k| k.slots).collect();
+        assert_eq!(ahead, [0, 7]);
+        slots.take(&a);
+        assert!(!slots.has_room(&a) && slots.has_room(&b));
     }
 }

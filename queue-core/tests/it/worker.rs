@@ -1,5 +1,6 @@
 //! The worker engine.
 
+mod ahead;
 mod outcomes;
 mod stopping;
 mod stores;

@@ -83,6 +83,11 @@ impl Turning {
                     tokio::spawn(call);
                     return None;
                 }
+                // A slot that gets free need not wait for the store if a job waits for it.
+                Some(ended) = self.ended.recv(), if !self.ahead.is_empty() => {
+                    self.take_in_ended(ended);
+                    self.start_claimed();
+                }
                 // Jobs that run hear of the stop even while the store does not answer.
                 _ = self.set.phase_seen.changed() => self.stop_if_stopping(),
             }
