@@ -14,6 +14,7 @@ use crate::{ErrorKind, JobError, JobState, Lease, Outcome, Settled, Settlement};
 pub(super) struct Ended {
     pub(super) lease: Arc<Lease>,
     pub(super) settlement: Settlement,
+    pub(super) at: Instant,
     /// Those of its queue and kind, if it was started.
     metrics: Option<Arc<PairMetrics>>,
 }
@@ -26,7 +27,12 @@ impl Ended {
         elapsed: Duration,
     ) -> Self {
         let settlement = Settlement { id: lease.spec.id, token: lease.token, outcome, elapsed };
-        Self { lease, settlement, metrics }
+        Self { lease, settlement, at: Instant::now(), metrics }
+    }
+
+    /// Whether the handler was called.
+    pub(super) fn was_started(&self) -> bool {
+        self.metrics.is_some()
     }
 
     /// Counts and logs what the store made of it.

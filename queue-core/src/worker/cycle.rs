@@ -3,6 +3,7 @@
 //! waiting for the answer, so that neither the store nor the worker waits for the other. A busy
 //! worker thus makes few requests, however many jobs they carry.
 
+mod ahead;
 mod flight;
 mod landing;
 
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
+use self::ahead::{Ahead, HOLD};
 use self::flight::Flights;
 use super::attempts::{Ended, Gathering, Report};
 use super::leases::{Held, Leases};
@@ -87,8 +89,10 @@ pub(super) struct Turning {
     suspects: Vec<Vec<Ended>>,
     /// Attempts that the store has settled and that are not counted yet.
     settled: Vec<(Ended, Settled)>,
+    /// Claimed jobs that have no slot yet.
+    ahead: Ahead,
     /// Claimed jobs that have their slots and are about to start.
-    to_start: Vec<Held>,
+    to_start: VecDeque<Held>,
     /// Those of the job that started last: the next one is mostly alike.
     metrics: Option<(QueueName, Kind, Arc<PairMetrics>)>,
     waiting: Waiting,
@@ -127,7 +131,8 @@ impl Cycle {
             pending: VecDeque::new(),
             suspects: Vec::new(),
             settled: Vec::new(),
-            to_start: Vec::new(),
+            ahead: Ahead::new(),
+            to_start: VecDeque::new(),
             metrics: None,
             ask: true,
             ask_at: Instant::now(),
@@ -152,6 +157,7 @@ impl Turning {
             self.set.slots.resize(self.set.status.slots());
             self.set.status.progress(self.set.slots.busy());
             let phase = *self.set.phase_seen.borrow_and_update();
+            self.give_back_waiting(phase);
             if self.is_over(phase) {
                 self.count_settled();
                 return self.report;
@@ -165,11 +171,11 @@ impl Turning {
             if is_sent {
                 continue;
             }
-            // A worker that is stopping gives back at once what it has just claimed.
-            match (self.flights.is_empty(), self.pending.is_empty()) {
-                (false, _) => self.wait_for_answers(phase).await,
-                (true, false) => {}
-                (true, true) => self.sleep(phase).await,
+            if !self.flights.is_empty() {
+                self.wait_for_answers(phase).await;
+            } else if self.pending.is_empty() || self.hold_until(phase).is_some() {
+                // A worker that is stopping gives back at once what it has just claimed.
+                self.sleep(phase).await;
             }
         }
     }
@@ -195,10 +201,16 @@ impl Turning {
             }
         };
         let enough = self.worth_a_flight().saturating_sub(self.pending.len());
+        let held_until = self.hold_until(phase);
         let may_follow = self.may_follow();
+        let ends = [self.ahead.deadline(), held_until.filter(|_| may_follow)];
+        let tick = ends.into_iter().flatten().min();
         tokio::select! {
             landed = self.flights.landed() => self.land(landed),
-            () = self.gathering.reaches(enough), if may_follow => {}
+            // A slot that gets free need not wait for the store if a job waits for it.
+            Some(ended) = self.ended.recv(), if !self.ahead.is_empty() => self.take_in_reported(ended),
+            () = self.gathering.reaches(enough), if may_follow && held_until.is_none() => {}
+            () = tokio::time::sleep_until(tick.unwrap_or_else(Instant::now).into()), if tick.is_some() => {}
             // Jobs that run hear of the stop even while the store does not answer.
             _ = self.set.phase_seen.changed() => self.stop_if_stopping(),
             _ = self.pulse.tick() => {}
@@ -253,17 +265,54 @@ impl Turning {
     fn take_in_ended(&mut self, ended: Ended) {
         self.set.slots.give_back(&ended.lease.spec.kind);
         self.set.status.ended(&ended.lease.spec.queue);
+        self.ahead.note(&ended);
         self.pending.push_back(ended);
+        self.fill_slots();
+    }
+
+    /// Gives slots to jobs that have none.
+    fn fill_slots(&mut self) {
+        while let Some((lease, cancel)) = self.ahead.next(|kind| self.set.slots.has_room(kind)) {
+            self.set.slots.take(&lease.spec.kind);
+            self.set.status.started(&lease.spec.queue);
+            self.to_start.push_back((lease, cancel));
+        }
+    }
+
+    /// Gives back what has waited for a slot for too long, or waits while the worker stops.
+    fn give_back_waiting(&mut self, phase: Phase) {
+        for (lease, _) in self.ahead.take_back(phase != Phase::Running) {
+            self.pending.push_back(Ended::new(lease, None, Outcome::Released, Duration::ZERO));
+        }
+    }
+
+    /// Until when the outcomes of short attempts wait for others, if they do: as long as slots have
+    /// something to go on with.
+    fn hold_until(&self, phase: Phase) -> Option<Instant> {
+        let slots = &self.set.slots;
+        let may_wait = phase == Phase::Running
+            && slots.free() == 0
+            && self.ahead.is_well_filled(slots.total())
+            && self.pending.len() < PASS_MAX as usize;
+        if !may_wait {
+            return None;
+        }
+        let first = self.pending.iter().map(|ended| ended.at).min()?;
+        Some(first + HOLD).filter(|until| Instant::now() < *until)
     }
 
     /// What to send now, if anything, and the attempts that it reports.
     fn next_request(&mut self, phase: Phase) -> Option<(SettleRequest, Vec<Ended>)> {
         let is_worth_it = self.pending.len() >= self.worth_a_flight();
-        if !self.flights.is_empty() && !(self.may_follow() && is_worth_it) {
+        let may_go_out = self.flights.is_empty() || self.may_follow() && is_worth_it;
+        if !may_go_out {
             return None;
         }
         if let Some(suspects) = self.suspects.pop() {
             return Some((settle_request(&suspects, None), suspects));
+        }
+        if self.hold_until(phase).is_some() {
+            return None;
         }
         // Each job that is given back goes to the head of its lane: the first one goes last.
         self.pending.make_contiguous().sort_by_key(|ended| std::cmp::Reverse(ended.lease.fence));
@@ -271,23 +320,30 @@ impl Turning {
         let carried: Vec<Ended> = self.pending.drain(..carried).collect();
         let now = Instant::now();
         let asks = self.ask || !carried.is_empty() || now >= self.ask_at;
-        let has_room = phase == Phase::Running && self.set.slots.free() > 0;
+        // Not by calls of their own: those who wait for jobs are faster then.
+        let is_busy = !carried.is_empty();
+        let slots = &self.set.slots;
+        let may_be_ahead = is_busy && self.flights.is_empty();
+        let ahead = if may_be_ahead { self.ahead.room(slots.total()) } else { 0 };
+        let has_room = phase == Phase::Running && slots.free() + ahead > 0;
         // Outcomes first: a store that takes them slowly must not be asked for yet more jobs.
         let may_claim = has_room && self.pending.is_empty() && now >= self.no_claim_before;
-        let claim = (asks && may_claim).then(|| self.next_claim());
+        let claim = (asks && may_claim).then(|| self.next_claim(ahead));
         if carried.is_empty() && claim.is_none() {
             return None;
         }
         Some((settle_request(&carried, claim), carried))
     }
 
-    fn next_claim(&mut self) -> ClaimRequest {
-        let free = u32::try_from(self.set.slots.free()).unwrap_or(u32::MAX);
+    /// For the slots that are free, and `ahead` jobs more.
+    fn next_claim(&mut self, ahead: usize) -> ClaimRequest {
+        let free = u32::try_from(self.set.slots.free() + ahead).unwrap_or(u32::MAX);
+        let waiting = |kind: &Kind| self.ahead.of_kind(kind);
         ClaimRequest {
             token: ClaimToken::random(),
             worker: self.set.id.clone(),
             queues: self.set.selection.next_order(),
-            kinds: self.set.slots.per_kind(),
+            kinds: self.set.slots.per_kind(ahead, waiting),
             max: free.min(PASS_MAX),
             lease: self.set.lease,
         }
@@ -305,6 +361,8 @@ impl Turning {
             self.waiting.listen_for_cancels_at_most();
         }
         let mut tick = now + ASK_INTERVAL;
+        let ends = [self.ahead.deadline(), self.hold_until(phase)];
+        tick = ends.into_iter().flatten().fold(tick, Instant::min);
         if has_room {
             tick = tick.min(self.ask_at.max(self.no_claim_before));
             tick = if now < deaf_until { tick.min(deaf_until) } else { tick };
@@ -377,11 +435,8 @@ impl Turning {
         for ((queue, kind), jobs) in &claim.expired {
             telemetry::expired(queue, kind, *jobs);
         }
-        self.to_start.extend(held);
-        for (lease, _) in &self.to_start {
-            self.set.slots.take(&lease.spec.kind);
-            self.set.status.started(&lease.spec.queue);
-        }
+        self.ahead.extend(held, claim.more);
+        self.fill_slots();
     }
 
     /// Takes care of what the last answer has brought. The next request goes out before: the store
@@ -392,19 +447,21 @@ impl Turning {
     }
 
     fn start_claimed(&mut self) {
-        let mut to_start = std::mem::take(&mut self.to_start);
-        for (lease, cancel) in to_start.drain(..) {
+        while let Some((lease, cancel)) = self.to_start.pop_front() {
             self.start(lease, cancel);
         }
-        self.to_start = to_start;
     }
 
-    /// Starts an attempt, or gives the job back at once if the worker is stopping.
+    /// Starts an attempt, or gives the job back at once if the worker is stopping, or the attempt
+    /// was to stop before it has begun.
     fn start(&mut self, lease: Arc<Lease>, cancel: CancelSignal) {
         let spec = &lease.spec;
-        let runs = *self.set.phase.borrow() == Phase::Running;
+        let told = cancel.reason();
+        let runs = *self.set.phase.borrow() == Phase::Running && told.is_none();
         let Some(route) = self.set.routes.get(&spec.kind).filter(|_| runs) else {
-            return self.take_in_ended(Ended::new(lease, None, Outcome::Released, Duration::ZERO));
+            let is_requested = told == Some(CancelReason::Requested);
+            let outcome = if is_requested { Outcome::Cancelled } else { Outcome::Released };
+            return self.take_in_ended(Ended::new(lease, None, outcome, Duration::ZERO));
         };
         let metrics = metrics_of(&mut self.metrics, spec);
         metrics.wait_seconds.record(lease.claimed_at.since(lease.due_at).as_secs_f64());

@@ -92,8 +92,18 @@ impl Slots {
         self.kinds.get_mut(index)
     }
 
+    /// How many jobs may run.
     pub(super) fn total(&self) -> usize {
         self.total
+    }
+
+    /// Whether one more of this kind may run now, even if a claim that is out has asked for its slot.
+    pub(super) fn has_room(&self, kind: &Kind) -> bool {
+        let index = self.kinds.binary_search_by(|count| count.kind.cmp(kind));
+        let count = index.ok().and_then(|index| self.kinds.get(index));
+        // One that is not known is given back when it is to start.
+        let most = count.and_then(|count| count.most.map(|most| (count.busy, most)));
+        self.busy < self.total && most.is_none_or(|(busy, most)| busy < most)
     }
 
     pub(super) fn busy(&self) -> usize {
@@ -106,11 +116,21 @@ impl Slots {
         self.total.saturating_sub(self.busy + self.asked).min(of_kinds.sum())
     }
 
-    /// Every kind with its free slots, in the order of their names.
-    pub(super) fn per_kind(&self) -> Vec<KindSlots> {
+    /// Every kind with the jobs that may be claimed of it, in the order of their names: its free
+    /// slots less those `waiting` for one, and for kinds without bounds of their own `ahead` more.
+    pub(super) fn per_kind(
+        &self,
+        ahead: usize,
+        waiting: impl Fn(&Kind) -> usize,
+    ) -> Vec<KindSlots> {
         let free = self.total.saturating_sub(self.busy + self.asked);
         let slots = |count: &KindCount| {
-            let slots = count.free(self.total).min(free);
+            let free = count.free(self.total).min(free);
+            let slots = if count.most.is_none() && count.limits.is_empty() {
+                free + ahead
+            } else {
+                free.saturating_sub(waiting(&count.kind))
+            };
             u32::try_from(slots).unwrap_or(u32::MAX)
         };
         self.kinds
@@ -125,7 +145,7 @@ impl Slots {
 
     /// The kinds that have a free slot, in the order of their names.
     pub(super) fn free_kinds(&self) -> Vec<KindLimits> {
-        let with_room = self.per_kind().into_iter().filter(|count| count.slots > 0);
+        let with_room = self.per_kind(0, |_| 0).into_iter().filter(|count| count.slots > 0);
         with_room.map(|KindSlots { kind, limits, .. }| KindLimits { kind, limits }).collect()
     }
 }
@@ -140,7 +160,8 @@ mod tests {
         let [a_free, b_free] = [a.clone(), b.clone()].map(KindLimits::new);
         let kinds = [(a_free, Some(1)), (b_free.clone(), None)];
         let mut slots = Slots::new(3, kinds.into_iter());
-        let per_kind = |slots: &Slots| slots.per_kind().iter().map(|k| k.slots).collect::<Vec<_>>();
+        let per_kind =
+            |slots: &Slots| slots.per_kind(0, |_| 0).iter().map(|k| k.slots).collect::<Vec<_>>();
         assert_eq!((per_kind(&slots), slots.free()), (vec![1, 3], 3));
         slots.take(&a);
         assert_eq!((per_kind(&slots), slots.free()), (vec![0, 2], 2));
@@ -154,6 +175,12 @@ mod tests {
         assert_eq!((per_kind(&slots), slots.free()), (vec![0, 0], 0));
         slots.resize(4);
         assert_eq!((per_kind(&slots), slots.free()), (vec![1, 2], 2));
+        assert!(slots.has_room(&a) && slots.has_room(&b));
+        // Of a kind with slots of its own nothing is claimed ahead.
+        let ahead: Vec<u32> = slots.per_kind(5, |_| 1).iter().map(|k| k.slots).collect();
+        assert_eq!(ahead, [0, 7]);
+        slots.take(&a);
+        assert!(!slots.has_room(&a) && slots.has_room(&b));
     }
 
     #[test]
@@ -165,11 +192,12 @@ mod tests {
             token: crate::ClaimToken::random(),
             worker: "w".parse().unwrap(),
             queues: Vec::new(),
-            kinds: slots.per_kind(),
+            kinds: slots.per_kind(0, |_| 0),
             max,
             lease: std::time::Duration::from_secs(30),
         };
-        let per_kind = |slots: &Slots| slots.per_kind().iter().map(|k| k.slots).collect::<Vec<_>>();
+        let per_kind =
+            |slots: &Slots| slots.per_kind(0, |_| 0).iter().map(|k| k.slots).collect::<Vec<_>>();
         let first = claim(&slots, 1);
         slots.ask(&first);
         assert_eq!((per_kind(&slots), slots.free()), (vec![1, 4], 4));

@@ -1,5 +1,6 @@
 //! The worker engine.
 
+mod ahead;
 mod flights;
 mod outcomes;
 mod stopping;

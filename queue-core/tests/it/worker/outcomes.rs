@@ -49,7 +49,8 @@ async fn runs_each_of_many_jobs_once_within_its_slots() {
         .unwrap();
     eventually("all have run", async || counts.2.load(Ordering::SeqCst) >= 3000).await;
     let report = worker.drain(LONG).await;
-    assert_eq!((report.finished, report.released, report.lost), (3000, 0, 0));
+    // On a machine that stands still for a moment, jobs that were claimed ahead are given back.
+    assert_eq!((report.finished, report.lost), (3000, 0));
     assert_eq!(counts.2.load(Ordering::SeqCst), 3000);
     assert!(counts.1.load(Ordering::SeqCst) <= 7);
 }

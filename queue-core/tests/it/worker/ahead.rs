@@ -1,0 +1,94 @@
+//! Workers with few slots and short jobs, which claim a few more than they have slots.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crate::support::{Gate, LONG, Number, eventually, number};
+use queue_core::{Fail, JobState, NewJob, Queue, State, Worker};
+
+async fn count(queue: &Queue, state: JobState) -> u64 {
+    let stats = queue.stats().await.unwrap();
+    stats.iter().filter_map(|row| row.jobs.get(&state)).sum()
+}
+
+/// The most jobs that the store takes for running.
+async fn most_claimed(jobs: impl Iterator<Item = NewJob>, queue: Queue) -> u64 {
+    let jobs: Vec<NewJob> = jobs.collect();
+    let total = jobs.len();
+    queue.enqueue_all(jobs).await.unwrap();
+    let counts = Arc::new(<(AtomicU64, AtomicUsize)>::default());
+    let look = async |State(queue): State<Queue>,
+                      State(counts): State<Arc<(AtomicU64, AtomicUsize)>>,
+                      _: Number| {
+        counts.0.fetch_max(count(&queue, JobState::Running).await, Ordering::SeqCst);
+        counts.1.fetch_add(1, Ordering::SeqCst);
+        Ok::<_, Fail>(())
+    };
+    let worker = Worker::new(&queue).concurrency(2).state(queue.clone()).state(counts.clone());
+    let worker = worker.handle::<Number, _>(look).start().unwrap();
+    eventually("all have run", async || counts.1.load(Ordering::SeqCst) >= total).await;
+    worker.drain(LONG).await;
+    assert_eq!(queue.audit().await.unwrap(), []);
+    counts.0.load(Ordering::SeqCst)
+}
+
+#[tokio::test]
+async fn short_jobs_are_claimed_ahead_but_not_many() {
+    let most = most_claimed((0..500).map(number), Queue::memory()).await;
+    assert!((3..=6).contains(&most), "{most}");
+}
+
+#[tokio::test]
+async fn jobs_with_limit_keys_are_left_to_others() {
+    let limited = (0..500).map(|n| number(n).limit("tenant:a"));
+    assert_eq!(most_claimed(limited, Queue::memory()).await, 2);
+}
+
+#[tokio::test]
+async fn jobs_that_wait_for_slots_which_stay_busy_go_to_others() {
+    let queue = Queue::memory();
+    queue.enqueue_all((0..600).map(number)).await.unwrap();
+    let gate = Gate::default();
+    let handler = async |State(gate): State<Gate>, job: Number| {
+        if job.n >= 400 {
+            gate.passed().await;
+        }
+        Ok::<_, Fail>(())
+    };
+    let worker = || {
+        let worker = Worker::new(&queue).concurrency(2).state(gate.clone());
+        worker.handle::<Number, _>(handler).start().unwrap()
+    };
+    let first = worker();
+    eventually("the first 400 have run, and 2 run", async || {
+        count(&queue, JobState::Completed).await == 400
+            && count(&queue, JobState::Running).await == 2
+    })
+    .await;
+    let second = worker();
+    eventually("2 run on each", async || count(&queue, JobState::Running).await == 4).await;
+    gate.open();
+    eventually("all have run", async || count(&queue, JobState::Completed).await == 600).await;
+    let (first, second) = tokio::join!(first.drain(LONG), second.drain(LONG));
+    assert_eq!((first.finished + second.finished, first.lost + second.lost), (600, 0));
+    assert_eq!(queue.audit().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_gives_back_what_it_has_claimed_ahead() {
+    let queue = Queue::memory();
+    queue.enqueue_all((0..5000).map(number)).await.unwrap();
+    let handler = async |_: Number| Ok::<_, Fail>(());
+    for stop_at in [1000, 2000, 3000] {
+        let worker = Worker::new(&queue).concurrency(2).handle::<Number, _>(handler);
+        let worker = worker.start().unwrap();
+        eventually("some have run", async || count(&queue, JobState::Completed).await >= stop_at)
+            .await;
+        let report = worker.drain(LONG).await;
+        assert_eq!(report.lost, 0);
+        assert_eq!(count(&queue, JobState::Running).await, 0);
+    }
+    let completed = count(&queue, JobState::Completed).await;
+    assert_eq!(count(&queue, JobState::Ready).await, 5000 - completed);
+    assert_eq!(queue.audit().await.unwrap(), []);
+}
