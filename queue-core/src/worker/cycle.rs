@@ -5,7 +5,9 @@
 
 mod ahead;
 mod flight;
+mod idle;
 mod landing;
+mod request;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
-use self::ahead::{Ahead, HOLD};
+use self::ahead::Ahead;
 use self::flight::Flights;
 use super::attempts::{Ended, Gathering, Report};
 use super::leases::{Held, Leases};
@@ -25,36 +27,16 @@ use super::slots::Slots;
 use super::stop::{Phase, Status, StopReport};
 use super::waiting::Waiting;
 use super::{QueueSelection, Route};
-use crate::backend::PASS_MAX;
 use crate::handler::CancelSignal;
 use crate::telemetry::PairMetrics;
 use crate::{
-    CancelReason, Claim, ClaimRequest, ClaimToken, Interest, JobSpec, Kind, KindLimits, Lease,
-    Outcome, Queue, QueueName, SettleRequest, Settled, Wake, WorkerId, telemetry,
+    CancelReason, Claim, JobSpec, Kind, Lease, Outcome, Queue, QueueName, SettleRequest, Settled,
+    WorkerId, telemetry,
 };
 
 /// A worker with a free slot asks the store at least this often, so that a lost wake-up costs no
 /// more.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// The most requests that are out at a time.
-const FLIGHTS_MAX: usize = 2;
-
-/// A request follows another that is out once it reports the jobs of so many of the slots: one in
-/// four. Fewer would cost the store more than the wait costs the worker.
-const WORTH_A_FLIGHT: usize = 4;
-
-/// How long all slots must be busy before the wait for jobs is exchanged for one for cancel
-/// requests only. Short jobs thus cost no change of the wait.
-const BUSY_PATIENCE: Duration = Duration::from_millis(100);
-
-/// So many wake-ups in a row may lead to no job before the worker listens less.
-const FRUITLESS_FREE: u32 = 4;
-const FRUITLESS_PAUSE_MAX: Duration = Duration::from_millis(50);
-
-/// So many times in a row may a time that the store has named bring no job: others were faster, or
-/// it was that of a job of another kind. Then the worker believes such times less and less.
-const IN_VAIN_FREE: u32 = 8;
 
 /// What a cycle is made of.
 pub(super) struct Cycle {
@@ -190,46 +172,6 @@ impl Turning {
         }
     }
 
-    /// Waits until a request is answered, or another one may follow it.
-    async fn wait_for_answers(&mut self, phase: Phase) {
-        let give_up = async {
-            match phase {
-                Phase::Stopping { give_up_at } => {
-                    tokio::time::sleep_until(give_up_at.into()).await;
-                }
-                _ => std::future::pending().await,
-            }
-        };
-        let enough = self.worth_a_flight().saturating_sub(self.pending.len());
-        let held_until = self.hold_until(phase);
-        let may_follow = self.may_follow();
-        let ends = [self.ahead.deadline(), held_until.filter(|_| may_follow)];
-        let tick = ends.into_iter().flatten().min();
-        tokio::select! {
-            landed = self.flights.landed() => self.land(landed),
-            // A slot that gets free need not wait for the store if a job waits for it.
-            Some(ended) = self.ended.recv(), if !self.ahead.is_empty() => self.take_in_reported(ended),
-            () = self.gathering.reaches(enough), if may_follow && held_until.is_none() => {}
-            () = tokio::time::sleep_until(tick.unwrap_or_else(Instant::now).into()), if tick.is_some() => {}
-            // Jobs that run hear of the stop even while the store does not answer.
-            _ = self.set.phase_seen.changed() => self.stop_if_stopping(),
-            _ = self.pulse.tick() => {}
-            () = give_up => {}
-        }
-    }
-
-    /// Whether a request may go out beside one that is out.
-    fn may_follow(&self) -> bool {
-        self.flights.len() < FLIGHTS_MAX
-            && self.suspects.is_empty()
-            && self.set.status.is_store_up()
-    }
-
-    /// How many ended attempts make a request that follows another one.
-    fn worth_a_flight(&self) -> usize {
-        self.set.slots.total().div_ceil(WORTH_A_FLIGHT).max(1)
-    }
-
     /// Whether the worker has stopped; counts what is lost if it had to stop before it was done.
     fn is_over(&mut self, phase: Phase) -> bool {
         if phase == Phase::Running {
@@ -284,146 +226,6 @@ impl Turning {
         for (lease, _) in self.ahead.take_back(phase != Phase::Running) {
             self.pending.push_back(Ended::new(lease, None, Outcome::Released, Duration::ZERO));
         }
-    }
-
-    /// Until when the outcomes of short attempts wait for others, if they do: as long as slots have
-    /// something to go on with.
-    fn hold_until(&self, phase: Phase) -> Option<Instant> {
-        let slots = &self.set.slots;
-        let may_wait = phase == Phase::Running
-            && slots.free() == 0
-            && self.ahead.is_well_filled(slots.total())
-            && self.pending.len() < PASS_MAX as usize;
-        if !may_wait {
-            return None;
-        }
-        let first = self.pending.iter().map(|ended| ended.at).min()?;
-        Some(first + HOLD).filter(|until| Instant::now() < *until)
-    }
-
-    /// What to send now, if anything, and the attempts that it reports.
-    fn next_request(&mut self, phase: Phase) -> Option<(SettleRequest, Vec<Ended>)> {
-        let is_worth_it = self.pending.len() >= self.worth_a_flight();
-        let may_go_out = self.flights.is_empty() || self.may_follow() && is_worth_it;
-        if !may_go_out {
-            return None;
-        }
-        if let Some(suspects) = self.suspects.pop() {
-            return Some((settle_request(&suspects, None), suspects));
-        }
-        if self.hold_until(phase).is_some() {
-            return None;
-        }
-        // Each job that is given back goes to the head of its lane: the first one goes last.
-        self.pending.make_contiguous().sort_by_key(|ended| std::cmp::Reverse(ended.lease.fence));
-        let carried = self.pending.len().min(PASS_MAX as usize);
-        let carried: Vec<Ended> = self.pending.drain(..carried).collect();
-        let now = Instant::now();
-        let asks = self.ask || !carried.is_empty() || now >= self.ask_at;
-        // Not by calls of their own: those who wait for jobs are faster then.
-        let is_busy = !carried.is_empty();
-        let slots = &self.set.slots;
-        let may_be_ahead = is_busy && self.flights.is_empty();
-        let ahead = if may_be_ahead { self.ahead.room(slots.total()) } else { 0 };
-        let has_room = phase == Phase::Running && slots.free() + ahead > 0;
-        // Outcomes first: a store that takes them slowly must not be asked for yet more jobs.
-        let may_claim = has_room && self.pending.is_empty() && now >= self.no_claim_before;
-        let claim = (asks && may_claim).then(|| self.next_claim(ahead));
-        if carried.is_empty() && claim.is_none() {
-            return None;
-        }
-        Some((settle_request(&carried, claim), carried))
-    }
-
-    /// For the slots that are free, and `ahead` jobs more.
-    fn next_claim(&mut self, ahead: usize) -> ClaimRequest {
-        let free = u32::try_from(self.set.slots.free() + ahead).unwrap_or(u32::MAX);
-        let waiting = |kind: &Kind| self.ahead.of_kind(kind);
-        ClaimRequest {
-            token: ClaimToken::random(),
-            worker: self.set.id.clone(),
-            queues: self.set.selection.next_order(),
-            kinds: self.set.slots.per_kind(ahead, waiting),
-            max: free.min(PASS_MAX),
-            lease: self.set.lease,
-        }
-    }
-
-    /// Waits until there is something to do.
-    async fn sleep(&mut self, phase: Phase) {
-        let now = Instant::now();
-        let has_room = phase == Phase::Running && self.set.slots.free() > 0;
-        let deaf_until = self.no_claim_before.max(self.no_wait_before);
-        if has_room && now >= deaf_until {
-            self.listen(self.set.slots.free_kinds());
-        } else {
-            // A wake-up for jobs that this worker cannot take must reach another one.
-            self.waiting.listen_for_cancels_at_most();
-        }
-        let mut tick = now + ASK_INTERVAL;
-        let ends = [self.ahead.deadline(), self.hold_until(phase)];
-        tick = ends.into_iter().flatten().fold(tick, Instant::min);
-        if has_room {
-            tick = tick.min(self.ask_at.max(self.no_claim_before));
-            tick = if now < deaf_until { tick.min(deaf_until) } else { tick };
-        }
-        let is_deaf = !self.waiting.is_attached();
-        tokio::select! {
-            Some(ended) = self.ended.recv() => self.take_in_reported(ended),
-            wake = self.waiting.woken() => self.woken(wake),
-            () = tokio::time::sleep_until(tick.into()) => {}
-            () = tokio::time::sleep(BUSY_PATIENCE), if is_deaf => self.listen(Vec::new()),
-            _ = self.set.phase_seen.changed() => {}
-        }
-    }
-
-    fn listen(&mut self, kinds: Vec<KindLimits>) {
-        let worker = self.set.id.clone();
-        self.waiting.attach(Interest { worker, queues: self.set.selection.names(), kinds });
-    }
-
-    fn woken(&mut self, wake: Wake) {
-        match wake {
-            Wake::Work => (self.ask, self.was_woken) = (true, true),
-            Wake::Cancel => self.set.renewer.renew_all_now(),
-            Wake::Timeout => {}
-        }
-    }
-
-    /// A few wake-ups in vain are usual: another worker was faster, or an earlier job was
-    /// scheduled. A store that goes on calling for nothing is listened to less and less.
-    fn note_wake_up(&mut self, jobs: usize) {
-        let was_woken = std::mem::take(&mut self.was_woken);
-        match (jobs, was_woken) {
-            (1.., _) => self.fruitless = 0,
-            (0, false) => {}
-            (0, true) => {
-                self.fruitless = self.fruitless.saturating_add(1);
-                let excess = self.fruitless.saturating_sub(FRUITLESS_FREE).min(16);
-                if excess > 0 {
-                    let pause = Duration::from_millis(1 << excess).min(FRUITLESS_PAUSE_MAX);
-                    self.no_wait_before = Instant::now() + pause;
-                }
-            }
-        }
-    }
-
-    /// In what time to ask again if nothing happens, after the answer to a claim that was sent at
-    /// `sent_at`.
-    fn next_ask(&mut self, claim: &Claim, is_empty: bool, sent_at: Instant) -> Duration {
-        let was_due = self.due_at.is_some_and(|due_at| due_at <= sent_at);
-        self.in_vain = match (is_empty, was_due) {
-            (true, true) => self.in_vain.saturating_add(1),
-            (true, false) => self.in_vain,
-            (false, _) => 0,
-        };
-        let next_due = claim.next_due.filter(|next_due| *next_due < ASK_INTERVAL);
-        // Due times are whole milliseconds: ask when that millisecond has begun.
-        let pause = next_due.unwrap_or(ASK_INTERVAL) + Duration::from_millis(1);
-        self.due_at = next_due.map(|_| Instant::now() + pause);
-        let excess = self.in_vain.saturating_sub(IN_VAIN_FREE).min(16);
-        let patience = Duration::from_millis(1 << excess).min(FRUITLESS_PAUSE_MAX);
-        if excess > 0 { pause.max(patience) } else { pause }
     }
 
     /// Takes in the answer to a claim that was sent at `sent_at`, and the jobs that it brought.
@@ -495,9 +297,4 @@ fn metrics_of(
     let metrics = telemetry::of_pair(&spec.queue, &spec.kind);
     *last = Some((spec.queue.clone(), spec.kind.clone(), Arc::clone(&metrics)));
     metrics
-}
-
-fn settle_request(carried: &[Ended], claim: Option<ClaimRequest>) -> SettleRequest {
-    let settlements = carried.iter().map(|ended| ended.settlement.clone()).collect();
-    SettleRequest { settlements, claim }
 }

@@ -1,0 +1,126 @@
+//! What the cycle waits for while it has nothing to send.
+
+use std::time::{Duration, Instant};
+
+use super::{ASK_INTERVAL, Turning};
+use crate::worker::stop::Phase;
+use crate::{Claim, Interest, KindLimits, Wake};
+
+/// How long all slots must be busy before the wait for jobs is exchanged for one for cancel
+/// requests only. Short jobs thus cost no change of the wait.
+const BUSY_PATIENCE: Duration = Duration::from_millis(100);
+
+/// So many wake-ups in a row may lead to no job before the worker listens less.
+const FRUITLESS_FREE: u32 = 4;
+const FRUITLESS_PAUSE_MAX: Duration = Duration::from_millis(50);
+
+/// So many times in a row may a time that the store has named bring no job: others were faster, or
+/// it was that of a job of another kind. Then the worker believes such times less and less.
+const IN_VAIN_FREE: u32 = 8;
+
+impl Turning {
+    /// Waits until a request is answered, or another one may follow it.
+    pub(super) async fn wait_for_answers(&mut self, phase: Phase) {
+        let give_up = async {
+            match phase {
+                Phase::Stopping { give_up_at } => {
+                    tokio::time::sleep_until(give_up_at.into()).await;
+                }
+                _ => std::future::pending().await,
+            }
+        };
+        let enough = self.worth_a_flight().saturating_sub(self.pending.len());
+        let held_until = self.hold_until(phase);
+        let may_follow = self.may_follow();
+        let ends = [self.ahead.deadline(), held_until.filter(|_| may_follow)];
+        let tick = ends.into_iter().flatten().min();
+        tokio::select! {
+            landed = self.flights.landed() => self.land(landed),
+            // A slot that gets free need not wait for the store if a job waits for it.
+            Some(ended) = self.ended.recv(), if !self.ahead.is_empty() => self.take_in_reported(ended),
+            () = self.gathering.reaches(enough), if may_follow && held_until.is_none() => {}
+            () = tokio::time::sleep_until(tick.unwrap_or_else(Instant::now).into()), if tick.is_some() => {}
+            // Jobs that run hear of the stop even while the store does not answer.
+            _ = self.set.phase_seen.changed() => self.stop_if_stopping(),
+            _ = self.pulse.tick() => {}
+            () = give_up => {}
+        }
+    }
+
+    /// Waits until there is something to do.
+    pub(super) async fn sleep(&mut self, phase: Phase) {
+        let now = Instant::now();
+        let has_room = phase == Phase::Running && self.set.slots.free() > 0;
+        let deaf_until = self.no_claim_before.max(self.no_wait_before);
+        if has_room && now >= deaf_until {
+            self.listen(self.set.slots.free_kinds());
+        } else {
+            // A wake-up for jobs that this worker cannot take must reach another one.
+            self.waiting.listen_for_cancels_at_most();
+        }
+        let mut tick = now + ASK_INTERVAL;
+        let ends = [self.ahead.deadline(), self.hold_until(phase)];
+        tick = ends.into_iter().flatten().fold(tick, Instant::min);
+        if has_room {
+            tick = tick.min(self.ask_at.max(self.no_claim_before));
+            tick = if now < deaf_until { tick.min(deaf_until) } else { tick };
+        }
+        let is_deaf = !self.waiting.is_attached();
+        tokio::select! {
+            Some(ended) = self.ended.recv() => self.take_in_reported(ended),
+            wake = self.waiting.woken() => self.woken(wake),
+            () = tokio::time::sleep_until(tick.into()) => {}
+            () = tokio::time::sleep(BUSY_PATIENCE), if is_deaf => self.listen(Vec::new()),
+            _ = self.set.phase_seen.changed() => {}
+        }
+    }
+
+    pub(super) fn listen(&mut self, kinds: Vec<KindLimits>) {
+        let worker = self.set.id.clone();
+        self.waiting.attach(Interest { worker, queues: self.set.selection.names(), kinds });
+    }
+
+    pub(super) fn woken(&mut self, wake: Wake) {
+        match wake {
+            Wake::Work => (self.ask, self.was_woken) = (true, true),
+            Wake::Cancel => self.set.renewer.renew_all_now(),
+            Wake::Timeout => {}
+        }
+    }
+
+    /// A few wake-ups in vain are usual: another worker was faster, or an earlier job was
+    /// scheduled. A store that goes on calling for nothing is listened to less and less.
+    pub(super) fn note_wake_up(&mut self, jobs: usize) {
+        let was_woken = std::mem::take(&mut self.was_woken);
+        match (jobs, was_woken) {
+            (1.., _) => self.fruitless = 0,
+            (0, false) => {}
+            (0, true) => {
+                self.fruitless = self.fruitless.saturating_add(1);
+                let excess = self.fruitless.saturating_sub(FRUITLESS_FREE).min(16);
+                if excess > 0 {
+                    let pause = Duration::from_millis(1 << excess).min(FRUITLESS_PAUSE_MAX);
+                    self.no_wait_before = Instant::now() + pause;
+                }
+            }
+        }
+    }
+
+    /// In what time to ask again if nothing happens, after the answer to a claim that was sent at
+    /// `sent_at`.
+    pub(super) fn next_ask(&mut self, claim: &Claim, is_empty: bool, sent_at: Instant) -> Duration {
+        let was_due = self.due_at.is_some_and(|due_at| due_at <= sent_at);
+        self.in_vain = match (is_empty, was_due) {
+            (true, true) => self.in_vain.saturating_add(1),
+            (true, false) => self.in_vain,
+            (false, _) => 0,
+        };
+        let next_due = claim.next_due.filter(|next_due| *next_due < ASK_INTERVAL);
+        // Due times are whole milliseconds: ask when that millisecond has begun.
+        let pause = next_due.unwrap_or(ASK_INTERVAL) + Duration::from_millis(1);
+        self.due_at = next_due.map(|_| Instant::now() + pause);
+        let excess = self.in_vain.saturating_sub(IN_VAIN_FREE).min(16);
+        let patience = Duration::from_millis(1 << excess).min(FRUITLESS_PAUSE_MAX);
+        if excess > 0 { pause.max(patience) } else { pause }
+    }
+}

@@ -1,0 +1,99 @@
+//! What goes to the store, and when.
+
+use std::time::Instant;
+
+use super::Turning;
+use super::ahead::HOLD;
+use crate::backend::PASS_MAX;
+use crate::worker::attempts::Ended;
+use crate::worker::stop::Phase;
+use crate::{ClaimRequest, ClaimToken, Kind, SettleRequest};
+
+/// The most requests that are out at a time.
+const FLIGHTS_MAX: usize = 2;
+
+/// A request follows another that is out once it reports the jobs of so many of the slots: one in
+/// four. Fewer would cost the store more than the wait costs the worker.
+const WORTH_A_FLIGHT: usize = 4;
+
+impl Turning {
+    /// Whether a request may go out beside one that is out.
+    pub(super) fn may_follow(&self) -> bool {
+        self.flights.len() < FLIGHTS_MAX
+            && self.suspects.is_empty()
+            && self.set.status.is_store_up()
+    }
+
+    /// How many ended attempts make a request that follows another one.
+    pub(super) fn worth_a_flight(&self) -> usize {
+        self.set.slots.total().div_ceil(WORTH_A_FLIGHT).max(1)
+    }
+
+    /// Until when the outcomes of short attempts wait for others, if they do: as long as slots have
+    /// something to go on with.
+    pub(super) fn hold_until(&self, phase: Phase) -> Option<Instant> {
+        let slots = &self.set.slots;
+        let may_wait = phase == Phase::Running
+            && slots.free() == 0
+            && self.ahead.is_well_filled(slots.total())
+            && self.pending.len() < PASS_MAX as usize;
+        if !may_wait {
+            return None;
+        }
+        let first = self.pending.iter().map(|ended| ended.at).min()?;
+        Some(first + HOLD).filter(|until| Instant::now() < *until)
+    }
+
+    /// What to send now, if anything, and the attempts that it reports.
+    pub(super) fn next_request(&mut self, phase: Phase) -> Option<(SettleRequest, Vec<Ended>)> {
+        let is_worth_it = self.pending.len() >= self.worth_a_flight();
+        let may_go_out = self.flights.is_empty() || self.may_follow() && is_worth_it;
+        if !may_go_out {
+            return None;
+        }
+        if let Some(suspects) = self.suspects.pop() {
+            return Some((settle_request(&suspects, None), suspects));
+        }
+        if self.hold_until(phase).is_some() {
+            return None;
+        }
+        // Each job that is given back goes to the head of its lane: the first one goes last.
+        self.pending.make_contiguous().sort_by_key(|ended| std::cmp::Reverse(ended.lease.fence));
+        let carried = self.pending.len().min(PASS_MAX as usize);
+        let carried: Vec<Ended> = self.pending.drain(..carried).collect();
+        let now = Instant::now();
+        let asks = self.ask || !carried.is_empty() || now >= self.ask_at;
+        // Not by calls of their own: those who wait for jobs are faster then.
+        let is_busy = !carried.is_empty();
+        let slots = &self.set.slots;
+        let may_be_ahead = is_busy && self.flights.is_empty();
+        let ahead = if may_be_ahead { self.ahead.room(slots.total()) } else { 0 };
+        let has_room = phase == Phase::Running && slots.free() + ahead > 0;
+        // Outcomes first: a store that takes them slowly must not be asked for yet more jobs.
+        let may_claim = has_room && self.pending.is_empty() && now >= self.no_claim_before;
+        let claim = (asks && may_claim).then(|| self.next_claim(ahead));
+        if carried.is_empty() && claim.is_none() {
+            return None;
+        }
+        Some((settle_request(&carried, claim), carried))
+    }
+
+    /// For the slots that are free, and `ahead` jobs more.
+    pub(super) fn next_claim(&mut self, ahead: usize) -> ClaimRequest {
+        let free = u32::try_from(self.set.slots.free() + ahead).unwrap_or(u32::MAX);
+        let waiting = |kind: &Kind| self.ahead.of_kind(kind);
+        ClaimRequest {
+            token: ClaimToken::random(),
+            worker: self.set.id.clone(),
+            queues: self.set.selection.next_order(),
+            kinds: self.set.slots.per_kind(ahead, waiting),
+            max: free.min(PASS_MAX),
+            lease: self.set.lease,
+        }
+    }
+}
+
+fn settle_request(carried: &[Ended], claim: Option<ClaimRequest>) -> SettleRequest {
+    let settlements = carried.iter().map(|ended| ended.settlement.clone()).collect();
+    SettleRequest { settlements, claim }
+}
