@@ -39,7 +39,8 @@ pub(crate) async fn drain(
     delivery.reaches(jobs as u64).await;
     let took = started.elapsed();
     let stopped = worker.drain(Duration::from_secs(30)).await;
-    anyhow::ensure!(stopped.released + stopped.lost == 0, "{stopped:?}");
+    // With few slots jobs are claimed ahead, and given back if the machine stands still.
+    anyhow::ensure!(stopped.lost == 0, "{stopped:?}");
     delivery.check()?;
     Ok(took)
 }
