@@ -38,6 +38,20 @@ fn jobs(c: &mut Criterion) {
     c.bench_function("options/decode", |b| b.iter(|| JobOptions::decode(&options).unwrap()));
 }
 
+/// What the Redis backend stores of a job and reads of it again: the header that scripts read, and the
+/// payload behind it.
+fn header(c: &mut Criterion) {
+    let job = NewJob::of(&email()).unwrap();
+    c.bench_function("header/pack", |b| b.iter(|| queue_redis::bench::pack(&job.spec)));
+    let record = queue_redis::bench::record(&job.spec);
+    let unpacked = queue_redis::bench::unpack(&job.spec, record.clone()).unwrap();
+    assert_eq!(unpacked.payload, job.spec.payload);
+    c.bench_function("header/unpack", |b| {
+        let unpack = |record| queue_redis::bench::unpack(&job.spec, record).unwrap();
+        b.iter_batched(|| record.clone(), unpack, BatchSize::SmallInput);
+    });
+}
+
 fn claim_of(max: u32) -> ClaimRequest {
     ClaimRequest {
         token: ClaimToken::random(),
@@ -76,5 +90,5 @@ fn memory(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(pieces, jobs, memory);
+criterion_group!(pieces, jobs, header, memory);
 criterion_main!(pieces);

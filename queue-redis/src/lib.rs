@@ -5,6 +5,9 @@
 
 mod audit;
 mod backend;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
 mod check;
 mod connect;
 mod durability;
