@@ -24,10 +24,16 @@ pub(crate) async fn run<P: Peer>(
     let works = Work::all(jobs);
     let started = Instant::now();
     match mode {
+        // In a task, as a service's handlers are.
         Mode::One => {
-            for work in works {
-                peer.enqueue(work).await?;
-            }
+            let peer = peer.clone();
+            let one = async move {
+                for work in works {
+                    peer.enqueue(work).await?;
+                }
+                anyhow::Ok(())
+            };
+            tokio::spawn(one).await??;
         }
         Mode::Many => many(peer, works, callers).await?,
         Mode::Bulk => peer.enqueue_all(works).await?,

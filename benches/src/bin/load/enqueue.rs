@@ -33,11 +33,15 @@ async fn round_trips(store: &Store, results: &mut Results) -> anyhow::Result<()>
     let mut connection = client.get_multiplexed_async_connection().await?;
     let hash: String =
         redis::cmd("SCRIPT").arg("LOAD").arg("return 1").query_async(&mut connection).await?;
-    let started = Instant::now();
-    for _ in 0..ONE_BY_ONE {
-        redis::cmd("EVALSHA").arg(&hash).arg(0).exec_async(&mut connection).await?;
-    }
-    results.add("round trip", "/s", ONE_BY_ONE as f64 / started.elapsed().as_secs_f64());
+    // In a task, as a service's handlers are: whoever blocks a thread on a call pays for waking it.
+    let calls = tokio::spawn(async move {
+        let started = Instant::now();
+        for _ in 0..ONE_BY_ONE {
+            redis::cmd("EVALSHA").arg(&hash).arg(0).exec_async(&mut connection).await?;
+        }
+        anyhow::Ok(started.elapsed())
+    });
+    results.add("round trip", "/s", ONE_BY_ONE as f64 / calls.await??.as_secs_f64());
     Ok(())
 }
 
@@ -49,12 +53,18 @@ async fn one_caller(
     let queue = store.queue().await?;
     let jobs = jobs(ONE_BY_ONE, settings.payload_bytes, true)?;
     let mut figures = store.figures()?;
-    let (server, started) = (figures.cpu_us()?, Instant::now());
-    for job in jobs {
-        queue.enqueue(job).await?;
-    }
+    let server = figures.cpu_us()?;
+    // In a task, as above.
+    let calls = tokio::spawn(async move {
+        let started = Instant::now();
+        for job in jobs {
+            queue.enqueue(job).await?;
+        }
+        anyhow::Ok(started.elapsed())
+    });
+    let took = calls.await??;
     let each = |total: f64| total / ONE_BY_ONE as f64;
-    results.add("enqueue, one caller", "jobs/s", 1.0 / each(started.elapsed().as_secs_f64()));
+    results.add("enqueue, one caller", "jobs/s", 1.0 / each(took.as_secs_f64()));
     results.add("enqueue, one caller, server CPU", "us/job", each(figures.cpu_us()? - server));
     Ok(())
 }
