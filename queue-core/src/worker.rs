@@ -1,8 +1,8 @@
 //! The worker engine: takes jobs from a queue and runs them.
 //!
-//! One round trip at a time does everything: it reports the attempts that ended since the last one
-//! and claims jobs for the slots that are free now (`worker/cycle.rs`), and some more where jobs are
-//! very short (`worker/cycle/ahead.rs`). Each job runs in a task of its own
+//! One request does everything: it reports the attempts that ended since the last one and claims jobs
+//! for the slots that are free now (`worker/cycle.rs`), and some more where jobs are very short
+//! (`worker/cycle/ahead.rs`). At most two requests are out (`worker/cycle/flight.rs`). Each job runs in a task of its own
 //! (`worker/run.rs`). Leases are renewed from a thread of their own, so that a handler that blocks the
 //! runtime does not lose its lease (`worker/renew.rs`). Every worker also does the store's housekeeping;
 //! there is no leader (`worker/maintain.rs`).

@@ -116,21 +116,17 @@ impl Slots {
         self.total.saturating_sub(self.busy + self.asked).min(of_kinds.sum())
     }
 
+    /// Whether a kind has slots or limit keys of its own.
+    pub(super) fn has_bounded_kinds(&self) -> bool {
+        self.kinds.iter().any(|count| count.most.is_some() || !count.limits.is_empty())
+    }
+
     /// Every kind with the jobs that may be claimed of it, in the order of their names: its free
-    /// slots less those `waiting` for one, and for kinds without bounds of their own `ahead` more.
-    pub(super) fn per_kind(
-        &self,
-        ahead: usize,
-        waiting: impl Fn(&Kind) -> usize,
-    ) -> Vec<KindSlots> {
+    /// slots, and `ahead` more.
+    pub(super) fn per_kind(&self, ahead: usize) -> Vec<KindSlots> {
         let free = self.total.saturating_sub(self.busy + self.asked);
         let slots = |count: &KindCount| {
-            let free = count.free(self.total).min(free);
-            let slots = if count.most.is_none() && count.limits.is_empty() {
-                free + ahead
-            } else {
-                free.saturating_sub(waiting(&count.kind))
-            };
+            let slots = count.free(self.total).min(free) + ahead;
             u32::try_from(slots).unwrap_or(u32::MAX)
         };
         self.kinds
@@ -145,7 +141,7 @@ impl Slots {
 
     /// The kinds that have a free slot, in the order of their names.
     pub(super) fn free_kinds(&self) -> Vec<KindLimits> {
-        let with_room = self.per_kind(0, |_| 0).into_iter().filter(|count| count.slots > 0);
+        let with_room = self.per_kind(0).into_iter().filter(|count| count.slots > 0);
         with_room.map(|KindSlots { kind, limits, .. }| KindLimits { kind, limits }).collect()
     }
 }
@@ -161,7 +157,7 @@ mod tests {
         let kinds = [(a_free, Some(1)), (b_free.clone(), None)];
         let mut slots = Slots::new(3, kinds.into_iter());
         let per_kind =
-            |slots: &Slots| slots.per_kind(0, |_| 0).iter().map(|k| k.slots).collect::<Vec<_>>();
+            |slots: &Slots| slots.per_kind(0).iter().map(|k| k.slots).collect::<Vec<_>>();
         assert_eq!((per_kind(&slots), slots.free()), (vec![1, 3], 3));
         slots.take(&a);
         assert_eq!((per_kind(&slots), slots.free()), (vec![0, 2], 2));
@@ -176,9 +172,7 @@ mod tests {
         slots.resize(4);
         assert_eq!((per_kind(&slots), slots.free()), (vec![1, 2], 2));
         assert!(slots.has_room(&a) && slots.has_room(&b));
-        // Of a kind with slots of its own nothing is claimed ahead.
-        let ahead: Vec<u32> = slots.per_kind(5, |_| 1).iter().map(|k| k.slots).collect();
-        assert_eq!(ahead, [0, 7]);
+        assert!(slots.has_bounded_kinds());
         slots.take(&a);
         assert!(!slots.has_room(&a) && slots.has_room(&b));
     }
@@ -192,12 +186,12 @@ mod tests {
             token: crate::ClaimToken::random(),
             worker: "w".parse().unwrap(),
             queues: Vec::new(),
-            kinds: slots.per_kind(0, |_| 0),
+            kinds: slots.per_kind(0),
             max,
             lease: std::time::Duration::from_secs(30),
         };
         let per_kind =
-            |slots: &Slots| slots.per_kind(0, |_| 0).iter().map(|k| k.slots).collect::<Vec<_>>();
+            |slots: &Slots| slots.per_kind(0).iter().map(|k| k.slots).collect::<Vec<_>>();
         let first = claim(&slots, 1);
         slots.ask(&first);
         assert_eq!((per_kind(&slots), slots.free()), (vec![1, 4], 4));

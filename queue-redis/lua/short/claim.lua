@@ -150,19 +150,20 @@ repeat
   local atts = call('HLEN', atts_key) > 0 and call('HMGET', atts_key, unpack(ids)) or {}
   for i = 1, #atts do atts[i] = atts[i] and sub(atts[i], 1, 32) or '' end -- ATT_BYTES
 
-  -- The first write: it fails if RUN has a wrong type. What was written is taken back if the token has
-  -- claimed before.
-  if count > 16 and #runs[2] <= 64 and call('HLEN', RUN) <= 512 then
+  local is_narrow = count > 16 and #runs[2] <= 64 and call('HLEN', RUN) <= 512
+  local first_fence = max(fence + 1, min(now * 1000, 2 ^ 53 - 2 ^ 40))
+  local all = concat(ids)
+  local claim = pack('>BI6I8HB', 1, now, first_fence, count, #argv[2]) .. argv[2] .. all
+  -- The first write: it does nothing if the token has claimed before. The second one fails if RUN has a
+  -- wrong type.
+  if call('HSETNX', CLAIMS, token, claim) ~= 1 then break end
+  if is_narrow then
     local long = string.rep('-', 65)
     call('HSET', RUN, long, '1') -- as `widen` does
     call('HDEL', RUN, long)
   end
-  call('HSET', RUN, unpack(runs))
-  local first_fence = max(fence + 1, min(now * 1000, 2 ^ 53 - 2 ^ 40))
-  local all = concat(ids)
-  local claim = pack('>BI6I8HB', 1, now, first_fence, count, #argv[2]) .. argv[2] .. all
-  if try('HSETNX', CLAIMS, token, claim) ~= 1 then
-    call('HDEL', RUN, unpack(ids))
+  if type(try('HSET', RUN, unpack(runs))) == 'table' then
+    call('HDEL', CLAIMS, token)
     break
   end
   call('ZADD', LEASES, format('%d', min(now + argv[4], TIME_MAX)), token)

@@ -43,23 +43,24 @@ pub(super) struct Ahead {
     freed_at: Instant,
     /// How long attempts take, the last ones counting most.
     mean: Duration,
-    /// The last claim has left jobs in the store.
-    is_backlog: bool,
+    /// How many claims in a row have brought all that they asked for: after two, there are more jobs
+    /// in the store than those.
+    full_claims: u32,
 }
 
 impl Ahead {
     pub(super) fn new() -> Self {
         let freed_at = Instant::now();
-        Self { jobs: VecDeque::new(), freed_at, mean: LONG, is_backlog: false }
+        Self { jobs: VecDeque::new(), freed_at, mean: LONG, full_claims: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.jobs.is_empty()
     }
 
-    /// Takes in the jobs of a claim, and whether it has left any.
-    pub(super) fn extend(&mut self, held: Vec<Held>, is_backlog: bool) {
-        self.is_backlog = is_backlog;
+    /// Takes in the jobs of a claim, and whether there may be more.
+    pub(super) fn extend(&mut self, held: Vec<Held>, may_be_more: bool) {
+        self.full_claims = if may_be_more { self.full_claims.saturating_add(1) } else { 0 };
         if held.iter().any(|(lease, _)| !lease.spec.limits.is_empty()) {
             self.mean = LONG;
         }
@@ -82,17 +83,13 @@ impl Ahead {
 
     /// How many more may be claimed now.
     pub(super) fn room(&self, slots: usize) -> usize {
-        if self.is_backlog { self.depth(slots).saturating_sub(self.jobs.len()) } else { 0 }
+        let is_backlog = self.full_claims >= 2;
+        if is_backlog { self.depth(slots).saturating_sub(self.jobs.len()) } else { 0 }
     }
 
     /// Whether there are enough for the time of another call.
     pub(super) fn is_well_filled(&self, slots: usize) -> bool {
         2 * self.jobs.len() > self.depth(slots)
-    }
-
-    /// How many jobs of a kind wait.
-    pub(super) fn of_kind(&self, kind: &Kind) -> usize {
-        self.jobs.iter().filter(|(_, (lease, _))| lease.spec.kind == *kind).count()
     }
 
     /// Takes the first job whose kind `has_room`.

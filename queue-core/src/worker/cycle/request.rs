@@ -7,7 +7,7 @@ use super::ahead::HOLD;
 use crate::backend::PASS_MAX;
 use crate::worker::attempts::Ended;
 use crate::worker::stop::Phase;
-use crate::{ClaimRequest, ClaimToken, Kind, SettleRequest};
+use crate::{ClaimRequest, ClaimToken, SettleRequest};
 
 /// The most requests that are out at a time.
 const FLIGHTS_MAX: usize = 2;
@@ -66,7 +66,7 @@ impl Turning {
         // Not by calls of their own: those who wait for jobs are faster then.
         let is_busy = !carried.is_empty();
         let slots = &self.set.slots;
-        let may_be_ahead = is_busy && self.flights.is_empty();
+        let may_be_ahead = is_busy && self.flights.is_empty() && !slots.has_bounded_kinds();
         let ahead = if may_be_ahead { self.ahead.room(slots.total()) } else { 0 };
         let has_room = phase == Phase::Running && slots.free() + ahead > 0;
         // Outcomes first: a store that takes them slowly must not be asked for yet more jobs.
@@ -81,12 +81,11 @@ impl Turning {
     /// For the slots that are free, and `ahead` jobs more.
     pub(super) fn next_claim(&mut self, ahead: usize) -> ClaimRequest {
         let free = u32::try_from(self.set.slots.free() + ahead).unwrap_or(u32::MAX);
-        let waiting = |kind: &Kind| self.ahead.of_kind(kind);
         ClaimRequest {
             token: ClaimToken::random(),
             worker: self.set.id.clone(),
             queues: self.set.selection.next_order(),
-            kinds: self.set.slots.per_kind(ahead, waiting),
+            kinds: self.set.slots.per_kind(ahead),
             max: free.min(PASS_MAX),
             lease: self.set.lease,
         }

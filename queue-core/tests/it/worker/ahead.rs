@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::support::{Gate, LONG, Number, eventually, number};
-use queue_core::{Fail, JobState, NewJob, Queue, State, Worker};
+use serde::{Deserialize, Serialize};
+
+use crate::support::{Gate, LONG, Number, eventually, finished, number};
+use queue_core::{Fail, Job, JobState, NewJob, Queue, State, Worker};
 
 async fn count(queue: &Queue, state: JobState) -> u64 {
     let stats = queue.stats().await.unwrap();
@@ -91,4 +93,38 @@ async fn a_worker_that_stops_gives_back_what_it_has_claimed_ahead() {
     let completed = count(&queue, JobState::Completed).await;
     assert_eq!(count(&queue, JobState::Ready).await, 5000 - completed);
     assert_eq!(queue.audit().await.unwrap(), []);
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Bounded;
+
+impl Job for Bounded {
+    const KIND: &'static str = "bounded";
+}
+
+/// While slots go to jobs that were claimed ahead, none could be offered to such a kind.
+#[tokio::test]
+async fn a_kind_with_bounds_of_its_own_is_not_starved_by_short_jobs() {
+    let queue = Queue::memory();
+    queue.enqueue_all((0..6000).map(number)).await.unwrap();
+    let ended = Arc::new(AtomicUsize::new(0));
+    let short = async |State(ended): State<Arc<AtomicUsize>>, _: Number| {
+        tokio::task::yield_now().await;
+        ended.fetch_add(1, Ordering::SeqCst);
+        Ok::<_, Fail>(())
+    };
+    let bounded = async |State(ended): State<Arc<AtomicUsize>>, _: Bounded| {
+        Ok::<_, Fail>(ended.load(Ordering::SeqCst))
+    };
+    let worker = Worker::new(&queue).concurrency(2).state(ended.clone());
+    let worker = worker.limits("bounded", ["provider:x"]);
+    let worker = worker.handle::<Number, _>(short).handle::<Bounded, _>(bounded).start().unwrap();
+    eventually("many have run", async || ended.load(Ordering::SeqCst) >= 200).await;
+    let first = NewJob::of(&Bounded).unwrap().priority(0);
+    let before = ended.load(Ordering::SeqCst);
+    let id = queue.enqueue(first).await.unwrap().id;
+    let result = finished(&queue, id).await.result.expect("how many had ended");
+    let after: usize = result.decode().unwrap();
+    assert!(after - before < 1500, "{before} to {after}");
+    worker.drain(LONG).await;
 }
