@@ -15,7 +15,8 @@ use crate::SqliteOptions;
 use crate::open::prepare;
 use crate::session::limits::{save, settings};
 use crate::session::{
-    self, claims, holding, job, lanes, limits, quarantine as aside, queues, shelves,
+    self, claims, completed, holding, job, lanes, limits, quarantine as aside, queues,
+    shelves,
 };
 use crate::watch::look;
 
@@ -73,7 +74,8 @@ const PLANNED: &[Planned] = planned![
     job::UPDATE_SHELVED => [JOB],
     job::UPDATE_KEY_FREED => [JOB],
     job::DELETE_JOBS => [JOBS],
-    job::DELETE_FLEETING => [JOBS],
+    completed::DELETE_FLEETING => [JOBS],
+    completed::UPDATE_COMPLETED => [JOBS],
     job::DELETE_BODIES => ["SEARCH body USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"],
     job::HAS_PARTS => [
         "SCAN CONSTANT ROW", "SCALAR SUBQUERY 1", "SCAN body", "SCALAR SUBQUERY 2", "SCAN note",
