@@ -1,5 +1,6 @@
 //! One write transaction: the connection, the store's time, and the rows that many jobs share.
 
+pub(crate) mod caps;
 pub(crate) mod claims;
 pub(crate) mod completed;
 pub(crate) mod head;

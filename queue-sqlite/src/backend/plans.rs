@@ -15,7 +15,7 @@ use crate::SqliteOptions;
 use crate::open::prepare;
 use crate::session::limits::{save, settings};
 use crate::session::{
-    self, claims, completed, holding, job, lanes, limits, quarantine as aside, queues,
+    self, caps, claims, completed, holding, job, lanes, limits, quarantine as aside, queues,
     shelves,
 };
 use crate::watch::look;
@@ -83,6 +83,7 @@ const PLANNED: &[Planned] = planned![
     job::DELETE_NOTES => ["SEARCH note USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"],
     job::DELETE_ALL_LINES => ["SEARCH line USING PRIMARY KEY (job>? AND job<?)"],
     job::SELECT_OLDEST => ["SEARCH job USING INDEX job_finished (shelf=?)"],
+    caps::SELECT_OLDEST_PLACES => ["SEARCH job USING INDEX job_finished (shelf=?)"],
     // Jobs that cannot be read.
     aside::UPDATE_QUARANTINED => [JOB],
     aside::UPSERT_QUARANTINE => [],

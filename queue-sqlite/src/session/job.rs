@@ -7,7 +7,6 @@ use queue_core::{DeadReason, Hold, JobId, JobState, Retention, Timestamp};
 use rusqlite::{OptionalExtension, params};
 
 use super::head::{head_columns, running_columns};
-use super::shelves::RECORDS_MAX;
 use super::{Broken, End, Head, Part, Plain, Raw, Runs, Session};
 use crate::errors::Fault;
 use crate::rows::{ms, number, reason_number, sixteen, state_number, whole};
@@ -278,23 +277,6 @@ impl Session<'_> {
             }
             if has_notes && self.conn.prepare_cached(DELETE_NOTES)?.execute(run)? > 0 {
                 self.conn.prepare_cached(DELETE_ALL_LINES)?.execute(run)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Drops the records that are the first to go from shelves that hold more than are kept, at most
-    /// as many as came in: so a busy queue cannot outgrow its maintenance.
-    pub(super) fn keep_caps(&mut self) -> Result<(), Fault> {
-        for (shelf, mut records, added) in self.shelves.take_overfull() {
-            // It should be over by these only: a wrong count must not cost records.
-            if records.saturating_sub(RECORDS_MAX) > added {
-                records = self.shelves.count(shelf)?;
-            }
-            let excess = records.saturating_sub(RECORDS_MAX).min(added);
-            if excess > 0 {
-                let heads = self.oldest(shelf, excess)?;
-                self.remove_all(&heads)?;
             }
         }
         Ok(())
