@@ -142,7 +142,8 @@ const PLANNED: &[Planned] = planned![
     claim::HAS_PAUSE => [PAUSE],
     // Enqueue.
     enqueue::INSERT_JOB => [],
-    alike::INSERT_ALIKE => ["SCAN 16-ROW VALUES CLAUSE"],
+    alike::INSERT_READY => ["SCAN 16-ROW VALUES CLAUSE"],
+    alike::INSERT_SCHEDULED => ["SCAN 16-ROW VALUES CLAUSE"],
     alike::SELECT_IDS => [JOBS],
     enqueue::INSERT_BODY => [],
     enqueue::SELECT_MET_BY_ID => [JOB_BY_ID, LANE_OF_JOB, BODY],
