@@ -40,9 +40,9 @@ pub(super) fn settle(
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) => place.insert((session.holding_of(token)?, 0)),
         };
+        let known = session.memory.borrow_mut().take(token, settlement.id);
         let known = match &settlement.outcome {
             Outcome::Completed { .. } if holding.is_some() && !session.careful => {
-                let known = session.memory.borrow_mut().take(token, settlement.id);
                 let has_lane = known.map(|known| session.lanes.has(known.lane)).transpose()?;
                 known.filter(|_| has_lane == Some(true))
             }

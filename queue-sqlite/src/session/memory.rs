@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use queue_core::{ClaimToken, JobId};
 
-/// The most claims that are remembered.
-const CLAIMS_MAX: usize = 1024;
+/// The most jobs that are remembered (about 3 MiB).
+const JOBS_MAX: usize = 64 * 1024;
 
 /// Of claims that this process has made, the jobs without a key: these can complete without being
 /// read again. Only a hint, since the claims may have lost them and transactions may have been
@@ -14,6 +14,8 @@ const CLAIMS_MAX: usize = 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     claims: HashMap<ClaimToken, Vec<Plain>>,
+    /// How many jobs these are.
+    jobs: usize,
 }
 
 /// A running job without a key, as far as its completion wants to know.
@@ -32,11 +34,14 @@ impl Memory {
         if jobs.is_empty() {
             return;
         }
-        if self.claims.len() >= CLAIMS_MAX {
+        self.jobs += jobs.len();
+        if self.jobs > JOBS_MAX {
             // Of claims that ended elsewhere nobody would ask.
             self.claims.clear();
+            self.jobs = jobs.len();
         }
-        self.claims.insert(token, jobs);
+        let before = self.claims.insert(token, jobs);
+        self.jobs = self.jobs.saturating_sub(before.map_or(0, |jobs| jobs.len()));
     }
 
     /// A job that ends, which is forgotten thereby.
@@ -45,6 +50,7 @@ impl Memory {
         // Workers report the last ones first.
         let place = jobs.iter().rposition(|job| job.id == id)?;
         let job = jobs.remove(place);
+        self.jobs = self.jobs.saturating_sub(1);
         if jobs.is_empty() {
             self.claims.remove(&token);
         }
@@ -78,13 +84,15 @@ mod tests {
     #[test]
     fn claims_that_nobody_asks_for_are_not_kept_for_ever() {
         let mut memory = Memory::default();
-        for _ in 0..3 * CLAIMS_MAX {
-            memory.note(ClaimToken::random(), jobs(1));
-            memory.note(ClaimToken::random(), Vec::new());
-            assert!(memory.claims.len() <= CLAIMS_MAX);
-        }
+        let remembered = |memory: &Memory| memory.claims.values().map(Vec::len).sum::<usize>();
         let last = ClaimToken::random();
-        memory.note(last, jobs(2));
-        assert!(memory.take(last, jobs(2)[1].id).is_some());
+        for _ in 0..3 * JOBS_MAX / 200 {
+            memory.note(ClaimToken::random(), jobs(200));
+            memory.note(ClaimToken::random(), Vec::new());
+            memory.note(last, jobs(2));
+            assert!(memory.take(last, jobs(2)[1].id).is_some());
+            assert!(remembered(&memory) <= JOBS_MAX);
+            assert_eq!(remembered(&memory), memory.jobs);
+        }
     }
 }
