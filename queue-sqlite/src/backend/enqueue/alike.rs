@@ -25,7 +25,10 @@ macro_rules! scheduled {
     };
 }
 macro_rules! row {
-    ($id:literal, $lane:literal, $state:literal, $place:literal, $times:literal, $payload:literal) => {
+    (
+        $id:literal, $lane:literal, $state:literal, $place:literal, $times:literal,
+        $payload:literal
+    ) => {
         concat!(
             "(?",
             $id,
