@@ -1,6 +1,8 @@
 //! One write transaction: the connection, the store's time, and the rows that many jobs share.
 
+pub(crate) mod caps;
 pub(crate) mod claims;
+pub(crate) mod completed;
 pub(crate) mod head;
 pub(crate) mod holding;
 pub(crate) mod job;
@@ -21,6 +23,7 @@ use rusqlite::Connection;
 use crate::errors::Fault;
 use crate::rows::{self, number};
 pub(crate) use claims::{Claims, runs_of};
+pub(crate) use completed::Completed;
 pub(crate) use head::{
     Broken, HEAD_COLUMNS, Head, READY_COLUMNS, Raw, head_columns, ready_columns,
 };
@@ -28,7 +31,7 @@ pub(crate) use holding::{Added, Holding};
 pub(crate) use job::{Finish, Running, SELECT_DUE_HEADS, SELECT_HEAD};
 pub(crate) use lanes::{End, Lanes};
 pub(crate) use limits::Limits;
-pub(crate) use memory::{Fleeting, Memory};
+pub(crate) use memory::{Memory, Plain};
 use quarantine::Unread;
 use queues::Queues;
 pub(crate) use runs::Runs;

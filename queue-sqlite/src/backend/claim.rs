@@ -365,8 +365,8 @@ fn hold(
     for (first, last) in runs.sorted().iter() {
         update.execute((first, last, claim))?;
     }
-    let fleeting = taken.iter().filter_map(Taken::fleeting).collect();
-    session.memory.borrow_mut().note(request.token, fleeting);
+    let plain = taken.iter().filter_map(Taken::plain).collect();
+    session.memory.borrow_mut().note(request.token, plain);
     let lease = |(number, job)| claimed.lease(job, number, request.token);
     Ok((0..).zip(taken).map(lease).collect())
 }

@@ -151,15 +151,21 @@ impl<'j> Carried<'j> {
     }
 }
 
+/// The state of a new job, and when it is due.
+fn start_of(session: &Session<'_>, job: &NewJob) -> (JobState, Timestamp) {
+    let now = session.now;
+    let due_at = match job.due {
+        Due::Now => now,
+        Due::After(delay) => now.after(delay),
+        Due::At(time) => time.clamp(now, Timestamp::MAX.max(now)),
+    };
+    (if due_at > now { JobState::Scheduled } else { JobState::Ready }, due_at)
+}
+
 /// Answers the state of the new job; `None` if its id or key is taken.
 fn insert(session: &mut Session<'_>, job: &NewJob) -> Result<Option<JobState>, Fault> {
     let spec = &job.spec;
-    let due_at = match job.due {
-        Due::Now => session.now,
-        Due::After(delay) => session.now.after(delay),
-        Due::At(time) => time.clamp(session.now, Timestamp::MAX.max(session.now)),
-    };
-    let state = if due_at > session.now { JobState::Scheduled } else { JobState::Ready };
+    let (state, due_at) = start_of(session, job);
     let lane = session.lanes.of_name(LaneName::of(spec))?;
     let position = match state {
         JobState::Ready => Some(session.lanes.load(lane)?.next_position()),

@@ -198,23 +198,28 @@ fn drop_part(
     };
     let handled = droppable.min(*left);
     *left -= handled;
-    for head in session.oldest(shelf, handled)? {
-        *dropped += u64::from(expire_record(session, &head, part)?);
+    let heads = session.oldest(shelf, handled)?;
+    let mut gone = Vec::with_capacity(heads.len());
+    for head in heads {
+        if !joins_others(session, &head, part)? {
+            gone.push(head);
+        }
     }
+    *dropped += gone.len() as u64;
+    session.remove_all(&gone)?;
     Ok(droppable > handled)
 }
 
-/// A record's time on its shelf is over: it is dropped, or, if it was only kept for its key so
-/// far, joins the others of its queue. Says whether it was dropped.
-fn expire_record(session: &mut Session<'_>, head: &Head, part: Part) -> Result<bool, Fault> {
+/// A record's time on its shelf is over. If it was only kept for its key so far, it joins the others
+/// of its queue; says whether it does.
+fn joins_others(session: &mut Session<'_>, head: &Head, part: Part) -> Result<bool, Fault> {
     let finished_at = head.finished_at.unwrap_or(session.now);
     let kept_until = finished_at.after(head.retention.completed);
     if part == Part::Held && kept_until > session.now {
         session.reshelve(head, Part::Done, kept_until)?;
-        return Ok(false);
+        return Ok(true);
     }
-    session.remove(head)?;
-    Ok(true)
+    Ok(false)
 }
 
 /// Forgets what does not count any more of limit keys and of queues where no jobs start; looks at

@@ -64,7 +64,7 @@ fn retry_one(
     ])?;
     session.conn.prepare_cached(UPDATE_NO_RESULT)?.execute([head.job])?;
     if let Some(shelf) = head.shelf {
-        session.shelves.remove(shelf)?;
+        session.shelves.remove(shelf, 1)?;
     }
     Ok(RetryOutcome::Ready)
 }

@@ -15,7 +15,8 @@ use crate::SqliteOptions;
 use crate::open::prepare;
 use crate::session::limits::{save, settings};
 use crate::session::{
-    self, claims, holding, job, lanes, limits, quarantine as aside, queues, shelves,
+    self, caps, claims, completed, holding, job, lanes, limits, quarantine as aside, queues,
+    shelves,
 };
 use crate::watch::look;
 
@@ -73,7 +74,8 @@ const PLANNED: &[Planned] = planned![
     job::UPDATE_SHELVED => [JOB],
     job::UPDATE_KEY_FREED => [JOB],
     job::DELETE_JOBS => [JOBS],
-    job::DELETE_FLEETING => [JOBS],
+    completed::DELETE_FLEETING => [JOBS],
+    completed::UPDATE_COMPLETED => [JOBS],
     job::DELETE_BODIES => ["SEARCH body USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"],
     job::HAS_PARTS => [
         "SCAN CONSTANT ROW", "SCALAR SUBQUERY 1", "SCAN body", "SCALAR SUBQUERY 2", "SCAN note",
@@ -81,6 +83,7 @@ const PLANNED: &[Planned] = planned![
     job::DELETE_NOTES => ["SEARCH note USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"],
     job::DELETE_ALL_LINES => ["SEARCH line USING PRIMARY KEY (job>? AND job<?)"],
     job::SELECT_OLDEST => ["SEARCH job USING INDEX job_finished (shelf=?)"],
+    caps::SELECT_OLDEST_PLACES => ["SEARCH job USING INDEX job_finished (shelf=?)"],
     // Jobs that cannot be read.
     aside::UPDATE_QUARANTINED => [JOB],
     aside::UPSERT_QUARANTINE => [],
@@ -139,7 +142,8 @@ const PLANNED: &[Planned] = planned![
     claim::HAS_PAUSE => [PAUSE],
     // Enqueue.
     enqueue::INSERT_JOB => [],
-    alike::INSERT_ALIKE => ["SCAN 16-ROW VALUES CLAUSE"],
+    alike::INSERT_READY => ["SCAN 16-ROW VALUES CLAUSE"],
+    alike::INSERT_SCHEDULED => ["SCAN 16-ROW VALUES CLAUSE"],
     alike::SELECT_IDS => [JOBS],
     enqueue::INSERT_BODY => [],
     enqueue::SELECT_MET_BY_ID => [JOB_BY_ID, LANE_OF_JOB, BODY],

@@ -199,7 +199,7 @@ fn take_back(session: &mut Session<'_>, back: &Back, key_is_free: bool) -> Resul
         let finished_at = head.finished_at.unwrap_or(session.now);
         let (part, expiry) = place(head, head.state, finished_at, holds_key);
         let queue = session.lanes.load(head.lane)?.name.queue.clone();
-        shelved = Some((session.shelves.add(&queue, part, ms(expiry))?, part, expiry));
+        shelved = Some((session.shelves.add(&queue, part, ms(expiry), 1)?, part, expiry));
     }
     session.conn.prepare_cached(UPDATE_RECOVERED)?.execute(params![
         head.job,
@@ -207,15 +207,15 @@ fn take_back(session: &mut Session<'_>, back: &Back, key_is_free: bool) -> Resul
         position,
         raw.due_ms,
         holds_key,
-        shelved.as_ref().map(|(shelf, ..)| shelf.shelf),
+        shelved.map(|(shelf, ..)| shelf),
         raw.finished_ms,
-        shelved.as_ref().map(|(.., expiry)| ms(*expiry)),
+        shelved.map(|(.., expiry)| ms(expiry)),
         raw.elapsed_ms,
         raw.dead_reason,
     ])?;
     session.conn.prepare_cached(DELETE_QUARANTINE)?.execute([head.job])?;
     if let Some((shelf, part, _)) = shelved {
-        session.shelves.came_in(part, shelf.shelf);
+        session.shelves.came_in(part, shelf, 1);
     }
     Ok(())
 }

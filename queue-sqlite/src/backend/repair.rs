@@ -187,6 +187,6 @@ fn shelve(
     let head = raw.head();
     let (part, expiry) = place(&head, head.state, finished_at, holds_key);
     let queue = session.lanes.load(head.lane)?.name.queue.clone();
-    let shelf = session.shelves.add(&queue, part, ms(expiry))?;
-    Ok((Some(shelf.shelf), Some(ms(expiry))))
+    let shelf = session.shelves.add(&queue, part, ms(expiry), 1)?;
+    Ok((Some(shelf), Some(ms(expiry))))
 }

@@ -13,7 +13,7 @@ use super::attempts::{note_attempt, worker_of};
 use crate::errors::Fault;
 use crate::open::Room;
 use crate::rows::duration_ms;
-use crate::session::{Claims, End, Finish, Fleeting, Head, Holding, Running, Session};
+use crate::session::{Claims, Completed, End, Finish, Head, Holding, Plain, Running, Session};
 
 pub(super) const SELECT_CLAIM_ID: &str = "SELECT claim FROM claim WHERE token = ?1";
 pub(super) const UPSERT_RESULT: &str = "INSERT INTO note (job, result_codec, result) VALUES (?1, ?2, ?3) \
@@ -40,9 +40,9 @@ pub(super) fn settle(
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) => place.insert((session.holding_of(token)?, 0)),
         };
+        let known = session.memory.borrow_mut().take(token, settlement.id);
         let known = match &settlement.outcome {
             Outcome::Completed { .. } if holding.is_some() && !session.careful => {
-                let known = session.memory.borrow_mut().take(token, settlement.id);
                 let has_lane = known.map(|known| session.lanes.has(known.lane)).transpose()?;
                 known.filter(|_| has_lane == Some(true))
             }
@@ -65,7 +65,7 @@ pub(super) fn settle(
         let holder = tokens.get(&settlement.token).and_then(|(holding, _)| holding.as_ref());
         answers.push(settle_one(session, settlement, holder, known, &mut ends)?);
     }
-    ends.drop_jobs(session)?;
+    ends.save_jobs(session)?;
     ends.claims.save(session)?;
     Ok(answers)
 }
@@ -76,8 +76,8 @@ struct Ends {
     /// Of the jobs of claims that end for the most part, what was read at once.
     running: HashMap<JobId, Running>,
     claims: Claims,
-    /// Jobs that are not kept: completed ones, by the claims that hold them, and others.
-    completed: BTreeMap<i64, Vec<i64>>,
+    completed: Completed,
+    /// Other jobs that are not kept.
     dropped: Vec<i64>,
 }
 
@@ -85,48 +85,47 @@ impl Ends {
     fn head(&mut self, session: &mut Session<'_>, id: JobId) -> Result<Option<Head>, Fault> {
         match self.running.remove(&id) {
             Some(Running::Kept(head)) => Ok(Some(*head)),
-            // What is dropped at the end of this call is gone already.
-            _ => Ok(session.head(id)?.filter(|head| !self.is_dropped(head))),
+            _ => {
+                let head = session.head(id)?;
+                let has_ended =
+                    |head: &Head| self.completed.has(head.job) || self.dropped.contains(&head.job);
+                if !head.as_ref().is_some_and(has_ended) {
+                    return Ok(head);
+                }
+                // By this call, twice: it is read as the first time has left it.
+                self.save_jobs(session)?;
+                session.head(id)
+            }
         }
     }
 
-    fn is_dropped(&self, head: &Head) -> bool {
-        let of_claim = head.claim.and_then(|claim| self.completed.get(&claim));
-        self.dropped.contains(&head.job) || of_claim.is_some_and(|jobs| jobs.contains(&head.job))
-    }
-
-    /// T6 for a job of which nothing is kept; says whether it is one.
-    fn drop_completed(
+    /// T6 for a job that is known to have no key; says whether it is one.
+    fn complete(
         &mut self,
         session: &mut Session<'_>,
         settlement: &Settlement,
         holding: &Holding,
-        known: Option<Fleeting>,
+        known: Option<Plain>,
     ) -> Result<bool, Fault> {
+        let Outcome::Completed { result } = &settlement.outcome else { return Ok(false) };
         let id = settlement.id;
-        if !matches!(settlement.outcome, Outcome::Completed { .. }) {
-            return Ok(false);
-        }
-        let (job, lane) = match (known, self.running.get(&id)) {
-            (Some(Fleeting { job, lane, .. }), _) => (job, lane),
-            (None, Some(Running::Fleeting { job, lane, claim })) if *claim == holding.claim => {
-                (*job, *lane)
-            }
-            _ => return Ok(false),
-        };
+        let read = || self.running.get(&id)?.plain_of(id, holding.claim);
+        let Some(job) = known.or_else(read) else { return Ok(false) };
         self.running.remove(&id);
         self.claims.let_go(holding.claim);
-        session.let_go_of_keys(lane, id, holding, settlement.outcome.ending())?;
-        session.leave(lane, JobState::Running)?;
-        self.completed.entry(holding.claim).or_default().push(job);
+        session.let_go_of_keys(job.lane, id, holding, settlement.outcome.ending())?;
+        if let Some(result) = result
+            && !job.keep.is_zero()
+        {
+            note_result(session, job.job, result)?;
+        }
+        self.completed.add(holding, settlement.token, job, elapsed_ms(settlement));
         Ok(true)
     }
 
-    fn drop_jobs(&mut self, session: &Session<'_>) -> Result<(), Fault> {
-        for (claim, mut jobs) in std::mem::take(&mut self.completed) {
-            jobs.sort_unstable();
-            session.drop_fleeting(claim, &jobs.into_iter().collect())?;
-        }
+    /// Writes what ended so far.
+    fn save_jobs(&mut self, session: &mut Session<'_>) -> Result<(), Fault> {
+        self.completed.save(session)?;
         self.dropped.sort_unstable();
         session.drop_jobs(&self.dropped.drain(..).collect())
     }
@@ -148,11 +147,11 @@ fn settle_one(
     session: &mut Session<'_>,
     settlement: &Settlement,
     holder: Option<&Holding>,
-    known: Option<Fleeting>,
+    known: Option<Plain>,
     ends: &mut Ends,
 ) -> Result<Settled, Fault> {
     if let Some(holding) = holder
-        && ends.drop_completed(session, settlement, holding, known)?
+        && ends.complete(session, settlement, holding, known)?
     {
         return Ok(Settled::Applied(JobState::Completed));
     }
@@ -196,7 +195,7 @@ fn conclude(
     let (state, reason) = match outcome {
         Outcome::Completed { result } => {
             if let Some(result) = result {
-                note_result(session, &head, result)?;
+                note_result(session, head.job, result)?;
             }
             (JobState::Completed, None)
         }
@@ -239,8 +238,8 @@ fn elapsed_ms(settlement: &Settlement) -> i64 {
     duration_ms(settlement.elapsed)
 }
 
-fn note_result(session: &Session<'_>, head: &Head, result: &Payload) -> Result<(), Fault> {
+fn note_result(session: &Session<'_>, job: i64, result: &Payload) -> Result<(), Fault> {
     let (codec, bytes) = (result.codec().number(), result.bytes().as_ref());
-    session.conn.prepare_cached(UPSERT_RESULT)?.execute((head.job, codec, bytes))?;
+    session.conn.prepare_cached(UPSERT_RESULT)?.execute((job, codec, bytes))?;
     Ok(())
 }

@@ -9,7 +9,7 @@ use rusqlite::Row;
 use crate::errors::Fault;
 use crate::rows::{LaneName, body_join, number, spec, spec_columns};
 use crate::session::{
-    Broken, Fleeting, HEAD_COLUMNS, Head, READY_COLUMNS, Raw, Runs, Session, head_columns,
+    Broken, HEAD_COLUMNS, Head, Plain, READY_COLUMNS, Raw, Runs, Session, head_columns,
     ready_columns,
 };
 
@@ -91,11 +91,11 @@ impl Taken {
         })
     }
 
-    /// Itself, if nothing is kept of it once it is completed.
-    pub(super) fn fleeting(&self) -> Option<Fleeting> {
-        let Self { head, spec } = self;
-        let leaves_nothing = spec.retention.completed.is_zero() && spec.idempotency_key.is_none();
-        leaves_nothing.then_some(Fleeting { id: head.id, job: head.job, lane: head.lane })
+    /// Itself, if it has no key.
+    pub(super) fn plain(&self) -> Option<Plain> {
+        let Head { id, job, lane, .. } = self.head;
+        let keep = self.spec.retention.completed;
+        self.spec.idempotency_key.is_none().then_some(Plain { id, job, lane, keep })
     }
 
     pub(super) fn bytes(&self) -> usize {

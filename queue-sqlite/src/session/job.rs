@@ -1,13 +1,13 @@
 //! Finding jobs, and the moves that operations share.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use queue_core::{DeadReason, Hold, JobId, JobState, Retention, Timestamp};
 use rusqlite::{OptionalExtension, params};
 
 use super::head::{head_columns, running_columns};
-use super::shelves::RECORDS_MAX;
-use super::{Broken, End, Head, Part, Raw, Runs, Session};
+use super::{Broken, End, Head, Part, Plain, Raw, Runs, Session};
 use crate::errors::Fault;
 use crate::rows::{ms, number, reason_number, sixteen, state_number, whole};
 
@@ -30,6 +30,20 @@ pub(crate) enum Running {
         claim: i64,
     },
     Kept(Box<Head>),
+}
+
+impl Running {
+    /// The job, if this claim holds it and it has no key.
+    pub(crate) fn plain_of(&self, id: JobId, claim: i64) -> Option<Plain> {
+        let (job, lane, keep, holder) = match self {
+            Self::Fleeting { job, lane, claim } => (*job, *lane, Duration::ZERO, *claim),
+            Self::Kept(head) if !head.holds_key => {
+                (head.job, head.lane, head.retention.completed, head.claim?)
+            }
+            Self::Kept(_) => return None,
+        };
+        (holder == claim).then_some(Plain { id, job, lane, keep })
+    }
 }
 
 pub(crate) const SELECT_HEAD: &str =
@@ -75,9 +89,6 @@ pub(crate) const UPDATE_SHELVED: &str =
     "UPDATE job SET shelf = ?2, expiry_ms = ?3, holds_key = 0 WHERE job = ?1";
 pub(crate) const UPDATE_KEY_FREED: &str = "UPDATE job SET holds_key = 0 WHERE job = ?1";
 pub(crate) const DELETE_JOBS: &str = "DELETE FROM job WHERE job BETWEEN ?1 AND ?2";
-/// The same for those that a claim holds and of which nothing is kept.
-pub(crate) const DELETE_FLEETING: &str = "DELETE FROM job WHERE job BETWEEN ?1 AND ?2 \
-     AND claim = ?3 AND state = 4 AND keep_completed_s = 0 AND holds_key = 0";
 pub(crate) const DELETE_BODIES: &str = "DELETE FROM body WHERE job BETWEEN ?1 AND ?2";
 /// Whether there are bodies and notes at all.
 pub(crate) const HAS_PARTS: &str =
@@ -224,15 +235,15 @@ impl Session<'_> {
         }
         self.enter(head.lane, end.state)?;
         let queue = self.lanes.load(head.lane)?.name.queue.clone();
-        let shelf = self.shelves.add(&queue, part, ms(expiry))?;
-        self.shelves.came_in(part, shelf.shelf);
+        let shelf = self.shelves.add(&queue, part, ms(expiry), 1)?;
+        self.shelves.came_in(part, shelf, 1);
         self.conn.prepare_cached(UPDATE_FINISHED)?.execute(params![
             head.job,
             state_number(end.state),
             head.failures,
             head.stalls,
             head.settled_by(),
-            shelf.shelf,
+            shelf,
             ms(now),
             ms(expiry),
             end.elapsed_ms,
@@ -253,21 +264,8 @@ impl Session<'_> {
         self.drop_parts(jobs)
     }
 
-    /// Drops completed jobs that a claim held, that are counted nowhere any more and of which nothing
-    /// is kept. If they are not all such jobs, the call fails, which is undone as a whole.
-    pub(crate) fn drop_fleeting(&self, claim: i64, jobs: &Runs) -> Result<(), Fault> {
-        let mut delete = self.conn.prepare_cached(DELETE_FLEETING)?;
-        for (first, last) in jobs.iter() {
-            let dropped = delete.execute((first, last, claim))?;
-            if dropped as u64 != first.abs_diff(last).saturating_add(1) {
-                return Err(Fault::Misremembered);
-            }
-        }
-        self.drop_parts(jobs)
-    }
-
     /// Drops what belongs to jobs that are gone.
-    fn drop_parts(&self, jobs: &Runs) -> Result<(), Fault> {
+    pub(super) fn drop_parts(&self, jobs: &Runs) -> Result<(), Fault> {
         // Mostly there are none.
         let (has_bodies, has_notes): (bool, bool) = self
             .conn
@@ -279,23 +277,6 @@ impl Session<'_> {
             }
             if has_notes && self.conn.prepare_cached(DELETE_NOTES)?.execute(run)? > 0 {
                 self.conn.prepare_cached(DELETE_ALL_LINES)?.execute(run)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Drops the records that are the first to go from shelves that hold more than are kept, at most
-    /// as many as came in: so a busy queue cannot outgrow its maintenance.
-    pub(super) fn keep_caps(&mut self) -> Result<(), Fault> {
-        for (shelf, mut records, added) in self.shelves.take_overfull() {
-            // It should be over by these only: a wrong count must not cost records.
-            if records.saturating_sub(RECORDS_MAX) > added {
-                records = self.shelves.count(shelf)?;
-            }
-            let excess = records.saturating_sub(RECORDS_MAX).min(added);
-            if excess > 0 {
-                let heads = self.oldest(shelf, excess)?;
-                self.remove_all(&heads)?;
             }
         }
         Ok(())
@@ -333,7 +314,7 @@ impl Session<'_> {
                 self.leave(head.lane, head.state)?;
             }
             if let Some(shelf) = head.shelf {
-                self.shelves.remove(shelf)?;
+                self.shelves.remove(shelf, 1)?;
             }
         }
         Ok(())
@@ -348,11 +329,11 @@ impl Session<'_> {
         expiry: Timestamp,
     ) -> Result<(), Fault> {
         let queue = self.lanes.load(head.lane)?.name.queue.clone();
-        let shelf = self.shelves.add(&queue, part, ms(expiry))?;
+        let shelf = self.shelves.add(&queue, part, ms(expiry), 1)?;
         let mut update = self.conn.prepare_cached(UPDATE_SHELVED)?;
-        update.execute((head.job, shelf.shelf, ms(expiry)))?;
+        update.execute((head.job, shelf, ms(expiry)))?;
         match head.shelf {
-            Some(shelf) => self.shelves.remove(shelf),
+            Some(shelf) => self.shelves.remove(shelf, 1),
             None => Ok(()),
         }
     }

@@ -147,6 +147,16 @@ impl Lane {
         self.tail
     }
 
+    /// Counts jobs that come into a state, or leave it.
+    fn count(&mut self, state: JobState, by: i64) {
+        let count = &mut self.jobs[count_index(state)];
+        let jobs = count.saturating_add(by);
+        // A wrong count, which an audit finds, must not stop the jobs.
+        self.kept |= jobs < 0;
+        *count = jobs.max(0);
+        self.changed = true;
+    }
+
     fn is_empty(&self) -> bool {
         self.jobs.iter().all(|count| *count == 0)
     }
@@ -311,11 +321,18 @@ impl Session<'_> {
 
     /// Counts a job that comes into a lane, in this state. Ready jobs come by [`Session::push`].
     pub(crate) fn enter(&mut self, lane: i64, state: JobState) -> Result<(), Fault> {
-        self.count_live(lane, state, 1)?;
-        let lane = self.lanes.load(lane)?;
-        let count = &mut lane.jobs[count_index(state)];
-        *count = count.saturating_add(1);
-        lane.changed = true;
+        self.enter_many(lane, state, 1)
+    }
+
+    /// The same for several.
+    pub(crate) fn enter_many(
+        &mut self,
+        lane: i64,
+        state: JobState,
+        jobs: i64,
+    ) -> Result<(), Fault> {
+        self.count_live(lane, state, jobs)?;
+        self.lanes.load(lane)?.count(state, jobs);
         Ok(())
     }
 
@@ -336,13 +353,18 @@ impl Session<'_> {
 
     /// Counts a job out that leaves this state.
     pub(crate) fn leave(&mut self, lane: i64, state: JobState) -> Result<(), Fault> {
-        self.count_live(lane, state, -1)?;
-        let lane = self.lanes.load(lane)?;
-        let count = &mut lane.jobs[count_index(state)];
-        // A wrong count, which an audit finds, must not stop the job.
-        lane.kept |= *count <= 0;
-        *count = (*count - 1).max(0);
-        lane.changed = true;
+        self.leave_many(lane, state, 1)
+    }
+
+    /// The same for several.
+    pub(crate) fn leave_many(
+        &mut self,
+        lane: i64,
+        state: JobState,
+        jobs: i64,
+    ) -> Result<(), Fault> {
+        self.count_live(lane, state, -jobs)?;
+        self.lanes.load(lane)?.count(state, -jobs);
         Ok(())
     }
 
@@ -352,13 +374,8 @@ impl Session<'_> {
             return Ok(());
         }
         let (lane, jobs) = (self.lanes.load(lane)?, i64::from(jobs));
-        let ready = &mut lane.jobs[count_index(JobState::Ready)];
-        // As in `leave`.
-        lane.kept |= *ready < jobs;
-        *ready = (*ready - jobs).max(0);
-        let running = &mut lane.jobs[count_index(JobState::Running)];
-        *running = running.saturating_add(jobs);
-        lane.changed = true;
+        lane.count(JobState::Ready, -jobs);
+        lane.count(JobState::Running, jobs);
         Ok(())
     }
 
@@ -377,9 +394,7 @@ impl Session<'_> {
             *turn = turn.saturating_add(1);
             lane.turn = *turn;
         }
-        let count = &mut lane.jobs[count_index(JobState::Ready)];
-        *count = count.saturating_add(1);
-        lane.changed = true;
+        lane.count(JobState::Ready, 1);
         self.announce();
         Ok(())
     }

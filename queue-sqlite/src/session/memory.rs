@@ -1,47 +1,56 @@
 //! What the writer remembers of the claims that it has made.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use queue_core::{ClaimToken, JobId};
 
-/// The most claims that are remembered.
-const CLAIMS_MAX: usize = 1024;
+/// The most jobs that are remembered (about 3 MiB).
+const JOBS_MAX: usize = 64 * 1024;
 
-/// Of claims that this process has made, the jobs that leave nothing behind once they are completed:
-/// these can end without being read again. Only a hint, since the claims may have lost them and
-/// transactions may have been undone: whoever deletes such jobs counts what the claim still held.
+/// Of claims that this process has made, the jobs without a key: these can complete without being
+/// read again. Only a hint, since the claims may have lost them and transactions may have been
+/// undone: whoever ends such jobs counts what the claim still held.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
-    claims: HashMap<ClaimToken, Vec<Fleeting>>,
+    claims: HashMap<ClaimToken, Vec<Plain>>,
+    /// How many jobs these are.
+    jobs: usize,
 }
 
-/// A running job of which nothing is kept once it is completed, not even its key.
+/// A running job without a key, as far as its completion wants to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Fleeting {
+pub(crate) struct Plain {
     pub(crate) id: JobId,
     pub(crate) job: i64,
     pub(crate) lane: i64,
+    /// How long it is kept once it is completed.
+    pub(crate) keep: Duration,
 }
 
 impl Memory {
     /// Notes such jobs of a claim, in their order.
-    pub(crate) fn note(&mut self, token: ClaimToken, jobs: Vec<Fleeting>) {
+    pub(crate) fn note(&mut self, token: ClaimToken, jobs: Vec<Plain>) {
         if jobs.is_empty() {
             return;
         }
-        if self.claims.len() >= CLAIMS_MAX {
+        self.jobs += jobs.len();
+        if self.jobs > JOBS_MAX {
             // Of claims that ended elsewhere nobody would ask.
             self.claims.clear();
+            self.jobs = jobs.len();
         }
-        self.claims.insert(token, jobs);
+        let before = self.claims.insert(token, jobs);
+        self.jobs = self.jobs.saturating_sub(before.map_or(0, |jobs| jobs.len()));
     }
 
     /// A job that ends, which is forgotten thereby.
-    pub(crate) fn take(&mut self, token: ClaimToken, id: JobId) -> Option<Fleeting> {
+    pub(crate) fn take(&mut self, token: ClaimToken, id: JobId) -> Option<Plain> {
         let jobs = self.claims.get_mut(&token)?;
         // Workers report the last ones first.
         let place = jobs.iter().rposition(|job| job.id == id)?;
         let job = jobs.remove(place);
+        self.jobs = self.jobs.saturating_sub(1);
         if jobs.is_empty() {
             self.claims.remove(&token);
         }
@@ -53,8 +62,9 @@ impl Memory {
 mod tests {
     use super::*;
 
-    fn jobs(count: u8) -> Vec<Fleeting> {
-        let job = |n: u8| Fleeting { id: JobId::from_bytes([n; 16]), job: n.into(), lane: 1 };
+    fn jobs(count: u8) -> Vec<Plain> {
+        let keep = Duration::ZERO;
+        let job = |n: u8| Plain { id: JobId::from_bytes([n; 16]), job: n.into(), lane: 1, keep };
         (0..count).map(job).collect()
     }
 
@@ -74,13 +84,15 @@ mod tests {
     #[test]
     fn claims_that_nobody_asks_for_are_not_kept_for_ever() {
         let mut memory = Memory::default();
-        for _ in 0..3 * CLAIMS_MAX {
-            memory.note(ClaimToken::random(), jobs(1));
-            memory.note(ClaimToken::random(), Vec::new());
-            assert!(memory.claims.len() <= CLAIMS_MAX);
-        }
+        let remembered = |memory: &Memory| memory.claims.values().map(Vec::len).sum::<usize>();
         let last = ClaimToken::random();
-        memory.note(last, jobs(2));
-        assert!(memory.take(last, jobs(2)[1].id).is_some());
+        for _ in 0..3 * JOBS_MAX / 200 {
+            memory.note(ClaimToken::random(), jobs(200));
+            memory.note(ClaimToken::random(), Vec::new());
+            memory.note(last, jobs(2));
+            assert!(memory.take(last, jobs(2)[1].id).is_some());
+            assert!(remembered(&memory) <= JOBS_MAX);
+            assert_eq!(remembered(&memory), memory.jobs);
+        }
     }
 }

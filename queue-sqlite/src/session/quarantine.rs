@@ -41,7 +41,7 @@ impl Session<'_> {
             self.let_go(claim, 1)?;
         }
         if let Some(shelf) = broken.shelf {
-            self.shelves.remove(shelf)?;
+            self.shelves.remove(shelf, 1)?;
         }
         self.unreadable.0.push((id, reason));
         Ok(())

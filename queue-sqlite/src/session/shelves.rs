@@ -87,13 +87,14 @@ impl<'c> Shelves<'c> {
         self.names.clear();
     }
 
-    /// Counts a record onto a shelf, which is made if there is none.
+    /// Counts records onto a shelf, which is made if there is none.
     pub(crate) fn add(
         &mut self,
         queue: &QueueName,
         part: Part,
         expiry_ms: i64,
-    ) -> Result<Shelf, Fault> {
+        records: i64,
+    ) -> Result<i64, Fault> {
         let shelf = match self.find(queue, part)? {
             Some(shelf) => shelf.shelf,
             None => self.make(queue, part, expiry_ms)?,
@@ -101,14 +102,14 @@ impl<'c> Shelves<'c> {
         let Some(shelf) = self.shelves.get_mut(&shelf) else {
             return Err(rusqlite::Error::QueryReturnedNoRows.into());
         };
-        shelf.records = shelf.records.saturating_add(1);
+        shelf.records = shelf.records.saturating_add(records);
         shelf.next_expiry_ms = shelf.next_expiry_ms.min(expiry_ms);
         shelf.changed = true;
-        Ok(shelf.clone())
+        Ok(shelf.shelf)
     }
 
-    /// Counts a record off a shelf. One that leads to no shelf is counted nowhere.
-    pub(crate) fn remove(&mut self, shelf: i64) -> Result<(), Fault> {
+    /// Counts records off a shelf. Those that lead to no shelf are counted nowhere.
+    pub(crate) fn remove(&mut self, shelf: i64, records: i64) -> Result<(), Fault> {
         if !self.shelves.contains_key(&shelf) {
             let mut select = self.conn.prepare_cached(SELECT_SHELF)?;
             let Some(found) = select.query_row([shelf], Shelf::read).optional()? else {
@@ -117,7 +118,7 @@ impl<'c> Shelves<'c> {
             self.shelves.insert(shelf, found);
         }
         if let Some(shelf) = self.shelves.get_mut(&shelf) {
-            shelf.records -= 1;
+            shelf.records = shelf.records.saturating_sub(records);
             shelf.changed = true;
             shelf.unsure = true;
         }
@@ -160,10 +161,10 @@ impl<'c> Shelves<'c> {
         Ok(records)
     }
 
-    /// A record has come onto a shelf, which may hold more than are kept now.
-    pub(crate) fn came_in(&mut self, part: Part, shelf: i64) {
+    /// Records have come onto a shelf, which may hold more than are kept now.
+    pub(crate) fn came_in(&mut self, part: Part, shelf: i64, records: i64) {
         if let Some(shelf) = self.shelves.get_mut(&shelf).filter(|_| part != Part::Held) {
-            shelf.added += 1;
+            shelf.added += records;
         }
     }
 

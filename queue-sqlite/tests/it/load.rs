@@ -97,6 +97,17 @@ async fn a_full_shelf_drops_its_oldest_records_as_new_ones_come() {
     beside(backend.path()).execute("UPDATE shelf SET records = records + 9999", []).unwrap();
     assert_eq!(backend.maintain(500).await.unwrap().dropped, 7);
     assert_sound(&backend).await;
+    // One that would be the first to go and cannot be read is put aside instead.
+    let oldest =
+        "SELECT job FROM job WHERE shelf IS NOT NULL ORDER BY shelf, expiry_ms, id LIMIT 1";
+    let damage = format!("UPDATE job SET lane = 77 WHERE job = ({oldest})");
+    assert_eq!(beside(backend.path()).execute(&damage, []).unwrap(), 1);
+    finish(3).await;
+    let aside = "SELECT state FROM job WHERE lane = 77";
+    let aside: i64 = beside(backend.path()).query_row(aside, [], |row| row.get(0)).unwrap();
+    assert_eq!(aside, 8);
+    backend.audit(true).await.unwrap();
+    assert_eq!(count(&backend, JobState::Cancelled).await, FINISHED_MAX);
 }
 
 #[tokio::test]
