@@ -12,9 +12,9 @@ use crate::{ClaimRequest, ClaimToken, SettleRequest};
 /// The most requests that are out at a time.
 const FLIGHTS_MAX: usize = 2;
 
-/// A request follows another that is out once it reports the jobs of so many of the slots: one in
-/// four. Fewer would cost the store more than the wait costs the worker.
-const WORTH_A_FLIGHT: usize = 4;
+/// A request follows another that is out once it reports the jobs of one in so many of the slots.
+/// Fewer jobs in more calls made no drain faster, and cost the store more.
+const WORTH_A_FLIGHT: usize = 2;
 
 impl Turning {
     /// Whether a request may go out beside one that is out.
