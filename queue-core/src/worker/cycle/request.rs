@@ -17,10 +17,11 @@ const FLIGHTS_MAX: usize = 2;
 const WORTH_A_FLIGHT: usize = 2;
 
 impl Turning {
-    /// Whether a request may go out beside one that is out.
+    /// Whether a request may go out beside one that is out. There is no hurry while jobs wait for slots.
     pub(super) fn may_follow(&self) -> bool {
         self.flights.len() < FLIGHTS_MAX
             && self.suspects.is_empty()
+            && self.ahead.is_empty()
             && self.set.status.is_store_up()
     }
 
