@@ -68,7 +68,8 @@ repeat
   local count, is_empty = #ids, true
   if count == 0 then break end
   if count > wanted then
-    count, is_empty, ids[count] = wanted, false, nil
+    ids[count] = nil
+    count, is_empty = wanted, false
   end
   local running_field = pair .. '/running'
   local ready = tonumber(counted[nth])
@@ -159,7 +160,7 @@ repeat
   if call('HSETNX', CLAIMS, token, claim) ~= 1 then break end
   if is_narrow then
     local long = string.rep('-', 65)
-    call('HSET', RUN, long, '1') -- as `widen` does
+    call('HSET', RUN, long, '1') -- as `widen` does (meta.lua)
     call('HDEL', RUN, long)
   end
   if type(try('HSET', RUN, unpack(runs))) == 'table' then

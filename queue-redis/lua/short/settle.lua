@@ -17,7 +17,8 @@ repeat
 
   runs = call('HMGET', RUN, unpack(argv, 1, count))
   local first = runs[1]
-  -- Behind the token: 3 is the version of jobs that do not expire and have no limit keys.
+  -- Behind the token is the head of the first job's record (class.lua). Of jobs that do not expire it
+  -- has version 3, or 4 with limit keys, which is the flag 16.
   local queue_bytes, kind_bytes = byte(first or '', 37, 38)
   if not kind_bytes then break end
   local names_end = 51 + queue_bytes + kind_bytes
