@@ -4,25 +4,22 @@
 
 repeat
   local argv = ARGV
-  local flags, at, index = argv[7], 8, argv[4]
-  if stale > 0 or argv[1] ~= '1' or argv[5] ~= 'n' then break end
-  if not string.find(flags, '^[erp]l?$') then break end
-  local limit_keys = #flags == 2 and argv[8]
-  if limit_keys then at, index = 9, index .. '/' .. limit_keys end
-  local runs = argv[at]
-  if #runs ~= 4 then break end
+  local flags, index, runs, carriers = argv[9], argv[6], argv[2], argv[3]
+  if stale > 0 or argv[1] ~= '1' or argv[7] ~= 'n' or argv[10] ~= '1' then break end
+  if not string.find(flags, '^[erp]l?$') or #runs ~= 4 then break end
+  local limit_keys, at = #flags == 2, 10
+  if limit_keys then index, at = argv[11], 11 + #carriers / 2 end
   local high, low = byte(runs, 3, 4)
   local count = high * 256 + low
   if count == 0 or count > CHUNK / 2 or #argv ~= at + 2 * count then break end
-  local queue = argv[2]
-  local pair = queue .. '/' .. argv[3]
+  local queue = argv[4]
+  local pair = queue .. '/' .. argv[5]
   local lane, lanes = PREFIX .. 'lane:' .. pair .. '/' .. index, PREFIX .. 'lanes:' .. pair
 
   -- Where a lane with limit keys is. A new one may have to wait for one of them, with others.
   local names, placed, parked, is_plain
   if limit_keys then
-    names = {}
-    for name in string.gmatch(limit_keys, '[^,]+') do names[#names + 1] = name end
+    names = { unpack(argv, 12, at) }
     placed = try('ZSCORE', lanes, index)
     parked = limited and try('ZSCORE', PREFIX .. 'parked:' .. pair, index)
     if placed and parked or type(placed) == 'table' or type(parked) == 'table' then break end
@@ -100,7 +97,7 @@ repeat
   -- Only a lane or an index of a wrong type can fail from here on: what was written is taken back.
   local pushed = try('RPUSH', lane, unpack(argv, first, at + count))
   local is_pushed, is_new = type(pushed) == 'number', pushed == count and not parked
-  local added, score = 0, string.format('%d', argv[4] * 2 ^ 48 + turn + 1)
+  local added, score = 0, string.format('%d', argv[6] * 2 ^ 48 + turn + 1)
   if is_new then
     added = try('ZADD', lanes, score, index)
   elseif is_pushed and not placed and not parked then
