@@ -1,7 +1,7 @@
 -- Plain claims, which are most: nothing is due, expired, damaged or closed by a limit, no body is
--- apart, and of the limit keys that are met nothing is remembered, and nothing set but how many
--- jobs may run at once, which is not reached. Answers nothing if that is not so, before anything is
--- written: the whole script (claim.lua) does it then. Where both can, both do the same.
+-- apart, and the limit keys that are met have room for more jobs than are taken (room.lua). Answers
+-- nothing if that is not so, before anything is written: the whole script (claim.lua) does it then.
+-- Where both can, both do the same.
 
 local function claim_plain()
   local LANES_MAX, TIDY_DUE_MS, REOPEN_LOOKS_MAX, JOBS_MAX = 32, 60000, 16, 2 ^ 52
@@ -324,10 +324,10 @@ local function claim_plain()
   if count > 0 and not meet_records() then return nil end
 
   -- Whether the keys had room, and have some left.
-  local most, have_room
+  local most, have_room, save_rates
   if limited then
     local bounds
-    bounds, have_room = make_room(asked, taking, is_shut)
+    bounds, have_room, save_rates = make_room(asked, taking, is_shut)
     for _, view in ipairs(views) do
       local is_left = view.ready > view.taken and not view.is_paused
       if is_left and not view.lanes and not read_lanes(view) then return nil end
@@ -498,6 +498,7 @@ local function claim_plain()
     if #zeros > 0 then call('HDEL', COUNT, unpack(zeros)) end
     save_lanes()
     save_holders()
+    if save_rates then save_rates() end
     local span = PREFIX .. 'starts:' .. format('%d', floor(now / 30000))
     for queue, jobs in pairs(started) do
       -- A hint for those who find the queue full: it goes by itself.
