@@ -14,6 +14,7 @@
 -- that puts it into a lane, `due`, or `fin`; that record or `att` keeps the token. In the same
 -- step it lets go of its limit keys, which may let others start.
 
+local HEAD_BYTES = 31 -- of a settlement
 local COMPLETED_PREFIX = pack('>BBI6', COMPLETED, 0, now)
 local ids, heads, blobs, shorts = {}, {}, {}, {}
 for i = 1, #ARGV / 2 do

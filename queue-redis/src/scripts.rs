@@ -115,9 +115,9 @@ scripts! {
     renew = "renew": " flags=allow-oom" ["left" "claims"];
     /// T6–T10, T14.
     settle = "settle": " flags=allow-oom" declares 19 short ["short/settle"]
-        plain ["lib/class" "lib/left" "plain/settle"]
-        ["record" "claims" "wake" "waits" "lanes" "due" "state" "quarantine" "finish" "forget"
-         "history" "held" "release" "limits" "ends"];
+        plain ["plain/settle"]
+        ["class" "record" "left" "claims" "wake" "waits" "lanes" "due" "state" "quarantine" "finish"
+         "forget" "history" "held" "release" "limits" "ends"];
     /// T12, T13.
     cancel = "cancel": " flags=allow-oom"
         ["class" "record" "left" "claims" "wake" "waits" "lanes" "state" "quarantine" "finish"
