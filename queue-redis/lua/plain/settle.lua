@@ -26,7 +26,7 @@ repeat
   local kinds_of, kind_class, kinds = {}, {}, 0 -- by version, those with idempotency keys behind 10
   local kind_links, kind_own, links, link_count = {}, {}, {}, 0 -- where its limit keys end in `links`
   local classes_of, class_queue, class_pair, class_place, class_jobs, classes = {}, {}, {}, {}, {}, 0
-  local place_nth, place_shelf, place_expiry, places = {}, {}, {}, 0 -- entries of shelves
+  local place_nth, place_shelf, place_expiry, place_tag, places = {}, {}, {}, {}, 0 -- on shelves
   local place_from, place_to, place_more = {}, {}, {}
   local shelf_nth, shelf_name, shelf_jobs, shelves = {}, {}, {}, 0
   local key_nth, key_name, keys = {}, {}, 0
@@ -96,6 +96,7 @@ repeat
               and (flags >= 16) == (version % 2 == 0)
               and (flags % 2 == 0 or version < 3)
               and (completed_s > 0 or flags % 4 < 2 and key_bytes == 0)
+              and kind_bytes <= 64
               and find(pair, '^[a-z0-9_.-]+/[a-z0-9_.-]+$')
             if not is_plain then break end
             classes = classes + 1
@@ -104,7 +105,12 @@ repeat
             class_queue[its_class], class_pair[its_class], class_jobs[its_class] = queue, pair, 0
             if completed_s > 0 then
               local expiry = format('%d', min(now + completed_s * 1000, TIME_MAX))
-              local where = queue .. ' ' .. expiry
+              local tag = '' -- of the entry (shelf.lua)
+              if key_bytes == 0 and flags % 4 < 2 then
+                tag = kind_bytes % 16 == 15 and name .. '\0' or name
+                tag = tag .. string.char(#tag + 1)
+              end
+              local where = (tag == '' and queue or pair) .. ' ' .. expiry
               local place, shelf = place_nth[where], shelf_nth[queue]
               if not shelf then
                 shelves = shelves + 1
@@ -115,6 +121,7 @@ repeat
                 places = places + 1
                 place = places
                 place_nth[where], place_shelf[place], place_expiry[place] = place, shelf, expiry
+                place_tag[place] = tag
               end
               class_place[its_class] = place
             end
@@ -348,14 +355,19 @@ repeat
   end
   if not is_plain then break end
 
-  -- Records that have to go because there are too many.
+  -- Records that have to go because there are too many. Of entries with tags (shelf.lua) they need not
+  -- be looked at.
   local kept_fields, freed, owners = fields, {}, {} -- idempotency keys
+  local tagged_text, tagged_field, tagged, heeds_tags = {}, {}, 0, nil
   local shelf_leaving, shelf_rest, shelf_rest_expiry = {}, {}, {}
   for shelf = 1, shelves do
     local name = shelf_name[shelf]
     local over = counts[field_nth[name]] + shelf_jobs[shelf] - FINISHED_MAX
     local missing = over >= SLACK and min(over, shelf_jobs[shelf] + SLACK, CHUNK) or 0
-    local old, expiries, entries, olds = {}, {}, {}, 0
+    local old, expiries, entries, olds, all_olds = {}, {}, {}, 0, 0
+    if missing > 0 and heeds_tags == nil then
+      heeds_tags = call('EXISTS', BAD) == 0 and not call('HGET', META, 'astray')
+    end
     while missing > 0 and is_plain do
       local at = #entries
       local page = try('ZRANGE', PREFIX .. name, at, at == 0 and 0 or at + 15, 'WITHSCORES')
@@ -363,83 +375,59 @@ repeat
       if not page[1] then break end
       for i = 1, #page, 2 do
         local entry, expiry = page[i], page[i + 1]
-        is_plain = is_plain and #entry % 16 == 0
+        local ids_bytes, kind = #entry, nil
+        if ids_bytes % 16 > 0 then
+          ids_bytes = ids_bytes - byte(entry, -1)
+          kind = string.match(sub(entry, ids_bytes + 1, -2), '^([a-z0-9_.-]+)%z?$')
+          is_plain = is_plain and kind and ids_bytes > 0 and ids_bytes % 16 == 0
+        end
         if is_plain and missing > 0 then
-          local bytes = min(#entry, 16 * missing)
+          local bytes = min(ids_bytes, 16 * missing)
           missing, entries[#entries + 1] = missing - bytes / 16, entry
-          if bytes < #entry then
+          all_olds = all_olds + bytes / 16
+          if bytes < ids_bytes then
             shelf_rest[shelf], shelf_rest_expiry[shelf] = sub(entry, bytes + 1), expiry
           end
-          for from = 1, bytes, 16 do
-            olds = olds + 1
-            old[olds], expiries[olds] = sub(entry, from, from + 15), expiry
+          if kind and heeds_tags then
+            local counter = sub(name, 6) .. '/' .. kind .. '/completed'
+            local field = field_nth[counter]
+            if not field then
+              fields = fields + 1
+              field = fields
+              field_nth[counter], field_name[field], field_by[field] = field, counter, 0
+            end
+            if not tagged_text[field] then
+              tagged = tagged + 1
+              tagged_field[tagged], tagged_text[field] = field, ''
+            end
+            tagged_text[field] = tagged_text[field] .. sub(entry, 1, bytes)
+          else
+            for from = 1, bytes, 16 do
+              olds = olds + 1
+              old[olds], expiries[olds] = sub(entry, from, from + 15), expiry
+            end
           end
         end
       end
     end
     if not is_plain then break end
-    local records = olds > 0 and call('HMGET', JOBS, unpack(old))
-    local fins = olds > 0 and call('HMGET', FIN, unpack(old))
-    local class_text, end_text, expiry, field
-    for i = 1, olds do
-      local record, its_fin = records[i], fins[i]
-      is_plain = record and its_fin and #its_fin >= 30 and #record >= 35
+    if olds > 0 then
+      is_plain = look_at_old(name, old, expiries, olds, freed, owners)
       if not is_plain then break end
-      local its_version, key_bytes = byte(record), byte(record, 18) * 256 + byte(record, 19)
-      local queue_bytes, kind_bytes = byte(record, 21, 22)
-      local names_end = (its_version < 3 and 41 or 35) + queue_bytes + kind_bytes
-      local its_class, its_end = sub(record, 20, names_end), sub(its_fin, 1, 8)
-      if its_class ~= class_text or its_version ~= version then
-        class_text, version, end_text = its_class, its_version, nil
-        local flags = byte(record, 35)
-        local pair = sub(record, names_end - kind_bytes - queue_bytes + 1, names_end - kind_bytes)
-        is_plain = 'done:' .. pair == name
-        pair = pair .. '/' .. sub(record, names_end - kind_bytes + 1, names_end)
-        is_plain = is_plain and #record >= names_end and byte(record, 23) <= 9
-          and its_version >= 1 and its_version <= 4
-          and flags % 4 < 2 and flags < 32
-          and (flags >= 16) == (its_version % 2 == 0)
-          and (flags % 2 == 0 or its_version < 3)
-          and string.find(pair, '^[a-z0-9_.-]+/[a-z0-9_.-]+$')
-        if not is_plain then break end
-        local counter = pair .. '/completed'
-        field = field_nth[counter]
+      for counter, jobs in pairs(is_plain) do
+        local field = field_nth[counter]
         if not field then
           fields = fields + 1
           field = fields
           field_nth[counter], field_name[field], field_by[field] = field, counter, 0
         end
+        field_by[field] = field_by[field] - jobs
       end
-      if its_end ~= end_text or expiries[i] ~= expiry then
-        end_text, expiry = its_end, expiries[i]
-        local state, reason, finished_ms = struct.unpack('>BBI6', its_fin)
-        local kept_s = struct.unpack('>I4', record, 27)
-        is_plain = state == 4 and reason == 0
-          and min(finished_ms + kept_s * 1000, TIME_MAX) == tonumber(expiry)
-        if not is_plain then break end
-      end
-      -- The rest of its head, as in class.lua.
-      local head_end = names_end + key_bytes
-      if floor(byte(record, 35) / 8) % 2 == 1 then head_end = head_end + 6 end
-      if its_version % 2 == 0 then
-        local high, low = byte(record, head_end + 1, head_end + 2)
-        is_plain = low ~= nil
-        if not is_plain then break end
-        head_end = head_end + 2 + high * 256 + low
-      end
-      is_plain = #record >= head_end
-      if not is_plain then break end
-      if key_bytes > 0 then
-        freed[#freed + 1] = sub(record, names_end + 1, names_end + key_bytes)
-        owners[#freed] = old[i]
-      end
-      field_by[field] = field_by[field] - 1
-      gone[gone_count + i] = old[i]
+      for i = 1, olds do gone[gone_count + i] = old[i] end
+      gone_count = gone_count + olds
     end
-    if not is_plain then break end
-    gone_count = gone_count + olds
-    field_by[field_nth[name]] = field_by[field_nth[name]] - olds
-    shelf_leaving[shelf] = olds > 0 and entries
+    field_by[field_nth[name]] = field_by[field_nth[name]] - all_olds
+    shelf_leaving[shelf] = all_olds > 0 and entries
   end
   if not is_plain then break end
   if fields > kept_fields then
@@ -459,7 +447,7 @@ repeat
 
   -- Jobs that leave nothing, and whether some have left traces.
   local has_atts, has_history, has_log
-  if gone_count > 0 then
+  if gone_count > 0 or tagged > 0 then
     call('HLEN', JOBS)
     has_atts, has_history, has_log = call('HLEN', ATT) > 0, try('HLEN', HISTORY), try('HLEN', LOG)
     has_history = type(has_history) == 'number' and has_history > 0
@@ -474,6 +462,16 @@ repeat
     break
   end
   if size > 0 then call('HSET', FIN, unpack(finished)) end
+  for n = 1, tagged do
+    local field = tagged_field[n]
+    local ids = { struct.unpack(string.rep('c16', #tagged_text[field] / 16), tagged_text[field]) }
+    local olds = #ids - 1 -- behind them is where the text has ended
+    field_by[field] = field_by[field] - call('HDEL', JOBS, unpack(ids, 1, olds))
+    call('HDEL', FIN, unpack(ids, 1, olds))
+    if has_atts then call('HDEL', ATT, unpack(ids, 1, olds)) end
+    if has_history then call('HDEL', HISTORY, unpack(ids, 1, olds)) end
+    if has_log then call('HDEL', LOG, unpack(ids, 1, olds)) end
+  end
   for first = 1, gone_count, CHUNK do
     local last = min(first + CHUNK - 1, gone_count)
     call('HDEL', JOBS, unpack(gone, first, last))
@@ -484,10 +482,13 @@ repeat
   end
   if freed_keys[1] then call('HDEL', IDEM, unpack(freed_keys)) end
   for place = 1, places do
-    local shelf, expiry = place_shelf[place], place_expiry[place]
-    local entry = (place_more[place] or '') .. concat(argv, '', place_from[place], place_to[place])
+    local shelf, expiry, to = place_shelf[place], place_expiry[place], place_to[place]
+    local more, behind = place_more[place], argv[to + 1]
+    argv[to + 1] = place_tag[place]
+    local entry = concat(argv, '', place_from[place], to + 1)
+    argv[to + 1] = behind
     -- A shelf of a wrong type loses this index entry, not the job.
-    try('ZADD', PREFIX .. shelf_name[shelf], expiry, entry)
+    try('ZADD', PREFIX .. shelf_name[shelf], expiry, more and more .. entry or entry)
     if not shelf_leaving[shelf] then try('ZADD', AGES, 'LT', expiry, shelf_name[shelf]) end
   end
   for shelf = 1, shelves do
