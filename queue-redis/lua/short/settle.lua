@@ -25,12 +25,15 @@ repeat
   if #first < names_end then break end
   local class = sub(first, 36, names_end) -- from its codec on
   local queue = sub(first, 52, 51 + queue_bytes)
-  local pair = queue .. '/' .. sub(first, 52 + queue_bytes, names_end)
+  local kind = sub(first, 52 + queue_bytes, names_end)
+  local pair = queue .. '/' .. kind
   local completed_s, _, flags = struct.unpack('>I4I4B', first, 43)
   local is_kept, version = completed_s > 0, flags == 16 and 4 or 3
   if flags ~= 0 and flags ~= 16 or byte(first, 39) > 9 then break end
   if not string.find(pair, '^[a-z0-9_.-]+/[a-z0-9_.-]+$') then break end
   local key_high, key_low = byte(first, 34, 35)
+  local has_keys = key_high + key_low > 0
+  if has_keys and not is_kept or #kind > 64 then break end
   -- Behind the idempotency key: the job's limit keys, and those that its worker has added.
   local limit_keys = sub(first, names_end + key_high * 256 + key_low + 1)
   local last, seen = nil, {}
@@ -46,7 +49,7 @@ repeat
         and sub(run, 36, names_end) == class
         and sub(run, names_end + key_bytes + 1) == limit_keys
         and #run == names_end + key_bytes + #limit_keys
-        and (is_kept or key_bytes == 0)
+        and (key_bytes > 0) == has_keys
       if not is_plain then break end
       last = run
     end
@@ -123,56 +126,45 @@ repeat
   end
   if not is_plain then break end
 
-  -- Records that have to go because there are too many: here if they are of such jobs, too.
+  -- Records that have to go because there are too many: here if they are of such jobs, too, as the
+  -- tags of their entries say (shelf.lua).
+  local tag = ''
+  if not has_keys then
+    tag = #kind % 16 == 15 and kind .. '\0' or kind
+    tag = tag .. string.char(#tag + 1)
+  end
   local shelf, old_count = PREFIX .. (fields[4] or ''), 0
-  local old, ends, entries, rest, rest_expiry
+  local old, entries, rest, rest_expiry
   local over = is_kept and counts[4] + count - FINISHED_MAX or 0
   local missing = over >= SLACK and min(over, count + SLACK, CHUNK) or 0
-  if missing > 0 then old, ends, entries = {}, {}, {} end
+  if missing > 0 then
+    old, entries = '', {}
+    is_plain = not has_keys and call('EXISTS', BAD) == 0 and not call('HGET', META, 'astray')
+  end
   while missing > 0 and is_plain do
     local page =
       try('ZRANGE', shelf, #entries, #entries == 0 and 0 or #entries + 15, 'WITHSCORES')
     if page.err then is_plain = false end
     if not page[1] then break end
     for i = 1, #page, 2 do
-      local entry, expiry = page[i], page[i + 1]
-      local finished_ms, ids = expiry - completed_s * 1000, #entry / 16
-      is_plain = is_plain and finished_ms > 0 and tonumber(expiry) < TIME_MAX
-        and ids > 0 and ids % 1 == 0
+      local entry = page[i]
+      local ids = (#entry - #tag) / 16
+      is_plain = is_plain and ids > 0 and ids % 1 == 0 and sub(entry, -#tag) == tag
       if is_plain and missing > 0 then
         local going = min(ids, missing)
         missing, entries[#entries + 1] = missing - going, entry
-        if going < ids then rest, rest_expiry = sub(entry, 16 * going + 1), expiry end
-        local fin = pack('>BBI6', 4, 0, finished_ms)
-        for at = 1, 16 * going, 16 do
-          old_count = old_count + 1
-          old[old_count], ends[old_count] = sub(entry, at, at + 15), fin
-        end
+        if going < ids then rest, rest_expiry = sub(entry, 16 * going + 1), page[i + 1] end
+        old, old_count = old .. sub(entry, 1, 16 * going), old_count + going
       end
-    end
-  end
-  if is_plain and old_count > 0 then
-    local records, fins = call('HMGET', JOBS, unpack(old)), call('HMGET', FIN, unpack(old))
-    for i = 1, old_count do
-      local record, fin = records[i], fins[i]
-      is_plain = record and fin and #fin >= 30 and sub(fin, 1, 8) == ends[i]
-        and sub(record, 20, names_end - 16) == class
-      if not is_plain then break end
-      key_high, key_low = byte(record, 18, 19)
-      is_plain = byte(record) == version and key_high + key_low == 0
-      if is_plain and version == 4 then
-        local has = sub(record, names_end - 15, names_end - 14 + #own_text)
-        is_plain = has == sub(limit_keys, 1, 2 + #own_text)
-      end
-      if not is_plain then break end
     end
   end
   if not is_plain then break end
+  if old_count > 0 then old = { struct.unpack(string.rep('c16', old_count), old) } end
 
   -- Jobs that leave nothing, and whether some have left traces.
   local gone, gone_count = old, old_count
   if not is_kept then gone, gone_count = argv, count end
-  local log, has_atts, has_history, has_log = PREFIX .. 'log', false, nil, nil
+  local log, dropped, has_atts, has_history, has_log = PREFIX .. 'log', 0, false, nil, nil
   if gone_count > 0 then
     call('HLEN', JOBS)
     has_atts, has_history, has_log = call('HLEN', ATT) > 0, try('HLEN', HISTORY), try('HLEN', log)
@@ -186,17 +178,18 @@ repeat
     call('HSET', FIN, unpack(finished)) -- it may still fail: a wrong type
     -- A shelf of a wrong type loses this index entry, not the job.
     local expiry = string.format('%d', min(now + completed_s * 1000, TIME_MAX))
-    try('ZADD', shelf, expiry, concat(argv, '', 1, count))
+    argv[count + 1] = tag -- in place of what is not needed any more: joining long texts costs much
+    try('ZADD', shelf, expiry, concat(argv, '', 1, count + 1))
     if old_count == 0 then try('ZADD', AGES, 'LT', expiry, fields[4]) end
   end
   if gone_count > 0 then
-    call('HDEL', JOBS, unpack(gone, 1, gone_count))
+    dropped = call('HDEL', JOBS, unpack(gone, 1, gone_count))
     if has_atts then call('HDEL', ATT, unpack(gone, 1, gone_count)) end
     if has_history then call('HDEL', HISTORY, unpack(gone, 1, gone_count)) end
     if has_log then call('HDEL', log, unpack(gone, 1, gone_count)) end
   end
   if old_count > 0 then
-    call('HDEL', FIN, unpack(old))
+    call('HDEL', FIN, unpack(old, 1, old_count))
     try('ZREM', shelf, unpack(entries))
     if rest then try('ZADD', shelf, rest_expiry, rest) end
     local first = try('ZRANGE', shelf, '0', '0', 'WITHSCORES')
@@ -204,7 +197,7 @@ repeat
   end
   local sums, zeros = {}, nil
   for i = 1, #fields do
-    local by = i < 3 and -count or count - old_count
+    local by = i < 3 and -count or i == 3 and count - dropped or count - old_count
     local sum = counts[i] + by
     if by ~= 0 and sum > 0 then
       sums[#sums + 1], sums[#sums + 2] = fields[i], string.format('%d', sum)
