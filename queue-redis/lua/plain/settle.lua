@@ -362,7 +362,7 @@ repeat
   -- Records that have to go because there are too many. Those in entries with tags (shelf.lua) need
   -- not be looked at.
   local kept_fields, freed, owners = fields, {}, {} -- idempotency keys
-  local tagged_text, tagged_field, tagged, heeds_tags = {}, {}, 0, nil
+  local tagged_texts, tagged_field, tagged, heeds_tags = {}, {}, 0, nil
   local shelf_leaving, shelf_rest, shelf_rest_expiry = {}, {}, {}
   for shelf = 1, shelves do
     local name = shelf_name[shelf]
@@ -400,11 +400,12 @@ repeat
               field = fields
               field_nth[counter], field_name[field], field_by[field] = field, counter, 0
             end
-            if not tagged_text[field] then
-              tagged = tagged + 1
-              tagged_field[tagged], tagged_text[field] = field, ''
+            local texts = tagged_texts[field]
+            if not texts then
+              texts, tagged = {}, tagged + 1
+              tagged_field[tagged], tagged_texts[field] = field, texts
             end
-            tagged_text[field] = tagged_text[field] .. sub(entry, 1, bytes)
+            texts[#texts + 1] = sub(entry, 1, bytes)
           else
             for from = 1, bytes, 16 do
               olds = olds + 1
@@ -468,7 +469,8 @@ repeat
   if size > 0 then call('HSET', FIN, unpack(finished)) end
   for n = 1, tagged do
     local field = tagged_field[n]
-    local ids = { struct.unpack(string.rep('c16', #tagged_text[field] / 16), tagged_text[field]) }
+    local text = concat(tagged_texts[field])
+    local ids = { struct.unpack(string.rep('c16', #text / 16), text) }
     local olds = #ids - 1 -- behind them is where the text has ended
     field_by[field] = field_by[field] - call('HDEL', JOBS, unpack(ids, 1, olds))
     call('HDEL', FIN, unpack(ids, 1, olds))

@@ -138,7 +138,7 @@ repeat
   local over = is_kept and counts[4] + count - FINISHED_MAX or 0
   local missing = over >= SLACK and min(over, count + SLACK, CHUNK) or 0
   if missing > 0 then
-    old, entries = '', {}
+    old, entries = {}, {}
     is_plain = not has_keys and call('EXISTS', BAD) == 0 and not call('HGET', META, 'astray')
   end
   while missing > 0 and is_plain do
@@ -154,12 +154,12 @@ repeat
         local going = min(ids, missing)
         missing, entries[#entries + 1] = missing - going, entry
         if going < ids then rest, rest_expiry = sub(entry, 16 * going + 1), page[i + 1] end
-        old, old_count = old .. sub(entry, 1, 16 * going), old_count + going
+        old[#entries], old_count = sub(entry, 1, 16 * going), old_count + going
       end
     end
   end
   if not is_plain then break end
-  if old_count > 0 then old = { struct.unpack(string.rep('c16', old_count), old) } end
+  if old_count > 0 then old = { struct.unpack(string.rep('c16', old_count), concat(old)) } end
 
   -- Jobs that leave nothing, and whether some have left traces.
   local gone, gone_count = old, old_count
