@@ -346,7 +346,7 @@ async fn jobs_of_many_lanes_end_in_any_order() {
         let mut rng = fastrand::Rng::with_seed(round);
         let make = |n: usize| {
             let one = limited(["a", "b"][n % 2], &format!("t{}", n % 7)).limit("provider:p");
-            if n % 5 == 0 { one.idempotency_key(format!("{round}-{n}")) } else { one }
+            if n.is_multiple_of(5) { one.idempotency_key(format!("{round}-{n}")) } else { one }
         };
         enqueue(backend, &(0..60).map(make).collect::<Vec<_>>()).await;
         let mut some = request(&["a", "b"], 20);
