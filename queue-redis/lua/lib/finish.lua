@@ -5,8 +5,8 @@
 -- this layout.
 -- It waits on a shelf: `done:<queue>` (completed), `void:<queue>` (cancelled), `dead:<queue>`, or,
 -- as long as it is kept for its idempotency key, `held:<queue>`. A shelf is a zset whose members
--- are the ids that one call finished with one expiry (shelf.lua), so that finishing costs one element
--- per call and not one per job. AGES holds each shelf's soonest expiry.
+-- are the ids that one call finished with one expiry (of one kind, if they have a tag: shelf.lua), so
+-- that finishing costs one element per call, not per job. AGES holds each shelf's soonest expiry.
 
 local NO_ELAPSED = pack('>I6', TIME_MAX)
 

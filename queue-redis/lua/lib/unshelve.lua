@@ -1,6 +1,6 @@
 -- Takes finished jobs off their shelves, one by one: an entry is rewritten without them.
 
-local is_astray = false -- whether a job was not on its shelf: it may be on another, or elsewhere on it
+local is_astray = false -- whether a shelf may go on naming a job that leaves it (shelf.lua)
 local wanted_from = {} -- shelf → expiry → the ids that leave, and `ids`: id → its entry
 
 local function want_from(shelf, expiry, id)
@@ -33,7 +33,7 @@ local function unshelve(id, record, class, fin)
 end
 
 local function save_unshelved()
-  if is_astray then call('HSET', META, 'astray', now_text) end
+  if is_astray then try('HINCRBY', META, 'astray', 1) end
   for shelf, expiries in pairs(wanted_from) do
     local key = PREFIX .. shelf
     for expiry, plan in pairs(expiries) do

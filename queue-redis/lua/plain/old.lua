@@ -1,7 +1,7 @@
 -- A look at completed records that have to go because there are too many.
 
--- Answers how many each counter counts of these records of one shelf, and adds their idempotency keys and
--- who should have them to two lists; or nothing if one of them is not plain.
+-- Answers how many of these records of one shelf each counter counts, and adds their idempotency keys
+-- and who should have them to two lists; or nothing if one of them is not plain.
 local function look_at_old(shelf, ids, expiries, count, keys, owners)
   local records, ends = call('HMGET', JOBS, unpack(ids)), call('HMGET', FIN, unpack(ids))
   local jobs_of = {}

@@ -4,10 +4,10 @@
 -- not so, with nothing written: the whole script (settle.lua) does it then. Where both can, both do
 -- the same.
 --
--- Jobs of one lane come one after the other. A *stretch* is of neighbours with one token and of one
--- *kind*, which is a *class* (queue, kind and settings, and whether they have idempotency keys) with
--- limit keys. Stretches, kinds, classes, limit keys, shelves and counters are numbered, and each list
--- below has one of their properties by that number: tables for each would cost more than all else.
+-- Jobs of one lane often come one after the other. A *stretch* is of neighbours of one *kind*, which
+-- is a *class* (queue, kind and settings, and whether they have idempotency keys) with limit keys.
+-- Stretches, kinds, classes, limit keys, shelves and counters are numbered, and each list below has
+-- one of their properties by that number: a table for each of them would cost more than all else.
 
 repeat
   local argv, find, format = ARGV, string.find, string.format
@@ -24,8 +24,9 @@ repeat
   -- What there is, each by its number, and its number by what it is.
   local stretch_from, stretch_kind, stretches = {}, {}, 0
   local kinds_of, kind_class, kinds = {}, {}, 0 -- by version, those with idempotency keys behind 10
-  local kind_links, kind_own, links, link_count = {}, {}, {}, 0 -- where its limit keys end in `links`
-  local classes_of, class_queue, class_pair, class_place, class_jobs, classes = {}, {}, {}, {}, {}, 0
+  local kind_links, kind_own, links, link_count = {}, {}, {}, 0 -- where limit keys end in `links`
+  local classes_of, class_queue, class_pair, classes = {}, {}, {}, 0
+  local class_place, class_jobs = {}, {} -- no place if nothing is kept
   local place_nth, place_shelf, place_expiry, place_tag, places = {}, {}, {}, {}, 0 -- on shelves
   local place_from, place_to, place_more = {}, {}, {}
   local shelf_nth, shelf_name, shelf_jobs, shelves = {}, {}, {}, 0
@@ -89,7 +90,8 @@ repeat
             if not is_plain then break end
             local completed_s, _, flags = struct.unpack('>I4I4B', run, 43)
             local kind_from = names_end - kind_bytes + 1
-            local queue, name = sub(run, kind_from - queue_bytes, kind_from - 1), sub(run, kind_from, names_end)
+            local queue = sub(run, kind_from - queue_bytes, kind_from - 1)
+            local name = sub(run, kind_from, names_end)
             local pair = queue .. '/' .. name
             -- Flags: 1 expires, 2 its body is apart, 16 it has limit keys.
             is_plain = (flags < 4 or flags >= 16 and flags < 20)
@@ -206,7 +208,8 @@ repeat
   if not is_plain then break end
 
   -- Which jobs claims and limit keys let go of, and shelves get: neighbours, mostly.
-  front_from[fronts + 1], row_from[rows + 1], stretch_from[stretches + 1] = count + 1, count + 1, count + 1
+  front_from[fronts + 1], row_from[rows + 1] = count + 1, count + 1
+  stretch_from[stretches + 1] = count + 1
   for n = 1, fronts do
     local nth = front_token[n]
     let_go[nth] = let_go[nth] + front_from[n + 1] - front_from[n]
@@ -223,7 +226,8 @@ repeat
       place_to[place] = to
     else
       if place_to[place] then
-        place_more[place] = (place_more[place] or '') .. concat(argv, '', place_from[place], place_to[place])
+        local text_before = concat(argv, '', place_from[place], place_to[place])
+        place_more[place] = (place_more[place] or '') .. text_before
       end
       place_from[place], place_to[place] = from, to
     end
@@ -353,10 +357,10 @@ repeat
   end
   if not is_plain then break end
 
-  -- Records that have to go because there are too many. Of entries with tags (shelf.lua) they need not
-  -- be looked at.
+  -- Records that have to go because there are too many. Those in entries with tags (shelf.lua) need
+  -- not be looked at.
   local kept_fields, freed, owners = fields, {}, {} -- idempotency keys
-  local tagged_text, tagged_field, tagged, heeds_tags = {}, {}, 0, nil
+  local tagged_texts, tagged_field, tagged, heeds_tags = {}, {}, 0, nil
   local shelf_leaving, shelf_rest, shelf_rest_expiry = {}, {}, {}
   for shelf = 1, shelves do
     local name = shelf_name[shelf]
@@ -394,11 +398,12 @@ repeat
               field = fields
               field_nth[counter], field_name[field], field_by[field] = field, counter, 0
             end
-            if not tagged_text[field] then
-              tagged = tagged + 1
-              tagged_field[tagged], tagged_text[field] = field, ''
+            local texts = tagged_texts[field]
+            if not texts then
+              texts, tagged = {}, tagged + 1
+              tagged_field[tagged], tagged_texts[field] = field, texts
             end
-            tagged_text[field] = tagged_text[field] .. sub(entry, 1, bytes)
+            texts[#texts + 1] = sub(entry, 1, bytes)
           else
             for from = 1, bytes, 16 do
               olds = olds + 1
@@ -462,7 +467,8 @@ repeat
   if size > 0 then call('HSET', FIN, unpack(finished)) end
   for n = 1, tagged do
     local field = tagged_field[n]
-    local ids = { struct.unpack(string.rep('c16', #tagged_text[field] / 16), tagged_text[field]) }
+    local text = concat(tagged_texts[field])
+    local ids = { struct.unpack(string.rep('c16', #text / 16), text) }
     local olds = #ids - 1 -- behind them is where the text has ended
     field_by[field] = field_by[field] - call('HDEL', JOBS, unpack(ids, 1, olds))
     call('HDEL', FIN, unpack(ids, 1, olds))

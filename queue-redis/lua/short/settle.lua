@@ -132,16 +132,16 @@ repeat
   -- Records that have to go because there are too many: here if they are of such jobs, too, as the
   -- tags of their entries say (shelf.lua).
   local tag = ''
-  if not has_keys then
-    tag = #kind % 16 == 15 and kind .. '\0' or kind
-    tag = tag .. string.char(#tag + 1)
+  if is_kept and not has_keys then
+    local bytes = #kind + 1
+    tag = bytes % 16 > 0 and kind .. string.char(bytes) or kind .. '\0' .. string.char(bytes + 1)
   end
   local shelf, old_count = PREFIX .. (fields[4] or ''), 0
   local old, entries, rest, rest_expiry
   local over = is_kept and counts[4] + count - FINISHED_MAX or 0
   local missing = over >= SLACK and min(over, count + SLACK, CHUNK) or 0
   if missing > 0 then
-    old, entries = '', {}
+    old, entries = {}, {}
     is_plain = not has_keys and call('EXISTS', BAD) == 0 and not call('HGET', META, 'astray')
   end
   while missing > 0 and is_plain do
@@ -157,12 +157,12 @@ repeat
         local going = min(ids, missing)
         missing, entries[#entries + 1] = missing - going, entry
         if going < ids then rest, rest_expiry = sub(entry, 16 * going + 1), page[i + 1] end
-        old, old_count = old .. sub(entry, 1, 16 * going), old_count + going
+        old[#entries], old_count = sub(entry, 1, 16 * going), old_count + going
       end
     end
   end
   if not is_plain then break end
-  if old_count > 0 then old = { struct.unpack(string.rep('c16', old_count), old) } end
+  if old_count > 0 then old = { struct.unpack(string.rep('c16', old_count), concat(old)) } end
 
   -- Jobs that leave nothing, and whether some have left traces.
   local gone, gone_count = old, old_count
@@ -181,8 +181,14 @@ repeat
     call('HSET', FIN, unpack(finished)) -- it may still fail: a wrong type
     -- A shelf of a wrong type loses this index entry, not the job.
     local expiry = string.format('%d', min(now + completed_s * 1000, TIME_MAX))
-    argv[count + 1] = tag -- in place of what is not needed any more: joining long texts costs much
-    try('ZADD', shelf, expiry, concat(argv, '', 1, count + 1))
+    local entry
+    if count == 1 then
+      entry = argv[1] .. tag
+    else
+      argv[count + 1] = tag -- in place of what is not needed any more: to join long texts costs more
+      entry = concat(argv, '', 1, count + 1)
+    end
+    try('ZADD', shelf, expiry, entry)
     if old_count == 0 then try('ZADD', AGES, 'LT', expiry, fields[4]) end
   end
   if gone_count > 0 then

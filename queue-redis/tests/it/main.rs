@@ -25,6 +25,7 @@ mod plain;
 mod plain_damage;
 mod quarantine;
 mod repair;
+mod shelves;
 mod store;
 mod waiting;
 

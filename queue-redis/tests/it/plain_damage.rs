@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use queue_core::conformance::Harness;
 use queue_core::{
-    Backend, ClaimRequest, Durability, KindSlots, Lease, LimitKeys, LimitSettings, Namespace,
-    NewJob, Rate, Timestamp,
+    Backend, ClaimRequest, Durability, JobState, KindSlots, Lease, LimitKeys, LimitSettings,
+    Namespace, NewJob, Rate, Settled, Timestamp,
 };
 use queue_redis::RedisBackend;
 
@@ -352,6 +352,50 @@ async fn a_queue_or_kind_that_is_named_twice_loses_nothing() {
     ids.dedup();
     assert_eq!((leases.len() + rest.len(), ids.len()), (4, 4));
     assert!(backend.audit(false).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_job_that_ends_twice_in_one_call_ends_once() {
+    let scene = Scene::new().await;
+    let backend = &scene.backend;
+    for kinds in [["a", "a"], ["a", "b"]] {
+        enqueue(backend, &kinds.map(|kind| limited(kind, "x"))).await;
+        let leases = claim(backend, &["a", "b"], 2).await;
+        let twice = [leases[0].clone(), leases[1].clone(), leases[0].clone()];
+        let settled = settle(backend, &twice, &completed()).await;
+        scene.assert_same(&format!("{kinds:?}"));
+        let done = JobState::Completed;
+        assert_eq!(settled[..2], [Settled::Applied(done), Settled::Applied(done)]);
+        assert!(!matches!(settled[2], Settled::Applied(_)), "{settled:?}");
+        assert!(backend.audit(false).await.unwrap().is_empty());
+    }
+}
+
+/// Jobs of a few tenants that end in another order than that of their lanes.
+#[tokio::test]
+async fn jobs_of_many_lanes_end_in_any_order() {
+    let scene = Scene::new().await;
+    let backend = &scene.backend;
+    for round in 0..6 {
+        let mut rng = fastrand::Rng::with_seed(round);
+        let make = |n: usize| {
+            let one = limited(["a", "b"][n % 2], &format!("t{}", n % 7)).limit("provider:p");
+            if n.is_multiple_of(5) { one.idempotency_key(format!("{round}-{n}")) } else { one }
+        };
+        enqueue(backend, &(0..60).map(make).collect::<Vec<_>>()).await;
+        let mut some = request(&["a", "b"], 20);
+        some.kinds[0].limits = LimitKeys::parse(["provider:p", "provider:q"]).unwrap();
+        let mut leases = backend.claim(&some).await.unwrap().leases;
+        leases.extend(claim(backend, &["a", "b"], 40).await);
+        if round % 2 == 0 {
+            rng.shuffle(&mut leases);
+        }
+        settle(backend, &leases[..45], &completed()).await;
+        settle(backend, &leases[45..], &completed()).await;
+        scene.assert_same(&format!("round {round}"));
+        assert!(backend.audit(false).await.unwrap().is_empty());
+    }
+    assert_eq!(scene.twin.tally("settle").plain, 12);
 }
 
 /// As many queues and kinds, lanes and keys as one call may have.
