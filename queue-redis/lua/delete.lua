@@ -31,7 +31,6 @@ local function delete(i, id)
   local class = class_of(records[i], 0)
   if state == QUARANTINED then
     leave_quarantine(id)
-    if fins[i] then is_astray = true end
   elseif not class then
     return 'u' .. state -- who meets it in its index quarantines it
   elseif state >= COMPLETED then

@@ -15,7 +15,6 @@ for i = 1, #ARGV, 3 do
 end
 local records, fins, atts = read('HMGET', JOBS, ids), read('HMGET', FIN, ids), read('HMGET', ATT, ids)
 local states = states_of(ids)
-local is_astray = false -- whether a shelf may go on naming a job (shelf.lua)
 local left, new_atts, new_keys, unfinished, parked = {}, {}, {}, {}, {}
 
 local function leave_quarantine(id)
@@ -51,7 +50,6 @@ local function make_ready(i, id, class)
   att.due_ms = now
   new_atts[#new_atts + 1], new_atts[#new_atts + 2] = id, pack_att(att)
   unfinished[#unfinished + 1] = id
-  if fins[i] then is_astray = true end
   local key = key_of(records[i], 0, class)
   if key then new_keys[#new_keys + 1], new_keys[#new_keys + 2] = key, id end
   local lane = lane_of(class)
@@ -89,7 +87,6 @@ each('ZREM', BAD, left)
 each('HDEL', WHENCE, left)
 each('HSET', ATT, new_atts)
 each('HDEL', FIN, unfinished)
-if is_astray then try('HINCRBY', META, 'astray', 1) end
 each('HDEL', RESULT, unfinished)
 for i = 1, #new_keys, 2 do call('HSETNX', IDEM, new_keys[i], new_keys[i + 1]) end
 each('ZADD', DUE, parked)

@@ -1,8 +1,7 @@
 -- The entries of shelves (finish.lua): ids, and perhaps a *tag*, which says that all are of completed
 -- jobs of one kind, without idempotency keys, whose payloads and results are not apart. So they can
--- be dropped without a look, as long as nothing is in quarantine and META has no `astray`. That is
--- set when a job leaves its shelf and is not found there, so that a shelf may name a job that has not
--- finished. A repair that finds nothing wrong removes it.
+-- be dropped without their records being read, as long as nothing is in quarantine and FIN says of each
+-- that it has completed: after damage a shelf may name a job that has left it.
 --
 -- A tag is the kind and, as one byte, how long the tag is. A zero byte is between if they would be a
 -- multiple of 16 bytes: an entry of such a length has no tag.

@@ -1,6 +1,5 @@
 -- Takes finished jobs off their shelves, one by one: an entry is rewritten without them.
 
-local is_astray = false -- whether a shelf may go on naming a job that leaves it (shelf.lua)
 local wanted_from = {} -- shelf → expiry → the ids that leave, and `ids`: id → its entry
 
 local function want_from(shelf, expiry, id)
@@ -29,11 +28,10 @@ local function unshelve(id, record, class, fin)
     if hold_ms > finished_ms and want_from('held:' .. class.queue, hold_ms, id) then return end
   end
   local shelf, expiry = retention_of(class, state, finished_ms)
-  if want_from(shelf, expiry, id) then tally(shelf, -1) else is_astray = true end
+  if want_from(shelf, expiry, id) then tally(shelf, -1) end
 end
 
 local function save_unshelved()
-  if is_astray then try('HINCRBY', META, 'astray', 1) end
   for shelf, expiries in pairs(wanted_from) do
     local key = PREFIX .. shelf
     for expiry, plan in pairs(expiries) do

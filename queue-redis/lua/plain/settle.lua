@@ -368,7 +368,7 @@ repeat
     local missing = over >= SLACK and min(over, shelf_jobs[shelf] + SLACK, CHUNK) or 0
     local old, expiries, entries, olds, all_olds = {}, {}, {}, 0, 0
     if missing > 0 and heeds_tags == nil then
-      heeds_tags = call('EXISTS', BAD) == 0 and not call('HGET', META, 'astray')
+      heeds_tags = call('EXISTS', BAD) == 0
     end
     while missing > 0 and is_plain do
       local at = #entries
@@ -448,6 +448,22 @@ repeat
     if have[i] == owners[i] then freed_keys[#freed_keys + 1] = freed[i] end
   end
 
+  local tagged_ids = {}
+  for n = 1, tagged do
+    local text, last = concat(tagged_texts[tagged_field[n]]), nil
+    local ids = { struct.unpack(string.rep('c16', #text / 16), text) }
+    ids[#ids] = nil -- where the text has ended
+    local ends = call('HMGET', FIN, unpack(ids))
+    for i = 1, #ids do
+      if ends[i] ~= last then
+        last = ends[i]
+        is_plain = is_plain and last and sub(last, 1, 2) == '\4\0' -- COMPLETED, its result is not apart
+      end
+    end
+    tagged_ids[n] = ids
+  end
+  if not is_plain then break end
+
   -- Jobs that leave nothing, and whether some have left traces.
   local has_atts, has_history, has_log
   if gone_count > 0 or tagged > 0 then
@@ -466,15 +482,12 @@ repeat
   end
   if size > 0 then call('HSET', FIN, unpack(finished)) end
   for n = 1, tagged do
-    local field = tagged_field[n]
-    local text = concat(tagged_texts[field])
-    local ids = { struct.unpack(string.rep('c16', #text / 16), text) }
-    local olds = #ids - 1 -- behind them is where the text has ended
-    field_by[field] = field_by[field] - call('HDEL', JOBS, unpack(ids, 1, olds))
-    call('HDEL', FIN, unpack(ids, 1, olds))
-    if has_atts then call('HDEL', ATT, unpack(ids, 1, olds)) end
-    if has_history then call('HDEL', HISTORY, unpack(ids, 1, olds)) end
-    if has_log then call('HDEL', LOG, unpack(ids, 1, olds)) end
+    local field, ids = tagged_field[n], tagged_ids[n]
+    field_by[field] = field_by[field] - call('HDEL', JOBS, unpack(ids))
+    call('HDEL', FIN, unpack(ids))
+    if has_atts then call('HDEL', ATT, unpack(ids)) end
+    if has_history then call('HDEL', HISTORY, unpack(ids)) end
+    if has_log then call('HDEL', LOG, unpack(ids)) end
   end
   for first = 1, gone_count, CHUNK do
     local last = min(first + CHUNK - 1, gone_count)

@@ -142,7 +142,7 @@ repeat
   local missing = over >= SLACK and min(over, count + SLACK, CHUNK) or 0
   if missing > 0 then
     old, entries = {}, {}
-    is_plain = not has_keys and call('EXISTS', BAD) == 0 and not call('HGET', META, 'astray')
+    is_plain = not has_keys and call('EXISTS', BAD) == 0
   end
   while missing > 0 and is_plain do
     local page =
@@ -162,7 +162,17 @@ repeat
     end
   end
   if not is_plain then break end
-  if old_count > 0 then old = { struct.unpack(string.rep('c16', old_count), concat(old)) } end
+  if old_count > 0 then
+    old = { struct.unpack(string.rep('c16', old_count), concat(old)) }
+    local ends, last = call('HMGET', FIN, unpack(old, 1, old_count)), nil
+    for i = 1, old_count do
+      if ends[i] ~= last then
+        last = ends[i]
+        is_plain = is_plain and last and sub(last, 1, 2) == '\4\0' -- COMPLETED, its result is not apart
+      end
+    end
+    if not is_plain then break end
+  end
 
   -- Jobs that leave nothing, and whether some have left traces.
   local gone, gone_count = old, old_count

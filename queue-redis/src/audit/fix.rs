@@ -135,15 +135,6 @@ impl<'a> Findings<'a> {
         }
     }
 
-    /// If everything was found in order, shelves name no job that has left them: unless one has left
-    /// since this was read.
-    pub(super) fn nothing_is_astray(&mut self, astray: &[u8]) {
-        if self.violations.is_empty() && self.round.is_some() && !astray.is_empty() {
-            let fix = Fix::default().check(&[b"HGET", b"meta", b"astray"], astray);
-            self.fixes.push(fix.write(&[b"HDEL", b"meta", b"astray"]));
-        }
-    }
-
     async fn make_fixes(&mut self) -> Result<(), Error> {
         let Some(round) = &mut self.round else { return Ok(()) };
         for fixes in self.fixes.chunks(FIXES_MAX) {

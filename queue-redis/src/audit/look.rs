@@ -47,17 +47,6 @@ impl Looker<'_> {
         }
     }
 
-    /// How often a job was not found on its shelf since a repair has found all of them in order (see
-    /// `lua/lib/shelf.lua`); empty if never.
-    pub(super) async fn astray(&self) -> Result<Vec<u8>, Error> {
-        let mut cmd = redis::cmd("HGET");
-        cmd.arg(self.keys.meta()).arg("astray");
-        match self.plain(cmd).await? {
-            Value::Nil => Ok(Vec::new()),
-            count => reply::bytes(count),
-        }
-    }
-
     /// The counters of live jobs per limit key, each as it is at some time during the call.
     pub(super) async fn live(&self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Error> {
         let mut live = BTreeMap::new();

@@ -37,10 +37,6 @@ impl Store {
         self.raw(&[b"ZRANGE", DONE.as_bytes(), b"0", b"-1"])
     }
 
-    fn meta(&self, field: &str) -> Option<String> {
-        self.raw(&[b"HGET", b"meta", field.as_bytes()])
-    }
-
     /// Jobs that complete together, a second after those before.
     async fn complete(&mut self, kind: &str, count: usize) -> Vec<JobId> {
         self.now = self.now.after(Duration::from_secs(1));
@@ -104,7 +100,6 @@ async fn an_entry_names_the_kind_of_its_jobs_until_the_last_leaves() {
         assert_eq!(store.entries(), [joined(&ids[2..], &kind)]);
         store.backend.delete(&[(ids[2], JobState::Completed)]).await.unwrap();
         assert!(store.entries().is_empty());
-        assert_eq!(store.meta("astray"), None);
         assert_sound(&store.backend).await;
     }
 }
@@ -176,14 +171,10 @@ async fn a_job_that_is_not_found_on_its_shelf_is_not_pushed_out_with_it() {
     let retry = RetryRequest { jobs: vec![(ids[1], store.now)], keep_counts: false };
     assert_eq!(store.backend.retry(&retry).await.unwrap(), [RetryOutcome::Ready]);
     assert_eq!(store.entries(), [entry]);
-    assert_eq!(store.meta("astray").as_deref(), Some("1"));
     store.push_out("b").await;
     assert_eq!(store.state(ids[1]).await, Some(JobState::Ready));
 
-    store.backend.audit(false).await.unwrap();
-    assert!(store.meta("astray").is_some());
     store.backend.audit(true).await.unwrap();
-    assert_eq!(store.meta("astray"), None);
     assert_sound(&store.backend).await;
     assert_eq!(claim(&store.backend, &["a"], 5).await.len(), 1);
 }
