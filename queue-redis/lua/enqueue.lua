@@ -1,6 +1,6 @@
 -- T1 and T2: takes jobs in, or finds the jobs that have their id or idempotency key.
 --
--- KEYS   the first 7 fixed keys, or all 22
+-- KEYS   the first of the fixed keys, or all 21
 -- ARGV   number of groups; per group: queue, kind, priority, when ("n" now, "d" after, "a" at),
 --        milliseconds of that, flags ("e" existing, "r" reject or "p" replace, then "k" if its jobs
 --        have keys, "b" if their bodies are apart, "l" if they have limit keys), and these if they
@@ -11,7 +11,7 @@
 -- Reply  one letter per job (S scheduled, R ready, s and r the same and it replaced another,
 --        D duplicate, I and K conflict of id and key, X rejected, F full), then per D its id and
 --        state byte, per replaced job and conflict its id, per F starts of this span and the last,
---        now, and what is full, as one string each
+--        now, and what is full, as one string each; the letters alone if nothing follows
 --
 -- Invariant: a job is written with its body, its ticket or its due time, its key and its counters,
 -- or not at all; a job whose lane cannot be written waits in `due`; a duplicate is counted in META
@@ -299,4 +299,5 @@ if replaces then
 end
 if duplicate_count > 0 then try('HINCRBY', META, 'dup', duplicate_count) end
 save_meta()
+if not extras[1] then return concat(letters) end
 return { concat(letters), unpack(extras) }

@@ -265,7 +265,7 @@ local function enqueue_plain()
     if of.woken and not is_paused and try('LLEN', key) == 0 then try('RPUSH', key, 'w') end
   end
   save_meta()
-  return { string.rep('R', count) }
+  return string.rep('R', count)
 end
 
 local reply = enqueue_plain()

@@ -5,33 +5,29 @@
 repeat
   local argv, format = ARGV, string.format
   local token, missing = argv[1], tonumber(argv[3])
-  if loose or stale > 0 or missing > CHUNK then break end
+  if meta[8] or meta[4] and meta[4] ~= '0' or missing > CHUNK then break end
 
   -- Which queue and kind that is.
-  local queues_end = 5 + argv[5]
-  local fields, size = {}, 0
-  for q = 6, queues_end do
-    for k = queues_end + 1, #argv, 3 do
-      size = size + 1
-      fields[size] = argv[q] .. '/' .. argv[k] .. '/ready'
-    end
-  end
   if size == 0 or size > CHUNK then break end
-  local counted, nth = call('HMGET', COUNT, unpack(fields)), nil
-  local has_one = true
+  local nth, has_one = nil, true
   for i = 1, size do
-    if counted[i] then nth, has_one = i, not nth end
+    if meta[10 + i] then nth, has_one = i, not nth end
     if not has_one then break end
   end
   if not has_one then break end
 
-  local due_ms = tonumber(call('ZRANGE', DUE, '0', '0', 'WITHSCORES')[2])
-  if due_ms and due_ms <= now then break end
-  local maintain = call('ZCOUNT', LEASES, '-inf', now_text) > 0
-    or call('ZCOUNT', AGES, '-inf', now_text) > 0
+  -- Keys that most stores do not have (meta.lua): "d" is `due`, "a" is `att`.
+  local rare, due_ms = meta[10], nil
+  if rare and string.find(rare, 'd', 1, true) then
+    due_ms = tonumber(call('ZRANGE', PREFIX .. 'due', '0', '0', 'WITHSCORES')[2])
+    if due_ms and due_ms <= now then break end
+  end
+  local claims, leases = PREFIX .. 'claims', PREFIX .. 'leases'
+  local maintain = call('ZCOUNT', leases, '-inf', now_text) > 0
+    or call('ZCOUNT', PREFIX .. 'ages', '-inf', now_text) > 0
   if limited then
     -- Keys to be looked at for which jobs wait, and the next round of heal.lua, once a minute.
-    if call('ZCARD', REOPEN) > 0 then break end
+    if call('ZCARD', PREFIX .. 'reopen') > 0 then break end
     local notes = call('HMGET', META, 'relook', 'tidied')
     local tidied_ms = notes[2] and tonumber(string.match(notes[2], '^t(%d+)$'))
     if notes[1] then break end
@@ -39,12 +35,12 @@ repeat
   end
   local next_due = due_ms and due_ms <= TIME_MAX and due_ms - now or -1
   if not nth then
-    if call('HEXISTS', CLAIMS, token) == 1 then break end -- a repeat
+    if call('HEXISTS', claims, token) == 1 then break end -- a repeat
     if now ~= clock_ms then call('HSET', META, 'clock_ms', now_text) end
     do
       return {
-        now, now, 0, missing == 0 and 1 or 0, next_due, maintain and 1 or 0, meta[6] or '',
-        '', '', '', {}, {}, {}, {},
+        now, now, 0, missing == 0 and 1 or 0, next_due, maintain and 1 or 0, meta[9] or '',
+        '', '', '', false, false, false, false,
       }
     end
   end
@@ -55,6 +51,7 @@ repeat
   local kind, wanted = argv[kind_at], min(missing, tonumber(argv[kind_at + 1]))
   local added = argv[kind_at + 2]
   if wanted <= 0 then break end
+  local paused = meta[5]
   if paused and string.find(paused, ',' .. queue .. ',', 1, true) then break end
   local pair = queue .. '/' .. kind
   local lanes = try('ZRANGE', PREFIX .. 'lanes:' .. pair, '0', '1')
@@ -72,8 +69,9 @@ repeat
     count, is_empty = wanted, false
   end
   local running_field = pair .. '/running'
-  local ready = tonumber(counted[nth])
-  local running = tonumber(call('HGET', COUNT, running_field) or 0)
+  local ready = tonumber(meta[10 + nth])
+  local running = size == 1 and meta[12] or size > 1 and call('HGET', META, running_field)
+  running = tonumber(running or 0)
   if not ready or not running then break end
   ready, running = ready - count, running + count
   if limited and is_empty and ready > 0 then break end -- the others may wait for a key
@@ -101,7 +99,7 @@ repeat
     end
     if not is_plain or #names > 100 then break end
     if limited then
-      local states, targets = call('HMGET', LIMITED, unpack(names)), {}
+      local states, targets = call('HMGET', PREFIX .. 'limited', unpack(names)), {}
       for i = 1, #names do
         is_plain = is_plain and not states[i]
         targets[2 * i - 1], targets[2 * i] = names[i], string.match(names[i], '^[^:]*') .. ':*'
@@ -125,7 +123,7 @@ repeat
   end
 
   -- The records: what is in `run` is the claim's token and a record's head (class.lua).
-  local records, runs = call('HMGET', JOBS, unpack(ids)), {}
+  local records, runs = call('HMGET', PREFIX .. 'jobs', unpack(ids)), {}
   local priority, of = byte(index) - 48, queue .. kind
   local names_end, version, flags, tail = 35 + #of, 3, 0, ''
   if limit_keys then version, flags, tail = 4, 16, pack('>H', #limit_keys) .. limit_keys end
@@ -147,47 +145,51 @@ repeat
     runs[2 * i - 1], runs[2 * i] = ids[i], run
   end
   if not is_plain then break end
-  local atts_key = PREFIX .. 'att'
-  local atts = call('HLEN', atts_key) > 0 and call('HMGET', atts_key, unpack(ids)) or {}
-  for i = 1, #atts do atts[i] = atts[i] and sub(atts[i], 1, 32) or '' end -- ATT_BYTES
+  local atts = rare and string.find(rare, 'a', 1, true) and PREFIX .. 'att'
+  atts = atts and call('HLEN', atts) > 0 and call('HMGET', atts, unpack(ids))
+  for i = 1, atts and count or 0 do atts[i] = atts[i] and sub(atts[i], 1, 32) or '' end -- ATT_BYTES
 
-  local is_narrow = count > 16 and #runs[2] <= 64 and call('HLEN', RUN) <= 512
+  local turn, fence, run_key = tonumber(meta[6] or 0) or 0, tonumber(meta[7] or 0) or 0, PREFIX .. 'run'
+  if not (turn >= 0 and turn < 2 ^ 48 and turn % 1 == 0) then turn = 0 end
+  if not (fence >= 0 and fence < 2 ^ 53 and fence % 1 == 0) then fence = 0 end
+  local is_narrow = count > 16 and #runs[2] <= 64 and call('HLEN', run_key) <= 512
   local first_fence = max(fence + 1, min(now * 1000, 2 ^ 53 - 2 ^ 40))
   local all = concat(ids)
   local claim = pack('>BI6I8HB', 1, now, first_fence, count, #argv[2]) .. argv[2] .. all
-  -- The first write: it does nothing if the token has claimed before. The second one fails if RUN has a
-  -- wrong type.
-  if call('HSETNX', CLAIMS, token, claim) ~= 1 then break end
+  -- The first write: it does nothing if the token has claimed before. The second one fails if `run` has
+  -- a wrong type.
+  if call('HSETNX', claims, token, claim) ~= 1 then break end
   if is_narrow then
     local long = string.rep('-', 65)
-    call('HSET', RUN, long, '1') -- as `widen` does (meta.lua)
-    call('HDEL', RUN, long)
+    call('HSET', run_key, long, '1') -- as `widen` does (meta.lua)
+    call('HDEL', run_key, long)
   end
-  if type(try('HSET', RUN, unpack(runs))) == 'table' then
-    call('HDEL', CLAIMS, token)
+  if type(try('HSET', run_key, unpack(runs))) == 'table' then
+    call('HDEL', claims, token)
     break
   end
-  call('ZADD', LEASES, format('%d', min(now + argv[4], TIME_MAX)), token)
-  local key = PREFIX .. 'wake:' .. pair
-  if ready > 0 then
-    call('HSET', COUNT, running_field, format('%d', running), fields[nth], format('%d', ready))
-    if try('LLEN', key) == 0 then try('RPUSH', key, 'w') end
-  else
-    call('HSET', COUNT, running_field, format('%d', running))
-    call('HDEL', COUNT, fields[nth])
-    try('DEL', key)
-  end
-  local fence_text = format('%d', first_fence + count - 1)
+  call('ZADD', leases, format('%d', min(now + argv[4], TIME_MAX)), token)
+  local changes = {
+    running_field, format('%d', running), 'clock_ms', now_text,
+    'fence', format('%d', first_fence + count - 1),
+  }
   if is_empty then
     call('UNLINK', lane, PREFIX .. 'gone:' .. pair .. '/' .. index)
     call('ZREM', PREFIX .. 'lanes:' .. pair, index)
-    call('HSET', META, 'clock_ms', now_text, 'fence', fence_text)
   else
     call('LTRIM', lane, format('%d', count), '-1')
     call('ZADD', PREFIX .. 'lanes:' .. pair, format('%d', priority * 2 ^ 48 + turn + 1), index)
-    local turn_text = format('%d', turn + 1)
-    call('HSET', META, 'clock_ms', now_text, 'fence', fence_text, 'turn', turn_text)
+    changes[7], changes[8] = 'turn', format('%d', turn + 1)
   end
+  local key = PREFIX .. 'wake:' .. pair
+  if ready > 0 then
+    changes[#changes + 1], changes[#changes + 2] = fields[nth], format('%d', ready)
+    if try('LLEN', key) == 0 then try('RPUSH', key, 'w') end
+  else
+    call('HDEL', META, fields[nth])
+    try('DEL', key)
+  end
+  call('HSET', META, unpack(changes))
   for i = 1, names and #names or 0 do
     if type(try('SADD', PREFIX .. 'hold:' .. names[i], unpack(ids))) == 'table' then
       try('SADD', PREFIX .. 'mend:' .. names[i], unpack(ids))
@@ -200,7 +202,7 @@ repeat
   do
     return {
       now, now, first_fence, count == missing and 1 or 0, next_due, maintain and 1 or 0,
-      meta[6] or '', '', '', all, atts, {}, {}, {}, unpack(records),
+      meta[9] or '', '', '', all, atts or false, false, false, false, unpack(records),
     }
   end
 until true

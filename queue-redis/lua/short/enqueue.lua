@@ -5,7 +5,7 @@
 repeat
   local argv = ARGV
   local flags, at, index = argv[7], 8, argv[4]
-  if stale > 0 or argv[1] ~= '1' or argv[5] ~= 'n' then break end
+  if argv[1] ~= '1' or argv[5] ~= 'n' or meta[4] and meta[4] ~= '0' then break end
   if not string.find(flags, '^[erp]l?$') then break end
   local limit_keys = #flags == 2 and argv[8]
   if limit_keys then at, index = 9, index .. '/' .. limit_keys end
@@ -54,15 +54,15 @@ repeat
   end
 
   -- Anything else than a whole number above 0 is damage.
-  local ready_field, live_field = pair .. '/ready', 'live:' .. queue
-  local counts = call('HMGET', COUNT, ready_field, live_field)
-  local ready = (tonumber(counts[1] or nil) or 0) + count
-  local live = (tonumber(counts[2] or nil) or 0) + count
+  local ready = (tonumber(meta[7] or 0) or 0) + count
+  local live = (tonumber(meta[8] or 0) or 0) + count
   if not (ready > 0 and ready < 2 ^ 52 and ready % 1 == 0) then break end
   if not (live > 0 and live < 2 ^ 52 and live % 1 == 0) then break end
+  local turn = tonumber(meta[6] or 0) or 0
+  if not (turn >= 0 and turn < 2 ^ 48 and turn % 1 == 0) then turn = 0 end
   local lives
   if names then
-    lives = call('HMGET', LIVE, unpack(names))
+    lives = call('HMGET', PREFIX .. 'live', unpack(names))
     is_plain = true
     for i = #names, 1, -1 do
       local jobs = (tonumber(lives[i] or nil) or 0) + count
@@ -74,7 +74,7 @@ repeat
   end
 
   -- Before each record: its version (class.lua) and its times.
-  local times = pack('>I6I6', now, now)
+  local jobs, times = PREFIX .. 'jobs', pack('>I6I6', now, now)
   local expiring = (names and '\2' or '\1') .. times
   local lasting = (names and '\4' or '\3') .. times
   local first = at + 1
@@ -82,9 +82,9 @@ repeat
   if count == 1 then
     local record = argv[first + 1]
     record = (byte(record, 22) % 2 == 1 and expiring or lasting) .. record
-    is_taken = call('HSETNX', JOBS, argv[first], record) == 0
+    is_taken = call('HSETNX', jobs, argv[first], record) == 0
   else
-    local found = call('HMGET', JOBS, unpack(argv, first, at + count))
+    local found = call('HMGET', jobs, unpack(argv, first, at + count))
     written = found -- its room is used again
     local seen = {}
     for i = count, 1, -1 do
@@ -109,23 +109,31 @@ repeat
   end
   if not is_pushed or type(added) ~= 'number' then
     if is_pushed then call('LTRIM', lane, '0', string.format('%d', -count - 1)) end
-    if count == 1 then call('HDEL', JOBS, argv[first]) end
+    if count == 1 then call('HDEL', jobs, argv[first]) end
     break
   end
-  if written then call('HSET', JOBS, unpack(written)) end
-  call(
-    'HSET', COUNT, ready_field, string.format('%d', ready), live_field, string.format('%d', live)
-  )
-  if lives then call('HSET', LIVE, unpack(lives)) end
+  if written then call('HSET', jobs, unpack(written)) end
+  local ready_text, live_text = string.format('%d', ready), string.format('%d', live)
+  if is_new then
+    call(
+      'HSET', META, ready_field, ready_text, live_field, live_text,
+      'clock_ms', now_text, 'turn', string.format('%d', turn + 1)
+    )
+  else
+    call('HSET', META, ready_field, ready_text, live_field, live_text, 'clock_ms', now_text)
+  end
+  if lives then call('HSET', PREFIX .. 'live', unpack(lives)) end
+  local paused = meta[5]
   if not parked and not (paused and string.find(paused, ',' .. queue .. ',', 1, true)) then
     local wake = PREFIX .. 'wake:' .. pair
-    if try('LLEN', wake) == 0 then try('RPUSH', wake, 'w') end
+    if ready > count then
+      if try('LLEN', wake) == 0 then try('RPUSH', wake, 'w') end
+    else
+      -- Where no job was ready there is no token.
+      local tokens = try('RPUSH', wake, 'w')
+      if type(tokens) == 'number' and tokens > 1 then call('LTRIM', wake, '0', '-2') end
+    end
   end
-  if is_new then
-    call('HSET', META, 'clock_ms', now_text, 'turn', string.format('%d', turn + 1))
-  elseif now ~= clock_ms then
-    call('HSET', META, 'clock_ms', now_text)
-  end
-  do return { string.rep('R', count) } end
+  do return string.rep('R', count) end
 until true
 

@@ -2,34 +2,25 @@
 -- one claim, queue, kind, settings and limit keys have completed with the same result, and all is as
 -- plain as can be (plain/settle.lua). Goes on behind this if that is not so, with nothing written.
 
-local runs -- what RUN has of the jobs, once it is read
-
 repeat
   local argv = ARGV
   local count = #argv / 2
-  if count > CHUNK then break end
+  if not names_end then break end
   local head = argv[count + 1]
   -- The token ends the head, which has 31 bytes (settle.lua); "C" is completed.
   if byte(head) ~= 67 or #head > 31 + INLINE_MAX_BYTES then break end
   local token, is_plain = sub(head, 16, 31), true
   for i = count + 2, 2 * count do is_plain = is_plain and argv[i] == head end
-  if not is_plain or call('EXISTS', PREFIX .. 'cancel') == 1 then break end
+  if not is_plain then break end
+  -- Of keys that most stores do not have (meta.lua) "c" is `cancel`.
+  local rare = meta[4] or ''
+  if string.find(rare, 'c', 1, true) and call('EXISTS', PREFIX .. 'cancel') == 1 then break end
 
-  runs = call('HMGET', RUN, unpack(argv, 1, count))
   local first = runs[1]
-  -- Behind the token is the head of the first job's record (class.lua). Of jobs that do not expire it
-  -- has version 3, or 4 with limit keys, which is the flag 16.
-  local queue_bytes, kind_bytes = byte(first or '', 37, 38)
-  if not kind_bytes then break end
-  local names_end = 51 + queue_bytes + kind_bytes
-  if #first < names_end then break end
-  local class = sub(first, 36, names_end) -- from its codec on
-  local queue = sub(first, 52, 51 + queue_bytes)
-  local pair = queue .. '/' .. sub(first, 52 + queue_bytes, names_end)
-  local completed_s, _, flags = struct.unpack('>I4I4B', first, 43)
-  local is_kept, version = completed_s > 0, flags == 16 and 4 or 3
-  if flags ~= 0 and flags ~= 16 or byte(first, 39) > 9 then break end
+  if #first < names_end or flags ~= 0 and flags ~= 16 or byte(first, 39) > 9 then break end
   if not string.find(pair, '^[a-z0-9_.-]+/[a-z0-9_.-]+$') then break end
+  local is_kept = completed_s > 0
+  local class, version = sub(first, 36, names_end), flags == 16 and 4 or 3 -- the class from its codec on
   local key_high, key_low = byte(first, 34, 35)
   -- Behind the idempotency key: the job's limit keys, and those that its worker has added.
   local limit_keys = sub(first, names_end + key_high * 256 + key_low + 1)
@@ -80,7 +71,7 @@ repeat
     if not is_plain or #names > 100 then break end
     if limited and names[1] then
       local targets = {}
-      local states = call('HMGET', LIMITED, unpack(names))
+      local states = call('HMGET', PREFIX .. 'limited', unpack(names))
       for i = 1, #names do
         is_plain = is_plain and not states[i]
         targets[2 * i - 1], targets[2 * i] = names[i], string.match(names[i], '^[^:]*') .. ':*'
@@ -97,6 +88,7 @@ repeat
     break
   end
 
+  CLAIMS = PREFIX .. 'claims'
   local packed = call('HGET', CLAIMS, token)
   if not packed or #packed <= 18 or byte(packed) ~= 1 then break end -- left.lua
   local ids_bytes = #packed - 18 - byte(packed, 18)
@@ -104,16 +96,15 @@ repeat
   local high, low = byte(packed, 16, 17)
   local left = high * 256 + low - count
 
-  local fields = { pair .. '/running', 'live:' .. queue }
-  if is_kept then fields[3], fields[4] = pair .. '/completed', 'done:' .. queue end
-  local counts = call('HMGET', COUNT, unpack(fields))
+  local counts = {}
   for i = 1, #fields do
-    local jobs = tonumber(counts[i] or nil) or 0
+    local jobs = tonumber(meta[4 + i] or 0) or 0
     is_plain = is_plain and jobs % 1 == 0 and jobs <= 2 ^ 52
     counts[i] = jobs
   end
   local lives
   if own_count > 0 and is_plain then
+    LIVE = PREFIX .. 'live'
     lives = call('HMGET', LIVE, unpack(names, 1, own_count))
     for i = 1, own_count do
       local jobs = tonumber(lives[i] or nil) or 0
@@ -128,6 +119,10 @@ repeat
   local old, ends, entries, rest, rest_expiry
   local over = is_kept and counts[4] + count - FINISHED_MAX or 0
   local missing = over >= SLACK and min(over, count + SLACK, CHUNK) or 0
+  FIN, AGES = PREFIX .. 'fin', PREFIX .. 'ages'
+  if missing > 0 or not is_kept then
+    JOBS, ATT, HISTORY = PREFIX .. 'jobs', PREFIX .. 'att', PREFIX .. 'history'
+  end
   if missing > 0 then old, ends, entries = {}, {}, {} end
   while missing > 0 and is_plain do
     local page =
@@ -173,21 +168,27 @@ repeat
   local gone, gone_count = old, old_count
   if not is_kept then gone, gone_count = argv, count end
   local log, has_atts, has_history, has_log = PREFIX .. 'log', false, nil, nil
-  if gone_count > 0 then
+  if gone_count > 0 and rare ~= '' then
     call('HLEN', JOBS)
     has_atts, has_history, has_log = call('HLEN', ATT) > 0, try('HLEN', HISTORY), try('HLEN', log)
     has_history = type(has_history) == 'number' and has_history > 0
     has_log = type(has_log) == 'number' and has_log > 0
   end
   if is_kept then
-    call('ZCARD', AGES)
+    if old_count > 0 then call('ZCARD', AGES) end
     local fin, finished = pack('>BBI6', 4, 0, now) .. sub(head, 10), {} -- 4 is COMPLETED
     for i = 1, count do finished[2 * i - 1], finished[2 * i] = argv[i], fin end
-    call('HSET', FIN, unpack(finished)) -- it may still fail: a wrong type
-    -- A shelf of a wrong type loses this index entry, not the job.
+    -- The first writes: they may still fail because of a wrong type, and are taken back then.
+    local written = try('HSET', FIN, unpack(finished))
+    if type(written) == 'table' then break end
     local expiry = string.format('%d', min(now + completed_s * 1000, TIME_MAX))
+    local noted = old_count > 0 or try('ZADD', AGES, 'LT', expiry, fields[4])
+    if type(noted) == 'table' and written == count then
+      call('HDEL', FIN, unpack(argv, 1, count))
+      break
+    end
+    -- A shelf of a wrong type loses this index entry, not the job.
     try('ZADD', shelf, expiry, concat(argv, '', 1, count))
-    if old_count == 0 then try('ZADD', AGES, 'LT', expiry, fields[4]) end
   end
   if gone_count > 0 then
     call('HDEL', JOBS, unpack(gone, 1, gone_count))
@@ -202,7 +203,7 @@ repeat
     local first = try('ZRANGE', shelf, '0', '0', 'WITHSCORES')
     if first[2] then try('ZADD', AGES, first[2], fields[4]) end
   end
-  local sums, zeros = {}, nil
+  local sums, zeros = { 'clock_ms', now_text }, nil
   for i = 1, #fields do
     local by = i < 3 and -count or count - old_count
     local sum = counts[i] + by
@@ -213,8 +214,8 @@ repeat
       zeros[#zeros + 1] = fields[i]
     end
   end
-  if sums[1] then call('HSET', COUNT, unpack(sums)) end
-  if zeros then call('HDEL', COUNT, unpack(zeros)) end
+  call('HSET', META, unpack(sums))
+  if zeros then call('HDEL', META, unpack(zeros)) end
   for i = 1, own_count do
     if lives[i] > 0 then
       call('HSET', LIVE, names[i], string.format('%d', lives[i]))
@@ -228,15 +229,14 @@ repeat
       if limited then call('HDEL', META, 'tidied') end -- heal.lua begins at once
     end
   end
-  call('HDEL', RUN, unpack(argv, 1, count))
+  call('HDEL', PREFIX .. 'run', unpack(argv, 1, count))
   if left > 0 then
     local rest = sub(packed, 1, 15) .. pack('>H', left) .. sub(packed, 18)
     call('HSET', CLAIMS, token, rest)
   else
     call('HDEL', CLAIMS, token)
-    try('ZREM', LEASES, token)
+    try('ZREM', PREFIX .. 'leases', token)
   end
-  if now ~= clock_ms then call('HSET', META, 'clock_ms', now_text) end
   do return string.rep('a4', count) end
 until true
 

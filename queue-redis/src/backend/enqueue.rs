@@ -190,7 +190,7 @@ fn command(backend: &RedisBackend, script: &Source, jobs: &[NewJob], packed: &[P
 }
 
 fn read(reply: Value, jobs: &[NewJob]) -> Result<Vec<EnqueueOutcome>, Error> {
-    let mut items = Items::of(reply)?;
+    let mut items = Items::of_first(reply)?;
     let letters = items.bytes()?;
     if letters.len() != jobs.len() {
         return Err(unexpected("not one answer per job"));
