@@ -9,7 +9,7 @@ local limited = meta[3]
 
 -- TIME is not frozen inside a script: it is read once. The store's clock never goes back.
 local time = call('TIME')
-local now_text = time[1] .. sub('00000' .. time[2], -6, -4)
-local now = tonumber(now_text)
+local now_text = time[1] .. sub(#time[2] == 6 and time[2] or '00000' .. time[2], -6, -4)
+local now = now_text + 0
 if now <= clock_ms then now, now_text = clock_ms, meta[2] end
 

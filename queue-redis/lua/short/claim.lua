@@ -4,17 +4,20 @@
 
 repeat
   local argv, format = ARGV, string.format
-  local token, missing = argv[1], tonumber(argv[3])
+  local token, missing = argv[1], argv[3] + 0
   if meta[8] or meta[4] and meta[4] ~= '0' or missing > CHUNK then break end
 
   -- Which queue and kind that is.
-  if size == 0 or size > CHUNK then break end
-  local nth, has_one = nil, true
-  for i = 1, size do
-    if meta[10 + i] then nth, has_one = i, not nth end
+  local nth = is_one and meta[11] and 1 or nil
+  if not is_one then
+    if size == 0 or size > CHUNK then break end
+    local has_one = true
+    for i = 1, size do
+      if meta[10 + i] then nth, has_one = i, not nth end
+      if not has_one then break end
+    end
     if not has_one then break end
   end
-  if not has_one then break end
 
   -- Keys that most stores do not have (meta.lua): "d" is `due`, "a" is `att`.
   local rare, due_ms = meta[10], nil
@@ -45,23 +48,32 @@ repeat
     end
   end
 
-  local kind_count = (#argv - queues_end) / 3
-  local queue = argv[6 + floor((nth - 1) / kind_count)]
-  local kind_at = queues_end + 1 + 3 * ((nth - 1) % kind_count)
-  local kind, wanted = argv[kind_at], min(missing, tonumber(argv[kind_at + 1]))
-  local added = argv[kind_at + 2]
+  local queue, kind_at = argv[6], 7
+  if not is_one then
+    local kind_count = (#argv - queues_end) / 3
+    queue = argv[6 + floor((nth - 1) / kind_count)]
+    kind_at = queues_end + 1 + 3 * ((nth - 1) % kind_count)
+  end
+  local kind, wanted, wanted_text, added = argv[kind_at], missing, argv[3], argv[kind_at + 2]
+  if argv[kind_at + 1] + 0 < missing then
+    wanted_text = argv[kind_at + 1]
+    wanted = wanted_text + 0
+  end
   if wanted <= 0 then break end
   local paused = meta[5]
   if paused and string.find(paused, ',' .. queue .. ',', 1, true) then break end
   local pair = queue .. '/' .. kind
-  local lanes = try('ZRANGE', PREFIX .. 'lanes:' .. pair, '0', '1')
+  local index_key = PREFIX .. 'lanes:' .. pair
+  local lanes = try('ZRANGE', index_key, '0', '1')
   local index = lanes[1]
-  if not index or lanes[2] or not string.find(index, '^%d') then break end
+  if not index or lanes[2] then break end
+  local priority = (byte(index) or 0) - 48
+  if priority < 0 or priority > 9 then break end
   local limit_keys = #index > 1 and sub(index, 3)
   if limit_keys and byte(index, 2) ~= 47 then break end -- "/"
   local lane = PREFIX .. 'lane:' .. pair .. '/' .. index
   -- One more, to see whether something is left.
-  local ids = try('LRANGE', lane, '0', format('%d', wanted))
+  local ids = try('LRANGE', lane, '0', wanted_text)
   local count, is_empty = #ids, true
   if count == 0 then break end
   if count > wanted then
@@ -69,8 +81,8 @@ repeat
     count, is_empty = wanted, false
   end
   local running_field = pair .. '/running'
-  local ready = tonumber(meta[10 + nth])
-  local running = size == 1 and meta[12] or size > 1 and call('HGET', META, running_field)
+  local ready, running = tonumber(meta[10 + nth]), meta[12]
+  if not is_one then running = call('HGET', META, running_field) end
   running = tonumber(running or 0)
   if not ready or not running then break end
   ready, running = ready - count, running + count
@@ -123,8 +135,13 @@ repeat
   end
 
   -- The records: what is in `run` is the claim's token and a record's head (class.lua).
-  local records, runs = call('HMGET', PREFIX .. 'jobs', unpack(ids)), {}
-  local priority, of = byte(index) - 48, queue .. kind
+  local records, runs
+  if count > 1 then
+    records, runs = call('HMGET', PREFIX .. 'jobs', unpack(ids)), {}
+  else
+    records = { call('HGET', PREFIX .. 'jobs', ids[1]) }
+  end
+  local of = queue .. kind
   local names_end, version, flags, tail = 35 + #of, 3, 0, ''
   if limit_keys then version, flags, tail = 4, 16, pack('>H', #limit_keys) .. limit_keys end
   local head, run
@@ -142,7 +159,7 @@ repeat
       if not is_plain then break end
       head, run = its_head, token .. its_head .. added
     end
-    runs[2 * i - 1], runs[2 * i] = ids[i], run
+    if runs then runs[2 * i - 1], runs[2 * i] = ids[i], run end
   end
   if not is_plain then break end
   local atts = rare and string.find(rare, 'a', 1, true) and PREFIX .. 'att'
@@ -152,9 +169,9 @@ repeat
   local turn, fence, run_key = tonumber(meta[6] or 0) or 0, tonumber(meta[7] or 0) or 0, PREFIX .. 'run'
   if not (turn >= 0 and turn < 2 ^ 48 and turn % 1 == 0) then turn = 0 end
   if not (fence >= 0 and fence < 2 ^ 53 and fence % 1 == 0) then fence = 0 end
-  local is_narrow = count > 16 and #runs[2] <= 64 and call('HLEN', run_key) <= 512
+  local is_narrow = count > 16 and #run <= 64 and call('HLEN', run_key) <= 512
   local first_fence = max(fence + 1, min(now * 1000, 2 ^ 53 - 2 ^ 40))
-  local all = concat(ids)
+  local all = count > 1 and concat(ids) or ids[1]
   local claim = pack('>BI6I8HB', 1, now, first_fence, count, #argv[2]) .. argv[2] .. all
   -- The first write: it does nothing if the token has claimed before. The second one fails if `run` has
   -- a wrong type.
@@ -164,32 +181,40 @@ repeat
     call('HSET', run_key, long, '1') -- as `widen` does (meta.lua)
     call('HDEL', run_key, long)
   end
-  if type(try('HSET', run_key, unpack(runs))) == 'table' then
+  local written
+  if runs then
+    written = try('HSET', run_key, unpack(runs))
+  else
+    written = try('HSET', run_key, all, run)
+  end
+  if type(written) == 'table' then
     call('HDEL', claims, token)
     break
   end
   call('ZADD', leases, format('%d', min(now + argv[4], TIME_MAX)), token)
-  local changes = {
-    running_field, format('%d', running), 'clock_ms', now_text,
-    'fence', format('%d', first_fence + count - 1),
-  }
+  local wake, ready_field = PREFIX .. 'wake:' .. pair, pair .. '/ready'
+  local running_text, fence_text = format('%d', running), format('%d', first_fence + count - 1)
   if is_empty then
     call('UNLINK', lane, PREFIX .. 'gone:' .. pair .. '/' .. index)
-    call('ZREM', PREFIX .. 'lanes:' .. pair, index)
+    call('ZREM', index_key, index)
+    call(
+      'HSET', META, 'clock_ms', now_text, 'fence', fence_text, running_field, running_text,
+      ready_field, format('%d', ready)
+    )
   else
-    call('LTRIM', lane, format('%d', count), '-1')
-    call('ZADD', PREFIX .. 'lanes:' .. pair, format('%d', priority * 2 ^ 48 + turn + 1), index)
-    changes[7], changes[8] = 'turn', format('%d', turn + 1)
+    call('LTRIM', lane, count > 1 and format('%d', count) or '1', '-1')
+    call('ZADD', index_key, format('%d', priority * 2 ^ 48 + turn + 1), index)
+    call(
+      'HSET', META, 'clock_ms', now_text, 'fence', fence_text, running_field, running_text,
+      ready_field, format('%d', ready), 'turn', format('%d', turn + 1)
+    )
   end
-  local key = PREFIX .. 'wake:' .. pair
-  if ready > 0 then
-    changes[#changes + 1], changes[#changes + 2] = fields[nth], format('%d', ready)
-    if try('LLEN', key) == 0 then try('RPUSH', key, 'w') end
-  else
-    call('HDEL', META, fields[nth])
-    try('DEL', key)
+  if ready <= 0 then
+    call('HDEL', META, ready_field)
+    try('DEL', wake)
+  elseif try('LLEN', wake) == 0 then
+    try('RPUSH', wake, 'w')
   end
-  call('HSET', META, unpack(changes))
   for i = 1, names and #names or 0 do
     if type(try('SADD', PREFIX .. 'hold:' .. names[i], unpack(ids))) == 'table' then
       try('SADD', PREFIX .. 'mend:' .. names[i], unpack(ids))

@@ -58,8 +58,6 @@ repeat
   local live = (tonumber(meta[8] or 0) or 0) + count
   if not (ready > 0 and ready < 2 ^ 52 and ready % 1 == 0) then break end
   if not (live > 0 and live < 2 ^ 52 and live % 1 == 0) then break end
-  local turn = tonumber(meta[6] or 0) or 0
-  if not (turn >= 0 and turn < 2 ^ 48 and turn % 1 == 0) then turn = 0 end
   local lives
   if names then
     lives = call('HMGET', PREFIX .. 'live', unpack(names))
@@ -98,16 +96,23 @@ repeat
   if is_taken then break end
 
   -- Only a lane or an index of a wrong type can fail from here on: what was written is taken back.
-  local pushed = try('RPUSH', lane, unpack(argv, first, at + count))
-  local is_pushed, is_new = type(pushed) == 'number', pushed == count and not parked
-  local added, score = 0, string.format('%d', argv[4] * 2 ^ 48 + turn + 1)
-  if is_new then
-    added = try('ZADD', lanes, score, index)
-  elseif is_pushed and not placed and not parked then
-    added = try('ZADD', lanes, 'NX', score, index) -- one that has lost its place gets one
-    is_new = added == 1
+  local pushed, turn, added = nil, nil, 0
+  if count == 1 then
+    pushed = try('RPUSH', lane, argv[first])
+  else
+    pushed = try('RPUSH', lane, unpack(argv, first, at + count))
   end
-  if not is_pushed or type(added) ~= 'number' then
+  local is_pushed, is_new = type(pushed) == 'number', pushed == count and not parked
+  if is_pushed and not is_new and not placed and not parked then
+    added = try('ZSCORE', lanes, index)
+    is_new = not added -- one that has lost its place gets one
+  end
+  if is_new then
+    turn = tonumber(meta[6] or 0) or 0
+    if not (turn >= 0 and turn < 2 ^ 48 and turn % 1 == 0) then turn = 0 end
+    added = try('ZADD', lanes, string.format('%d', argv[4] * 2 ^ 48 + turn + 1), index)
+  end
+  if not is_pushed or type(added) == 'table' then
     if is_pushed then call('LTRIM', lane, '0', string.format('%d', -count - 1)) end
     if count == 1 then call('HDEL', jobs, argv[first]) end
     break
@@ -134,6 +139,6 @@ repeat
       if type(tokens) == 'number' and tokens > 1 then call('LTRIM', wake, '0', '-2') end
     end
   end
-  do return string.rep('R', count) end
+  do return count == 1 and 'R' or string.rep('R', count) end
 until true
 

@@ -24,12 +24,12 @@ repeat
   local key_high, key_low = byte(first, 34, 35)
   -- Behind the idempotency key: the job's limit keys, and those that its worker has added.
   local limit_keys = sub(first, names_end + key_high * 256 + key_low + 1)
-  local last, seen = nil, {}
+  local last, seen = nil, count > 1 and {}
   for i = 1, count do
     local run, id = runs[i], argv[i]
-    is_plain = run and not seen[id]
+    is_plain = run and not (seen and seen[id])
     if not is_plain then break end
-    seen[id] = true
+    if seen then seen[id] = true end
     if run ~= last then
       key_high, key_low = byte(run, 34, 35)
       local key_bytes = key_low and key_high * 256 + key_low or 0
@@ -96,14 +96,16 @@ repeat
   local high, low = byte(packed, 16, 17)
   local left = high * 256 + low - count
 
-  local counts = {}
-  for i = 1, #fields do
-    local jobs = tonumber(meta[4 + i] or 0) or 0
-    is_plain = is_plain and jobs % 1 == 0 and jobs <= 2 ^ 52
-    counts[i] = jobs
+  local running, live = tonumber(meta[5] or 0) or 0, tonumber(meta[6] or 0) or 0
+  if running % 1 ~= 0 or running > 2 ^ 52 or live % 1 ~= 0 or live > 2 ^ 52 then break end
+  local completed, shelved = 0, 0
+  if is_kept then
+    completed, shelved = tonumber(meta[7] or 0) or 0, tonumber(meta[8] or 0) or 0
+    if completed % 1 ~= 0 or completed > 2 ^ 52 then break end
+    if shelved % 1 ~= 0 or shelved > 2 ^ 52 then break end
   end
   local lives
-  if own_count > 0 and is_plain then
+  if own_count > 0 then
     LIVE = PREFIX .. 'live'
     lives = call('HMGET', LIVE, unpack(names, 1, own_count))
     for i = 1, own_count do
@@ -115,9 +117,9 @@ repeat
   if not is_plain then break end
 
   -- Records that have to go because there are too many: here if they are of such jobs, too.
-  local shelf, old_count = PREFIX .. (fields[4] or ''), 0
+  local shelf, old_count = PREFIX .. (shelf_name or ''), 0
   local old, ends, entries, rest, rest_expiry
-  local over = is_kept and counts[4] + count - FINISHED_MAX or 0
+  local over = is_kept and shelved + count - FINISHED_MAX or 0
   local missing = over >= SLACK and min(over, count + SLACK, CHUNK) or 0
   FIN, AGES = PREFIX .. 'fin', PREFIX .. 'ages'
   if missing > 0 or not is_kept then
@@ -176,19 +178,24 @@ repeat
   end
   if is_kept then
     if old_count > 0 then call('ZCARD', AGES) end
-    local fin, finished = pack('>BBI6', 4, 0, now) .. sub(head, 10), {} -- 4 is COMPLETED
-    for i = 1, count do finished[2 * i - 1], finished[2 * i] = argv[i], fin end
     -- The first writes: they may still fail because of a wrong type, and are taken back then.
-    local written = try('HSET', FIN, unpack(finished))
+    local fin, entry, written = pack('>BBI6', 4, 0, now) .. sub(head, 10), argv[1], nil -- 4 is COMPLETED
+    if count > 1 then
+      local finished = {}
+      for i = 1, count do finished[2 * i - 1], finished[2 * i] = argv[i], fin end
+      entry, written = concat(argv, '', 1, count), try('HSET', FIN, unpack(finished))
+    else
+      written = try('HSET', FIN, entry, fin)
+    end
     if type(written) == 'table' then break end
     local expiry = string.format('%d', min(now + completed_s * 1000, TIME_MAX))
-    local noted = old_count > 0 or try('ZADD', AGES, 'LT', expiry, fields[4])
+    local noted = old_count > 0 or try('ZADD', AGES, 'LT', expiry, shelf_name)
     if type(noted) == 'table' and written == count then
       call('HDEL', FIN, unpack(argv, 1, count))
       break
     end
     -- A shelf of a wrong type loses this index entry, not the job.
-    try('ZADD', shelf, expiry, concat(argv, '', 1, count))
+    try('ZADD', shelf, expiry, entry)
   end
   if gone_count > 0 then
     call('HDEL', JOBS, unpack(gone, 1, gone_count))
@@ -201,21 +208,28 @@ repeat
     try('ZREM', shelf, unpack(entries))
     if rest then try('ZADD', shelf, rest_expiry, rest) end
     local first = try('ZRANGE', shelf, '0', '0', 'WITHSCORES')
-    if first[2] then try('ZADD', AGES, first[2], fields[4]) end
+    if first[2] then try('ZADD', AGES, first[2], shelf_name) end
   end
-  local sums, zeros = { 'clock_ms', now_text }, nil
-  for i = 1, #fields do
-    local by = i < 3 and -count or count - old_count
-    local sum = counts[i] + by
-    if by ~= 0 and sum > 0 then
-      sums[#sums + 1], sums[#sums + 2] = fields[i], string.format('%d', sum)
-    elseif by ~= 0 then
-      zeros = zeros or {}
-      zeros[#zeros + 1] = fields[i]
-    end
+  -- A counter that reaches 0 goes.
+  local zeros = {}
+  running, live = running - count, live - count
+  local running_text, live_text = string.format('%d', running), string.format('%d', live)
+  if running <= 0 then zeros[1] = running_field end
+  if live <= 0 then zeros[#zeros + 1] = live_field end
+  if is_kept and count ~= old_count then
+    completed, shelved = completed + count - old_count, shelved + count - old_count
+    call(
+      'HSET', META, 'clock_ms', now_text, running_field, running_text, live_field, live_text,
+      completed_field, string.format('%d', completed), shelf_name, string.format('%d', shelved)
+    )
+    if completed <= 0 then zeros[#zeros + 1] = completed_field end
+    if shelved <= 0 then zeros[#zeros + 1] = shelf_name end
+  else
+    call(
+      'HSET', META, 'clock_ms', now_text, running_field, running_text, live_field, live_text
+    )
   end
-  call('HSET', META, unpack(sums))
-  if zeros then call('HDEL', META, unpack(zeros)) end
+  if zeros[1] then call('HDEL', META, unpack(zeros)) end
   for i = 1, own_count do
     if lives[i] > 0 then
       call('HSET', LIVE, names[i], string.format('%d', lives[i]))
