@@ -169,17 +169,31 @@ repeat
   local turn, fence, run_key = tonumber(meta[6] or 0) or 0, tonumber(meta[7] or 0) or 0, PREFIX .. 'run'
   if not (turn >= 0 and turn < 2 ^ 48 and turn % 1 == 0) then turn = 0 end
   if not (fence >= 0 and fence < 2 ^ 53 and fence % 1 == 0) then fence = 0 end
-  local is_narrow = count > 16 and #run <= 64 and call('HLEN', run_key) <= 512
+  -- Hashes with many jobs that are in Redis' compact encoding (meta.lua). Lone claims look now and then.
+  local narrow_run, narrow_claims
+  if count > 16 then
+    narrow_run = #run <= 64 and call('HLEN', run_key) <= 512
+  elseif now % 64 == 0 then
+    narrow_run, narrow_claims = call('HLEN', run_key), call('HLEN', claims)
+    narrow_run = narrow_run > 32 and narrow_run <= 512
+    narrow_claims = narrow_claims > 32 and narrow_claims <= 512
+  end
   local first_fence = max(fence + 1, min(now * 1000, 2 ^ 53 - 2 ^ 40))
   local all = count > 1 and concat(ids) or ids[1]
   local claim = pack('>BI6I8HB', 1, now, first_fence, count, #argv[2]) .. argv[2] .. all
   -- The first write: it does nothing if the token has claimed before. The second one fails if `run` has
   -- a wrong type.
   if call('HSETNX', claims, token, claim) ~= 1 then break end
-  if is_narrow then
-    local long = string.rep('-', 65)
-    call('HSET', run_key, long, '1') -- as `widen` does (meta.lua)
-    call('HDEL', run_key, long)
+  if narrow_run or narrow_claims then
+    local long = string.rep('-', 65) -- as `widen` does
+    if narrow_run then
+      call('HSET', run_key, long, '1')
+      call('HDEL', run_key, long)
+    end
+    if narrow_claims then
+      call('HSET', claims, long, '1')
+      call('HDEL', claims, long)
+    end
   end
   local written
   if runs then
@@ -224,6 +238,12 @@ repeat
   local span = PREFIX .. 'starts:' .. format('%d', floor(now / 30000))
   -- A hint for those who find the queue full: it goes by itself.
   if try('HINCRBY', span, queue, count) == count then try('EXPIRE', span, '90') end
+  if count == 1 then
+    return {
+      now, now, first_fence, missing == 1 and 1 or 0, next_due, maintain and 1 or 0, meta[9] or '',
+      '', '', all, atts or false, false, false, false, records[1],
+    }
+  end
   do
     return {
       now, now, first_fence, count == missing and 1 or 0, next_due, maintain and 1 or 0,

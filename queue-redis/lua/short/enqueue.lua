@@ -23,8 +23,8 @@ repeat
   if limit_keys then
     names = {}
     for name in string.gmatch(limit_keys, '[^,]+') do names[#names + 1] = name end
-    placed = try('ZSCORE', lanes, index)
-    parked = limited and try('ZSCORE', PREFIX .. 'parked:' .. pair, index)
+    placed = try('ZRANK', lanes, index)
+    parked = limited and try('ZRANK', PREFIX .. 'parked:' .. pair, index)
     if placed and parked or type(placed) == 'table' or type(parked) == 'table' then break end
     is_plain = true
     if limited and not placed and not parked then
@@ -104,7 +104,7 @@ repeat
   end
   local is_pushed, is_new = type(pushed) == 'number', pushed == count and not parked
   if is_pushed and not is_new and not placed and not parked then
-    added = try('ZSCORE', lanes, index)
+    added = try('ZRANK', lanes, index)
     is_new = not added -- one that has lost its place gets one
   end
   if is_new then
