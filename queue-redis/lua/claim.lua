@@ -244,7 +244,7 @@ end
 -- All functions are made when the first such queue is met: making them costs a claim more than a
 -- job.
 local function make_views()
-  local SOURCE_PAGE = LANES_MAX
+  local SOURCE_PAGE = most == 1 and 4 or LANES_MAX -- entries that are read at once
   local all, looks = {}, 0
 
   local function view_of(place, queue, kind)

@@ -212,14 +212,27 @@ local function scan(name, cursor, count)
   return answer(next_cursor, bytes)
 end
 
+-- Whether a finished job is what the tag says of the entry that it is in.
+local function is_as_tagged(record, class, fin, kind)
+  return class.pair == class.queue .. '/' .. kind
+    and not (class.apart or key_of(record, 0, class) or has_result_apart(fin))
+end
+
 -- Which of these ids, of one entry of a shelf, are not where they should be, or may be not.
-local function odd_on_shelf(ids, shelf, expiry)
+local function odd_on_shelf(ids, shelf, expiry, kind)
   local odd, fins = {}, read('HMGET', FIN, ids)
   for i, record in ipairs(read('HMGET', JOBS, ids)) do
     local class, fin = record and class_of(record, 0), fins[i]
     local is_plain = class and not class.at_least and fin and fin_state(fin) ~= QUARANTINED
     local places = is_plain and resting_places(record, class, fin)
-    if not places or places[1] ~= shelf or places[2] ~= expiry then odd[#odd + 1] = ids[i] end
+    if
+      not places
+      or places[1] ~= shelf
+      or places[2] ~= expiry
+      or kind and not is_as_tagged(record, class, fin, kind)
+    then
+      odd[#odd + 1] = ids[i]
+    end
   end
   return odd
 end
@@ -230,9 +243,10 @@ local function look_at_shelf(name, cursor, count)
   local no_ids, members, bytes = {}, {}, 0
   for i = 1, #page[2], 2 do
     local entry, expiry = page[2][i], tonumber(page[2][i + 1])
-    local ids = split_ids(entry)
+    local ids_bytes, kind = read_entry(entry)
+    local ids = split_ids(sub(entry, 1, ids_bytes))
     if #ids == 0 then no_ids[#no_ids + 1], no_ids[#no_ids + 2] = entry, page[2][i + 1] end
-    for _, id in ipairs(odd_on_shelf(ids, name, expiry)) do
+    for _, id in ipairs(odd_on_shelf(ids, name, expiry, kind)) do
       members[#members + 1] = id
       add('shelved', id, name, page[2][i + 1], entry)
     end

@@ -1,13 +1,14 @@
 -- T1 and T2: takes jobs in, or finds the jobs that have their id or idempotency key.
 --
 -- KEYS   the first of the fixed keys, or all 21
--- ARGV   number of groups; per group: queue, kind, priority, when ("n" now, "d" after, "a" at),
---        milliseconds of that, flags ("e" existing, "r" reject or "p" replace, then "k" if its jobs
---        have keys, "b" if their bodies are apart, "l" if they have limit keys), and these if they
---        have some (with commas between); a group that differs from the one before in its limit
---        keys only has an empty text in place of the first six. Then the runs of jobs of one group:
---        the group's number from 1 and how many jobs, 2 bytes each; the ids of all; and per job its
---        record without version and times, its body if that is apart, and its key if it has one
+-- ARGV   number of families of groups; the runs of jobs of one group: the group's number from 1 and
+--        how many jobs, 2 bytes each; of each limit key how many jobs have it, 2 bytes; per family:
+--        queue, kind, priority, when ("n" now, "d" after, "a" at), milliseconds of that, flags ("e"
+--        existing, "r" reject or "p" replace, then "k" if its jobs have keys, "b" if their bodies are
+--        apart, "l" if they have limit keys), how many groups it has, which differ in their limit
+--        keys only, and if they have some, per group the index of its lane (lanes.lua). Then the
+--        limit keys, each once; the ids of all; and per job its record without version and times,
+--        its body if that is apart, and its key if it has one
 -- Reply  one letter per job (S scheduled, R ready, s and r the same and it replaced another,
 --        D duplicate, I and K conflict of id and key, X rejected, F full), then per D its id and
 --        state byte, per replaced job and conflict its id, per F starts of this span and the last,
@@ -22,44 +23,43 @@ local ids, heads, owners, keys, asked_keys = {}, {}, {}, {}, {}
 local bodies = {} -- number of a job → its body, if that is apart
 local groups = {}
 local replaces = false -- whether a job may take the place of another
-local at = 2
+local at = 4
 
-local queue, kind, priority, when, ms, flags -- of the group, or of the one before
-local function read_group()
-  if ARGV[at] ~= '' then
-    queue, kind, priority, when, ms, flags = unpack(ARGV, at, at + 5)
-    at = at + 6
-  else
-    at = at + 1
-  end
+local function read_family()
+  local queue, kind, priority, when, ms, flags, size = unpack(ARGV, at, at + 6)
+  at = at + 7
   local due_ms = now
   if when == 'd' then due_ms = min(now + ms, TIME_MAX) end
   if when == 'a' then due_ms = min(max(tonumber(ms), now), TIME_MAX) end
-  local pair = queue .. '/' .. kind
-  local index, keys_ = priority, nil
-  if string.find(flags, 'l', 2, true) then
-    keys_ = split_keys(ARGV[at])
-    index = priority .. '/' .. ARGV[at]
-    at = at + 1
+  local pair, times = queue .. '/' .. kind, pack('>I6I6', now, due_ms)
+  local has_keys = string.find(flags, 'l', 2, true)
+  for _ = 1, tonumber(size) do
+    local index, keys_ = priority, nil
+    if has_keys then
+      index = ARGV[at]
+      keys_ = split_keys(sub(index, 3))
+      at = at + 1
+    end
+    groups[#groups + 1] = {
+      class = {
+        queue = queue, pair = pair, lane = pair .. '/' .. index, priority = priority, index = index,
+        keys = keys_,
+      },
+      due_ms = due_ms,
+      reject = sub(flags, 1, 1) == 'r',
+      replace = sub(flags, 1, 1) == 'p',
+      keyed = string.find(flags, 'k', 2, true),
+      apart = string.find(flags, 'b', 2, true),
+      times = times,
+    }
   end
-  return {
-    class = {
-      queue = queue, pair = pair, lane = pair .. '/' .. index, priority = priority, index = index,
-      keys = keys_,
-    },
-    due_ms = due_ms,
-    reject = sub(flags, 1, 1) == 'r',
-    replace = sub(flags, 1, 1) == 'p',
-    keyed = string.find(flags, 'k', 2, true),
-    apart = string.find(flags, 'b', 2, true),
-    times = pack('>I6I6', now, due_ms),
-  }
 end
 
-for i = 1, tonumber(ARGV[1]) do groups[i] = read_group() end
+for _ = 1, tonumber(ARGV[1]) do read_family() end
+at = at - 1 + #ARGV[3] / 2
 local count = 0
-for i = 1, #ARGV[at], 4 do
-  local group, length = struct.unpack('>HH', ARGV[at], i)
+for i = 1, #ARGV[2], 4 do
+  local group, length = struct.unpack('>HH', ARGV[2], i)
   for _ = 1, length do
     count = count + 1
     owners[count] = groups[group]

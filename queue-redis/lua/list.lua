@@ -210,7 +210,7 @@ local function list_shelf(shelf, goes_on)
   local rank = (goes_on and rank_of(key, from[2], from[3], true) or size) - 1
   while rank >= 0 do
     local entry = call('ZRANGE', key, rank, rank, 'WITHSCORES')
-    local ids, expiry = split_ids(entry[1]), entry[2]
+    local ids, expiry = ids_of_entry(entry[1]), entry[2]
     local left = #ids
     if goes_on and expiry == from[2] and ids[1] == from[3] then left = min(left, tonumber(from[4])) end
     local backwards = {}

@@ -143,26 +143,28 @@ local function sweep_running(orphaned)
   end
 end
 
-local orphaned = {} -- tokens of leases without a claim, and their ends
-local tokens = call('ZRANGE', LEASES, '-inf', now, 'BYSCORE', 'LIMIT', 0, budget + 1, 'WITHSCORES')
-for i = 1, #tokens, 2 do
-  local token = tokens[i]
-  if reaped >= budget or i > 2 * budget then
-    more = true
-    break
+do -- or there would be more locals than a function may have
+  local orphaned = {} -- tokens of leases without a claim, and their ends
+  local tokens = call('ZRANGE', LEASES, '-inf', now, 'BYSCORE', 'LIMIT', 0, budget + 1, 'WITHSCORES')
+  for i = 1, #tokens, 2 do
+    local token = tokens[i]
+    if reaped >= budget or i > 2 * budget then
+      more = true
+      break
+    end
+    local packed = call('HGET', CLAIMS, token)
+    if #token ~= 16 then
+      -- Not a token: no job can run under it. It is put off for an hour.
+      postponed[#postponed + 1], postponed[#postponed + 2] = now + 3600000, token
+    elseif is_claim(packed) then
+      reap_claim(token, packed)
+    else
+      orphaned[#orphaned + 1], orphaned[#orphaned + 2] = token, tonumber(tokens[i + 1])
+    end
   end
-  local packed = call('HGET', CLAIMS, token)
-  if #token ~= 16 then
-    -- Not a token: no job can run under it. It is put off for an hour.
-    postponed[#postponed + 1], postponed[#postponed + 2] = now + 3600000, token
-  elseif is_claim(packed) then
-    reap_claim(token, packed)
-  else
-    orphaned[#orphaned + 1], orphaned[#orphaned + 2] = token, tonumber(tokens[i + 1])
+  if #orphaned > 0 then
+    if reaped < budget then sweep_running(orphaned) else more = true end
   end
-end
-if #orphaned > 0 then
-  if reaped < budget then sweep_running(orphaned) else more = true end
 end
 
 do -- a script may have 200 locals

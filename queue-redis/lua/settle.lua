@@ -14,6 +14,7 @@
 -- that puts it into a lane, `due`, or `fin`; that record or `att` keeps the token. In the same
 -- step it lets go of its limit keys, which may let others start.
 
+local HEAD_BYTES = 31 -- of a settlement
 local COMPLETED_PREFIX = pack('>BBI6', COMPLETED, 0, now)
 local ids, heads, blobs, shorts = {}, {}, {}, {}
 for i = 1, #ARGV / 2 do
@@ -31,7 +32,7 @@ local atts = had_atts and read('HMGET', ATT, ids) or {}
 local answers, held, missed = {}, 0, {}
 local new_atts = {}
 local seen = {}
-local completed = {} -- class → ids
+local completed, completed_with_key = {}, {} -- class → ids
 
 local function delay_of(head) return (struct.unpack('>I6', head, 2)) end
 
@@ -96,6 +97,14 @@ local function conclude(id, record, base, class, head, blob, att, asked)
   return back_to_head(id, class, att), true
 end
 
+-- The tag of an entry with jobs of a class (shelf.lua).
+local function tag_of(class)
+  local kind = sub(class.pair, #class.queue + 2)
+  if class.apart or #kind > 64 then return nil end
+  local filler = #kind % 16 == 15 and '\0' or ''
+  return kind .. filler .. string.char(#kind + #filler + 1)
+end
+
 -- `finish` for completed jobs, which are most.
 local function complete(id, record, base, class, head, blob)
   local settled = sub(head, 10, HEAD_BYTES)
@@ -106,10 +115,12 @@ local function complete(id, record, base, class, head, blob)
   local count = #finished
   finished[count + 1] = id
   finished[count + 2] = COMPLETED_PREFIX .. settled .. blob
-  local ids = completed[class]
+  local has_key = byte(record, base + 18) + byte(record, base + 19) > 0
+  local list = has_key and completed_with_key or completed
+  local ids = list[class]
   if not ids then
     ids = {}
-    completed[class] = ids
+    list[class] = ids
   end
   ids[#ids + 1] = id
 end
@@ -174,11 +185,13 @@ for i = 1, #ids do
     missed[#missed + 1] = i
   end
 end
-for class, done in pairs(completed) do
-  local shelf, expiry = retention_of(class, COMPLETED, now)
-  tally(field_of(class, COMPLETED), #done)
-  if class.keys then tally_keys(class.keys, -#done) end
-  put_on_shelf(shelf, expiry, done)
+for _, list in ipairs({ completed, completed_with_key }) do
+  for class, done in pairs(list) do
+    local shelf, expiry = retention_of(class, COMPLETED, now)
+    tally(field_of(class, COMPLETED), #done)
+    if class.keys then tally_keys(class.keys, -#done) end
+    put_on_shelf(shelf, expiry, done, list == completed and tag_of(class))
+  end
 end
 
 -- Settlements whose token does not hold the job: done before by this token, or stale.

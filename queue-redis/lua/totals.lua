@@ -114,7 +114,7 @@ local function look_at_shelf(shelf, most)
     if call('ZCARD', key) <= most then
       local bytes = 0
       for _, entry in ipairs(call('ZRANGE', key, 0, -1)) do
-        if #entry % 16 == 0 then bytes = bytes + #entry end
+        bytes = bytes + read_entry(entry)
       end
       records = bytes / 16
     end

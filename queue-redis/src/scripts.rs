@@ -118,45 +118,45 @@ scripts! {
         ["class" "record" "wake" "waits" "lanes" "due" "state" "admit"];
     /// T1, T2, if one may.
     replace = "enqueue": ""
-        ["class" "record" "wake" "waits" "lanes" "due" "state" "quarantine" "finish" "forget"
-         "compact" "unlist" "admit"];
+        ["class" "record" "shelf" "wake" "waits" "lanes" "due" "state" "quarantine" "finish"
+         "forget" "compact" "unlist" "admit"];
     /// T3, T4.
     claim = "claim": " flags=allow-oom" declares 1 reads "short/claim_read"
         short ["short/claim"]
         plain ["lib/class" "lib/waits" "plain/room" "plain/claim"]
-        ["record" "left" "claims" "wake" "lanes" "quarantine" "finish" "forget" "promote" "limits"
-         "look"];
+        ["record" "shelf" "left" "claims" "wake" "lanes" "quarantine" "finish" "forget" "promote"
+         "limits" "look"];
     /// T5.
     renew = "renew": " flags=allow-oom" ["left" "claims"];
     /// T6–T10, T14.
     settle = "settle": " flags=allow-oom" declares 1 reads "short/settle_read"
         short ["short/settle" "lib/read"]
-        plain ["lib/class" "lib/left" "plain/settle"]
-        ["record" "claims" "wake" "waits" "lanes" "due" "state" "quarantine" "finish" "forget"
-         "history" "held" "release" "limits" "ends"];
+        plain ["plain/old" "plain/settle"]
+        ["class" "record" "shelf" "left" "claims" "wake" "waits" "lanes" "due" "state" "quarantine"
+         "finish" "forget" "history" "held" "release" "limits" "ends"];
     /// T12, T13.
     cancel = "cancel": " flags=allow-oom"
-        ["class" "record" "left" "claims" "wake" "waits" "lanes" "state" "quarantine" "finish"
-         "forget" "compact" "unlist"];
+        ["class" "record" "shelf" "left" "claims" "wake" "waits" "lanes" "state" "quarantine"
+         "finish" "forget" "compact" "unlist"];
     /// Reads jobs.
     get = "get": " flags=no-writes" ["class" "record" "left" "claims" "state"];
     /// Lists jobs by state.
-    list = "list": " flags=no-writes" ["class" "record" "left" "claims" "state"];
+    list = "list": " flags=no-writes" ["class" "record" "shelf" "left" "claims" "state"];
     /// T15.
-    retry = "retry": "" ["class" "record" "wake" "waits" "lanes" "state" "unshelve"];
+    retry = "retry": "" ["class" "record" "shelf" "wake" "waits" "lanes" "state" "unshelve"];
     /// T16, by hand.
     delete = "delete": " flags=allow-oom"
-        ["class" "record" "wake" "waits" "lanes" "state" "quarantine" "finish" "unshelve" "compact"
-         "unlist"];
+        ["class" "record" "shelf" "wake" "waits" "lanes" "state" "quarantine" "finish" "unshelve"
+         "compact" "unlist"];
     /// T17.
     set_aside = "set_aside": " flags=allow-oom"
-        ["class" "record" "left" "claims" "wake" "waits" "lanes" "state" "quarantine" "finish"
-         "unshelve" "compact" "unlist" "held" "release" "limits" "ends"];
+        ["class" "record" "shelf" "left" "claims" "wake" "waits" "lanes" "state" "quarantine"
+         "finish" "unshelve" "compact" "unlist" "held" "release" "limits" "ends"];
     /// Reads quarantined jobs.
     raw = "raw": " flags=no-writes" ["class" "record" "state"];
     /// T17, back.
     recover = "recover": " flags=allow-oom"
-        ["class" "record" "wake" "waits" "lanes" "state" "finish"];
+        ["class" "record" "shelf" "wake" "waits" "lanes" "state" "finish"];
     /// Pauses and resumes queues.
     pause = "pause": " flags=allow-oom" ["wake"];
     /// Takes progress and log lines.
@@ -165,8 +165,9 @@ scripts! {
     watch = "watch": " flags=no-writes" ["class" "record" "state" "log"];
     /// T3, T11, T16.
     maintain = "maintain": " flags=allow-oom"
-        ["class" "record" "left" "claims" "wake" "waits" "lanes" "due" "quarantine" "finish"
-         "forget" "history" "promote" "held" "release" "limits" "look" "ends" "heal" "rare"];
+        ["class" "record" "shelf" "left" "claims" "wake" "waits" "lanes" "due" "quarantine"
+         "finish" "forget" "history" "promote" "held" "release" "limits" "look" "ends" "heal"
+         "rare"];
     /// Sets and removes limits.
     set_limit = "set_limit": " flags=allow-oom" ["class" "record" "wake" "limits" "look"];
     /// Ends what has closed a limit key.
@@ -186,11 +187,13 @@ scripts! {
     /// Leaves a word for one worker.
     tell = "tell": " flags=allow-oom" ["wake"];
     /// Looks at a part of the namespace, but not at payloads, large results and logs.
-    dump = "dump": " flags=no-writes" ["class" "record" "left" "claims" "held" "facts" "places" "counters"];
+    dump = "dump": " flags=no-writes"
+        ["class" "record" "shelf" "left" "claims" "held" "facts" "places" "counters"];
     /// Looks at a page of a lane.
-    tickets = "tickets": " flags=no-writes" ["class" "record" "left" "claims" "held" "facts"];
+    tickets = "tickets": " flags=no-writes"
+        ["class" "record" "shelf" "left" "claims" "held" "facts"];
     /// Compares counters with sizes.
-    totals = "totals": " flags=no-writes" ["counters"];
+    totals = "totals": " flags=no-writes" ["shelf" "counters"];
     /// Puts right what an audit has found.
     repair = "repair": " flags=allow-oom" ["class" "record" "wake" "waits" "lanes" "held" "rare"];
 }

@@ -30,16 +30,19 @@ local split_keys
 do
   local is_legal = {}
   function split_keys(text)
-    local keys, bytes = {}, -1
-    for key in string.gmatch(text, '[^,]+') do
+    local keys, count, from = {}, 0, 1
+    repeat
+      local comma = string.find(text, ',', from, true)
+      local key = sub(text, from, comma and comma - 1)
       if not is_legal[key] then
         if not string.find(key, '^[%l%d_.-]+:[%l%d%u_.:@+-]+$') then return nil end
         is_legal[key] = true
       end
-      keys[#keys + 1] = key
-      bytes = bytes + #key + 1
-    end
-    if #keys >= 1 and #keys <= 4 and bytes == #text then return keys end
+      count = count + 1
+      keys[count] = key
+      from = comma and comma + 1
+    until not from
+    if count <= 4 then return keys end
   end
 end
 

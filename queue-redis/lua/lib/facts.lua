@@ -61,16 +61,16 @@ local function find_on_shelf(shelf, expiry, ids)
   local asked = {}
   for _, id in ipairs(ids) do asked[id] = {} end
   for _, entry in ipairs(entries) do
-    if #entry % 16 ~= 0 then
-      -- It has no ids.
-    elseif #ids > FEW then
-      for i = 1, #entry, 16 do
+    local ids_bytes = read_entry(entry)
+    if #ids > FEW then
+      for i = 1, ids_bytes, 16 do
         local at = asked[sub(entry, i, i + 15)]
         if at then at[#at + 1] = entry end
       end
     else
+      local members = sub(entry, 1, ids_bytes)
       for id, at in pairs(asked) do
-        if has_id(entry, 1, id) then at[#at + 1] = entry end
+        if has_id(members, 1, id) then at[#at + 1] = entry end
       end
     end
   end

@@ -5,8 +5,8 @@
 -- this layout.
 -- It waits on a shelf: `done:<queue>` (completed), `void:<queue>` (cancelled), `dead:<queue>`, or,
 -- as long as it is kept for its idempotency key, `held:<queue>`. A shelf is a zset whose members
--- are the ids that one call finished with one expiry, so that finishing costs one element per call
--- and not one per job. AGES holds each shelf's soonest expiry.
+-- are the ids that one call finished with one expiry (shelf.lua), so that finishing costs one element
+-- per call and not one per job. AGES holds each shelf's soonest expiry.
 
 local NO_ELAPSED = pack('>I6', TIME_MAX)
 
@@ -14,7 +14,7 @@ local finished = {} -- id, record, …
 local results = {} -- id, result, … of those that are apart
 local dropped_jobs, dropped_bodies = {}, {}
 local freed_keys, freed_owners = {}, {}
-local shelved = {} -- shelf → expiry → ids
+local shelved = {} -- shelf → expiry → tag → ids
 local added = {} -- shelf → how many
 
 -- Where a job that is finished now waits, until when, and its key if that is free now.
@@ -29,15 +29,17 @@ local function resting_place(head, base, class, state)
   return shelf, expiry, is_free and key or nil
 end
 
-local function put_on_shelf(shelf, expiry, done)
+local function put_on_shelf(shelf, expiry, done, tag)
   if byte(shelf) ~= 104 then -- "h": what is held for its key has no cap
     tally(shelf, #done)
     added[shelf] = (added[shelf] or 0) + #done
   end
   local expiries = shelved[shelf] or {}
   shelved[shelf] = expiries
-  local ids = expiries[expiry] or {}
-  expiries[expiry] = ids
+  local tags = expiries[expiry] or {}
+  expiries[expiry] = tags
+  local ids = tags[tag or ''] or {}
+  tags[tag or ''] = ids
   ids[#ids + 1] = concat(done)
 end
 
@@ -121,9 +123,11 @@ local function save_finished()
   each('HDEL', BODY, dropped_bodies)
   drop_traces(dropped_jobs)
   for shelf, expiries in pairs(shelved) do
-    for expiry, ids in pairs(expiries) do
-      -- A shelf of a wrong type loses this index entry, not the job.
-      try('ZADD', PREFIX .. shelf, expiry, concat(ids))
+    for expiry, tags in pairs(expiries) do
+      for tag, ids in pairs(tags) do
+        -- A shelf of a wrong type loses this index entry, not the job.
+        try('ZADD', PREFIX .. shelf, expiry, concat(ids) .. tag)
+      end
       try('ZADD', AGES, 'LT', expiry, shelf)
     end
   end

@@ -116,7 +116,7 @@ local function drop_from(shelf, most, horizon_ms)
     local batches = try('ZRANGE', key, expiry, expiry, 'BYSCORE', 'LIMIT', 0, TIES_MAX)
     local ids = {}
     for _, batch in ipairs(batches) do
-      for _, id in ipairs(split_ids(batch)) do ids[#ids + 1] = id end
+      for _, id in ipairs(ids_of_entry(batch)) do ids[#ids + 1] = id end
     end
     each('ZREM', key, batches)
     if #ids > most - handled then
@@ -137,10 +137,10 @@ local function trim_shelf(shelf, most)
   local first = try('ZRANGE', key, 0, 0, 'WITHSCORES')
   while most > 0 and first[2] do
     local batch, expiry = first[1], first[2]
-    local bytes = 16 * min(floor(#batch / 16), most)
-    if bytes == 0 or #batch % 16 ~= 0 then bytes = #batch end
+    local ids_bytes = read_entry(batch)
+    local bytes = min(ids_bytes, 16 * most)
     call('ZREM', key, batch)
-    if bytes < #batch then call('ZADD', key, expiry, sub(batch, bytes + 1)) end
+    if bytes < ids_bytes then call('ZADD', key, expiry, sub(batch, bytes + 1)) end
     most = most - max(forget(shelf, expiry, split_ids(sub(batch, 1, bytes))), 1)
     if freed_bytes > FREED_MAX_BYTES then most = 0 end
     first = try('ZRANGE', key, 0, 0, 'WITHSCORES')

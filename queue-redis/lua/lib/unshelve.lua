@@ -1,5 +1,6 @@
 -- Takes finished jobs off their shelves, one by one: an entry is rewritten without them.
 
+local is_astray = false -- whether a job was not on its shelf: it may be on another, or elsewhere on it
 local wanted_from = {} -- shelf → expiry → the ids that leave, and `ids`: id → its entry
 
 local function want_from(shelf, expiry, id)
@@ -10,7 +11,7 @@ local function want_from(shelf, expiry, id)
     plan = { ids = {} }
     local entries = try('ZRANGE', PREFIX .. shelf, expiry, expiry, 'BYSCORE')
     for _, entry in ipairs(entries.err and {} or entries) do
-      for _, member in ipairs(split_ids(entry)) do plan.ids[member] = entry end
+      for _, member in ipairs(ids_of_entry(entry)) do plan.ids[member] = entry end
     end
     expiries[expiry] = plan
   end
@@ -28,10 +29,11 @@ local function unshelve(id, record, class, fin)
     if hold_ms > finished_ms and want_from('held:' .. class.queue, hold_ms, id) then return end
   end
   local shelf, expiry = retention_of(class, state, finished_ms)
-  if want_from(shelf, expiry, id) then tally(shelf, -1) end
+  if want_from(shelf, expiry, id) then tally(shelf, -1) else is_astray = true end
 end
 
 local function save_unshelved()
+  if is_astray then call('HSET', META, 'astray', now_text) end
   for shelf, expiries in pairs(wanted_from) do
     local key = PREFIX .. shelf
     for expiry, plan in pairs(expiries) do
@@ -42,11 +44,13 @@ local function save_unshelved()
       end
       for entry in pairs(old) do
         local left = {}
-        for _, id in ipairs(split_ids(entry)) do
+        for _, id in ipairs(ids_of_entry(entry)) do
           if not leaving[id] then left[#left + 1] = id end
         end
         call('ZREM', key, entry)
-        if #left > 0 then call('ZADD', key, expiry, concat(left)) end
+        if #left > 0 then
+          call('ZADD', key, expiry, concat(left) .. sub(entry, (read_entry(entry)) + 1))
+        end
       end
     end
     local first = try('ZRANGE', key, 0, 0, 'WITHSCORES')

@@ -1,7 +1,7 @@
 -- Plain claims, which are most: nothing is due, expired, damaged or closed by a limit, no body is
--- apart, and of the limit keys that are met nothing is remembered, and nothing set but how many
--- jobs may run at once, which is not reached. Answers nothing if that is not so, before anything is
--- written: the whole script (claim.lua) does it then. Where both can, both do the same.
+-- apart, and the limit keys that are met have room for more jobs than are taken (room.lua). Answers
+-- nothing if that is not so, before anything is written: the whole script (claim.lua) does it then.
+-- Where both can, both do the same.
 
 local function claim_plain()
   local LANES_MAX, TIDY_DUE_MS, REOPEN_LOOKS_MAX, JOBS_MAX = 32, 60000, 16, 2 ^ 52
@@ -34,24 +34,36 @@ local function claim_plain()
     return true
   end
 
-  -- The queues and kinds of which something may be there.
-  local views, is_met, queues_end = {}, {}, 5 + argv[5]
+  -- The queues and kinds of which something may be there; without limits, those that have a counter.
+  local queues_end = 5 + argv[5]
+  local kind_count, fields, is_met = (#argv - queues_end) / 3, {}, {}
+  local size = 0
   for q = 6, queues_end do
-    local is_paused = paused and string.find(paused, ',' .. argv[q] .. ',', 1, true)
     for k = queues_end + 1, #argv, 3 do
       local pair = argv[q] .. '/' .. argv[k]
       if is_met[pair] then return nil end -- one that is named twice
-      is_met[pair] = true
-      views[#views + 1] = {
-        queue = argv[q], kind = k, pair = pair, is_paused = is_paused,
-        added = argv[k + 2], taken = 0, lanes = false, is_part = false, read_to = 0,
-        added_names = argv[k + 2] ~= '' and split_keys(argv[k + 2]), shut = false,
-      }
-      if limited then ask(argv[k + 2]) end
+      is_met[pair], size = true, size + 1
+      fields[size] = pair .. '/ready'
     end
   end
-  local size = #views
   if size == 0 or size > CHUNK / 2 then return nil end
+  local counted, views, running_fields = call('HMGET', COUNT, unpack(fields)), {}, {}
+  for i = 1, size do
+    if counted[i] or limited then
+      local queue = argv[6 + floor((i - 1) / kind_count)]
+      local k = queues_end + 1 + 3 * ((i - 1) % kind_count)
+      local pair, added = queue .. '/' .. argv[k], argv[k + 2]
+      local is_paused = paused and string.find(paused, ',' .. queue .. ',', 1, true)
+      running_fields[#views + 1] = pair .. '/running'
+      views[#views + 1] = {
+        queue = queue, kind = k, pair = pair, is_paused = is_paused, added = added, taken = 0,
+        ready = tonumber(counted[i] or 0), is_counted = counted[i], lanes = false, is_part = false,
+        read_to = 0, added_names = added ~= '' and split_keys(added), shut = false, texts = false,
+      }
+      if not views[#views].ready then return nil end
+      if limited then ask(added) end
+    end
+  end
   local slots = {}
   for k = queues_end + 1, #argv, 3 do
     slots[k] = tonumber(argv[k + 1])
@@ -81,67 +93,81 @@ local function claim_plain()
   end
   if limited and not look_at_added() then return nil end
 
-  local fields = {}
-  for i = 1, size do
-    local pair = views[i].pair
-    fields[i], fields[size + i] = pair .. '/ready', pair .. '/running'
+  local running = views[1] and call('HMGET', COUNT, unpack(running_fields)) or {}
+  for i = 1, #views do
+    running[i] = tonumber(running[i] or 0)
+    if not running[i] then return nil end
   end
-  local counted = call('HMGET', COUNT, unpack(fields))
-  for i = 1, size do
-    local view, ready = views[i], counted[i]
-    view.ready, view.running = tonumber(ready or 0), tonumber(counted[size + i] or 0)
-    view.is_counted = ready
-    if not view.ready or not view.running then return nil end
+
+  -- Lanes, by numbers: many tenants have many, and a table for each would cost more than its jobs.
+  local lane_count = 0
+  local view_of, index_of, priority_of, keys_of, score_of = {}, {}, {}, {}, {}
+  local key_of, names_of, passed, is_empty = {}, {}, {}, {}
+
+  local digits = {} -- Lua writes a number as a text slowly
+  local function text_of(number)
+    local text = digits[number]
+    if not text then
+      text = format('%d', number)
+      digits[number] = text
+    end
+    return text
   end
 
   -- Reads the next lanes of a queue and kind; answers whether they are plain.
   local function read_lanes(view)
     local lanes = view.lanes or {}
     local first = #lanes
-    local from, to = '0', '31'
-    if first > 0 then from, to = format('%d', first), format('%d', first + LANES_MAX - 1) end
-    local index = try('ZRANGE', PREFIX .. 'lanes:' .. view.pair, from, to, 'WITHSCORES')
+    local name, from = PREFIX .. 'lanes:' .. view.pair, text_of(first)
+    local index = try('ZRANGE', name, from, text_of(first + LANES_MAX - 1), 'WITHSCORES')
     if index.err then return false end
+    view.lanes = lanes
     if first == 0 and not index[1] then
-      view.lanes = lanes
       return limited and try('EXISTS', PREFIX .. 'parked:' .. view.pair) == 1
     end
     for i = 1, #index, 2 do
       local member, keys = index[i], false
-      local priority = (byte(member) or 0) - 48
+      local priority, slash = byte(member, 1, 2)
+      priority = (priority or 0) - 48
       if priority < 0 or priority > 9 then return false end
-      if #member > 1 then
-        if byte(member, 2) ~= 47 then return false end -- "/"
+      if slash then
+        if slash ~= 47 then return false end -- "/"
         keys = sub(member, 3)
         if limited and not ask(keys) then return false end
       end
-      lanes[#lanes + 1] = {
-        view = view, index = member, priority = priority, keys = keys, names = false, key = false,
-        score = tonumber(index[i + 1]), passed = 0, is_empty = false, is_saved = false,
-      }
+      lane_count = lane_count + 1
+      local lane = lane_count
+      lanes[#lanes + 1], view_of[lane], index_of[lane] = lane, view, member
+      priority_of[lane], keys_of[lane], score_of[lane] = priority, keys, tonumber(index[i + 1])
     end
-    view.lanes, view.is_part = lanes, #index == 2 * LANES_MAX
-    view.read_to = lanes[#lanes].score
+    view.is_part, view.read_to = #index == 2 * LANES_MAX, score_of[lane_count]
     return true
   end
 
   -- The lanes that take turns now: of the first by score, those of the best priority. Nil if lanes
   -- that have to be read are not plain.
+  local function is_ahead(a, b) return score_of[a] < score_of[b] end
   local function next_group(of_queue)
     while true do
-      local able, has_read = {}, false
+      local able, has_read, last_score, is_sorted = {}, false, -1, true
       for _, view in ipairs(of_queue) do
-        for _, lane in ipairs(slots[view.kind] > 0 and view.lanes or {}) do
-          if not lane.is_empty then able[#able + 1] = lane end
+        local lanes = slots[view.kind] > 0 and view.lanes or {}
+        for i = 1, #lanes do
+          local lane = lanes[i]
+          if not is_empty[lane] then
+            local score = score_of[lane]
+            able[#able + 1] = lane
+            is_sorted, last_score = is_sorted and score > last_score, score
+          end
         end
       end
-      if able[2] then table.sort(able, function(a, b) return a.score < b.score end) end
-      local priority = able[1] and able[1].priority or 9
+      if not is_sorted then table.sort(able, is_ahead) end
+      local priority = able[1] and priority_of[able[1]] or 9
       local last = able[LANES_MAX]
       for _, view in ipairs(of_queue) do
         if
           view.is_part and slots[view.kind] > 0 and floor(view.read_to / 2 ^ 48) <= priority
-          and not (last and last.score <= view.read_to)
+          and not (last and score_of[last] <= view.read_to)
         then
           if not read_lanes(view) then return nil end
           has_read = true
@@ -150,7 +176,7 @@ local function claim_plain()
       if not has_read then
         local group = {}
         for i = 1, min(#able, LANES_MAX) do
-          if able[i].priority ~= priority then break end
+          if priority_of[able[i]] ~= priority then break end
           group[i] = able[i]
         end
         return group
@@ -164,16 +190,16 @@ local function claim_plain()
 
   -- Takes tickets of a lane; answers whether they are plain.
   local function take(lane, wanted)
-    local view, passed = lane.view, lane.passed
-    lane.key = lane.key or PREFIX .. 'lane:' .. view.pair .. '/' .. lane.index
+    local view, from, keys, key = view_of[lane], passed[lane] or 0, keys_of[lane], key_of[lane]
+    if not key then
+      key = PREFIX .. 'lane:' .. view.pair .. '/' .. index_of[lane]
+      key_of[lane], names_of[lane] = key, keys and split_keys(keys) or {}
+      if keys and not names_of[lane][1] then return false end
+    end
     -- One more, to see whether something is left.
-    local tickets = try('LRANGE', lane.key, format('%d', passed), format('%d', passed + wanted))
+    local tickets = try('LRANGE', key, text_of(from), text_of(from + wanted))
     local taken = min(#tickets, wanted)
     if taken == 0 then return false end
-    if lane.keys and not lane.names then
-      lane.names = split_keys(lane.keys)
-      if not lane.names then return false end
-    end
     for i = 1, taken do
       if #tickets[i] ~= 16 then return false end
       ids[count + i] = tickets[i]
@@ -182,10 +208,10 @@ local function claim_plain()
     parts[nth + 1], parts[nth + 2], parts[nth + 3] = lane, count + 1, count + taken
     count = count + taken
     if limited then
-      for _, key in ipairs(lane.names or {}) do taking[key] = taking[key] + taken end
-      for _, key in ipairs(view.added_names or {}) do taking[key] = taking[key] + taken end
+      for _, name in ipairs(names_of[lane]) do taking[name] = taking[name] + taken end
+      for _, name in ipairs(view.added_names or {}) do taking[name] = taking[name] + taken end
     end
-    lane.passed, lane.is_empty = passed + taken, #tickets == taken
+    passed[lane], is_empty[lane] = from + taken, #tickets == taken
     view.taken, missing = view.taken + taken, missing - taken
     slots[view.kind] = slots[view.kind] - taken
     return true
@@ -199,15 +225,18 @@ local function claim_plain()
       if not group then return false end
       if #group == 0 then return true end
       local share = ceil(missing / #group)
-      for _, lane in ipairs(group) do
-        local wanted = min(share, missing, slots[lane.view.kind])
+      for i = 1, #group do
+        local lane = group[i]
+        local wanted = min(share, missing, slots[view_of[lane].kind])
         if wanted > 0 then
           if not take(lane, wanted) then return false end
-          if not lane.is_empty then
+          if not is_empty[lane] then
             new_turn = new_turn + 1
-            lane.score = lane.priority * 2 ^ 48 + new_turn
+            score_of[lane] = priority_of[lane] * 2 ^ 48 + new_turn
           end
-        elseif missing > 0 and lane.keys then
+        elseif missing == 0 then
+          break
+        elseif keys_of[lane] then
           passed_over[#passed_over + 1] = lane
         end
       end
@@ -215,16 +244,17 @@ local function claim_plain()
     return true
   end
 
-  local kind_count = (#argv - queues_end) / 3
-  for first = 1, size, kind_count do
-    local of_queue = {}
-    for i = first, first + kind_count - 1 do
-      local view = views[i]
+  local at = 1
+  while views[at] do
+    local of_queue, queue = {}, views[at].queue
+    while views[at] and views[at].queue == queue do
+      local view = views[at]
       local is_open = not view.is_paused and not view.shut
       if missing > 0 and is_open and slots[view.kind] > 0 and view.ready > 0 then
         if not read_lanes(view) then return nil end
         of_queue[#of_queue + 1] = view
       end
+      at = at + 1
     end
     if of_queue[1] and not serve(of_queue) then return nil end
   end
@@ -232,43 +262,59 @@ local function claim_plain()
   local reply = { now, now, 0, 0, -1, 0, '', '', '', '', false, false, {}, false }
   local runs = {}
 
+  -- Where the head of a record ends, and what of it follows its times if other jobs of its lane may
+  -- have the same; nothing if it is not plain.
+  local function meet(record, lane, tail)
+    local view, keys = view_of[lane], keys_of[lane]
+    local class, head_end = shared_class_of(record, 0)
+    local version = byte(record)
+    if not class or class.apart or class.expires_ms <= now then return nil end
+    head_end = head_end + (keys and #keys or 0)
+    if
+      class.pair ~= view.pair or class.priority ~= priority_of[lane]
+      or class.limited ~= (keys ~= false) or #record < head_end
+      or sub(record, head_end - #tail + 1, head_end) ~= tail
+    then
+      return nil
+    end
+    local is_common = version >= LASTING and head_end == class.names_end + #tail
+      and byte(record, 18) + byte(record, 19) == 0
+    return head_end, is_common and sub(record, 18, class.names_end)
+  end
+
   -- Meets the records of what was taken; answers whether they are plain.
   local function meet_records()
     local found = call('HMGET', JOBS, unpack(ids))
-    local known, heads = {}, {} -- by what follows a record's times: class, and bytes of its head
-    local last_times, last_text, last_rest, last_lane, run
+    local lengths = {}
     for n = 1, #parts, 3 do
-      local lane, keys = parts[n], parts[n].keys
-      local view = lane.view
-      local short_end, keys_text = NAMES_AT + #view.pair - 2, ''
-      if keys then keys_text = pack('>H', #keys) .. keys end
+      local lane = parts[n]
+      local view, keys = view_of[lane], keys_of[lane]
+      local tail, version, variant = '', 3, 2 * priority_of[lane]
+      if keys then
+        lengths[#keys] = lengths[#keys] or pack('>H', #keys)
+        tail, version, variant = lengths[#keys] .. keys, 4, variant + 1
+      end
+      view.texts = view.texts or {}
+      local text = view.texts[variant]
+      local expected = text and text .. tail
+      local length, last_times, run = expected and 17 + #expected, nil, nil
       for i = parts[n + 1], parts[n + 2] do
         local record = found[i]
         if not record then return false end
-        local version = byte(record) or 0
-        local names_end = version < LASTING and short_end + EXPIRY_BYTES or short_end
-        local times, text = sub(record, 1, 17), sub(record, 18, names_end)
-        local class = known[text]
-        if not class then
-          class, heads[text] = shared_class_of(record, 0)
-          if not class or class.apart or class.expires_ms <= now then return false end
-          known[text] = class
-        end
-        local head_end = heads[text] + (keys and #keys or 0)
-        local rest = head_end > names_end and sub(record, names_end + 1, head_end) or ''
-        if times ~= last_times or text ~= last_text or rest ~= last_rest or lane ~= last_lane then
-          if
-            class.pair ~= view.pair or class.priority ~= lane.priority
-            or class.limited ~= (keys ~= false) or version % 2 ~= (keys and 0 or 1)
-            or version > LASTING + 1
-            or keys and sub(rest, -#keys_text) ~= keys_text
-          then
-            return false
+        if expected and byte(record) == version and sub(record, 18, length) == expected then
+          local times = sub(record, 1, 17)
+          if times ~= last_times then
+            last_times, run = times, token .. times .. expected .. view.added
           end
-          run = token .. times .. text .. rest .. view.added
-          last_times, last_text, last_rest, last_lane = times, text, rest, lane
+        else
+          local head_end, common = meet(record, lane, tail)
+          if not head_end then return false end
+          if common then
+            view.texts[variant], expected = common, common .. tail
+            length = 17 + #expected
+          end
+          last_times, run = nil, token .. sub(record, 1, head_end) .. view.added
         end
-        if #record < head_end then return false end
         reply[14 + i] = record
         runs[2 * i - 1], runs[2 * i] = ids[i], run
       end
@@ -278,10 +324,10 @@ local function claim_plain()
   if count > 0 and not meet_records() then return nil end
 
   -- Whether the keys had room, and have some left.
-  local most, have_room
+  local most, have_room, save_rates
   if limited then
     local bounds
-    bounds, have_room = make_room(asked, taking, is_shut)
+    bounds, have_room, save_rates = make_room(asked, taking, is_shut)
     for _, view in ipairs(views) do
       local is_left = view.ready > view.taken and not view.is_paused
       if is_left and not view.lanes and not read_lanes(view) then return nil end
@@ -292,11 +338,11 @@ local function claim_plain()
       if not view.shut and not have_room(view.added_names or {}, most) then return nil end
     end
     for n = 1, #parts, 3 do
-      if not have_room(parts[n].names or {}, most) then return nil end
+      if not have_room(names_of[parts[n]], most) then return nil end
     end
     -- One without room would have had no share, and the others more.
     for _, lane in ipairs(passed_over) do
-      local names = split_keys(lane.keys)
+      local names = split_keys(keys_of[lane])
       if not names or not have_room(names, most) then return nil end
     end
   end
@@ -307,15 +353,15 @@ local function claim_plain()
   for i, view in ipairs(views) do
     local left = view.ready - view.taken
     if view.taken > 0 then
-      local running = view.running + view.taken
+      local sum = running[i] + view.taken
       -- Also if one is no whole number, or none at all.
-      if left < 0 or running <= 0 or left % 1 ~= 0 or running % 1 ~= 0 then return nil end
-      if left > JOBS_MAX or running > JOBS_MAX then return nil end
-      sums[#sums + 1], sums[#sums + 2] = fields[size + i], format('%d', running)
+      if left < 0 or sum <= 0 or left % 1 ~= 0 or sum % 1 ~= 0 then return nil end
+      if left > JOBS_MAX or sum > JOBS_MAX then return nil end
+      sums[#sums + 1], sums[#sums + 2] = running_fields[i], format('%d', sum)
       if left > 0 then
-        sums[#sums + 1], sums[#sums + 2] = fields[i], format('%d', left)
+        sums[#sums + 1], sums[#sums + 2] = view.pair .. '/ready', format('%d', left)
       else
-        zeros[#zeros + 1] = fields[i]
+        zeros[#zeros + 1] = view.pair .. '/ready'
       end
       started[view.queue] = (started[view.queue] or 0) + view.taken
     end
@@ -323,8 +369,8 @@ local function claim_plain()
     if is_left and limited then
       is_left = false
       for _, lane in ipairs(view.lanes) do
-        if not lane.is_empty and not is_left then
-          local names = not lane.keys and {} or split_keys(lane.keys)
+        if not is_empty[lane] and not is_left then
+          local names = not keys_of[lane] and {} or split_keys(keys_of[lane])
           if not names or not have_room(names, most) then return nil end
           is_left = true
         end
@@ -362,58 +408,76 @@ local function claim_plain()
     end
   end
 
-  -- Writes the lanes that were served, and who holds which key.
+  -- Writes the lanes that were served.
   local function save_lanes()
-    local places, gone = {}, {} -- view → score, index, …; view → indexes
-    local holders = {} -- key → ids
-    local function hold(names, from, to)
-      local is_held = {}
-      for _, key in ipairs(names) do
-        if not is_held[key] then
-          local list = holders[key] or {}
-          holders[key], is_held[key] = list, true
-          local length = #list
-          for i = from, to do list[length + i - from + 1] = ids[i] end
-        end
-      end
-    end
+    local places, gone, is_saved = {}, {}, {} -- view → score, index, …; view → indexes
+    local unlinked = {}
     for n = 1, #parts, 3 do
       local lane = parts[n]
-      local view, names = lane.view, lane.names
-      if not lane.is_saved then
-        local list = lane.is_empty and gone or places
-        list[view] = list[view] or {}
-        list = list[view]
-        if lane.is_empty then
-          call('UNLINK', lane.key, PREFIX .. 'gone:' .. view.pair .. '/' .. lane.index)
+      if not is_saved[lane] then
+        local view, index = view_of[lane], index_of[lane]
+        local lists = is_empty[lane] and gone or places
+        local list = lists[view]
+        if not list then
+          list = {}
+          lists[view] = list
+        end
+        if is_empty[lane] then
+          local size_ = #unlinked
+          unlinked[size_ + 1] = key_of[lane]
+          unlinked[size_ + 2] = PREFIX .. 'gone:' .. view.pair .. '/' .. index
         else
-          call('LTRIM', lane.key, format('%d', lane.passed), '-1')
-          list[#list + 1] = format('%d', lane.score)
+          call('LTRIM', key_of[lane], text_of(passed[lane]), '-1')
+          list[#list + 1] = format('%d', score_of[lane])
         end
-        list[#list + 1] = lane.index
+        list[#list + 1] = index
+        is_saved[lane] = true
       end
-      lane.is_saved = true
+    end
+    local function each(command, key, list)
+      for first = 1, #list, CHUNK do
+        local last = min(first + CHUNK - 1, #list)
+        if key then
+          call(command, key, unpack(list, first, last))
+        else
+          call(command, unpack(list, first, last))
+        end
+      end
+    end
+    each('UNLINK', nil, unlinked)
+    for view, list in pairs(places) do each('ZADD', PREFIX .. 'lanes:' .. view.pair, list) end
+    for view, list in pairs(gone) do each('ZREM', PREFIX .. 'lanes:' .. view.pair, list) end
+  end
+
+  -- Writes who holds which key: jobs from one number to another, or those of a list.
+  local function save_holders()
+    local held, first_of, last_of, list_of = {}, {}, {}, {}
+    for n = 1, #parts, 3 do
+      local view, names, from, to = view_of[parts[n]], names_of[parts[n]], parts[n + 1], parts[n + 2]
       if view.added ~= '' then
-        names = {}
-        local all = (lane.keys and lane.keys .. ',' or '') .. view.added
-        for key in string.gmatch(all, '[^,]+') do names[#names + 1] = key end
+        names = { unpack(names) }
+        for name in string.gmatch(view.added, '[^,]+') do names[#names + 1] = name end
       end
-      if names then hold(names, parts[n + 1], parts[n + 2]) end
-    end
-    local function each(command, lists)
-      for view, list in pairs(lists) do
-        for first = 1, #list, CHUNK do
-          local last = min(first + CHUNK - 1, #list)
-          call(command, PREFIX .. 'lanes:' .. view.pair, unpack(list, first, last))
+      for i = 1, #names do
+        local name = names[i]
+        local last = last_of[name]
+        if not last then
+          held[#held + 1], first_of[name] = name, from
+        elseif last < from and (list_of[name] or last < from - 1) then
+          local list = list_of[name] or { unpack(ids, first_of[name], last) }
+          for nth = from, to do list[#list + 1] = ids[nth] end
+          list_of[name] = list
         end
+        last_of[name] = to
       end
     end
-    each('ZADD', places)
-    each('ZREM', gone)
-    for key, list in pairs(holders) do
-      local added = try('SADD', PREFIX .. 'hold:' .. key, unpack(list))
+    for i = 1, #held do
+      local name = held[i]
+      local list, first, last = list_of[name] or ids, first_of[name], last_of[name]
+      if list ~= ids then first, last = 1, #list end
+      local added = try('SADD', PREFIX .. 'hold:' .. name, unpack(list, first, last))
       if type(added) == 'table' then
-        try('SADD', PREFIX .. 'mend:' .. key, unpack(list))
+        try('SADD', PREFIX .. 'mend:' .. name, unpack(list, first, last))
         if limited then call('HDEL', META, 'tidied') end -- heal.lua begins at once
       end
     end
@@ -433,6 +497,8 @@ local function claim_plain()
     if #sums > 0 then call('HSET', COUNT, unpack(sums)) end
     if #zeros > 0 then call('HDEL', COUNT, unpack(zeros)) end
     save_lanes()
+    save_holders()
+    if save_rates then save_rates() end
     local span = PREFIX .. 'starts:' .. format('%d', floor(now / 30000))
     for queue, jobs in pairs(started) do
       -- A hint for those who find the queue full: it goes by itself.

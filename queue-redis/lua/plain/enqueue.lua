@@ -1,268 +1,271 @@
 -- Plain enqueues, which are most: no job is there, none has an idempotency key or a body that is
--- apart, all are ready at once, nothing is full or damaged. Answers nothing if that is not so,
--- before anything is written: the whole script (enqueue.lua) does it then. Where both can, both do
--- the same.
+-- apart, all are ready at once, nothing is full or damaged. Answers nothing if that is not so, and
+-- leaves nothing written: the whole script (enqueue.lua) does it then. Where both can, both do the
+-- same.
+--
+-- Jobs of many tenants have a lane each. A table or a function for each of them would cost more than
+-- the jobs, so what is known of a group of jobs is in lists side by side, at the group's number.
 
 local function enqueue_plain()
-  local ZSET_SMALL, NAMES_FEW = 128, 16 -- `zset-max-listpack-entries`
-  local argv, format, byte = ARGV, string.format, byte
-  if stale > 0 then return nil end
+  local argv, format, byte, find = ARGV, string.format, byte, string.find
+  local NAMES_FEW = 16
+  local NO_PLACE, NO_PLACE_TEXT = 1e17, '1e17' -- no lane has this score
+  local run_bytes, carriers = argv[2], argv[3]
+  if stale > 0 or #run_bytes > 4 * CHUNK then return nil end
 
-  -- The lanes, by their keys and in their order; those of one queue and kind in a `set`.
-  local lanes, lane_of, groups = {}, {}, {}
-  local sets, set_of = {}, {}
-  local set, priority, flags
-  local at = 2
-  for i = 1, tonumber(argv[1]) do
-    local first = argv[at]
-    if first ~= '' then
-      priority, flags = argv[at + 2], argv[at + 5]
-      if argv[at + 3] ~= 'n' or not string.find(flags, '^[erp]l?$') then return nil end
-      local pair = first .. '/' .. argv[at + 1]
-      set = set_of[pair]
-      if not set then
-        set = {
-          pair = pair, queue = first, by = 0, lanes = {}, indexes = {}, places = {}, woken = false,
-          has_new = false,
-        }
-        sets[#sets + 1], set_of[pair] = set, set
+  -- The groups, each with its lane; those of a queue and kind have the number of its set.
+  local at, group_count, has_keys = 4, 0, false
+  local lane_of, index_of, base_of, set_of, is_keyed = {}, {}, {}, {}, {}
+  local sets, queues, set_jobs, number_of = {}, {}, {}, {}
+  for _ = 1, tonumber(argv[1]) do
+    local queue, kind, priority, when, _, flags, size = unpack(argv, at, at + 6)
+    if when ~= 'n' or not find(flags, '^[erp]l?$') then return nil end
+    local pair, base, keyed = queue .. '/' .. kind, priority * 2 ^ 48, #flags == 2
+    local set, head = number_of[pair], PREFIX .. 'lane:' .. pair .. '/'
+    if not set then
+      set = #sets + 1
+      sets[set], queues[set], set_jobs[set], number_of[pair] = pair, queue, 0, set
+    end
+    at, has_keys = at + 7, has_keys or keyed
+    for i = group_count + 1, group_count + size do
+      local index = priority
+      if keyed then
+        index = argv[at]
+        at = at + 1
       end
-      at = at + 6
-    elseif not set then
-      return nil
-    else
-      at = at + 1
+      lane_of[i], index_of[i], base_of[i], set_of[i], is_keyed[i] = head .. index, index, base, set, keyed
     end
-    local index, keys = priority, false
-    if #flags == 2 then
-      keys = argv[at]
-      index = priority .. '/' .. keys
-      at = at + 1
-    end
-    local key = PREFIX .. 'lane:' .. set.pair .. '/' .. index
-    local lane = lane_of[key]
-    if not lane then
-      lane = {
-        key = key, set = set, index = index, keys = keys, by = 0, is_new = false, waits = false,
-        base = priority * 2 ^ 48,
-      }
-      lanes[#lanes + 1], lane_of[key] = lane, lane
-      local nth = #set.lanes + 1
-      set.lanes[nth], set.indexes[nth] = lane, index
-    end
-    groups[i] = lane
+    group_count = group_count + size
   end
+  local keys_at, key_count = at - 1, #carriers / 2
+  local ids_at = keys_at + key_count
 
-  -- The runs of jobs of one group; one id after the other; one record after the other.
-  local run_text, count = argv[at], 0
-  local run_lanes, run_ends, run_count = {}, {}, #run_text / 4
-  local in_turn = {} -- lanes in the order of their first jobs
-  for i = 1, run_count do
-    local high, low, more, length = byte(run_text, 4 * i - 3, 4 * i)
-    local lane = groups[high * 256 + low]
-    length = more * 256 + length
-    count = count + length
-    run_lanes[i], run_ends[i] = lane, count
-    if lane.by == 0 then in_turn[#in_turn + 1] = lane end
-    lane.by = lane.by + length
-    lane.set.by = lane.set.by + length
+  -- The groups in the order of their first jobs; those of one are neighbours, or in a list. Before
+  -- each record: its version (class.lua), 2 less if it expires, and its times.
+  local runs, count = { byte(run_bytes, 1, -1) }, 0
+  for i = 3, #runs, 4 do count = count + runs[i] * 256 + runs[i + 1] end
+  if count == 0 or count > CHUNK then return nil end
+  local met, first_of, last_of, list_of, written = {}, {}, {}, {}, {}
+  local times, nth = pack('>I6I6', now, now), ids_at
+  for i = 1, #runs, 4 do
+    local group, first = runs[i] * 256 + runs[i + 1], nth + 1
+    local last, set = nth + runs[i + 2] * 256 + runs[i + 3], set_of[group]
+    set_jobs[set] = set_jobs[set] + last - nth
+    if not first_of[group] then
+      met[#met + 1], first_of[group], last_of[group] = group, first, last
+    else
+      local list = list_of[group] or { unpack(argv, first_of[group], last_of[group]) }
+      for at_ = first, last do list[#list + 1] = argv[at_] end
+      list_of[group] = list
+    end
+    local lasting, expiring = '\3', '\1'
+    if is_keyed[group] then lasting, expiring = '\4', '\2' end
+    while nth < last do
+      nth = nth + 1
+      local record, size = argv[nth + count], 2 * (nth - ids_at)
+      local expires = byte(record, 22) % 2 == 1 -- its flags
+      written[size - 1], written[size] = argv[nth], (expires and expiring or lasting) .. times .. record
+    end
   end
-  if count > CHUNK then return nil end
-  local found = call('HMGET', JOBS, unpack(argv, at + 1, at + count))
+  local found = call('HMGET', JOBS, unpack(argv, ids_at + 1, ids_at + count))
   for i = 1, count do
     if found[i] then return nil end
   end
 
-  -- Calls a function with a part of a list after the other.
-  local function in_parts(list, see)
-    for first = 1, #list, CHUNK do
-      local last = min(first + CHUNK - 1, #list)
-      if see(first, unpack(list, first, last)) == nil then return nil end
-    end
-    return true
-  end
-
-  -- Which of these members a sorted set has; nil if it is of a wrong type. Redis looks through a small
-  -- one from its start for each member: for many of them it is read as a whole.
-  local function members_in(key, ...)
-    local size = select('#', ...) > NAMES_FEW and try('ZCARD', key)
-    if type(size) == 'number' and size <= ZSET_SMALL then
-      local is_there, found = {}, {}
-      for _, member in ipairs(call('ZRANGE', key, '0', '-1')) do is_there[member] = true end
-      for i, member in ipairs({ ... }) do found[i] = is_there[member] or false end
-      return found
-    end
-    local scores = try('ZMSCORE', key, ...)
-    return not scores.err and scores or nil
-  end
-
-  -- Where lanes have their places. One that has two is damaged; one that has lost its own, or has
-  -- one although it is empty, is mended by what follows.
-  for s = 1, #sets do
-    local of = sets[s]
-    local function see(first, ...)
-      local placed, parked = members_in(PREFIX .. 'lanes:' .. of.pair, ...), nil
-      if limited then parked = members_in(PREFIX .. 'parked:' .. of.pair, ...) end
-      if not placed or limited and not parked then return nil end
-      for i = 1, #placed do
-        local lane = of.lanes[first + i - 1]
-        lane.waits = lane.keys and parked and parked[i] and true
-        lane.is_new = not placed[i] and not lane.waits
-        if placed[i] and lane.waits then return nil end
-        of.has_new = of.has_new or lane.is_new and lane.keys
+  -- Lanes that wait for a limit key, which their new jobs do not change; by groups.
+  local waits = {}
+  for set = 1, #sets do
+    local lanes, parked = PREFIX .. 'lanes:' .. sets[set], PREFIX .. 'parked:' .. sets[set]
+    if type(try('ZCARD', lanes)) ~= 'number' then return nil end
+    if has_keys and try('EXISTS', parked) == 1 then
+      -- Some may still be parked, and shown, when nothing is set or remembered any more.
+      if not limited then return nil end
+      local groups, asked, both = {}, {}, {}
+      for i = 1, #met do
+        local group = met[i]
+        if set_of[group] == set and is_keyed[group] then
+          groups[#groups + 1], asked[#asked + 1] = group, index_of[group]
+        end
       end
-      return true
-    end
-    if not in_parts(of.indexes, see) then return nil end
-    -- Lanes may still be parked, and shown, when nothing is set or remembered any more.
-    local may_be_parked = not limited and of.has_new
-    if may_be_parked and try('EXISTS', PREFIX .. 'parked:' .. of.pair) == 1 then return nil end
-  end
-
-  -- Live jobs per limit key, and what may keep new ones from coming in.
-  local keys, keyed = {}, {}
-  for i = 1, #lanes do
-    local lane = lanes[i]
-    if lane.keys then
-      for key in string.gmatch(lane.keys, '[^,]+') do
-        local jobs = keyed[key]
-        if not jobs then keys[#keys + 1] = key end
-        keyed[key] = (jobs or 0) + lane.by
+      if asked[1] then
+        local scores = try('ZMSCORE', parked, unpack(asked))
+        if scores.err then return nil end
+        for i = 1, #scores do
+          if scores[i] then waits[groups[i]], both[#both + 1] = true, asked[i] end
+        end
+      end
+      if both[1] then
+        -- One that has two places is damaged.
+        local scores = call('ZMSCORE', lanes, unpack(both))
+        for i = 1, #scores do
+          if scores[i] then return nil end
+        end
       end
     end
   end
 
   -- A new lane may have to wait with others for a key (lanes.lua); settings may say how many live
   -- jobs a queue or a key may have.
-  local function is_admitted()
-    local new, pairs_of, targets, met = {}, {}, { 'queue:*' }, {}
-    for i = 1, #lanes do
-      local lane = lanes[i]
-      for key in string.gmatch(lane.is_new and lane.keys or '', '[^,]+') do
-        new[#new + 1] = key
-        pairs_of[#new] = lane.set.pair
+  if limited then
+    if key_count > 0 and try('HLEN', LIMITED) ~= 0 then
+      local asked, of = {}, {}
+      for i = 1, #met do
+        local group = met[i]
+        if is_keyed[group] and not waits[group] then
+          for key in string.gmatch(sub(index_of[group], 3), '[^,]+') do
+            asked[#asked + 1], of[#of + 1] = key, sets[set_of[group]]
+          end
+        end
+      end
+      for first = 1, #asked, CHUNK do
+        local states = try('HMGET', LIMITED, unpack(asked, first, min(first + CHUNK - 1, #asked)))
+        if states.err then return nil end
+        for i = 1, #states do
+          if states[i] and find(states[i], of[first + i - 1], 1, true) then return nil end
+        end
       end
     end
-    local function has_none_waiting(first, ...)
-      local states = try('HMGET', LIMITED, ...)
-      if states.err then return nil end
-      for i, state in ipairs(states) do
-        if state and string.find(state, pairs_of[first + i - 1], 1, true) then return nil end
+    local targets, is_class = { 'queue:*' }, {}
+    for set = 1, #sets do targets[set + 1] = 'queue:' .. queues[set] end
+    for i = keys_at + 1, ids_at do
+      local class = string.match(argv[i], '^[^:]*')
+      if not is_class[class] then is_class[class], targets[#targets + 1] = true, class .. ':*' end
+      targets[#targets + 1] = argv[i]
+    end
+    for first = 1, #targets, CHUNK do
+      local bounds = call('HMGET', LIMITS, unpack(targets, first, min(first + CHUNK - 1, #targets)))
+      for i = 1, #bounds do
+        if bounds[i] and floor((byte(bounds[i], 2) or 255) / 32) % 2 == 1 then return nil end
       end
-      return true
     end
-    for i = 1, #sets do targets[#targets + 1] = 'queue:' .. sets[i].queue end
-    for i = 1, #keys do
-      local class = string.match(keys[i], '^[^:]*')
-      if not met[class] then met[class], targets[#targets + 1] = true, class .. ':*' end
-      targets[#targets + 1] = keys[i]
-    end
-    local function has_no_bound(_, ...)
-      for _, settings in ipairs(call('HMGET', LIMITS, ...)) do
-        if settings and floor((byte(settings, 2) or 255) / 32) % 2 == 1 then return nil end
-      end
-      return true
-    end
-    return in_parts(new, has_none_waiting) and in_parts(targets, has_no_bound)
   end
-  if limited and not is_admitted() then return nil end
 
-  -- Anything else is damage: less, a fraction, infinity, or no number at all.
-  local function is_count(sum) return sum > 0 and sum < 2 ^ 52 and sum % 1 == 0 end
-
-  -- What is counted. Lua writes a number as a text slowly: each one once.
-  local texts = {}
-  local function text(number)
-    local known = texts[number]
-    if not known then
-      known = format('%d', number)
-      texts[number] = known
+  -- What is counted. Lua reads and writes numbers slowly: each sum once. Anything else than a whole
+  -- number above 0 is damage.
+  local sums_of = {} -- what is added → what was counted → the sum
+  local function text_of(have, by)
+    local known = sums_of[by] or {}
+    local text = known[have]
+    if not text then
+      local sum = (tonumber(have or nil) or 0) + by
+      text = sum > 0 and sum < 2 ^ 52 and sum % 1 == 0 and format('%d', sum)
+      sums_of[by], known[have] = known, text
     end
-    return known
+    return text
   end
-  local fields, by, live_of = {}, {}, {}
-  for i = 1, #sets do
-    local of = sets[i]
-    fields[i], by[i] = of.pair .. '/ready', of.by
-    live_of[of.queue] = (live_of[of.queue] or 0) + of.by
+  local fields, by, live_in = {}, {}, {}
+  for set = 1, #sets do
+    local queue = queues[set]
+    fields[set], by[set] = sets[set] .. '/ready', set_jobs[set]
+    live_in[queue] = (live_in[queue] or 0) + set_jobs[set]
   end
-  for queue, jobs in pairs(live_of) do fields[#fields + 1], by[#by + 1] = 'live:' .. queue, jobs end
+  for queue, jobs in pairs(live_in) do fields[#fields + 1], by[#by + 1] = 'live:' .. queue, jobs end
+  if #fields > CHUNK / 2 then return nil end
   local counts, sums = call('HMGET', COUNT, unpack(fields)), {}
   for i = 1, #fields do
-    local sum = (tonumber(counts[i] or nil) or 0) + by[i]
-    if not is_count(sum) then return nil end
-    sums[2 * i - 1], sums[2 * i] = fields[i], text(sum)
+    local text = text_of(counts[i], by[i])
+    if not text then return nil end
+    sums[2 * i - 1], sums[2 * i] = fields[i], text
   end
-  local key_sums = {}
-  local function add_keys(first, ...)
-    for i, have in ipairs(call('HMGET', LIVE, ...)) do
-      local key = keys[first + i - 1]
-      local sum = (have and tonumber(have) or 0) + keyed[key]
-      if not is_count(sum) then return nil end
-      local size = #key_sums
-      key_sums[size + 1], key_sums[size + 2] = key, text(sum)
-    end
-    return true
-  end
-  if not in_parts(keys, add_keys) then return nil end
-
-  -- Before each record: its version (class.lua) and its times.
-  local times = pack('>I6I6', now, now)
-  local lasting, expiring = '\3' .. times, '\1' .. times
-  local keyed_lasting, keyed_expiring = '\4' .. times, '\2' .. times
-  local written, seen, offset, n = {}, {}, at + count, 0
-  for i = 1, run_count do
-    local keyed = run_lanes[i].keys
-    local long, short = keyed and keyed_expiring or expiring, keyed and keyed_lasting or lasting
-    while n < run_ends[i] do
-      n = n + 1
-      local id = argv[at + n]
-      if seen[id] then return nil end
-      seen[id] = true
-      local record = argv[offset + n]
-      local head = byte(record, 22) % 2 == 1 and long or short -- its flags
-      written[2 * n - 1], written[2 * n] = id, head .. record
+  local key_sums, by_key = {}, { byte(carriers, 1, -1) }
+  for first = 1, key_count, CHUNK do
+    local have = call('HMGET', LIVE, unpack(argv, keys_at + first, min(keys_at + first + CHUNK - 1, ids_at)))
+    for i = 1, #have do
+      local nth = 2 * (first + i) - 3
+      local text = text_of(have[i], by_key[nth] * 256 + by_key[nth + 1])
+      if not text then return nil end
+      key_sums[nth], key_sums[nth + 1] = argv[keys_at + first + i - 1], text
     end
   end
 
-  -- Only a lane of a wrong type can fail from here on: what was written is taken back.
-  n = 0
-  for i = 1, run_count do
-    local last = run_ends[i]
-    local pushed = try('RPUSH', run_lanes[i].key, unpack(argv, at + n + 1, at + last))
-    if type(pushed) == 'table' then
-      for j = i - 1, 1, -1 do
-        local length = run_ends[j] - (run_ends[j - 1] or 0)
-        call('LTRIM', run_lanes[j].key, '0', format('%d', -length - 1))
-      end
-      return nil
+  -- What may still fail is taken back: an id that comes twice, and a lane of a wrong type.
+  local is_new, old = {}, {} -- by groups; groups
+  local function take_back(pushed)
+    call('HDEL', JOBS, unpack(argv, ids_at + 1, ids_at + count))
+    for i = pushed, 1, -1 do
+      local group = met[i]
+      local jobs = list_of[group] and #list_of[group] or last_of[group] - first_of[group] + 1
+      call('LTRIM', lane_of[group], '0', format('%d', -jobs - 1))
     end
-    -- One that has lost its jobs, and not its place.
-    if pushed == last - n and not run_lanes[i].waits then run_lanes[i].is_new = true end
-    n = last
+  end
+  if call('HSET', JOBS, unpack(written)) ~= count then return take_back(0) end
+  for i = 1, #met do
+    local group = met[i]
+    local first, last, list, pushed = first_of[group], last_of[group], list_of[group], nil
+    if list then
+      first, last = 1, #list
+      pushed = try('RPUSH', lane_of[group], unpack(list))
+    elseif first == last then
+      pushed = try('RPUSH', lane_of[group], argv[first])
+    else
+      pushed = try('RPUSH', lane_of[group], unpack(argv, first, last))
+    end
+    if type(pushed) == 'table' then return take_back(i - 1) end
+    is_new[group] = pushed == last - first + 1
+    if not is_new[group] then old[#old + 1] = group end
   end
   call('HSET', COUNT, unpack(sums))
-  if #keys > NAMES_FEW then widen(LIVE) end
-  in_parts(key_sums, function(_, ...) return call('HSET', LIVE, ...) end)
-  call('HSET', JOBS, unpack(written))
-  for i = 1, #in_turn do
-    local lane = in_turn[i]
-    local of = lane.set
-    if lane.is_new then
-      turn = turn + 1
-      local places = of.places
-      local size = #places
-      places[size + 1], places[size + 2] = format('%d', lane.base + turn), lane.index
-    end
-    of.woken = of.woken or not lane.waits
+  if key_count > NAMES_FEW then widen(LIVE) end
+  for first = 1, 2 * key_count, CHUNK do
+    call('HSET', LIVE, unpack(key_sums, first, min(first + CHUNK - 1, 2 * key_count)))
   end
-  for i = 1, #sets do
-    local of = sets[i]
-    local index = PREFIX .. 'lanes:' .. of.pair
-    in_parts(of.places, function(_, ...) return call('ZADD', index, ...) end)
-    local is_paused = paused and string.find(paused, ',' .. of.queue .. ',', 1, true)
-    local key = PREFIX .. 'wake:' .. of.pair
-    if of.woken and not is_paused and try('LLEN', key) == 0 then try('RPUSH', key, 'w') end
+
+  -- A lane that has jobs and no place, which is damage, is found out by a score that none has.
+  local checked = {} -- by sets
+  for i = 1, #old do
+    local group = old[i]
+    if not waits[group] then
+      local set = set_of[group]
+      local list = checked[set]
+      if not list then
+        list = {}
+        checked[set] = list
+      end
+      local size = #list
+      list[size + 1], list[size + 2] = NO_PLACE_TEXT, index_of[group]
+    end
+  end
+  for set, list in pairs(checked) do
+    local lanes, added = PREFIX .. 'lanes:' .. sets[set], 0
+    for first = 1, #list, CHUNK do
+      local last = min(first + CHUNK - 1, #list)
+      added = added + call('ZADD', lanes, 'NX', unpack(list, first, last))
+    end
+    for i = 1, added > 0 and #old or 0 do
+      local group = old[i]
+      if set_of[group] == set then
+        is_new[group] = tonumber(call('ZSCORE', lanes, index_of[group])) == NO_PLACE
+      end
+    end
+  end
+
+  -- New lanes have their turns in the order of their first jobs.
+  local is_met, places = {}, {} -- by sets
+  for i = 1, #met do
+    local group = met[i]
+    if not waits[group] then
+      local set = set_of[group]
+      is_met[set] = true
+      if is_new[group] then
+        local list = places[set]
+        if not list then
+          list = {}
+          places[set] = list
+        end
+        local size = #list
+        turn = turn + 1
+        list[size + 1], list[size + 2] = format('%d', base_of[group] + turn), index_of[group]
+      end
+    end
+  end
+  for set = 1, #sets do
+    local list = places[set] or {}
+    for first = 1, #list, CHUNK do
+      call('ZADD', PREFIX .. 'lanes:' .. sets[set], unpack(list, first, min(first + CHUNK - 1, #list)))
+    end
+    local is_paused = paused and find(paused, ',' .. queues[set] .. ',', 1, true)
+    local wake = PREFIX .. 'wake:' .. sets[set]
+    if is_met[set] and not is_paused and try('LLEN', wake) == 0 then try('RPUSH', wake, 'w') end
   end
   save_meta()
   return string.rep('R', count)

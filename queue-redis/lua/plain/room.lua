@@ -1,5 +1,6 @@
--- How much room limit keys have, as far as plain claims can tell: nothing is remembered of them, and
--- nothing is set but how many jobs may run at once.
+-- How much room limit keys have, as far as plain claims can tell: nothing is remembered of them but
+-- when the next job may start, and nothing is set but how many jobs may run at once, how many may
+-- start in a time, and a breaker.
 
 -- What tells of the keys in `asked`, of which `taking` says how many jobs take each, and `is_shut`
 -- which are known to be closed. Made only if something may be set or remembered.
@@ -15,34 +16,56 @@ local function make_room(asked, taking, is_shut)
     return found
   end
 
-  -- How many jobs settings let run at once, or false if there is more to be minded. Settings that
-  -- are not legal are none (limits.lua).
+  -- How many jobs settings let run at once, and how many microseconds are between two starts and in
+  -- a burst; false if there is more to be minded. Settings that are not legal are none (limits.lua).
   local NO_BOUND = 2 ^ 32
-  local known = {}
+  local known, intervals, bursts = {}, {}, {} -- by the settings' bytes
   local function bound_in(bytes)
     local flags = byte(bytes, 2)
     if byte(bytes) ~= 1 or #bytes < 46 then return false end
     local function has(flag) return floor(flags / flag) % 2 == 1 end
-    local _, concurrency, _, _, _, failures, window_ms, cooldown_ms, lowest, _, max_live =
+    local _, concurrency, starts, period_ms, burst, failures, window_ms, cooldown_ms, lowest, _, max_live =
       struct.unpack('>HI4I4I6I4BI6I6I4BI8', bytes)
     if
-      has(2) or has(16) -- a rate, a weight
+      has(16) -- a weight
+      or has(1) and concurrency == 0
+      or has(2) and (starts == 0 or period_ms == 0 or burst == 0)
       or has(4) and (failures == 0 or failures > 100 or window_ms == 0 or cooldown_ms == 0)
       or has(8) and not (lowest > 0 and has(1) and lowest <= concurrency)
       or has(32) and max_live == 0
     then
       return false
     end
+    if has(2) then
+      intervals[bytes] = max(math.ceil(period_ms * 1000 / starts), 1)
+      bursts[bytes] = (burst - 1) * intervals[bytes]
+    end
     return has(1) and concurrency or NO_BOUND
   end
 
-  -- How many jobs may run at once with each key that was asked for, if that is all that is set; nil
-  -- if there is more to be minded.
+  -- Of keys with a rate: when the next job may start, how many may now, and the time between two.
+  local next_us, startable, interval_of = {}, {}, {}
+  local function meet_rate(key, bytes, state)
+    local interval, burst, now_us = intervals[bytes], bursts[bytes], now * 1000
+    local scheduled_us = 0
+    if state then
+      -- version, no flags, scheduled_us, closed_until_ms, no failures, nobody waits (limits.lua)
+      local head, closed_ms, failures
+      if #state ~= 17 then return false end
+      head, scheduled_us, closed_ms, failures = struct.unpack('>HI8I6B', state)
+      if head ~= 256 or closed_ms > now or failures > 0 then return false end
+    end
+    next_us[key] = max(now_us, min(scheduled_us, now_us + burst + interval))
+    startable[key] = floor((now_us + burst - next_us[key]) / interval) + 1
+    interval_of[key] = interval
+    return true
+  end
+
+  -- How many jobs may run at once with each key that was asked for, if all that is set or remembered
+  -- is as above; nil if there is more to be minded.
   local function bounds()
     if not asked[1] then return {} end
-    for i, state in ipairs(found_in(LIMITED, asked)) do
-      if state and not is_shut[asked[i]] then return nil end
-    end
+    local states = found_in(LIMITED, asked)
     local targets, class_at, most = {}, {}, {}
     for i = 1, #asked do targets[i] = asked[i] end
     for i = 1, #asked do
@@ -53,7 +76,8 @@ local function make_room(asked, taking, is_shut)
       end
     end
     local set = found_in(LIMITS, targets)
-    for i, key in ipairs(asked) do
+    for i = 1, #asked do
+      local key = asked[i]
       local bytes = set[i] or set[class_at[string.match(key, '^[^:]*')]]
       if bytes then
         local found = known[bytes]
@@ -64,13 +88,22 @@ local function make_room(asked, taking, is_shut)
         if not found then return nil end
         if found < NO_BOUND then most[key] = found end
       end
+      if not is_shut[key] then
+        if bytes and intervals[bytes] then
+          if not meet_rate(key, bytes, states[i]) then return nil end
+        elseif states[i] then
+          return nil
+        end
+      end
     end
     return most
   end
 
   -- Whether keys have more room than what was taken.
   local function have_room(names, most)
-    for _, key in ipairs(names) do
+    for i = 1, #names do
+      local key = names[i]
+      if startable[key] and taking[key] >= startable[key] then return false end
       if most[key] then
         local running = try('SCARD', PREFIX .. 'hold:' .. key)
         if type(running) ~= 'number' or running + taking[key] >= most[key] then return false end
@@ -80,6 +113,21 @@ local function make_room(asked, taking, is_shut)
     return true
   end
 
-  return bounds, have_room
+  -- Writes when the next jobs may start.
+  local function save_rates()
+    local states = {}
+    for key, interval in pairs(interval_of) do
+      if taking[key] > 0 then
+        local scheduled_us = next_us[key] + taking[key] * interval
+        states[#states + 1] = key
+        states[#states + 1] = pack('>HI8I6B', 256, scheduled_us, 0, 0)
+      end
+    end
+    for first = 1, #states, CHUNK do
+      call('HSET', LIMITED, unpack(states, first, min(first + CHUNK - 1, #states)))
+    end
+  end
+
+  return bounds, have_room, save_rates
 end
 

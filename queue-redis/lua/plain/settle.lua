@@ -1,363 +1,538 @@
 -- Plain settlements, which are most: jobs have completed, their token holds them, nobody has asked
 -- to cancel them, their limit keys have nothing to learn but that they are let go, and they and the
--- records that they push out have all they have in the usual places. Answers nothing if that is not
--- so, before anything is written: the whole script (settle.lua) does it then. Where both can, both
--- do the same.
+-- records that they push out have all they have in the usual places. Goes on behind this if that is
+-- not so, with nothing written: the whole script (settle.lua) does it then. Where both can, both do
+-- the same.
+--
+-- Jobs of one lane come one after the other. A *stretch* is of neighbours with one token and of one
+-- *kind*, which is a *class* (queue, kind and settings, and whether they have idempotency keys) with
+-- limit keys. Stretches, kinds, classes, limit keys, shelves and counters are numbered, and each list
+-- below has one of their properties by that number: tables for each would cost more than all else.
 
-local HEAD_BYTES = 31 -- of a settlement (settle.lua)
-local OLD_PAGE = 16 -- entries of a shelf that are read at once
-local DONE = 4 -- COMPLETED
-local JOBS_MAX = 2 ^ 52 -- that a counter counts; anything else is damage
+repeat
+  local argv, find, format = ARGV, string.find, string.format
+  local count = #argv / 2
+  if count > CHUNK then break end
+  runs = runs or call('HMGET', RUN, unpack(argv, 1, count))
+  local is_plain = true
+  if call('EXISTS', CANCEL) == 1 then
+    local asked = call('SMISMEMBER', CANCEL, unpack(argv, 1, count))
+    for i = 1, count do is_plain = is_plain and asked[i] == 0 end
+    if not is_plain then break end
+  end
 
-local function settle_plain()
-  local argv, count = ARGV, #ARGV / 2
+  -- What there is, each by its number, and its number by what it is.
+  local stretch_from, stretch_kind, stretches = {}, {}, 0
+  local kinds_of, kind_class, kinds = {}, {}, 0 -- by version, those with idempotency keys behind 10
+  local kind_links, kind_own, links, link_count = {}, {}, {}, 0 -- where its limit keys end in `links`
+  local classes_of, class_queue, class_pair, class_place, class_jobs, classes = {}, {}, {}, {}, {}, 0
+  local place_nth, place_shelf, place_expiry, place_tag, places = {}, {}, {}, {}, 0 -- on shelves
+  local place_from, place_to, place_more = {}, {}, {}
+  local shelf_nth, shelf_name, shelf_jobs, shelves = {}, {}, {}, 0
+  local key_nth, key_name, keys = {}, {}, 0
+  local key_from, key_to, key_more, key_added = {}, {}, {}, {}
+  local token_nth, tokens, let_go = {}, {}, {}
+  -- Of neighbours with one token, or one class.
+  local front_from, front_token, fronts, row_from, row_class, rows = {}, {}, 0, {}, {}, 0
+
+  local prefix = pack('>BBI6', 4, 0, now) -- 4 is COMPLETED
   local finished, size = {}, 0 -- id, record, …
-  local kinds = {} -- of jobs: a class, its limit keys, and those that their workers added
-  local groups = {} -- class → its jobs
-  local tokens, let_go = {}, {}
-  local by, key_by, counts = {}, {}, {} -- counter → what is added, what it is
-  local shelves = {}
-  local dropped, freed_keys = {}, {} -- jobs that leave nothing
-  local asked, is_asked = {}, {} -- limit keys of which something might be set or remembered
-
-  local function add(list, name, jobs) list[name] = (list[name] or 0) + jobs end
-
-  -- A kind's limit keys, and those that its workers added; nil if they are not such.
-  local function names_of(run, class, head_bytes)
-    local own, names = nil, nil
-    if class.limited then
-      local high, low = byte(run, 16 + head_bytes - 1, 16 + head_bytes)
-      if not low then return nil end
-      local from = 16 + head_bytes + 1
-      head_bytes = head_bytes + high * 256 + low
-      own = split_keys(sub(run, from, 16 + head_bytes))
-      if not own then return nil end
-    end
-    if #run < 16 + head_bytes then return nil end
-    if #run == 16 + head_bytes then return own or {}, own or {} end
-    local has = {}
-    names = {}
-    for _, key in ipairs(own or {}) do
-      has[key], names[#names + 1] = true, key
-    end
-    for key in string.gmatch(sub(run, 17 + head_bytes), '[^,]+') do
-      if not has[key] then has[key], names[#names + 1] = true, key end
-    end
-    return own or {}, names
-  end
-
-  local function meet_kind(run)
-    local class, head_bytes = shared_class_of(run, 16)
-    if not class or class.at_least or class.live_hold then return nil end
-    local own, names = names_of(run, class, head_bytes)
-    if not own then return nil end
-    local kept = class.completed_s > 0
-    if not kept and (class.apart or byte(run, 34) + byte(run, 35) > 0) then return nil end
-    local group = groups[class]
-    if not group then
-      group = { class = class, kept = kept, ids = {}, count = 0 }
-      groups[class] = group
-    end
-    local kind = { group = group, own = own, names = names, ids = names[1] and {}, kept = kept }
-    kinds[#kinds + 1] = kind
-    for i = 1, limited and #names or 0 do
-      local key = names[i]
-      if not is_asked[key] then is_asked[key], asked[#asked + 1] = true, key end
-    end
-    return kind
-  end
-
-  -- Whether nothing is remembered of the limit keys, and nothing set that a completion changes.
-  local function are_indifferent()
-    local targets, met = {}, {}
-    for first = 1, #asked, CHUNK do
-      local last = min(first + CHUNK - 1, #asked)
-      for _, state in ipairs(call('HMGET', LIMITED, unpack(asked, first, last))) do
-        if state then return false end
+  local last, front, version, text, kind, class, is_kept -- of the job before
+  local head, settler, fin
+  local token = ''
+  for i = 1, count do
+    local run, settlement = runs[i], argv[count + i]
+    if run ~= last then
+      is_plain = run and #run > 38
+      if not is_plain then break end
+      -- Its token, and the version of the record behind it (class.lua).
+      if not front or find(run, front, 1, true) ~= 1 then
+        front = sub(run, 1, 17)
+        if byte(front, 17) ~= version then version, text = byte(front, 17), nil end
+        token = sub(run, 1, 16)
+        local nth = token_nth[token]
+        if not nth then
+          nth = #tokens + 1
+          token_nth[token], tokens[nth], let_go[nth] = nth, token, 0
+        end
+        fronts = fronts + 1
+        front_from[fronts], front_token[fronts] = i, nth
       end
-    end
-    for i = 1, #asked do
-      local class = string.match(asked[i], '^[^:]*')
-      if not met[class] then met[class], targets[#targets + 1] = true, class .. ':*' end
-      targets[#targets + 1] = asked[i]
-    end
-    for first = 1, #targets, CHUNK do
-      local last = min(first + CHUNK - 1, #targets)
-      for _, settings in ipairs(call('HMGET', LIMITS, unpack(targets, first, last))) do
-        -- 4: a breaker, 8: adaptive.
-        if settings and floor((byte(settings, 2) or 255) / 4) % 4 > 0 then return false end
-      end
-    end
-    return true
-  end
-
-  -- Reads what the settlements are about; answers whether they are plain.
-  local function meet_jobs(runs)
-    local prefix = pack('>BBI6', DONE, 0, now)
-    local by_text, seen = {}, {}
-    local token, head, fin
-    for i = 1, count do
-      local id, run = argv[i], runs[i]
-      if not run or seen[id] then return false end
-      seen[id] = true
-      if sub(run, 1, 16) ~= token or argv[count + i] ~= head then
-        token, head = sub(run, 1, 16), argv[count + i]
-        if sub(head, 16, HEAD_BYTES) ~= token or byte(head) ~= 67 then return false end -- C
-        if #head > HEAD_BYTES + INLINE_MAX_BYTES then return false end
-        fin = prefix .. sub(head, 10)
-        if not let_go[token] then let_go[token], tokens[#tokens + 1] = 0, token end
-      end
-      let_go[token] = let_go[token] + 1
-      local text = sub(run, 34) -- all that is behind its times and its size
-      local kind = by_text[text]
-      if not kind then
-        kind = meet_kind(run)
-        if not kind then return false end
-        by_text[text] = kind
-      end
-      local group = kind.group
-      local nth = group.count + 1
-      group.count, group.ids[nth] = nth, id
-      if kind.ids then kind.ids[#kind.ids + 1] = id end
-      if kind.kept then
-        finished[size + 1], finished[size + 2] = id, fin
-        size = size + 2
-      else
-        dropped[#dropped + 1] = id
-      end
-    end
-    return true
-  end
-
-  -- Counts what is to be counted, and finds the shelves.
-  local function count_group(group)
-    local class, jobs = group.class, group.count
-    add(by, class.pair .. '/running', -jobs)
-    add(by, 'live:' .. class.queue, -jobs)
-    if not group.kept then return end
-    local name = 'done:' .. class.queue
-    add(by, class.pair .. '/completed', jobs)
-    add(by, name, jobs)
-    local shelf = shelves[name]
-    if not shelf then
-      shelf = { name = name, key = PREFIX .. name, by = 0, added = {}, leaving = {} }
-      shelves[name] = shelf
-    end
-    shelf.by = shelf.by + jobs
-    local expiry = min(now + class.completed_s * 1000, TIME_MAX)
-    shelf.added[expiry] = (shelf.added[expiry] or '') .. concat(group.ids)
-  end
-
-  -- Answers whether all are whole numbers.
-  local function read_counts()
-    local asked = {}
-    for field in pairs(by) do
-      if not counts[field] then asked[#asked + 1] = field end
-    end
-    for i, have in ipairs(asked[1] and call('HMGET', COUNT, unpack(asked)) or {}) do
-      local count_ = tonumber(have or nil) or 0
-      if count_ % 1 ~= 0 or count_ > JOBS_MAX then return false end
-      counts[asked[i]] = count_
-    end
-    return true
-  end
-
-  -- The first `most` ids of a shelf, and when each expires; or nil if one of its entries is none.
-  local function first_of(shelf, most)
-    local ids, expiries, at = {}, {}, 0
-    while most > 0 do
-      local page =
-        try('ZRANGE', shelf.key, at, at == 0 and 0 or at + OLD_PAGE - 1, 'WITHSCORES')
-      if page.err then return nil end
-      if not page[1] then break end
-      for i = 1, #page, 2 do
-        local entry, expiry = page[i], page[i + 1]
-        if #entry % 16 ~= 0 then return nil end
-        if most > 0 then
-          local bytes = min(#entry, 16 * most)
-          for place = 1, bytes, 16 do
-            ids[#ids + 1] = sub(entry, place, place + 15)
-            expiries[#ids] = expiry
+      -- All that is behind its times and its size; of a job with an idempotency key without that.
+      if not text or #run ~= #last or find(run, text, 34, true) ~= 34 then
+        local key_high, key_low, _, queue_bytes, kind_bytes = byte(run, 34, 38)
+        local key_bytes, names_end = key_high * 256 + key_low, nil
+        local its_text
+        if key_bytes == 0 then
+          text = sub(run, 34)
+          its_text = text
+        else
+          names_end = (version < 3 and 57 or 51) + queue_bytes + kind_bytes
+          is_plain = #run >= names_end + key_bytes
+          if not is_plain then break end
+          its_text = sub(run, 34, names_end) .. sub(run, names_end + key_bytes + 1)
+          text = nil
+        end
+        local sort = key_bytes == 0 and version or 10 + version
+        local known = kinds_of[sort]
+        if not known then
+          known = {}
+          kinds_of[sort], classes_of[sort] = known, {}
+        end
+        local its_kind = known[its_text]
+        if not its_kind then
+          names_end = names_end or (version < 3 and 57 or 51) + queue_bytes + kind_bytes
+          local class_text = sub(run, 36, names_end)
+          local its_class = classes_of[sort][class_text]
+          if not its_class then
+            is_plain = #run >= names_end and version >= 1 and version <= 4 and byte(run, 39) <= 9
+            if not is_plain then break end
+            local completed_s, _, flags = struct.unpack('>I4I4B', run, 43)
+            local kind_from = names_end - kind_bytes + 1
+            local queue, name = sub(run, kind_from - queue_bytes, kind_from - 1), sub(run, kind_from, names_end)
+            local pair = queue .. '/' .. name
+            -- Flags: 1 expires, 2 its body is apart, 16 it has limit keys.
+            is_plain = (flags < 4 or flags >= 16 and flags < 20)
+              and (flags >= 16) == (version % 2 == 0)
+              and (flags % 2 == 0 or version < 3)
+              and (completed_s > 0 or flags % 4 < 2 and key_bytes == 0)
+              and kind_bytes <= 64
+              and find(pair, '^[a-z0-9_.-]+/[a-z0-9_.-]+$')
+            if not is_plain then break end
+            classes = classes + 1
+            its_class = classes
+            classes_of[sort][class_text] = its_class
+            class_queue[its_class], class_pair[its_class], class_jobs[its_class] = queue, pair, 0
+            if completed_s > 0 then
+              local expiry = format('%d', min(now + completed_s * 1000, TIME_MAX))
+              local tag = '' -- of the entry (shelf.lua)
+              if key_bytes == 0 and flags % 4 < 2 then
+                tag = kind_bytes % 16 == 15 and name .. '\0' or name
+                tag = tag .. string.char(#tag + 1)
+              end
+              local where = (tag == '' and queue or pair) .. ' ' .. expiry
+              local place, shelf = place_nth[where], shelf_nth[queue]
+              if not shelf then
+                shelves = shelves + 1
+                shelf = shelves
+                shelf_nth[queue], shelf_name[shelf], shelf_jobs[shelf] = shelf, 'done:' .. queue, 0
+              end
+              if not place then
+                places = places + 1
+                place = places
+                place_nth[where], place_shelf[place], place_expiry[place] = place, shelf, expiry
+                place_tag[place] = tag
+              end
+              class_place[its_class] = place
+            end
           end
-          most = most - bytes / 16
-          shelf.leaving[#shelf.leaving + 1] = entry
-          if bytes < #entry then
-            shelf.rest, shelf.rest_expiry = sub(entry, bytes + 1), expiry
+          -- Its own limit keys, and behind them those that its worker added.
+          local at = names_end + key_bytes
+          if version % 2 == 0 then
+            local high, low = byte(run, at + 1, at + 2)
+            local own_end = low and at + 2 + high * 256 + low or 0
+            at = at + 3
+            is_plain = own_end >= at and own_end <= #run
+            local own = is_plain and (own_end == #run and run or sub(run, 1, own_end)) or ''
+            local first = link_count
+            while at <= own_end and is_plain do
+              local comma = find(own, ',', at, true)
+              local name = sub(own, at, (comma or 0) - 1)
+              local key = key_nth[name]
+              if not key then
+                keys = keys + 1
+                key = keys
+                key_nth[name], key_name[key] = key, name
+              end
+              link_count = link_count + 1
+              links[link_count] = key
+              at = comma and comma + 1 or own_end + 1
+              is_plain = not comma or comma < own_end
+            end
+            at = own_end
+            is_plain = is_plain and link_count <= first + 4
+            if not is_plain then break end
+          end
+          kinds = kinds + 1
+          its_kind = kinds
+          known[its_text], kind_class[kinds] = kinds, its_class
+          if at < #run then
+            kind_own[kinds] = link_count
+            local added = sub(run, at + 1)
+            for name in string.gmatch(added, '[^,]+') do
+              is_plain = is_plain and find(name, '^[%l%d_.-]+:[%l%d%u_.:@+-]+$')
+              local key = key_nth[name]
+              if not key then
+                keys = keys + 1
+                key = keys
+                key_nth[name], key_name[key] = key, name
+              end
+              link_count = link_count + 1
+              links[link_count] = key
+            end
+            is_plain = is_plain and link_count <= kind_own[kinds] + 4
+            if not is_plain then break end
+          end
+          kind_links[kinds] = link_count
+        end
+        if its_kind ~= kind then
+          kind = its_kind
+          stretches = stretches + 1
+          stretch_from[stretches], stretch_kind[stretches] = i, kind
+          if kind_class[kind] ~= class then
+            class = kind_class[kind]
+            is_kept = class_place[class]
+            rows = rows + 1
+            row_from[rows], row_class[rows] = i, class
           end
         end
       end
-      at = at + #page / 2
+      last = run
     end
-    return ids, expiries
+    if settlement ~= head then
+      head = settlement
+      -- The token ends the head, which has 31 bytes (settle.lua); "C" is completed.
+      is_plain = byte(head) == 67 and #head <= 31 + INLINE_MAX_BYTES
+      if not is_plain then break end
+      settler, fin = sub(head, 16, 31), prefix .. sub(head, 10)
+    end
+    is_plain = settler == token
+    if not is_plain then break end
+    if is_kept then
+      finished[size + 1], finished[size + 2] = argv[i], fin
+      size = size + 2
+    end
   end
+  if not is_plain then break end
 
-  -- Plans to drop records of a shelf; answers whether they are plain.
-  local function push_out(shelf, most)
-    local ids, expiries = first_of(shelf, min(most, CHUNK))
-    if not ids then return false end
-    if #ids == 0 then return true end
-    local records, fins = call('HMGET', JOBS, unpack(ids)), call('HMGET', FIN, unpack(ids))
-    local known, class, text, settled, expiry = {}, nil, nil, nil, nil
-    local keys, owners = {}, {}
-    for i, id in ipairs(ids) do
-      local record, fin = records[i], fins[i]
-      if not record or not fin or #fin < 30 or #record < NAMES_AT then return false end
-      local high, low, _, queue_bytes, kind_bytes = byte(record, 18, 22)
-      local names_end = NAMES_AT - 1 + queue_bytes + kind_bytes
-      if byte(record) < LASTING then names_end = names_end + EXPIRY_BYTES end
-      if
-        sub(record, 20, names_end) ~= text
-        or sub(fin, 1, 8) ~= settled
-        or expiries[i] ~= expiry
-      then
-        text, settled, expiry = sub(record, 20, names_end), sub(fin, 1, 8), expiries[i]
-        class = known[text] or class_of(record, 0)
-        if not class or class.apart or 'done:' .. class.queue ~= shelf.name then return false end
-        known[text] = class
-        local state, reason, finished_ms = struct.unpack('>BBI6', fin)
-        local expiry_ms = min(finished_ms + class.completed_s * 1000, TIME_MAX)
-        if state ~= DONE or reason ~= 0 or expiry_ms ~= tonumber(expiry) then return false end
-      end
-      if high + low > 0 then
-        keys[#keys + 1] = sub(record, names_end + 1, names_end + high * 256 + low)
-        owners[#keys] = id
-      end
-      class.dropped = (class.dropped or 0) + 1
-      dropped[#dropped + 1] = id
-    end
-    for _, class_ in pairs(known) do
-      add(by, class_.pair .. '/completed', -(class_.dropped or 0))
-      class_.dropped = nil
-    end
-    add(by, shelf.name, -#ids)
-    for i, owner in ipairs(keys[1] and call('HMGET', IDEM, unpack(keys)) or {}) do
-      if owner == owners[i] then freed_keys[#freed_keys + 1] = keys[i] end
-    end
-    return true
+  -- Which jobs claims and limit keys let go of, and shelves get: neighbours, mostly.
+  front_from[fronts + 1], row_from[rows + 1], stretch_from[stretches + 1] = count + 1, count + 1, count + 1
+  for n = 1, fronts do
+    local nth = front_token[n]
+    let_go[nth] = let_go[nth] + front_from[n + 1] - front_from[n]
   end
-
-  local function save_counts(key, list, have)
-    local sums, zeros = {}, {}
-    for field, jobs in pairs(list) do
-      local sum = have[field] + jobs
-      if jobs ~= 0 and sum > 0 then
-        sums[#sums + 1], sums[#sums + 2] = field, string.format('%d', sum)
-      elseif jobs ~= 0 then
-        zeros[#zeros + 1] = field
-      end
-    end
-    if sums[1] then call('HSET', key, unpack(sums)) end
-    if zeros[1] then call('HDEL', key, unpack(zeros)) end
-  end
-
-  local function save_shelf(shelf)
-    for expiry, entry in pairs(shelf.added) do
-      local score = string.format('%d', expiry)
-      -- A shelf of a wrong type loses this index entry, not the job.
-      try('ZADD', shelf.key, score, entry)
-      if not shelf.leaving[1] then try('ZADD', AGES, 'LT', score, shelf.name) end
-    end
-    if not shelf.leaving[1] then return end
-    try('ZREM', shelf.key, unpack(shelf.leaving))
-    if shelf.rest then try('ZADD', shelf.key, shelf.rest_expiry, shelf.rest) end
-    local first = try('ZRANGE', shelf.key, '0', '0', 'WITHSCORES')
-    if first[2] then try('ZADD', AGES, first[2], shelf.name) end
-  end
-
-  if count > CHUNK then return nil end
-  runs = runs or call('HMGET', RUN, unpack(argv, 1, count))
-  if call('EXISTS', CANCEL) == 1 then
-    for _, is_asked in ipairs(call('SMISMEMBER', CANCEL, unpack(argv, 1, count))) do
-      if is_asked == 1 then return nil end
-    end
-  end
-  if not meet_jobs(runs) then return nil end
-  local staying, ended = {}, {} -- claims
-  for i, packed in ipairs(call('HMGET', CLAIMS, unpack(tokens))) do
-    if not is_claim(packed) then return nil end
-    local left = left_of(packed) - let_go[tokens[i]]
-    if left > 0 then
-      staying[#staying + 1], staying[#staying + 2] = tokens[i], with_left(packed, left)
+  local gone, gone_count = {}, 0 -- jobs that leave nothing
+  for n = 1, rows do
+    local from, to, its_class = row_from[n], row_from[n + 1] - 1, row_class[n]
+    local place = class_place[its_class]
+    class_jobs[its_class] = class_jobs[its_class] + to - from + 1
+    if not place then
+      for i = from, to do gone[gone_count + i - from + 1] = argv[i] end
+      gone_count = gone_count + to - from + 1
+    elseif place_to[place] == from - 1 then
+      place_to[place] = to
     else
-      ended[#ended + 1] = tokens[i]
+      if place_to[place] then
+        place_more[place] = (place_more[place] or '') .. concat(argv, '', place_from[place], place_to[place])
+      end
+      place_from[place], place_to[place] = from, to
     end
   end
-  if asked[1] and not are_indifferent() then return nil end
-  for _, group in pairs(groups) do count_group(group) end
-  for _, kind in ipairs(kinds) do
-    for _, key in ipairs(kind.own) do add(key_by, key, -#kind.ids) end
+  for n = 1, keys > 0 and stretches or 0 do
+    local from, to, its_kind = stretch_from[n], stretch_from[n + 1] - 1, stretch_kind[n]
+    local own = kind_own[its_kind]
+    for l = (kind_links[its_kind - 1] or 0) + 1, kind_links[its_kind] do
+      local key = links[l]
+      local before = key_to[key]
+      local is_known = before == to or before == -to -- named twice
+      if not before then
+        key_from[key], key_to[key] = from, to
+      elseif before == from - 1 then
+        key_to[key] = to
+      elseif not is_known then
+        local more = key_more[key] or {}
+        if before > 0 then
+          for i = key_from[key], before do more[i - key_from[key] + 1] = argv[i] end
+          key_more[key] = more
+        end
+        local held = #more
+        for i = from, to do more[held + i - from + 1] = argv[i] end
+        key_to[key] = -to
+      end
+      if own and l > own and not is_known then
+        key_added[key] = (key_added[key] or 0) + to - from + 1
+      end
+    end
   end
-  if not read_counts() then return nil end
-  for name, shelf in pairs(shelves) do
-    local over = counts[name] + by[name] - FINISHED_MAX
-    if over >= SLACK and not push_out(shelf, min(over, shelf.by + SLACK)) then return nil end
+
+  local staying, ended = {}, {} -- claims
+  local claims = call('HMGET', CLAIMS, unpack(tokens))
+  for t = 1, #tokens do
+    local packed = claims[t]
+    is_plain = packed and #packed > 18 and byte(packed) == 1 -- left.lua
+    if not is_plain then break end
+    local ids_bytes = #packed - 18 - byte(packed, 18)
+    is_plain = ids_bytes > 0 and ids_bytes % 16 == 0
+    if not is_plain then break end
+    local high, low = byte(packed, 16, 17)
+    local left = high * 256 + low - let_go[t]
+    if left > 0 then
+      staying[#staying + 1] = tokens[t]
+      staying[#staying + 1] = sub(packed, 1, 15) .. pack('>H', left) .. sub(packed, 18)
+    else
+      ended[#ended + 1] = tokens[t]
+    end
   end
-  if not read_counts() then return nil end
-  local key_counts, keys, traces = {}, {}, {}
-  for key in pairs(key_by) do keys[#keys + 1] = key end
-  for i, have in ipairs(keys[1] and call('HMGET', LIVE, unpack(keys)) or {}) do
-    local count_ = tonumber(have or nil) or 0
-    if count_ % 1 ~= 0 or count_ > JOBS_MAX then return nil end
-    key_counts[keys[i]] = count_
+  if not is_plain then break end
+
+  -- Nothing may be remembered of the limit keys, nor be set what a completion changes.
+  if limited and keys > 0 then
+    local targets, is_met = { unpack(key_name, 1, keys) }, {}
+    for first = 1, keys, CHUNK do
+      local last = min(first + CHUNK - 1, keys)
+      local states = call('HMGET', LIMITED, unpack(key_name, first, last))
+      for i = 1, #states do is_plain = is_plain and not states[i] end
+    end
+    for key = 1, keys do
+      local sort = string.match(key_name[key], '^[^:]*')
+      if not is_met[sort] then is_met[sort], targets[#targets + 1] = true, sort .. ':*' end
+    end
+    for first = 1, #targets, CHUNK do
+      local last = min(first + CHUNK - 1, #targets)
+      local settings = call('HMGET', LIMITS, unpack(targets, first, last))
+      for i = 1, #settings do
+        -- 4: a breaker, 8: adaptive (limits.lua).
+        local has = settings[i] and floor((byte(settings[i], 2) or 255) / 4) % 4 or 0
+        is_plain = is_plain and has == 0
+      end
+    end
+    if not is_plain then break end
   end
-  if dropped[1] then
+
+  -- What is counted, and by how much that changes.
+  local field_nth, field_name, field_by, fields = {}, {}, {}, 0
+  for class = 1, classes do
+    local pair, queue, place = class_pair[class], class_queue[class], class_place[class]
+    local jobs = class_jobs[class]
+    local names = { pair .. '/running', 'live:' .. queue }
+    if place then
+      names[3], names[4] = pair .. '/completed', shelf_name[place_shelf[place]]
+      shelf_jobs[place_shelf[place]] = shelf_jobs[place_shelf[place]] + jobs
+    end
+    for n = 1, #names do
+      local nth = field_nth[names[n]]
+      if not nth then
+        fields = fields + 1
+        nth = fields
+        field_nth[names[n]], field_name[nth], field_by[nth] = nth, names[n], 0
+      end
+      field_by[nth] = field_by[nth] + (n < 3 and -jobs or jobs)
+    end
+  end
+  local counts = call('HMGET', COUNT, unpack(field_name, 1, fields))
+  for nth = 1, fields do
+    local jobs = tonumber(counts[nth] or nil) or 0
+    is_plain = is_plain and jobs % 1 == 0 and jobs <= 2 ^ 52
+    counts[nth] = jobs
+  end
+  -- Live jobs of each key, and what is left of them. Small numbers are the same again and again.
+  local lives, sums, numbers, words, sum_count, zeros = nil, {}, {}, {}, 0, {}
+  if keys > 0 then lives = call('HMGET', LIVE, unpack(key_name, 1, keys)) end
+  for key = 1, keys do
+    local more, have = key_more[key], lives[key]
+    local by = (more and #more or key_to[key] - key_from[key] + 1) - (key_added[key] or 0)
+    if by > 0 then
+      -- A key that nobody has counted is perhaps none.
+      local jobs = numbers[have]
+      if not jobs then
+        jobs = tonumber(have or nil) or -1
+        is_plain = is_plain and jobs % 1 == 0 and jobs >= 0 and jobs <= 2 ^ 52
+        numbers[have] = jobs
+      end
+      jobs = jobs - by
+      if jobs > 0 then
+        local word = words[jobs]
+        if not word then
+          word = format('%d', jobs)
+          words[jobs] = word
+        end
+        sums[sum_count + 1], sums[sum_count + 2] = key_name[key], word
+        sum_count = sum_count + 2
+      else
+        zeros[#zeros + 1] = key_name[key]
+      end
+    end
+  end
+  if not is_plain then break end
+
+  -- Records that have to go because there are too many. Of entries with tags (shelf.lua) they need not
+  -- be looked at.
+  local kept_fields, freed, owners = fields, {}, {} -- idempotency keys
+  local tagged_text, tagged_field, tagged, heeds_tags = {}, {}, 0, nil
+  local shelf_leaving, shelf_rest, shelf_rest_expiry = {}, {}, {}
+  for shelf = 1, shelves do
+    local name = shelf_name[shelf]
+    local over = counts[field_nth[name]] + shelf_jobs[shelf] - FINISHED_MAX
+    local missing = over >= SLACK and min(over, shelf_jobs[shelf] + SLACK, CHUNK) or 0
+    local old, expiries, entries, olds, all_olds = {}, {}, {}, 0, 0
+    if missing > 0 and heeds_tags == nil then
+      heeds_tags = call('EXISTS', BAD) == 0 and not call('HGET', META, 'astray')
+    end
+    while missing > 0 and is_plain do
+      local at = #entries
+      local page = try('ZRANGE', PREFIX .. name, at, at == 0 and 0 or at + 15, 'WITHSCORES')
+      is_plain = not page.err
+      if not page[1] then break end
+      for i = 1, #page, 2 do
+        local entry, expiry = page[i], page[i + 1]
+        local ids_bytes, kind = #entry, nil
+        if ids_bytes % 16 > 0 then
+          ids_bytes = ids_bytes - byte(entry, -1)
+          kind = string.match(sub(entry, ids_bytes + 1, -2), '^([a-z0-9_.-]+)%z?$')
+          is_plain = is_plain and kind and ids_bytes > 0 and ids_bytes % 16 == 0
+        end
+        if is_plain and missing > 0 then
+          local bytes = min(ids_bytes, 16 * missing)
+          missing, entries[#entries + 1] = missing - bytes / 16, entry
+          all_olds = all_olds + bytes / 16
+          if bytes < ids_bytes then
+            shelf_rest[shelf], shelf_rest_expiry[shelf] = sub(entry, bytes + 1), expiry
+          end
+          if kind and heeds_tags then
+            local counter = sub(name, 6) .. '/' .. kind .. '/completed'
+            local field = field_nth[counter]
+            if not field then
+              fields = fields + 1
+              field = fields
+              field_nth[counter], field_name[field], field_by[field] = field, counter, 0
+            end
+            if not tagged_text[field] then
+              tagged = tagged + 1
+              tagged_field[tagged], tagged_text[field] = field, ''
+            end
+            tagged_text[field] = tagged_text[field] .. sub(entry, 1, bytes)
+          else
+            for from = 1, bytes, 16 do
+              olds = olds + 1
+              old[olds], expiries[olds] = sub(entry, from, from + 15), expiry
+            end
+          end
+        end
+      end
+    end
+    if not is_plain then break end
+    if olds > 0 then
+      is_plain = look_at_old(name, old, expiries, olds, freed, owners)
+      if not is_plain then break end
+      for counter, jobs in pairs(is_plain) do
+        local field = field_nth[counter]
+        if not field then
+          fields = fields + 1
+          field = fields
+          field_nth[counter], field_name[field], field_by[field] = field, counter, 0
+        end
+        field_by[field] = field_by[field] - jobs
+      end
+      for i = 1, olds do gone[gone_count + i] = old[i] end
+      gone_count = gone_count + olds
+    end
+    field_by[field_nth[name]] = field_by[field_nth[name]] - all_olds
+    shelf_leaving[shelf] = all_olds > 0 and entries
+  end
+  if not is_plain then break end
+  if fields > kept_fields then
+    local more = call('HMGET', COUNT, unpack(field_name, kept_fields + 1, fields))
+    for i = 1, fields - kept_fields do
+      local jobs = tonumber(more[i] or nil) or 0
+      is_plain = is_plain and jobs % 1 == 0 and jobs <= 2 ^ 52
+      counts[kept_fields + i] = jobs
+    end
+    if not is_plain then break end
+  end
+  local freed_keys = {}
+  local have = freed[1] and call('HMGET', IDEM, unpack(freed))
+  for i = 1, #freed do
+    if have[i] == owners[i] then freed_keys[#freed_keys + 1] = freed[i] end
+  end
+
+  -- Jobs that leave nothing, and whether some have left traces.
+  local has_atts, has_history, has_log
+  if gone_count > 0 or tagged > 0 then
     call('HLEN', JOBS)
-    for _, key in ipairs({ ATT, HISTORY, LOG }) do
-      local fields = try('HLEN', key)
-      if type(fields) == 'table' and key == ATT then return nil end
-      if type(fields) == 'number' and fields > 0 then traces[#traces + 1] = key end
+    has_atts, has_history, has_log = call('HLEN', ATT) > 0, try('HLEN', HISTORY), try('HLEN', LOG)
+    has_history = type(has_history) == 'number' and has_history > 0
+    has_log = type(has_log) == 'number' and has_log > 0
+  end
+  if size > 0 then
+    call('ZCARD', AGES)
+    call('HLEN', FIN)
+  end
+  if call('HDEL', RUN, unpack(argv, 1, count)) < count then -- a job comes twice
+    for i = 1, count do call('HSET', RUN, argv[i], runs[i]) end
+    break
+  end
+  if size > 0 then call('HSET', FIN, unpack(finished)) end
+  for n = 1, tagged do
+    local field = tagged_field[n]
+    local ids = { struct.unpack(string.rep('c16', #tagged_text[field] / 16), tagged_text[field]) }
+    local olds = #ids - 1 -- behind them is where the text has ended
+    field_by[field] = field_by[field] - call('HDEL', JOBS, unpack(ids, 1, olds))
+    call('HDEL', FIN, unpack(ids, 1, olds))
+    if has_atts then call('HDEL', ATT, unpack(ids, 1, olds)) end
+    if has_history then call('HDEL', HISTORY, unpack(ids, 1, olds)) end
+    if has_log then call('HDEL', LOG, unpack(ids, 1, olds)) end
+  end
+  for first = 1, gone_count, CHUNK do
+    local last = min(first + CHUNK - 1, gone_count)
+    call('HDEL', JOBS, unpack(gone, first, last))
+    if shelves > 0 then call('HDEL', FIN, unpack(gone, first, last)) end
+    if has_atts then call('HDEL', ATT, unpack(gone, first, last)) end
+    if has_history then call('HDEL', HISTORY, unpack(gone, first, last)) end
+    if has_log then call('HDEL', LOG, unpack(gone, first, last)) end
+  end
+  if freed_keys[1] then call('HDEL', IDEM, unpack(freed_keys)) end
+  for place = 1, places do
+    local shelf, expiry, to = place_shelf[place], place_expiry[place], place_to[place]
+    local more, behind = place_more[place], argv[to + 1]
+    argv[to + 1] = place_tag[place]
+    local entry = concat(argv, '', place_from[place], to + 1)
+    argv[to + 1] = behind
+    -- A shelf of a wrong type loses this index entry, not the job.
+    try('ZADD', PREFIX .. shelf_name[shelf], expiry, more and more .. entry or entry)
+    if not shelf_leaving[shelf] then try('ZADD', AGES, 'LT', expiry, shelf_name[shelf]) end
+  end
+  for shelf = 1, shelves do
+    local entries, name = shelf_leaving[shelf], PREFIX .. shelf_name[shelf]
+    if entries then
+      try('ZREM', name, unpack(entries))
+      if shelf_rest[shelf] then try('ZADD', name, shelf_rest_expiry[shelf], shelf_rest[shelf]) end
+      local first = try('ZRANGE', name, '0', '0', 'WITHSCORES')
+      if first[2] then try('ZADD', AGES, first[2], shelf_name[shelf]) end
     end
   end
 
-  if size > 0 then call('ZCARD', AGES) end
-
-  if size > 0 then call('HSET', FIN, unpack(finished)) end -- it may still fail: a wrong type
-  save_counts(COUNT, by, counts)
-  save_counts(LIVE, key_by, key_counts)
-  call('HDEL', RUN, unpack(argv, 1, count))
+  if sum_count > 0 then call('HSET', LIVE, unpack(sums)) end
+  if zeros[1] then call('HDEL', LIVE, unpack(zeros)) end
+  sums, zeros = {}, {}
+  for nth = 1, fields do
+    local by = field_by[nth]
+    local sum = counts[nth] + by
+    if by ~= 0 and sum > 0 then
+      sums[#sums + 1], sums[#sums + 2] = field_name[nth], format('%d', sum)
+    elseif by ~= 0 then
+      zeros[#zeros + 1] = field_name[nth]
+    end
+  end
+  if sums[1] then call('HSET', COUNT, unpack(sums)) end
+  if zeros[1] then call('HDEL', COUNT, unpack(zeros)) end
+  local holders = PREFIX .. 'hold:'
+  for key = 1, keys do
+    local list, from, to = key_more[key], 1, nil
+    if list then to = #list else list, from, to = argv, key_from[key], key_to[key] end
+    local name = key_name[key]
+    local removed = try('SREM', holders .. name, unpack(list, from, to))
+    if removed ~= to - from + 1 and type(removed) == 'table' then
+      try('SREM', PREFIX .. 'mend:' .. name, unpack(list, from, to))
+      if limited then call('HDEL', META, 'tidied') end -- heal.lua begins at once
+    end
+  end
   if staying[1] then call('HSET', CLAIMS, unpack(staying)) end
   if ended[1] then
     call('HDEL', CLAIMS, unpack(ended))
     try('ZREM', LEASES, unpack(ended))
   end
-  if freed_keys[1] then call('HDEL', IDEM, unpack(freed_keys)) end
-  if dropped[1] then
-    local keys_ = { JOBS, unpack(traces) }
-    if next(shelves) then table.insert(keys_, FIN) end
-    for _, key in ipairs(keys_) do
-      for i = 1, #dropped, CHUNK do
-        call('HDEL', key, unpack(dropped, i, min(i + CHUNK - 1, #dropped)))
-      end
-    end
-  end
-  local holders, is_shared = {}, {} -- key → ids
-  for _, kind in ipairs(kinds) do
-    for _, key in ipairs(kind.names) do
-      local ids = holders[key]
-      if not ids then
-        holders[key] = kind.ids
-      else
-        if not is_shared[key] then
-          ids = { unpack(ids) }
-          holders[key], is_shared[key] = ids, true
-        end
-        local length = #ids
-        for i, id in ipairs(kind.ids) do ids[length + i] = id end
-      end
-    end
-  end
-  for key, ids in pairs(holders) do
-    local removed = try('SREM', PREFIX .. 'hold:' .. key, unpack(ids))
-    if type(removed) == 'table' then
-      try('SREM', PREFIX .. 'mend:' .. key, unpack(ids))
-      if limited then call('HDEL', META, 'tidied') end -- heal.lua begins at once
-    end
-  end
-  for _, shelf in pairs(shelves) do save_shelf(shelf) end
-  save_meta()
-  return string.rep('a4', count)
-end
-
-local settled = settle_plain()
-if settled then return settled end
+  if now ~= clock_ms then call('HSET', META, 'clock_ms', now_text) end
+  do return string.rep('a4', count) end
+until true
+-- Behind the plain part of settlements.
 

@@ -4,25 +4,23 @@
 
 repeat
   local argv = ARGV
-  local flags, at, index = argv[7], 8, argv[4]
-  if argv[1] ~= '1' or argv[5] ~= 'n' or meta[4] and meta[4] ~= '0' then break end
-  if not string.find(flags, '^[erp]l?$') then break end
-  local limit_keys = #flags == 2 and argv[8]
-  if limit_keys then at, index = 9, index .. '/' .. limit_keys end
-  local runs = argv[at]
-  if #runs ~= 4 then break end
+  local flags, index, runs, carriers = argv[9], argv[6], argv[2], argv[3]
+  if argv[1] ~= '1' or argv[7] ~= 'n' or argv[10] ~= '1' then break end
+  if meta[4] and meta[4] ~= '0' then break end
+  if not string.find(flags, '^[erp]l?$') or #runs ~= 4 then break end
+  local limit_keys, at = #flags == 2, 10
+  if limit_keys then index, at = argv[11], 11 + #carriers / 2 end
   local high, low = byte(runs, 3, 4)
   local count = high * 256 + low
   if count == 0 or count > CHUNK / 2 or #argv ~= at + 2 * count then break end
-  local queue = argv[2]
-  local pair = queue .. '/' .. argv[3]
+  local queue = argv[4]
+  local pair = queue .. '/' .. argv[5]
   local lane, lanes = PREFIX .. 'lane:' .. pair .. '/' .. index, PREFIX .. 'lanes:' .. pair
 
   -- Where a lane with limit keys is. A new one may have to wait for one of them, with others.
   local names, placed, parked, is_plain
   if limit_keys then
-    names = {}
-    for name in string.gmatch(limit_keys, '[^,]+') do names[#names + 1] = name end
+    names = { unpack(argv, 12, at) }
     placed = try('ZRANK', lanes, index)
     parked = limited and try('ZRANK', PREFIX .. 'parked:' .. pair, index)
     if placed and parked or type(placed) == 'table' or type(parked) == 'table' then break end
@@ -110,7 +108,7 @@ repeat
   if is_new then
     turn = tonumber(meta[6] or 0) or 0
     if not (turn >= 0 and turn < 2 ^ 48 and turn % 1 == 0) then turn = 0 end
-    added = try('ZADD', lanes, string.format('%d', argv[4] * 2 ^ 48 + turn + 1), index)
+    added = try('ZADD', lanes, string.format('%d', argv[6] * 2 ^ 48 + turn + 1), index)
   end
   if not is_pushed or type(added) == 'table' then
     if is_pushed then call('LTRIM', lane, '0', string.format('%d', -count - 1)) end

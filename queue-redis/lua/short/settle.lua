@@ -22,6 +22,8 @@ repeat
   local is_kept = completed_s > 0
   local class, version = sub(first, 36, names_end), flags == 16 and 4 or 3 -- the class from its codec on
   local key_high, key_low = byte(first, 34, 35)
+  local has_keys = key_high + key_low > 0
+  if has_keys and not is_kept or #kind > 64 then break end
   -- Behind the idempotency key: the job's limit keys, and those that its worker has added.
   local limit_keys = sub(first, names_end + key_high * 256 + key_low + 1)
   local last, seen = nil, count > 1 and {}
@@ -37,7 +39,7 @@ repeat
         and sub(run, 36, names_end) == class
         and sub(run, names_end + key_bytes + 1) == limit_keys
         and #run == names_end + key_bytes + #limit_keys
-        and (is_kept or key_bytes == 0)
+        and (key_bytes > 0) == has_keys
       if not is_plain then break end
       last = run
     end
@@ -116,62 +118,51 @@ repeat
   end
   if not is_plain then break end
 
-  -- Records that have to go because there are too many: here if they are of such jobs, too.
+  -- Records that have to go because there are too many: here if they are of such jobs, too, as the
+  -- tags of their entries say (shelf.lua).
+  local tag = ''
+  if is_kept and not has_keys then
+    tag = #kind % 16 == 15 and kind .. '\0' or kind
+    tag = tag .. string.char(#tag + 1)
+  end
   local shelf, old_count = PREFIX .. (shelf_name or ''), 0
-  local old, ends, entries, rest, rest_expiry
+  local old, entries, rest, rest_expiry
   local over = is_kept and shelved + count - FINISHED_MAX or 0
   local missing = over >= SLACK and min(over, count + SLACK, CHUNK) or 0
   FIN, AGES = PREFIX .. 'fin', PREFIX .. 'ages'
   if missing > 0 or not is_kept then
-    JOBS, ATT, HISTORY = PREFIX .. 'jobs', PREFIX .. 'att', PREFIX .. 'history'
+    JOBS, ATT, HISTORY, BAD = PREFIX .. 'jobs', PREFIX .. 'att', PREFIX .. 'history', PREFIX .. 'bad'
   end
-  if missing > 0 then old, ends, entries = {}, {}, {} end
+  if missing > 0 then
+    old, entries = '', {}
+    is_plain = not has_keys and call('EXISTS', BAD) == 0 and not call('HGET', META, 'astray')
+  end
   while missing > 0 and is_plain do
     local page =
       try('ZRANGE', shelf, #entries, #entries == 0 and 0 or #entries + 15, 'WITHSCORES')
     if page.err then is_plain = false end
     if not page[1] then break end
     for i = 1, #page, 2 do
-      local entry, expiry = page[i], page[i + 1]
-      local finished_ms, ids = expiry - completed_s * 1000, #entry / 16
-      is_plain = is_plain and finished_ms > 0 and tonumber(expiry) < TIME_MAX
-        and ids > 0 and ids % 1 == 0
+      local entry = page[i]
+      local ids = (#entry - #tag) / 16
+      is_plain = is_plain and ids > 0 and ids % 1 == 0 and sub(entry, -#tag) == tag
       if is_plain and missing > 0 then
         local going = min(ids, missing)
         missing, entries[#entries + 1] = missing - going, entry
-        if going < ids then rest, rest_expiry = sub(entry, 16 * going + 1), expiry end
-        local fin = pack('>BBI6', 4, 0, finished_ms)
-        for at = 1, 16 * going, 16 do
-          old_count = old_count + 1
-          old[old_count], ends[old_count] = sub(entry, at, at + 15), fin
-        end
+        if going < ids then rest, rest_expiry = sub(entry, 16 * going + 1), page[i + 1] end
+        old, old_count = old .. sub(entry, 1, 16 * going), old_count + going
       end
-    end
-  end
-  if is_plain and old_count > 0 then
-    local records, fins = call('HMGET', JOBS, unpack(old)), call('HMGET', FIN, unpack(old))
-    for i = 1, old_count do
-      local record, fin = records[i], fins[i]
-      is_plain = record and fin and #fin >= 30 and sub(fin, 1, 8) == ends[i]
-        and sub(record, 20, names_end - 16) == class
-      if not is_plain then break end
-      key_high, key_low = byte(record, 18, 19)
-      is_plain = byte(record) == version and key_high + key_low == 0
-      if is_plain and version == 4 then
-        local has = sub(record, names_end - 15, names_end - 14 + #own_text)
-        is_plain = has == sub(limit_keys, 1, 2 + #own_text)
-      end
-      if not is_plain then break end
     end
   end
   if not is_plain then break end
+  if old_count > 0 then old = { struct.unpack(string.rep('c16', old_count), old) } end
 
   -- Jobs that leave nothing, and whether some have left traces.
   local gone, gone_count = old, old_count
   if not is_kept then gone, gone_count = argv, count end
-  local log, has_atts, has_history, has_log = PREFIX .. 'log', false, nil, nil
+  local log, dropped, has_atts, has_history, has_log = PREFIX .. 'log', 0, false, nil, nil
+  if is_kept and gone_count > 0 then call('HLEN', JOBS) end
   if gone_count > 0 and rare ~= '' then
-    call('HLEN', JOBS)
     has_atts, has_history, has_log = call('HLEN', ATT) > 0, try('HLEN', HISTORY), try('HLEN', log)
     has_history = type(has_history) == 'number' and has_history > 0
     has_log = type(has_log) == 'number' and has_log > 0
@@ -179,13 +170,13 @@ repeat
   if is_kept then
     if old_count > 0 then call('ZCARD', AGES) end
     -- The first writes: they may still fail because of a wrong type, and are taken back then.
-    local fin, entry, written = pack('>BBI6', 4, 0, now) .. sub(head, 10), argv[1], nil -- 4 is COMPLETED
+    local fin, written = pack('>BBI6', 4, 0, now) .. sub(head, 10), nil -- 4 is COMPLETED
     if count > 1 then
       local finished = {}
       for i = 1, count do finished[2 * i - 1], finished[2 * i] = argv[i], fin end
-      entry, written = concat(argv, '', 1, count), try('HSET', FIN, unpack(finished))
+      written = try('HSET', FIN, unpack(finished))
     else
-      written = try('HSET', FIN, entry, fin)
+      written = try('HSET', FIN, argv[1], fin)
     end
     if type(written) == 'table' then break end
     local expiry = string.format('%d', min(now + completed_s * 1000, TIME_MAX))
@@ -195,16 +186,21 @@ repeat
       break
     end
     -- A shelf of a wrong type loses this index entry, not the job.
-    try('ZADD', shelf, expiry, entry)
+    if count > 1 then
+      argv[count + 1] = tag -- in place of what is not needed any more: joining long texts costs much
+      try('ZADD', shelf, expiry, concat(argv, '', 1, count + 1))
+    else
+      try('ZADD', shelf, expiry, argv[1] .. tag)
+    end
   end
   if gone_count > 0 then
-    call('HDEL', JOBS, unpack(gone, 1, gone_count))
+    dropped = call('HDEL', JOBS, unpack(gone, 1, gone_count))
     if has_atts then call('HDEL', ATT, unpack(gone, 1, gone_count)) end
     if has_history then call('HDEL', HISTORY, unpack(gone, 1, gone_count)) end
     if has_log then call('HDEL', log, unpack(gone, 1, gone_count)) end
   end
   if old_count > 0 then
-    call('HDEL', FIN, unpack(old))
+    call('HDEL', FIN, unpack(old, 1, old_count))
     try('ZREM', shelf, unpack(entries))
     if rest then try('ZADD', shelf, rest_expiry, rest) end
     local first = try('ZRANGE', shelf, '0', '0', 'WITHSCORES')
@@ -216,18 +212,18 @@ repeat
   local running_text, live_text = string.format('%d', running), string.format('%d', live)
   if running <= 0 then zeros[1] = running_field end
   if live <= 0 then zeros[#zeros + 1] = live_field end
-  if is_kept and count ~= old_count then
-    completed, shelved = completed + count - old_count, shelved + count - old_count
+  if is_kept then
+    completed, shelved = completed + count - dropped, shelved + count - old_count
+    local completed_text = count == dropped and meta[7] or string.format('%d', completed)
+    local shelved_text = count == old_count and meta[8] or string.format('%d', shelved)
     call(
       'HSET', META, 'clock_ms', now_text, running_field, running_text, live_field, live_text,
-      completed_field, string.format('%d', completed), shelf_name, string.format('%d', shelved)
+      completed_field, completed_text, shelf_name, shelved_text
     )
-    if completed <= 0 then zeros[#zeros + 1] = completed_field end
-    if shelved <= 0 then zeros[#zeros + 1] = shelf_name end
+    if completed <= 0 and completed_text ~= meta[7] then zeros[#zeros + 1] = completed_field end
+    if shelved <= 0 and shelved_text ~= meta[8] then zeros[#zeros + 1] = shelf_name end
   else
-    call(
-      'HSET', META, 'clock_ms', now_text, running_field, running_text, live_field, live_text
-    )
+    call('HSET', META, 'clock_ms', now_text, running_field, running_text, live_field, live_text)
   end
   if zeros[1] then call('HDEL', META, unpack(zeros)) end
   for i = 1, own_count do

@@ -1,6 +1,6 @@
 -- What short/settle.lua needs of META: the counters of the first job's queue and kind, too.
 local runs -- what RUN has of the jobs, once it is read
-local names_end, pair, queue, completed_s, flags
+local names_end, pair, queue, kind, completed_s, flags
 if #ARGV == 2 then
   runs = try('HGET', PREFIX .. 'run', ARGV[1])
   runs = type(runs) ~= 'table' and { runs } or nil
@@ -15,7 +15,8 @@ if run and #run >= 51 then
   local queue_bytes, kind_bytes, _ = byte(run, 37, 38)
   names_end = 51 + queue_bytes + kind_bytes
   queue = sub(run, 52, 51 + queue_bytes)
-  pair = queue .. '/' .. sub(run, 52 + queue_bytes, names_end)
+  kind = sub(run, 52 + queue_bytes, names_end)
+  pair = queue .. '/' .. kind
   completed_s, _, flags = struct.unpack('>I4I4B', run, 43)
 end
 local running_field, live_field, completed_field, shelf_name

@@ -337,7 +337,7 @@ fn shelved(value: Value) -> Result<BTreeSet<(JobId, Entry)>, Error> {
     let mut found = BTreeSet::new();
     while let Ok(id) = items.bytes() {
         let (shelf, expiry) = (text(&items.bytes()?), score(&items.bytes()?));
-        found.insert((reply::id(&id)?, Entry { shelf, expiry, ids: items.bytes()? }));
+        found.insert((reply::id(&id)?, Entry { shelf, expiry, bytes: items.bytes()? }));
     }
     Ok(found)
 }

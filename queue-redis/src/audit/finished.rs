@@ -16,13 +16,33 @@ pub(super) fn is_shelf(name: &str) -> bool {
     SHELVES.iter().any(|kind| name.starts_with(kind))
 }
 
+/// The ids of an entry of a shelf, and its tag (`lua/lib/shelf.lua`), or nothing; `None` if it is no
+/// entry.
+fn parts(entry: &[u8]) -> Option<(&[u8], &[u8])> {
+    let tag_bytes = match entry.len() % 16 {
+        0 => 0,
+        _ => usize::from(*entry.last()?),
+    };
+    let (ids, tag) = entry.split_at_checked(entry.len().checked_sub(tag_bytes)?)?;
+    let is_sound = !ids.is_empty() && ids.len().is_multiple_of(16);
+    (is_sound && (tag.is_empty() || kind_of(tag).is_some())).then_some((ids, tag))
+}
+
+/// The kind that a tag names.
+fn kind_of(tag: &[u8]) -> Option<&[u8]> {
+    let (_, kind) = tag.split_last()?;
+    let kind = kind.strip_suffix(b"\0").unwrap_or(kind);
+    let is_legal = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-');
+    (!kind.is_empty() && kind.iter().all(is_legal)).then_some(kind)
+}
+
 /// An entry of a shelf.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Entry {
     pub(super) shelf: String,
     pub(super) expiry: u64,
-    /// Empty if it is known only that a job is in it.
-    pub(super) ids: Vec<u8>,
+    /// Its ids and its tag; empty if it is known only that a job is in it.
+    pub(super) bytes: Vec<u8>,
 }
 
 impl Entry {
@@ -30,16 +50,31 @@ impl Entry {
     fn without(&self, leaving: &[JobId]) -> Fix {
         let expiry = self.expiry.to_string();
         let shelf = self.shelf.as_bytes();
+        let (ids, tag) = parts(&self.bytes).unwrap_or_default();
         let mut left = Vec::new();
-        for id in self.ids.chunks(16) {
+        for id in ids.chunks(16) {
             if !leaving.iter().any(|other| other.as_bytes().as_slice() == id) {
                 left.extend_from_slice(id);
             }
         }
         let fix = Fix::default()
-            .check(&[b"ZSCORE", shelf, &self.ids], expiry.as_bytes())
-            .write(&[b"ZREM", shelf, &self.ids]);
-        if left.is_empty() { fix } else { fix.write(&[b"ZADD", shelf, expiry.as_bytes(), &left]) }
+            .check(&[b"ZSCORE", shelf, &self.bytes], expiry.as_bytes())
+            .write(&[b"ZREM", shelf, &self.bytes]);
+        if left.is_empty() {
+            return fix;
+        }
+        left.extend_from_slice(tag);
+        fix.write(&[b"ZADD", shelf, expiry.as_bytes(), &left])
+    }
+
+    /// The entry with ids and nothing else.
+    fn without_tag(&self) -> Fix {
+        let (shelf, expiry) = (self.shelf.as_bytes(), self.expiry.to_string());
+        let (ids, _) = parts(&self.bytes).unwrap_or_default();
+        Fix::default()
+            .check(&[b"ZSCORE", shelf, &self.bytes], expiry.as_bytes())
+            .write(&[b"ZREM", shelf, &self.bytes])
+            .write(&[b"ZADD", shelf, expiry.as_bytes(), ids])
     }
 }
 
@@ -47,7 +82,7 @@ impl Auditor<'_> {
     pub(super) fn shelves(&mut self) {
         let mut listed: BTreeSet<(JobId, Entry)> = self.entries();
         let (unnamed, named): (Vec<_>, Vec<_>) =
-            self.dump.shelved.iter().cloned().partition(|(_, entry)| entry.ids.is_empty());
+            self.dump.shelved.iter().cloned().partition(|(_, entry)| entry.bytes.is_empty());
         listed.extend(named);
         let place = |(id, entry): &(JobId, Entry)| (*id, entry.shelf.clone(), entry.expiry);
         let known: BTreeSet<_> = listed.iter().map(place).collect();
@@ -61,6 +96,9 @@ impl Auditor<'_> {
                 .any(|place| place.0 == entry.shelf && place.1 == entry.expiry);
             if !is_right || right.insert(id, ()).is_some() {
                 wrong.entry(entry).or_default().push(id);
+            } else if !self.is_as_tagged(id, &entry) {
+                let what = format!("is not what its entry of {} says", entry.shelf);
+                self.job(id, what, Some(entry.without_tag()));
             }
         }
         for (entry, ids) in wrong {
@@ -122,7 +160,8 @@ impl Auditor<'_> {
             for (ids, expiry) in batches {
                 let soonest = ages.entry(name.clone()).or_insert(*expiry);
                 *soonest = (*soonest).min(*expiry);
-                let Ok(members) = crate::reply::ids(ids) else {
+                let members = parts(ids).and_then(|(ids, _)| crate::reply::ids(ids).ok());
+                let Some(members) = members else {
                     let fix = Fix::default().write(&[b"ZREM", name.as_bytes(), ids]);
                     self.store(format!("{name} holds an entry that is no ids"), Some(fix));
                     continue;
@@ -130,7 +169,7 @@ impl Auditor<'_> {
                 if !name.starts_with("held:") {
                     *self.shelved.entry(name.clone()).or_default() += members.len() as u64;
                 }
-                let entry = Entry { shelf: name.clone(), expiry: *expiry, ids: ids.clone() };
+                let entry = Entry { shelf: name.clone(), expiry: *expiry, bytes: ids.clone() };
                 found.extend(members.into_iter().map(|id| (id, entry.clone())));
             }
         }
@@ -152,6 +191,19 @@ impl Auditor<'_> {
             let what = format!("the shelf {shelf} ends at {soonest:?}, noted is {noted:?}");
             self.store(what, Some(fix));
         }
+    }
+
+    /// Whether a job is what the tag of its entry says, if that is known and there is one.
+    fn is_as_tagged(&self, id: JobId, entry: &Entry) -> bool {
+        let (Some((_, tag)), Some(head), Some(end)) =
+            (parts(&entry.bytes), self.head(id), self.dump.fin.get(&id))
+        else {
+            return true;
+        };
+        let Some(kind) = kind_of(tag) else { return true };
+        let is_alike = head.pair.as_bytes().strip_prefix(head.queue.as_bytes())
+            == Some([b"/", kind].concat().as_slice());
+        is_alike && head.key.is_empty() && !head.body_apart && !end.result_apart
     }
 
     /// Where a job may be shelved, the best place first; nowhere if it has not finished.

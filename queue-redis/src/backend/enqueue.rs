@@ -69,19 +69,21 @@ impl<'a> Group<'a> {
         }
     }
 
-    fn write(&self, before: Option<&Self>, cmd: &mut Cmd) {
-        if before.is_some_and(|before| self.is_like(before)) {
-            cmd.arg("").arg(joined(self.limits));
-            return;
-        }
+    /// What it shares with groups that differ from it in nothing but their limit keys, and how many
+    /// of these there are.
+    fn write_family(&self, lanes: usize, cmd: &mut Cmd) {
         cmd.arg(self.queue).arg(self.kind).arg(self.priority);
         let conflict = self.on_conflict;
         let key = if self.keyed { "k" } else { "" };
         let body = if self.apart { "b" } else { "" };
         let limited = if self.limits.is_empty() { "" } else { "l" };
-        cmd.arg(self.when).arg(self.ms).arg(format!("{conflict}{key}{body}{limited}"));
+        cmd.arg(self.when).arg(self.ms).arg(format!("{conflict}{key}{body}{limited}")).arg(lanes);
+    }
+
+    /// What its lane is called among those of its queue and kind.
+    fn write_lane(&self, cmd: &mut Cmd) {
         if !self.limits.is_empty() {
-            cmd.arg(joined(self.limits));
+            cmd.arg(format!("{}/{}", self.priority, joined(self.limits)));
         }
     }
 }
@@ -165,15 +167,21 @@ fn command(backend: &RedisBackend, script: &Source, jobs: &[NewJob], packed: &[P
             _ => runs.push([number, 1]),
         }
     }
+    let families: Vec<_> = groups.chunk_by(|before, group| group.is_like(before)).collect();
+    let (limit_keys, carriers) = limit_keys(&groups, &runs);
     let argument_bytes = packed.iter().map(|job| job.bytes() + OVERHEAD_BYTES).sum();
-    let arguments = 2 + groups.len() * 7 + jobs.len() * 4;
+    let arguments = 3 + families.len() * 7 + groups.len() + limit_keys.len() + jobs.len() * 4;
     let mut cmd = script.call(&backend.keys, arguments, argument_bytes);
-    cmd.arg(groups.len());
-    for (n, group) in groups.iter().enumerate() {
-        group.write(n.checked_sub(1).map(|before| &groups[before]), &mut cmd);
-    }
     let runs: Vec<u8> = runs.iter().flatten().flat_map(|number| number.to_be_bytes()).collect();
-    cmd.arg(runs);
+    cmd.arg(families.len()).arg(runs);
+    cmd.arg(carriers.iter().flat_map(|jobs| jobs.to_be_bytes()).collect::<Vec<u8>>());
+    for family in families {
+        family[0].write_family(family.len(), &mut cmd);
+        family.iter().for_each(|group| group.write_lane(&mut cmd));
+    }
+    for key in limit_keys {
+        cmd.arg(key.as_str());
+    }
     for job in jobs {
         cmd.arg(job.spec.id.as_bytes().as_slice());
     }
@@ -187,6 +195,27 @@ fn command(backend: &RedisBackend, script: &Source, jobs: &[NewJob], packed: &[P
         }
     }
     cmd
+}
+
+/// Each limit key that jobs have, and how many have it.
+fn limit_keys<'a>(groups: &[Group<'a>], runs: &[[u16; 2]]) -> (Vec<&'a LimitKey>, Vec<u16>) {
+    let mut jobs_of = vec![0; groups.len()];
+    for &[group, length] in runs {
+        jobs_of[usize::from(group) - 1] += length;
+    }
+    let (mut keys, mut carriers) = (Vec::new(), Vec::new());
+    let mut places = HashMap::new();
+    for (group, jobs) in groups.iter().zip(jobs_of) {
+        for key in group.limits.iter() {
+            let place = *places.entry(key).or_insert_with(|| {
+                keys.push(key);
+                carriers.push(0);
+                keys.len() - 1
+            });
+            carriers[place] += jobs;
+        }
+    }
+    (keys, carriers)
 }
 
 fn read(reply: Value, jobs: &[NewJob]) -> Result<Vec<EnqueueOutcome>, Error> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use queue_core::conformance::Harness;
 use queue_core::{
     Backend, ClaimRequest, Durability, KindSlots, Lease, LimitKeys, LimitSettings, Namespace,
-    NewJob, Timestamp,
+    NewJob, Rate, Timestamp,
 };
 use queue_redis::RedisBackend;
 
@@ -299,6 +299,33 @@ async fn a_lane_without_room_and_slot_takes_no_share() {
     let kinds: Vec<_> =
         leases.iter().map(|l| (l.spec.kind.as_str(), l.spec.limits.is_empty())).collect();
     assert_eq!(kinds, [("a", true), ("b", true), ("b", true), ("b", false)]);
+}
+
+/// A rate is minded on the short way while it lets more jobs start than are taken.
+#[tokio::test]
+async fn starts_of_a_rate_are_counted_alike() {
+    let scene = Scene::new().await;
+    let backend = &scene.backend;
+    let rate = Rate::new(10, Duration::from_secs(1)).with_burst(8);
+    let some = LimitSettings { rate: Some(rate), ..LimitSettings::default() };
+    set_limit(backend, "tenant:*", &some).await;
+    enqueue(backend, &[limited("a", "x"), limited("a", "x"), limited("a", "y")]).await;
+    // The first claim looks at the keys that the new settings are about.
+    assert_eq!(claim(backend, &["a"], 1).await.len(), 1);
+    let before = scene.twin.tally("claim").plain;
+    assert_eq!(claim(backend, &["a"], 2).await.len(), 2);
+    assert_eq!(scene.twin.tally("claim").plain, before + 1);
+    scene.assert_same("a start of each");
+    let more: Vec<_> = (0..9).map(|_| limited("a", "x")).collect();
+    enqueue(backend, &more).await;
+    scene.harness.set_clock(backend, START.after(Duration::from_millis(130))).await;
+    // Two have started of eight, and a tenth of a second later there is one more.
+    assert_eq!(claim(backend, &["a"], 4).await.len(), 4);
+    assert_eq!(scene.twin.tally("claim").plain, before + 2);
+    assert_eq!(claim(backend, &["a"], 9).await.len(), 3);
+    assert_eq!(scene.twin.tally("claim").plain, before + 2, "the last start closes the key");
+    scene.assert_same("no start is left");
+    assert!(backend.audit(false).await.unwrap().is_empty());
 }
 
 /// The contract forbids it; still no job may be lost.

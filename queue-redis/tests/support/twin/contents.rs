@@ -106,7 +106,10 @@ fn is_shelf(name: &str) -> bool {
 fn shelf_entry(item: &[u8]) -> Option<(&[u8], Vec<&[u8]>)> {
     let (length, rest) = item.split_first_chunk::<4>()?;
     let (ids, score) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
-    let mut ids: Vec<&[u8]> = ids.chunks(16).collect();
+    // Behind the ids there may be a tag (lua/lib/shelf.lua): its last byte is its length.
+    let tag = if ids.len() % 16 == 0 { 0 } else { usize::from(*ids.last()?) };
+    let (ids, tag) = ids.split_at_checked(ids.len().checked_sub(tag)?)?;
+    let mut ids: Vec<&[u8]> = ids.chunks(16).chain([tag]).collect();
     ids.sort_unstable();
     Some((score, ids))
 }
