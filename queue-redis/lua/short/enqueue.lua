@@ -71,18 +71,18 @@ repeat
 
   -- Before each record: its version (class.lua) and its times.
   local jobs, times = PREFIX .. 'jobs', pack('>I6I6', now, now)
-  local expiring = (names and '\2' or '\1') .. times
-  local lasting = (names and '\4' or '\3') .. times
+  local expiring, lasting = names and '\2' or '\1', names and '\4' or '\3'
   local first = at + 1
   local is_taken, written = false, nil
   if count == 1 then
     local record = argv[first + 1]
-    record = (byte(record, 22) % 2 == 1 and expiring or lasting) .. record
+    record = (byte(record, 22) % 2 == 1 and expiring or lasting) .. times .. record
     is_taken = call('HSETNX', jobs, argv[first], record) == 0
   else
     local found = call('HMGET', jobs, unpack(argv, first, at + count))
     written = found -- its room is used again
     local seen = {}
+    expiring, lasting = expiring .. times, lasting .. times
     for i = count, 1, -1 do
       local id, record = argv[at + i], argv[at + count + i]
       is_taken = is_taken or found[i] or seen[id]

@@ -13,8 +13,8 @@ repeat
   for i = count + 2, 2 * count do is_plain = is_plain and argv[i] == head end
   if not is_plain then break end
   -- Of keys that most stores do not have (meta.lua) "c" is `cancel`.
-  local rare = meta[4] or ''
-  if string.find(rare, 'c', 1, true) and call('EXISTS', PREFIX .. 'cancel') == 1 then break end
+  local rare = meta[4]
+  if rare and string.find(rare, 'c', 1, true) and call('EXISTS', PREFIX .. 'cancel') == 1 then break end
 
   local first = runs[1]
   if #first < names_end or flags ~= 0 and flags ~= 16 or byte(first, 39) > 9 then break end
@@ -160,9 +160,10 @@ repeat
   -- Jobs that leave nothing, and whether some have left traces.
   local gone, gone_count = old, old_count
   if not is_kept then gone, gone_count = argv, count end
-  local log, dropped, has_atts, has_history, has_log = PREFIX .. 'log', 0, false, nil, nil
+  local dropped, log, has_atts, has_history, has_log = 0, nil, false, nil, nil
   if is_kept and gone_count > 0 then call('HLEN', JOBS) end
-  if gone_count > 0 and rare ~= '' then
+  if gone_count > 0 and rare then
+    log = PREFIX .. 'log'
     has_atts, has_history, has_log = call('HLEN', ATT) > 0, try('HLEN', HISTORY), try('HLEN', log)
     has_history = type(has_history) == 'number' and has_history > 0
     has_log = type(has_log) == 'number' and has_log > 0
@@ -207,8 +208,8 @@ repeat
     if first[2] then try('ZADD', AGES, first[2], shelf_name) end
   end
   -- A counter that reaches 0 goes.
-  local zeros = {}
   running, live = running - count, live - count
+  local zeros = (running <= 0 or live <= 0) and {} or nil
   local running_text, live_text = string.format('%d', running), string.format('%d', live)
   if running <= 0 then zeros[1] = running_field end
   if live <= 0 then zeros[#zeros + 1] = live_field end
@@ -220,12 +221,13 @@ repeat
       'HSET', META, 'clock_ms', now_text, running_field, running_text, live_field, live_text,
       completed_field, completed_text, shelf_name, shelved_text
     )
+    zeros = zeros or (completed <= 0 or shelved <= 0) and {}
     if completed <= 0 and completed_text ~= meta[7] then zeros[#zeros + 1] = completed_field end
     if shelved <= 0 and shelved_text ~= meta[8] then zeros[#zeros + 1] = shelf_name end
   else
     call('HSET', META, 'clock_ms', now_text, running_field, running_text, live_field, live_text)
   end
-  if zeros[1] then call('HDEL', META, unpack(zeros)) end
+  if zeros and zeros[1] then call('HDEL', META, unpack(zeros)) end
   for i = 1, own_count do
     if lives[i] > 0 then
       call('HSET', LIVE, names[i], string.format('%d', lives[i]))
