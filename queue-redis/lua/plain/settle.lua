@@ -275,25 +275,23 @@ repeat
   end
   if not is_plain then break end
 
-  -- Nothing may be remembered of the limit keys, nor be set what a completion changes.
+  -- Nothing may be remembered of the limit keys but when the next job may start: a completion changes
+  -- nothing of that.
+  local past = {} -- those of which nothing is to be remembered any more
   if limited and keys > 0 then
-    local targets, is_met = { unpack(key_name, 1, keys) }, {}
     for first = 1, keys, CHUNK do
       local last = min(first + CHUNK - 1, keys)
       local states = call('HMGET', LIMITED, unpack(key_name, first, last))
-      for i = 1, #states do is_plain = is_plain and not states[i] end
-    end
-    for key = 1, keys do
-      local sort = string.match(key_name[key], '^[^:]*')
-      if not is_met[sort] then is_met[sort], targets[#targets + 1] = true, sort .. ':*' end
-    end
-    for first = 1, #targets, CHUNK do
-      local last = min(first + CHUNK - 1, #targets)
-      local settings = call('HMGET', LIMITS, unpack(targets, first, last))
-      for i = 1, #settings do
-        -- 4: a breaker, 8: adaptive (limits.lua).
-        local has = settings[i] and floor((byte(settings[i], 2) or 255) / 4) % 4 or 0
-        is_plain = is_plain and has == 0
+      for i = 1, #states do
+        local state = states[i]
+        if state then
+          -- limits.lua: a version, no flags, when the next job may start, and nothing more
+          is_plain = is_plain and #state == 17
+            and sub(state, 1, 2) == '\1\0' and sub(state, 11) == '\0\0\0\0\0\0\0'
+          if is_plain and struct.unpack('>I8', state, 3) <= now * 1000 then
+            past[#past + 1] = key_name[first + i - 1]
+          end
+        end
       end
     end
     if not is_plain then break end
@@ -525,6 +523,9 @@ repeat
       try('SREM', PREFIX .. 'mend:' .. name, unpack(list, from, to))
       if limited then call('HDEL', META, 'tidied') end -- heal.lua begins at once
     end
+  end
+  for first = 1, #past, CHUNK do
+    call('HDEL', LIMITED, unpack(past, first, min(first + CHUNK - 1, #past)))
   end
   if staying[1] then call('HSET', CLAIMS, unpack(staying)) end
   if ended[1] then

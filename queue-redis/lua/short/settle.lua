@@ -46,8 +46,10 @@ repeat
   end
   if not is_plain then break end
 
-  -- Nothing may be remembered of the limit keys, nor be set what a completion changes.
+  -- Nothing may be remembered of the limit keys but when the next job may start: a completion changes
+  -- nothing of that.
   local own_text, names, own_count = '', nil, 0
+  local past -- those of which nothing is to be remembered any more
   if limit_keys ~= '' then
     names = {}
     local added = limit_keys
@@ -72,17 +74,19 @@ repeat
     end
     if not is_plain or #names > 100 then break end
     if limited and names[1] then
-      local targets = {}
-      local states = call('HMGET', PREFIX .. 'limited', unpack(names))
+      LIMITED = PREFIX .. 'limited'
+      local states = call('HMGET', LIMITED, unpack(names))
       for i = 1, #names do
-        is_plain = is_plain and not states[i]
-        targets[2 * i - 1], targets[2 * i] = names[i], string.match(names[i], '^[^:]*') .. ':*'
-      end
-      local settings = call('HMGET', PREFIX .. 'limits', unpack(targets))
-      for i = 1, #settings do
-        -- 4: a breaker, 8: adaptive (limits.lua).
-        local has = settings[i] and floor((byte(settings[i], 2) or 255) / 4) % 4 or 0
-        is_plain = is_plain and has == 0
+        local state = states[i]
+        if state then
+          -- limits.lua: a version, no flags, when the next job may start, and nothing more
+          is_plain = is_plain and #state == 17
+            and sub(state, 1, 2) == '\1\0' and sub(state, 11) == '\0\0\0\0\0\0\0'
+          if is_plain and struct.unpack('>I8', state, 3) <= now * 1000 then
+            past = past or {}
+            past[#past + 1] = names[i]
+          end
+        end
       end
       if not is_plain then break end
     end
@@ -241,6 +245,7 @@ repeat
       if limited then call('HDEL', META, 'tidied') end -- heal.lua begins at once
     end
   end
+  if past then call('HDEL', LIMITED, unpack(past)) end
   call('HDEL', PREFIX .. 'run', unpack(argv, 1, count))
   if left > 0 then
     local rest = sub(packed, 1, 15) .. pack('>H', left) .. sub(packed, 18)

@@ -313,8 +313,15 @@ async fn starts_of_a_rate_are_counted_alike() {
     // The first claim looks at the keys that the new settings are about.
     assert_eq!(claim(backend, &["a"], 1).await.len(), 1);
     let before = scene.twin.tally("claim").plain;
-    assert_eq!(claim(backend, &["a"], 2).await.len(), 2);
+    let two = claim(backend, &["a"], 2).await;
+    assert_eq!(two.len(), 2);
     assert_eq!(scene.twin.tally("claim").plain, before + 1);
+    // Starts are remembered for as long as they count.
+    for (n, lease) in two.iter().enumerate() {
+        scene.harness.set_clock(backend, START.after(Duration::from_millis(120 * n as u64))).await;
+        settle(backend, std::slice::from_ref(lease), &completed()).await;
+        assert_eq!(scene.twin.tally("settle").shortest, n + 1);
+    }
     scene.assert_same("a start of each");
     let more: Vec<_> = (0..9).map(|_| limited("a", "x")).collect();
     enqueue(backend, &more).await;
