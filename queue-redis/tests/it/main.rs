@@ -20,6 +20,7 @@ mod limit_audit;
 mod limit_damage;
 mod limit_waking;
 mod limits;
+mod moving_slot;
 mod plain;
 mod plain_damage;
 mod quarantine;
