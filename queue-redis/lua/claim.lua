@@ -1,6 +1,6 @@
 -- T4: leases jobs that the worker can run, after making due ones ready (T3).
 --
--- KEYS   the first of the fixed keys
+-- KEYS   the first of the fixed keys and one that is never there
 -- ARGV   claim token, worker, the most jobs, lease in ms, number of queues, the queues,
 --        then per kind: kind, slots, the limit keys that the worker adds (with commas between)
 -- Reply  { now_ms, claimed_ms, first fence, more, next due ms or -1, maintain, epoch,

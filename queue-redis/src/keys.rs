@@ -16,13 +16,15 @@ pub(crate) const FIXED: [&str; 21] = [
 pub(crate) struct Keys {
     prefix: String,
     fixed: Vec<String>,
+    never: String,
 }
 
 impl Keys {
     pub(crate) fn new(namespace: &Namespace) -> Self {
         let prefix = format!("{{{namespace}/0}}:");
         let fixed = FIXED.iter().map(|name| format!("{prefix}{name}")).collect();
-        Self { prefix, fixed }
+        let never = format!("{prefix}never");
+        Self { prefix, fixed, never }
     }
 
     /// What all keys begin with.
@@ -37,6 +39,11 @@ impl Keys {
 
     pub(crate) fn meta(&self) -> &str {
         &self.fixed[0]
+    }
+
+    /// A key that nobody makes.
+    pub(crate) fn never(&self) -> &str {
+        &self.never
     }
 
     pub(crate) fn limits(&self) -> String {

@@ -28,8 +28,15 @@ impl Source {
     pub(crate) fn call(&self, keys: &Keys, arguments: usize, argument_bytes: usize) -> Cmd {
         let overhead = self.declares * 48 + 64;
         let mut cmd = Cmd::with_capacity(arguments + self.declares + 3, argument_bytes + overhead);
-        cmd.arg("EVALSHA").arg(&self.hash).arg(self.declares);
-        for key in keys.fixed().iter().take(self.declares) {
+        cmd.arg("EVALSHA").arg(&self.hash);
+        if self.declares == 1 {
+            // A key that is never there: a cluster's node that is giving the slot away refuses the
+            // call, since that key may have gone, and with it others that the script would miss.
+            cmd.arg(2).arg(keys.meta()).arg(keys.never());
+            return cmd;
+        }
+        cmd.arg(self.declares);
+        for key in keys.fixed() {
             cmd.arg(key);
         }
         cmd
