@@ -1,6 +1,6 @@
 -- T1 and T2: takes jobs in, or finds the jobs that have their id or idempotency key.
 --
--- KEYS   the first of the fixed keys and one that is never there: two of the fixed keys, or all 21
+-- KEYS   the first of the fixed keys, or all 21; with the first alone one that is never there
 -- ARGV   number of families of groups; the runs of jobs of one group: the group's number from 1 and
 --        how many jobs, 2 bytes each; of each limit key how many jobs have it, 2 bytes; per family:
 --        queue, kind, priority, when ("n" now, "d" after, "a" at), milliseconds of that, flags ("e"
