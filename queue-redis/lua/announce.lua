@@ -1,6 +1,6 @@
 -- Takes down what a worker says about itself.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   the worker's name and number, what it says, for how many ms that is believed (0 to forget
 --        it), the most workers that are remembered
 -- Reply  nil

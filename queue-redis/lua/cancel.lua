@@ -1,6 +1,6 @@
 -- T12 and T13: cancels jobs that wait, asks for running ones to be stopped.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   the ids
 -- Reply  per id two characters: c cancelled, r requested, f finished before, n not found,
 --        q quarantined now; and the state

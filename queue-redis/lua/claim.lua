@@ -1,12 +1,12 @@
 -- T4: leases jobs that the worker can run, after making due ones ready (T3).
 --
--- KEYS   the first 16 fixed keys
+-- KEYS   the first of the fixed keys and one that is never there
 -- ARGV   claim token, worker, the most jobs, lease in ms, number of queues, the queues,
 --        then per kind: kind, slots, the limit keys that the worker adds (with commas between)
 -- Reply  { now_ms, claimed_ms, first fence, more, next due ms or -1, maintain, epoch,
 --          ids that cannot be decoded (joined), places in the claim of a repeat, ids (joined),
---          attempts, bodies, shut, expired, record, record, … }; attempts is empty or one per job
---          ("" for none), without errors; bodies are those that are apart: number of the job from 1,
+--          attempts, bodies, shut, expired, record, record, … }, where a list without elements is
+--          nothing; attempts is none or one per job ("" for none), without errors; bodies are those that are apart: number of the job from 1,
 --          body, …; shut is "<queue>/<kind>", key, … of jobs that wait for a key that the worker
 --          adds; expired is "<queue>/<kind>", count, … of the jobs that this call has made dead
 --
@@ -59,9 +59,9 @@ local function answer(
     end
   end
   local reply = {
-    now, claimed_ms, first_fence, more and 1 or 0, next_due, maintain, meta[6] or '',
-    concat(new_bad), concat(offsets, ','), concat(ids), atts,
-    bodies, shut, {},
+    now, claimed_ms, first_fence, more and 1 or 0, next_due, maintain, epoch,
+    concat(new_bad), concat(offsets, ','), concat(ids), atts[1] and atts or false,
+    bodies[1] and bodies or false, shut[1] and shut or false, expired_of and {} or false,
   }
   for pair, count in pairs(expired_of or {}) do
     table.insert(reply[14], pair)

@@ -1,6 +1,6 @@
 -- T16, by hand.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   per job: id, the number of the state that it is in
 -- Reply  per job two characters: d deleted, u unchanged, n not found; and the state
 --

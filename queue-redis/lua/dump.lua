@@ -1,6 +1,6 @@
 -- Looks at a part of the namespace, or at all of it if it is small, for the audit.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   what to look at, one of:
 --        "all", the most items, and the names of the other keys of the namespace;
 --        "scan", a fixed key without its prefix, a cursor, about how many items;
@@ -100,7 +100,7 @@ local function look_at_all(most)
   for _, key in pairs(HASHES) do size = size + call('HLEN', key) end
   for _, key in pairs(ZSETS) do size = size + call('ZCARD', key) end
   if size > most then return answer('large', 0) end
-  found.count, found.ages = call('HGETALL', COUNT), call('ZRANGE', AGES, 0, -1, 'WITHSCORES')
+  found.count, found.ages = counters(), call('ZRANGE', AGES, 0, -1, 'WITHSCORES')
   local names, kinds = other_names(), {}
   for _, name in ipairs(names) do
     kinds[name] = call('TYPE', name).ok
@@ -260,7 +260,7 @@ end
 local function look_at_members(name, most)
   local key = HASHES[name] or ZSETS[name]
   if call(HASHES[name] and 'HLEN' or 'ZCARD', key) > most then return answer('large', 0) end
-  found.count = call('HGETALL', COUNT)
+  found.count = counters()
   local members = HASHES[name] and call('HKEYS', key) or call('ZRANGE', key, 0, most - 1)
   look_at(ids_among(members, name))
   return answer('', 0)

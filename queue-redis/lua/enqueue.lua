@@ -1,6 +1,6 @@
 -- T1 and T2: takes jobs in, or finds the jobs that have their id or idempotency key.
 --
--- KEYS   the first 7 fixed keys, or all 22
+-- KEYS   the first of the fixed keys, or all 21; with the first alone one that is never there
 -- ARGV   number of families of groups; the runs of jobs of one group: the group's number from 1 and
 --        how many jobs, 2 bytes each; of each limit key how many jobs have it, 2 bytes; per family:
 --        queue, kind, priority, when ("n" now, "d" after, "a" at), milliseconds of that, flags ("e"
@@ -12,7 +12,7 @@
 -- Reply  one letter per job (S scheduled, R ready, s and r the same and it replaced another,
 --        D duplicate, I and K conflict of id and key, X rejected, F full), then per D its id and
 --        state byte, per replaced job and conflict its id, per F starts of this span and the last,
---        now, and what is full, as one string each
+--        now, and what is full, as one string each; the letters alone if nothing follows
 --
 -- Invariant: a job is written with its body, its ticket or its due time, its key and its counters,
 -- or not at all; a job whose lane cannot be written waits in `due`; a duplicate is counted in META
@@ -299,4 +299,5 @@ if replaces then
 end
 if duplicate_count > 0 then try('HINCRBY', META, 'dup', duplicate_count) end
 save_meta()
+if not extras[1] then return concat(letters) end
 return { concat(letters), unpack(extras) }

@@ -1,6 +1,6 @@
 -- Reads jobs as they stand.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   the ids
 -- Reply  per id: nil, or { state, record, body or "" if it is not apart, attempts or "", finished
 --        record or "", result or "" if it is not apart, lease end or -1, worker or "", 1 if a

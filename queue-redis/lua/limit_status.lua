@@ -1,6 +1,6 @@
 -- Looks at limit keys.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   the most holders that are named, the most that are looked at for strays, then the keys
 -- Reply  { now, per key { its settings or "", those of its class or "", what is remembered of it or
 --        "" (limits.lua), how many running jobs hold it, the first of their ids (joined), how many

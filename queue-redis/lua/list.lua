@@ -1,6 +1,6 @@
 -- Lists jobs by state, a page at a time.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   number of the state, queue or "", kind or "", the most jobs, then where to go on: of ready
 --        jobs queue/kind, 0 or 1 if its lane is parked, its score, place in the lane; of waiting and quarantined ones due time
 --        and id; of running ones end of the lease, token, place in the claim; of finished ones

@@ -1,6 +1,6 @@
 -- T3, T11 and T16: promotes due jobs, reaps expired claims, drops finished records.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   the budget of each
 -- Reply  { promoted, reaped, crash loops, dropped, more, ids that cannot be decoded (joined),
 --        queue, how many of those reaped are of it, … }
@@ -167,26 +167,28 @@ do -- or there would be more locals than a function may have
   end
 end
 
-tally_lanes()
-tally_released()
-local counts = read_tallies()
-check_finish(counts)
-local histories = read_history()
-if #ends > 0 then plan_ends() end
-save_tallies(counts)
-save_released({}, lapsed) -- whole claims end, even those that hold nothing
-each('HDEL', RUN, lost)
-save_quarantined()
-each('HSET', HISTORY, histories)
-each('ZADD', LEASES, postponed)
-if sweep then call('HSET', META, 'sweep', sweep) end
-if sweep == false then call('HDEL', META, 'sweep') end
-each('HSET', ATT, new_atts)
-save_finished()
-save_due()
-save_lanes()
-if #ends > 0 then limits().save() end
-trim_shelves(counts)
+do -- a script may have 200 locals
+  tally_lanes()
+  tally_released()
+  local counts = read_tallies()
+  check_finish(counts)
+  local histories = read_history()
+  if #ends > 0 then plan_ends() end
+  save_tallies(counts)
+  save_released({}, lapsed) -- whole claims end, even those that hold nothing
+  each('HDEL', RUN, lost)
+  save_quarantined()
+  each('HSET', HISTORY, histories)
+  each('ZADD', LEASES, postponed)
+  if sweep then call('HSET', META, 'sweep', sweep) end
+  if sweep == false then call('HDEL', META, 'sweep') end
+  each('HSET', ATT, new_atts)
+  save_finished()
+  save_due()
+  save_lanes()
+  if #ends > 0 then limits().save() end
+  trim_shelves(counts)
+end
 
 -- The shelves by queue, and of a queue in this order.
 local RANKS = { held = 1, done = 2, void = 3, dead = 4 }
@@ -246,6 +248,7 @@ if limited then
 elseif call('EXISTS', PREFIX .. 'limits', PREFIX .. 'limited', PREFIX .. 'reopen') > 0 then
   call('HSET', META, 'limits', 1) -- somebody has lost that
 end
+look_for_rare()
 save_meta()
 local counted = {}
 for queue, count in pairs(reaped_of) do

@@ -1,6 +1,6 @@
 -- Hands a wake-up on that was taken for a worker that does not want it any more.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   "<queue>/<kind>"
 -- Reply  nil
 --

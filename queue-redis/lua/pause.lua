@@ -1,6 +1,6 @@
 -- Pauses or resumes a queue.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   the queue, 1 to pause or 0 to resume
 -- Reply  1 if that was a change
 --

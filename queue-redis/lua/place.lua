@@ -1,6 +1,6 @@
 -- Finds the place of a job in line.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   the id, the most jobs of its lane that are looked at, the most lanes
 -- Reply  { now } or, of a ready job, { now, jobs ahead, lanes ahead, lanes of its priority, 1 if
 --        there may be more or 0, starts of its queue in this span, and in the one before }

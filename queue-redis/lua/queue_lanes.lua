@@ -1,6 +1,6 @@
 -- Lists the lanes of a queue, blocked or not.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   the queue, the most lanes
 -- Reply  { 1 if there are others or 0, kind, index (lanes.lua), jobs, for how many ms the first of
 --        them could have run, … }

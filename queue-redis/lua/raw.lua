@@ -1,6 +1,6 @@
 -- Reads what is stored of quarantined jobs.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   the ids
 -- Reply  per id: nil if the store does not know it, the state if it is not quarantined, or
 --        { record, body, attempts, finished record, result, history, log }, each nil if not there

@@ -1,6 +1,6 @@
 -- T17, back: takes jobs out of quarantine that this program can read.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   per job: id, the record that could be read, 1 if its finished record can be read or 0
 -- Reply  per job two characters: r recovered, u unchanged, x still not readable, n not found; and
 --        the state

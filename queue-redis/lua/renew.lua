@@ -1,6 +1,6 @@
 -- T5: extends claims and tells which of their jobs somebody asked to cancel.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   lease in ms, then the claim tokens
 -- Reply  per token: nil if it holds no jobs, else the joined ids of its jobs to be cancelled
 --

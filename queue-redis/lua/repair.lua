@@ -1,6 +1,6 @@
 -- Puts right what an audit has found.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   a random word of this round of repairs, the number of this step; then, after step 0, which
 --        begins the round, per fix: number of checks, each a command and what it must answer; number
 --        of writes, each a command. A command is the number of its words and these; the second word
@@ -207,5 +207,6 @@ end
 tally_lanes()
 save_tallies(read_tallies())
 save_lanes()
+look_for_rare()
 save_meta()
 return made

@@ -1,6 +1,6 @@
 -- Progress and log lines of running jobs.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   per report: id, token, percent or "", text, how many lines came before, how many come
 --        now, and these
 -- Reply  per report one letter: a applied, s stale

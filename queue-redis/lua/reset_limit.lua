@@ -1,6 +1,6 @@
 -- Ends what has closed or narrowed a limit key for a time.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   the key
 -- Reply  1 if there was anything to end, 0 if not
 --

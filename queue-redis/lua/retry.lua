@@ -1,6 +1,6 @@
 -- T15: makes finished jobs ready again.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   1 to keep the counts of attempts or 0, then per job: id, the time in ms at which it was
 --        finished
 -- Reply  one answer per job as one string: r (ready), u and the state (unchanged), k and the id of

@@ -1,6 +1,6 @@
 -- T17: quarantines jobs that the scripts can read and this program cannot.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   a claim token or "", then per job: id, and the record that could not be read
 -- Reply  the ids that are quarantined now, joined
 --

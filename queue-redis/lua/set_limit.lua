@@ -1,6 +1,6 @@
 -- Sets or removes what a limit key or a class allows.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   the target, its settings (limits.lua) or "", the most settings there may be
 -- Reply  1 if that was a change, 0 if not, -1 if there are too many
 --

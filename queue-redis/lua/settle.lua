@@ -1,6 +1,6 @@
 -- T6 to T10 and T14: ends attempts.
 --
--- KEYS   the first 19 fixed keys
+-- KEYS   the first of the fixed keys and one that is never there
 -- ARGV   the ids of all, then per settlement a head and what is behind it. The head is the outcome
 --        (C completed, R retry, F and T retry because it failed or timed out, D dead, L released, Z
 --        snoozed, K throttled, X cancelled), delay_ms (6 bytes), the length of a shorter error for

@@ -1,6 +1,6 @@
 -- Leaves a word in a worker's own list, also when the store is full.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   the worker, the word
 -- Reply  nil
 --

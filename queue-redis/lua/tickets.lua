@@ -1,6 +1,6 @@
 -- Looks at a page of a lane, counted from its tail, or at all its stale tickets, for the audit.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   "page", the lane, how many tickets behind the page, the most in it, and 1 to look at their
 --        jobs too or 0; or "stale", the lane, and the most that are told
 -- Reply  as that of dump.lua. `others` has the lane's list with the page's tickets and their stale

@@ -1,6 +1,6 @@
 -- Compares counters with the sizes of what they count, for the audit.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   "sums" and the lanes that are known; or "pairs" and queues with kinds, as in the
 --        counters; or "shelves", the most entries of one to be counted, and names of shelves
 -- Reply  of "sums": { how many jobs run, wait, have finished, are quarantined; of the finished and
@@ -43,7 +43,7 @@ local function sums()
     end
   end
   for i = 2, #ARGV do count(ARGV[i]) end
-  local counts = call('HGETALL', COUNT)
+  local counts = counters()
   for i = 1, #counts, 2 do
     local pair = string.match(counts[i], '^([^/]+/[^/]+)/ready$')
     for _, index in ipairs(pair and { 'lanes:', 'parked:' } or {}) do

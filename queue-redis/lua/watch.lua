@@ -1,6 +1,6 @@
 -- Looks at jobs that are being watched.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   per job: its id, and the number of the last line that is known
 -- Reply  per id: nil, or { state, attempts or "", finished record without its result or "",
 --        progress and those lines of the log that are not known, or "" }

@@ -1,6 +1,6 @@
 -- Reads what workers have said about themselves.
 --
--- KEYS   22 fixed keys
+-- KEYS   21 fixed keys
 -- ARGV   the most workers
 -- Reply  per worker that is believed to be there: what it said, for how many ms it still is
 --

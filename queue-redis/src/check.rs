@@ -17,7 +17,7 @@ use crate::reply::{self, Items};
 use crate::store::{self, Call, Repeat};
 
 /// The layout of the data that this program knows.
-const SCHEMA: &str = "1";
+const SCHEMA: &str = "2";
 
 async fn plain(link: &Link, words: &[&str]) -> Result<Value, Error> {
     let mut cmd = Cmd::new();
@@ -90,7 +90,8 @@ pub(crate) async fn open_namespace(link: &Link, keys: &Keys) -> Result<Vec<u8>, 
 }
 
 /// Redis keeps a small hash as one run of bytes and looks through it for each field, unless one of
-/// its values has more than 64 bytes (`hash-max-listpack-value`). Every script reads nine fields.
+/// its values has more than 64 bytes (`hash-max-listpack-value`). Every script reads some fields, counters
+/// among them.
 const NOTE: &str =
     "More than 64 bytes keep this hash out of the compact encoding, which is slow to read from.";
 

@@ -15,6 +15,14 @@ pub(crate) fn array(value: Value) -> Result<Vec<Value>, Error> {
     }
 }
 
+/// A list for which the script answers nothing if it has no elements.
+pub(crate) fn list(value: Value) -> Result<Vec<Value>, Error> {
+    match value {
+        Value::Nil => Ok(Vec::new()),
+        value => array(value),
+    }
+}
+
 pub(crate) fn string(value: Value) -> Result<String, Error> {
     String::from_utf8(bytes(value)?).map_err(|_| unexpected("not a text"))
 }
@@ -26,6 +34,14 @@ pub(crate) struct Items(std::vec::IntoIter<Value>);
 impl Items {
     pub(crate) fn of(value: Value) -> Result<Self, Error> {
         Ok(Self(array(value)?.into_iter()))
+    }
+
+    /// Of one that may be its first item alone.
+    pub(crate) fn of_first(value: Value) -> Result<Self, Error> {
+        match value {
+            Value::Array(items) => Ok(Self(items.into_iter())),
+            first => Ok(Self(vec![first].into_iter())),
+        }
     }
 
     pub(crate) fn value(&mut self) -> Result<Value, Error> {

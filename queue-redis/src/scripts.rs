@@ -28,8 +28,15 @@ impl Source {
     pub(crate) fn call(&self, keys: &Keys, arguments: usize, argument_bytes: usize) -> Cmd {
         let overhead = self.declares * 48 + 64;
         let mut cmd = Cmd::with_capacity(arguments + self.declares + 3, argument_bytes + overhead);
-        cmd.arg("EVALSHA").arg(&self.hash).arg(self.declares);
-        for key in keys.fixed().iter().take(self.declares) {
+        cmd.arg("EVALSHA").arg(&self.hash);
+        if self.declares == 1 {
+            // A key that is never there: a cluster's node that is giving the slot away refuses the
+            // call, since that key may have gone, and with it others that the script would miss.
+            cmd.arg(2).arg(keys.meta()).arg(keys.never());
+            return cmd;
+        }
+        cmd.arg(self.declares);
+        for key in keys.fixed() {
             cmd.arg(key);
         }
         cmd
@@ -53,13 +60,24 @@ macro_rules! declared {
     };
 }
 
+/// What reads META's fields: those that most scripts need unless the script says otherwise.
+macro_rules! reading {
+    () => {
+        include_str!("../lua/lib/read.lua")
+    };
+    ($file:literal) => {
+        include_str!(concat!("../lua/", $file, ".lua"))
+    };
+}
+
 /// `allow-oom` goes to the scripts that a full store needs to finish jobs, and so to become less
 /// full; claiming is one of them, or a store full of ready jobs would stay full. Scripts without
 /// it are refused by a full store before their first line runs.
 macro_rules! scripts {
     ($(
         $(#[$doc:meta])*
-        $name:ident = $file:literal: $flags:literal $(declares $declares:literal)? $(short [$($short:literal)*])?
+        $name:ident = $file:literal: $flags:literal $(declares $declares:literal)?
+            $(reads $reads:literal)? $(short [$($short:literal)*])?
             $(plain [$($plain:literal)*])? [$($part:literal)*];
     )*) => {
         $(
@@ -68,6 +86,8 @@ macro_rules! scripts {
             pub(crate) static $name: LazyLock<Source> = LazyLock::new(|| {
                 Source::new(stringify!($name), concat!(
                     "#!lua", $flags, "\n",
+                    include_str!("../lua/lib/keys.lua"),
+                    reading!($($reads)?),
                     include_str!("../lua/lib/start.lua"),
                     $($(include_str!(concat!("../lua/", $short, ".lua")),)*)?
                     include_str!("../lua/lib/meta.lua"),
@@ -100,21 +120,24 @@ macro_rules! scripts {
 scripts! {
     /// T1, T2, if no job may take the place of another: what that needs is left out, because
     /// making its functions costs each call more than a job.
-    enqueue = "enqueue": "" declares 7 short ["short/enqueue"] plain ["plain/enqueue"]
+    enqueue = "enqueue": "" declares 1 reads "short/enqueue_read"
+        short ["short/enqueue" "lib/read"] plain ["plain/enqueue"]
         ["class" "record" "wake" "waits" "lanes" "due" "state" "admit"];
     /// T1, T2, if one may.
     replace = "enqueue": ""
         ["class" "record" "shelf" "wake" "waits" "lanes" "due" "state" "quarantine" "finish"
          "forget" "compact" "unlist" "admit"];
     /// T3, T4.
-    claim = "claim": " flags=allow-oom" declares 16 short ["short/claim"]
+    claim = "claim": " flags=allow-oom" declares 1 reads "short/claim_read"
+        short ["short/claim"]
         plain ["lib/class" "lib/waits" "plain/room" "plain/claim"]
         ["record" "shelf" "left" "claims" "wake" "lanes" "quarantine" "finish" "forget" "promote"
          "limits" "look"];
     /// T5.
     renew = "renew": " flags=allow-oom" ["left" "claims"];
     /// T6–T10, T14.
-    settle = "settle": " flags=allow-oom" declares 19 short ["short/settle"]
+    settle = "settle": " flags=allow-oom" declares 1 reads "short/settle_read"
+        short ["short/settle" "lib/read"]
         plain ["plain/old" "plain/settle"]
         ["class" "record" "shelf" "left" "claims" "wake" "waits" "lanes" "due" "state" "quarantine"
          "finish" "forget" "history" "held" "release" "limits" "ends"];
@@ -150,7 +173,8 @@ scripts! {
     /// T3, T11, T16.
     maintain = "maintain": " flags=allow-oom"
         ["class" "record" "shelf" "left" "claims" "wake" "waits" "lanes" "due" "quarantine"
-         "finish" "forget" "history" "promote" "held" "release" "limits" "look" "ends" "heal"];
+         "finish" "forget" "history" "promote" "held" "release" "limits" "look" "ends" "heal"
+         "rare"];
     /// Sets and removes limits.
     set_limit = "set_limit": " flags=allow-oom" ["class" "record" "wake" "limits" "look"];
     /// Ends what has closed a limit key.
@@ -171,14 +195,14 @@ scripts! {
     tell = "tell": " flags=allow-oom" ["wake"];
     /// Looks at a part of the namespace, but not at payloads, large results and logs.
     dump = "dump": " flags=no-writes"
-        ["class" "record" "shelf" "left" "claims" "held" "facts" "places"];
+        ["class" "record" "shelf" "left" "claims" "held" "facts" "places" "counters"];
     /// Looks at a page of a lane.
     tickets = "tickets": " flags=no-writes"
         ["class" "record" "shelf" "left" "claims" "held" "facts"];
     /// Compares counters with sizes.
-    totals = "totals": " flags=no-writes" ["shelf"];
+    totals = "totals": " flags=no-writes" ["shelf" "counters"];
     /// Puts right what an audit has found.
-    repair = "repair": " flags=allow-oom" ["class" "record" "wake" "waits" "lanes" "held"];
+    repair = "repair": " flags=allow-oom" ["class" "record" "wake" "waits" "lanes" "held" "rare"];
 }
 
 #[cfg(test)]
@@ -193,7 +217,7 @@ mod tests {
             let header: String = file.lines().take_while(|line| line.starts_with("--")).collect();
             let all = FIXED.len();
             let keys = match source.declares {
-                some if some < all => format!("-- KEYS   the first {some} fixed keys"),
+                some if some < all => "-- KEYS   the first of the fixed keys".to_owned(),
                 _ if source.name == "replace" => format!("fixed keys, or all {all}"),
                 _ => format!("-- KEYS   {all} fixed keys"),
             };
@@ -205,7 +229,7 @@ mod tests {
 
     #[test]
     fn the_prelude_names_the_fixed_keys_in_order() {
-        let text = include_str!("../lua/lib/start.lua");
+        let text = include_str!("../lua/lib/keys.lua");
         let (_, rest) = text.split_once("\nlocal META").unwrap();
         let names = format!("META{}", rest.split_once('=').unwrap().0);
         let names: Vec<String> = names.split(',').map(|name| name.trim().to_lowercase()).collect();
@@ -215,7 +239,7 @@ mod tests {
     #[test]
     fn limits_are_those_of_the_contract() {
         assert!(claim.text.contains(&format!("= 32, {PASS_MAX}, {PASS_MAX}, {PASS_MAX}\n")));
-        let start = include_str!("../lua/lib/start.lua");
+        let start = include_str!("../lua/lib/keys.lua");
         assert!(start.contains(&format!("local FINISHED_MAX, SLACK = {FINISHED_MAX}, 100\n")));
         assert!(start.contains(&format!("local INLINE_MAX_BYTES = {INLINE_MAX_BYTES}\n")));
         let base = include_str!("../lua/lib/base.lua");

@@ -9,9 +9,21 @@ local SCHEDULED, READY, RUNNING, RETRYING, COMPLETED, DEAD, CANCELLED, QUARANTIN
   0, 1, 2, 3, 4, 5, 6, 7
 local EXHAUSTED, FAILED, CRASH_LOOP, EXPIRED = 1, 2, 3, 4
 
+-- Notes that a key may be there that most stores do not have. Nothing else adds to one (rare.lua).
+local function note_rare(command, key)
+  local letter = key == ATT and 'a' or key == CANCEL and 'c' or key == DUE and 'd'
+    or key == HISTORY and 'h' or key == LOG and 'l'
+  if not letter or string.find(rare, letter, 1, true) or string.find(command, '^[HSZ][DR]E[LM]$') then
+    return
+  end
+  rare = rare .. letter
+  call('HSET', META, 'rare', rare)
+end
+
 -- A variadic write in chunks.
 local function each(command, key, arguments)
   local count = #arguments
+  if count > 0 then note_rare(command, key) end
   for i = 1, count, CHUNK do
     call(command, key, unpack(arguments, i, min(i + CHUNK - 1, count)))
   end

@@ -1,17 +1,24 @@
--- Keys that a script does not create need not be declared (keys.rs). Those of short calls have been
--- read by now.
+-- Keys that a script does not declare are named here (keys.rs). Those of short calls are done by now.
 if not LIMITS then
-  if not FIN then
-    FIN, RUN, CLAIMS, LEASES = PREFIX .. 'fin', PREFIX .. 'run', PREFIX .. 'claims', PREFIX .. 'leases'
-    AGES, BAD, WHENCE = PREFIX .. 'ages', PREFIX .. 'bad', PREFIX .. 'whence'
-    LIMITED, REOPEN = PREFIX .. 'limited', PREFIX .. 'reopen'
-  end
-  if not ATT then
-    ATT, HISTORY, RESULT = PREFIX .. 'att', PREFIX .. 'history', PREFIX .. 'result'
-  end
+  JOBS, DUE, IDEM, BODY = PREFIX .. 'jobs', PREFIX .. 'due', PREFIX .. 'idem', PREFIX .. 'body'
+  LIVE, FIN, RUN, CLAIMS = PREFIX .. 'live', PREFIX .. 'fin', PREFIX .. 'run', PREFIX .. 'claims'
+  LEASES, AGES, BAD = PREFIX .. 'leases', PREFIX .. 'ages', PREFIX .. 'bad'
+  WHENCE, LIMITED, REOPEN = PREFIX .. 'whence', PREFIX .. 'limited', PREFIX .. 'reopen'
+  ATT, HISTORY, RESULT = PREFIX .. 'att', PREFIX .. 'history', PREFIX .. 'result'
   CANCEL, LOG, LIMITS = PREFIX .. 'cancel', PREFIX .. 'log', PREFIX .. 'limits'
 end
 
+local stale = tonumber(meta[4]) or 0
+local paused = meta[5] -- the names of paused queues, a comma before and behind each, or false
+local turn = tonumber(meta[6]) or 0
+if not (turn >= 0 and turn < 2 ^ 48 and turn % 1 == 0) then turn = 0 end
+local fence = tonumber(meta[7]) or 0
+if not (fence >= 0 and fence < 2 ^ 53 and fence % 1 == 0) then fence = 0 end
+local loose = meta[8] -- set if quarantine may have left tickets behind in lanes
+local epoch = meta[9] or ''
+-- Which of the keys may be there that most stores do not have: an "a" for ATT, "c" for CANCEL, "d" for
+-- DUE, "h" for HISTORY, "l" for LOG. What is not named need not be asked for.
+local rare = meta[10] or ''
 local old_turn, old_fence, old_stale = turn, fence, stale
 
 -- Writes what changed of the store's numbers, in one call.

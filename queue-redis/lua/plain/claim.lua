@@ -259,7 +259,7 @@ local function claim_plain()
     if of_queue[1] and not serve(of_queue) then return nil end
   end
 
-  local reply = { now, now, 0, 0, -1, 0, '', '', '', '', '', '', {}, {} }
+  local reply = { now, now, 0, 0, -1, 0, '', '', '', '', false, false, {}, false }
   local runs = {}
 
   -- Where the head of a record ends, and what of it follows its times if other jobs of its lane may
@@ -510,9 +510,9 @@ local function claim_plain()
   end
   for _, key in ipairs(to_calm) do try('DEL', key) end
   save_meta()
-  reply[4], reply[6], reply[7] = missing == 0 and 1 or 0, maintain and 1 or 0, meta[6] or ''
+  reply[4], reply[6], reply[7] = missing == 0 and 1 or 0, maintain and 1 or 0, epoch
   if next_ms <= TIME_MAX then reply[5] = max(next_ms - now, 0) end
-  reply[11], reply[12] = atts, {}
+  reply[11], reply[13] = atts[1] and atts or false, reply[13][1] and reply[13] or false
   return reply
 end
 

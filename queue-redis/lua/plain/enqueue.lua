@@ -268,7 +268,7 @@ local function enqueue_plain()
     if is_met[set] and not is_paused and try('LLEN', wake) == 0 then try('RPUSH', wake, 'w') end
   end
   save_meta()
-  return { string.rep('R', count) }
+  return string.rep('R', count)
 end
 
 local reply = enqueue_plain()

@@ -4,34 +4,33 @@
 
 repeat
   local argv, format = ARGV, string.format
-  local token, missing = argv[1], tonumber(argv[3])
-  if loose or stale > 0 or missing > CHUNK then break end
+  local token, missing = argv[1], argv[3] + 0
+  if meta[8] or meta[4] and meta[4] ~= '0' or missing > CHUNK then break end
 
   -- Which queue and kind that is.
-  local queues_end = 5 + argv[5]
-  local fields, size = {}, 0
-  for q = 6, queues_end do
-    for k = queues_end + 1, #argv, 3 do
-      size = size + 1
-      fields[size] = argv[q] .. '/' .. argv[k] .. '/ready'
+  local nth = is_one and meta[11] and 1 or nil
+  if not is_one then
+    if size == 0 or size > CHUNK then break end
+    local has_one = true
+    for i = 1, size do
+      if meta[10 + i] then nth, has_one = i, not nth end
+      if not has_one then break end
     end
-  end
-  if size == 0 or size > CHUNK then break end
-  local counted, nth = call('HMGET', COUNT, unpack(fields)), nil
-  local has_one = true
-  for i = 1, size do
-    if counted[i] then nth, has_one = i, not nth end
     if not has_one then break end
   end
-  if not has_one then break end
 
-  local due_ms = tonumber(call('ZRANGE', DUE, '0', '0', 'WITHSCORES')[2])
-  if due_ms and due_ms <= now then break end
-  local maintain = call('ZCOUNT', LEASES, '-inf', now_text) > 0
-    or call('ZCOUNT', AGES, '-inf', now_text) > 0
+  -- Keys that most stores do not have (meta.lua): "d" is `due`, "a" is `att`.
+  local rare, due_ms = meta[10], nil
+  if rare and string.find(rare, 'd', 1, true) then
+    due_ms = tonumber(call('ZRANGE', PREFIX .. 'due', '0', '0', 'WITHSCORES')[2])
+    if due_ms and due_ms <= now then break end
+  end
+  local claims, leases = PREFIX .. 'claims', PREFIX .. 'leases'
+  local maintain = call('ZCOUNT', leases, '-inf', now_text) > 0
+    or call('ZCOUNT', PREFIX .. 'ages', '-inf', now_text) > 0
   if limited then
     -- Keys to be looked at for which jobs wait, and the next round of heal.lua, once a minute.
-    if call('ZCARD', REOPEN) > 0 then break end
+    if call('ZCARD', PREFIX .. 'reopen') > 0 then break end
     local notes = call('HMGET', META, 'relook', 'tidied')
     local tidied_ms = notes[2] and tonumber(string.match(notes[2], '^t(%d+)$'))
     if notes[1] then break end
@@ -39,32 +38,42 @@ repeat
   end
   local next_due = due_ms and due_ms <= TIME_MAX and due_ms - now or -1
   if not nth then
-    if call('HEXISTS', CLAIMS, token) == 1 then break end -- a repeat
+    if call('HEXISTS', claims, token) == 1 then break end -- a repeat
     if now ~= clock_ms then call('HSET', META, 'clock_ms', now_text) end
     do
       return {
-        now, now, 0, missing == 0 and 1 or 0, next_due, maintain and 1 or 0, meta[6] or '',
-        '', '', '', {}, {}, {}, {},
+        now, now, 0, missing == 0 and 1 or 0, next_due, maintain and 1 or 0, meta[9] or '',
+        '', '', '', false, false, false, false,
       }
     end
   end
 
-  local kind_count = (#argv - queues_end) / 3
-  local queue = argv[6 + floor((nth - 1) / kind_count)]
-  local kind_at = queues_end + 1 + 3 * ((nth - 1) % kind_count)
-  local kind, wanted = argv[kind_at], min(missing, tonumber(argv[kind_at + 1]))
-  local added = argv[kind_at + 2]
+  local queue, kind_at = argv[6], 7
+  if not is_one then
+    local kind_count = (#argv - queues_end) / 3
+    queue = argv[6 + floor((nth - 1) / kind_count)]
+    kind_at = queues_end + 1 + 3 * ((nth - 1) % kind_count)
+  end
+  local kind, wanted, wanted_text, added = argv[kind_at], missing, argv[3], argv[kind_at + 2]
+  if argv[kind_at + 1] + 0 < missing then
+    wanted_text = argv[kind_at + 1]
+    wanted = wanted_text + 0
+  end
   if wanted <= 0 then break end
+  local paused = meta[5]
   if paused and string.find(paused, ',' .. queue .. ',', 1, true) then break end
   local pair = queue .. '/' .. kind
-  local lanes = try('ZRANGE', PREFIX .. 'lanes:' .. pair, '0', '1')
+  local index_key = PREFIX .. 'lanes:' .. pair
+  local lanes = try('ZRANGE', index_key, '0', '1')
   local index = lanes[1]
-  if not index or lanes[2] or not string.find(index, '^%d') then break end
+  if not index or lanes[2] then break end
+  local priority = (byte(index) or 0) - 48
+  if priority < 0 or priority > 9 then break end
   local limit_keys = #index > 1 and sub(index, 3)
   if limit_keys and byte(index, 2) ~= 47 then break end -- "/"
   local lane = PREFIX .. 'lane:' .. pair .. '/' .. index
   -- One more, to see whether something is left.
-  local ids = try('LRANGE', lane, '0', format('%d', wanted))
+  local ids = try('LRANGE', lane, '0', wanted_text)
   local count, is_empty = #ids, true
   if count == 0 then break end
   if count > wanted then
@@ -72,8 +81,9 @@ repeat
     count, is_empty = wanted, false
   end
   local running_field = pair .. '/running'
-  local ready = tonumber(counted[nth])
-  local running = tonumber(call('HGET', COUNT, running_field) or 0)
+  local ready, running = tonumber(meta[10 + nth]), meta[12]
+  if not is_one then running = call('HGET', META, running_field) end
+  running = tonumber(running or 0)
   if not ready or not running then break end
   ready, running = ready - count, running + count
   if limited and is_empty and ready > 0 then break end -- the others may wait for a key
@@ -101,7 +111,7 @@ repeat
     end
     if not is_plain or #names > 100 then break end
     if limited then
-      local states, targets = call('HMGET', LIMITED, unpack(names)), {}
+      local states, targets = call('HMGET', PREFIX .. 'limited', unpack(names)), {}
       for i = 1, #names do
         is_plain = is_plain and not states[i]
         targets[2 * i - 1], targets[2 * i] = names[i], string.match(names[i], '^[^:]*') .. ':*'
@@ -125,8 +135,13 @@ repeat
   end
 
   -- The records: what is in `run` is the claim's token and a record's head (class.lua).
-  local records, runs = call('HMGET', JOBS, unpack(ids)), {}
-  local priority, of = byte(index) - 48, queue .. kind
+  local records, runs
+  if count > 1 then
+    records, runs = call('HMGET', PREFIX .. 'jobs', unpack(ids)), {}
+  else
+    records = { call('HGET', PREFIX .. 'jobs', ids[1]) }
+  end
+  local of = queue .. kind
   local names_end, version, flags, tail = 35 + #of, 3, 0, ''
   if limit_keys then version, flags, tail = 4, 16, pack('>H', #limit_keys) .. limit_keys end
   local head, run
@@ -144,49 +159,75 @@ repeat
       if not is_plain then break end
       head, run = its_head, token .. its_head .. added
     end
-    runs[2 * i - 1], runs[2 * i] = ids[i], run
+    if runs then runs[2 * i - 1], runs[2 * i] = ids[i], run end
   end
   if not is_plain then break end
-  local atts_key = PREFIX .. 'att'
-  local atts = call('HLEN', atts_key) > 0 and call('HMGET', atts_key, unpack(ids)) or {}
-  for i = 1, #atts do atts[i] = atts[i] and sub(atts[i], 1, 32) or '' end -- ATT_BYTES
+  local atts = rare and string.find(rare, 'a', 1, true) and PREFIX .. 'att'
+  atts = atts and call('HLEN', atts) > 0 and call('HMGET', atts, unpack(ids))
+  for i = 1, atts and count or 0 do atts[i] = atts[i] and sub(atts[i], 1, 32) or '' end -- ATT_BYTES
 
-  local is_narrow = count > 16 and #runs[2] <= 64 and call('HLEN', RUN) <= 512
-  local first_fence = max(fence + 1, min(now * 1000, 2 ^ 53 - 2 ^ 40))
-  local all = concat(ids)
-  local claim = pack('>BI6I8HB', 1, now, first_fence, count, #argv[2]) .. argv[2] .. all
-  -- The first write: it does nothing if the token has claimed before. The second one fails if RUN has a
-  -- wrong type.
-  if call('HSETNX', CLAIMS, token, claim) ~= 1 then break end
-  if is_narrow then
-    local long = string.rep('-', 65)
-    call('HSET', RUN, long, '1') -- as `widen` does (meta.lua)
-    call('HDEL', RUN, long)
+  local turn, fence, run_key = tonumber(meta[6] or 0) or 0, tonumber(meta[7] or 0) or 0, PREFIX .. 'run'
+  if not (turn >= 0 and turn < 2 ^ 48 and turn % 1 == 0) then turn = 0 end
+  if not (fence >= 0 and fence < 2 ^ 53 and fence % 1 == 0) then fence = 0 end
+  -- Hashes with many jobs that are in Redis' compact encoding (meta.lua). Lone claims look now and then.
+  local narrow_run, narrow_claims
+  if count > 16 then
+    narrow_run = #run <= 64 and call('HLEN', run_key) <= 512
+  elseif now % 64 == 0 then
+    narrow_run, narrow_claims = call('HLEN', run_key), call('HLEN', claims)
+    narrow_run = narrow_run > 32 and narrow_run <= 512
+    narrow_claims = narrow_claims > 32 and narrow_claims <= 512
   end
-  if type(try('HSET', RUN, unpack(runs))) == 'table' then
-    call('HDEL', CLAIMS, token)
+  local first_fence = max(fence + 1, min(now * 1000, 2 ^ 53 - 2 ^ 40))
+  local all = count > 1 and concat(ids) or ids[1]
+  local claim = pack('>BI6I8HB', 1, now, first_fence, count, #argv[2]) .. argv[2] .. all
+  -- The first write: it does nothing if the token has claimed before. The second one fails if `run` has
+  -- a wrong type.
+  if call('HSETNX', claims, token, claim) ~= 1 then break end
+  if narrow_run or narrow_claims then
+    local long = string.rep('-', 65) -- as `widen` does
+    if narrow_run then
+      call('HSET', run_key, long, '1')
+      call('HDEL', run_key, long)
+    end
+    if narrow_claims then
+      call('HSET', claims, long, '1')
+      call('HDEL', claims, long)
+    end
+  end
+  local written
+  if runs then
+    written = try('HSET', run_key, unpack(runs))
+  else
+    written = try('HSET', run_key, all, run)
+  end
+  if type(written) == 'table' then
+    call('HDEL', claims, token)
     break
   end
-  call('ZADD', LEASES, format('%d', min(now + argv[4], TIME_MAX)), token)
-  local key = PREFIX .. 'wake:' .. pair
-  if ready > 0 then
-    call('HSET', COUNT, running_field, format('%d', running), fields[nth], format('%d', ready))
-    if try('LLEN', key) == 0 then try('RPUSH', key, 'w') end
-  else
-    call('HSET', COUNT, running_field, format('%d', running))
-    call('HDEL', COUNT, fields[nth])
-    try('DEL', key)
-  end
-  local fence_text = format('%d', first_fence + count - 1)
+  call('ZADD', leases, format('%d', min(now + argv[4], TIME_MAX)), token)
+  local wake, ready_field = PREFIX .. 'wake:' .. pair, pair .. '/ready'
+  local running_text, fence_text = format('%d', running), format('%d', first_fence + count - 1)
   if is_empty then
     call('UNLINK', lane, PREFIX .. 'gone:' .. pair .. '/' .. index)
-    call('ZREM', PREFIX .. 'lanes:' .. pair, index)
-    call('HSET', META, 'clock_ms', now_text, 'fence', fence_text)
+    call('ZREM', index_key, index)
+    call(
+      'HSET', META, 'clock_ms', now_text, 'fence', fence_text, running_field, running_text,
+      ready_field, format('%d', ready)
+    )
   else
-    call('LTRIM', lane, format('%d', count), '-1')
-    call('ZADD', PREFIX .. 'lanes:' .. pair, format('%d', priority * 2 ^ 48 + turn + 1), index)
-    local turn_text = format('%d', turn + 1)
-    call('HSET', META, 'clock_ms', now_text, 'fence', fence_text, 'turn', turn_text)
+    call('LTRIM', lane, count > 1 and format('%d', count) or '1', '-1')
+    call('ZADD', index_key, format('%d', priority * 2 ^ 48 + turn + 1), index)
+    call(
+      'HSET', META, 'clock_ms', now_text, 'fence', fence_text, running_field, running_text,
+      ready_field, format('%d', ready), 'turn', format('%d', turn + 1)
+    )
+  end
+  if ready <= 0 then
+    call('HDEL', META, ready_field)
+    try('DEL', wake)
+  elseif try('LLEN', wake) == 0 then
+    try('RPUSH', wake, 'w')
   end
   for i = 1, names and #names or 0 do
     if type(try('SADD', PREFIX .. 'hold:' .. names[i], unpack(ids))) == 'table' then
@@ -197,10 +238,16 @@ repeat
   local span = PREFIX .. 'starts:' .. format('%d', floor(now / 30000))
   -- A hint for those who find the queue full: it goes by itself.
   if try('HINCRBY', span, queue, count) == count then try('EXPIRE', span, '90') end
+  if count == 1 then
+    return {
+      now, now, first_fence, missing == 1 and 1 or 0, next_due, maintain and 1 or 0, meta[9] or '',
+      '', '', all, atts or false, false, false, false, records[1],
+    }
+  end
   do
     return {
       now, now, first_fence, count == missing and 1 or 0, next_due, maintain and 1 or 0,
-      meta[6] or '', '', '', all, atts, {}, {}, {}, unpack(records),
+      meta[9] or '', '', '', all, atts or false, false, false, false, unpack(records),
     }
   end
 until true

@@ -5,7 +5,8 @@
 repeat
   local argv = ARGV
   local flags, index, runs, carriers = argv[9], argv[6], argv[2], argv[3]
-  if stale > 0 or argv[1] ~= '1' or argv[7] ~= 'n' or argv[10] ~= '1' then break end
+  if argv[1] ~= '1' or argv[7] ~= 'n' or argv[10] ~= '1' then break end
+  if meta[4] and meta[4] ~= '0' then break end
   if not string.find(flags, '^[erp]l?$') or #runs ~= 4 then break end
   local limit_keys, at = #flags == 2, 10
   if limit_keys then index, at = argv[11], 11 + #carriers / 2 end
@@ -20,8 +21,8 @@ repeat
   local names, placed, parked, is_plain
   if limit_keys then
     names = { unpack(argv, 12, at) }
-    placed = try('ZSCORE', lanes, index)
-    parked = limited and try('ZSCORE', PREFIX .. 'parked:' .. pair, index)
+    placed = try('ZRANK', lanes, index)
+    parked = limited and try('ZRANK', PREFIX .. 'parked:' .. pair, index)
     if placed and parked or type(placed) == 'table' or type(parked) == 'table' then break end
     is_plain = true
     if limited and not placed and not parked then
@@ -51,15 +52,13 @@ repeat
   end
 
   -- Anything else than a whole number above 0 is damage.
-  local ready_field, live_field = pair .. '/ready', 'live:' .. queue
-  local counts = call('HMGET', COUNT, ready_field, live_field)
-  local ready = (tonumber(counts[1] or nil) or 0) + count
-  local live = (tonumber(counts[2] or nil) or 0) + count
+  local ready = (tonumber(meta[7] or 0) or 0) + count
+  local live = (tonumber(meta[8] or 0) or 0) + count
   if not (ready > 0 and ready < 2 ^ 52 and ready % 1 == 0) then break end
   if not (live > 0 and live < 2 ^ 52 and live % 1 == 0) then break end
   local lives
   if names then
-    lives = call('HMGET', LIVE, unpack(names))
+    lives = call('HMGET', PREFIX .. 'live', unpack(names))
     is_plain = true
     for i = #names, 1, -1 do
       local jobs = (tonumber(lives[i] or nil) or 0) + count
@@ -71,19 +70,19 @@ repeat
   end
 
   -- Before each record: its version (class.lua) and its times.
-  local times = pack('>I6I6', now, now)
-  local expiring = (names and '\2' or '\1') .. times
-  local lasting = (names and '\4' or '\3') .. times
+  local jobs, times = PREFIX .. 'jobs', pack('>I6I6', now, now)
+  local expiring, lasting = names and '\2' or '\1', names and '\4' or '\3'
   local first = at + 1
   local is_taken, written = false, nil
   if count == 1 then
     local record = argv[first + 1]
-    record = (byte(record, 22) % 2 == 1 and expiring or lasting) .. record
-    is_taken = call('HSETNX', JOBS, argv[first], record) == 0
+    record = (byte(record, 22) % 2 == 1 and expiring or lasting) .. times .. record
+    is_taken = call('HSETNX', jobs, argv[first], record) == 0
   else
-    local found = call('HMGET', JOBS, unpack(argv, first, at + count))
+    local found = call('HMGET', jobs, unpack(argv, first, at + count))
     written = found -- its room is used again
     local seen = {}
+    expiring, lasting = expiring .. times, lasting .. times
     for i = count, 1, -1 do
       local id, record = argv[at + i], argv[at + count + i]
       is_taken = is_taken or found[i] or seen[id]
@@ -95,34 +94,49 @@ repeat
   if is_taken then break end
 
   -- Only a lane or an index of a wrong type can fail from here on: what was written is taken back.
-  local pushed = try('RPUSH', lane, unpack(argv, first, at + count))
-  local is_pushed, is_new = type(pushed) == 'number', pushed == count and not parked
-  local added, score = 0, string.format('%d', argv[6] * 2 ^ 48 + turn + 1)
-  if is_new then
-    added = try('ZADD', lanes, score, index)
-  elseif is_pushed and not placed and not parked then
-    added = try('ZADD', lanes, 'NX', score, index) -- one that has lost its place gets one
-    is_new = added == 1
+  local pushed, turn, added = nil, nil, 0
+  if count == 1 then
+    pushed = try('RPUSH', lane, argv[first])
+  else
+    pushed = try('RPUSH', lane, unpack(argv, first, at + count))
   end
-  if not is_pushed or type(added) ~= 'number' then
+  local is_pushed, is_new = type(pushed) == 'number', pushed == count and not parked
+  if is_pushed and not is_new and not placed and not parked then
+    added = try('ZRANK', lanes, index)
+    is_new = not added -- one that has lost its place gets one
+  end
+  if is_new then
+    turn = tonumber(meta[6] or 0) or 0
+    if not (turn >= 0 and turn < 2 ^ 48 and turn % 1 == 0) then turn = 0 end
+    added = try('ZADD', lanes, string.format('%d', argv[6] * 2 ^ 48 + turn + 1), index)
+  end
+  if not is_pushed or type(added) == 'table' then
     if is_pushed then call('LTRIM', lane, '0', string.format('%d', -count - 1)) end
-    if count == 1 then call('HDEL', JOBS, argv[first]) end
+    if count == 1 then call('HDEL', jobs, argv[first]) end
     break
   end
-  if written then call('HSET', JOBS, unpack(written)) end
-  call(
-    'HSET', COUNT, ready_field, string.format('%d', ready), live_field, string.format('%d', live)
-  )
-  if lives then call('HSET', LIVE, unpack(lives)) end
+  if written then call('HSET', jobs, unpack(written)) end
+  local ready_text, live_text = string.format('%d', ready), string.format('%d', live)
+  if is_new then
+    call(
+      'HSET', META, ready_field, ready_text, live_field, live_text,
+      'clock_ms', now_text, 'turn', string.format('%d', turn + 1)
+    )
+  else
+    call('HSET', META, ready_field, ready_text, live_field, live_text, 'clock_ms', now_text)
+  end
+  if lives then call('HSET', PREFIX .. 'live', unpack(lives)) end
+  local paused = meta[5]
   if not parked and not (paused and string.find(paused, ',' .. queue .. ',', 1, true)) then
     local wake = PREFIX .. 'wake:' .. pair
-    if try('LLEN', wake) == 0 then try('RPUSH', wake, 'w') end
+    if ready > count then
+      if try('LLEN', wake) == 0 then try('RPUSH', wake, 'w') end
+    else
+      -- Where no job was ready there is no token.
+      local tokens = try('RPUSH', wake, 'w')
+      if type(tokens) == 'number' and tokens > 1 then call('LTRIM', wake, '0', '-2') end
+    end
   end
-  if is_new then
-    call('HSET', META, 'clock_ms', now_text, 'turn', string.format('%d', turn + 1))
-  elseif now ~= clock_ms then
-    call('HSET', META, 'clock_ms', now_text)
-  end
-  do return { string.rep('R', count) } end
+  do return count == 1 and 'R' or string.rep('R', count) end
 until true
 

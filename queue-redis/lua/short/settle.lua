@@ -2,46 +2,36 @@
 -- one claim, queue, kind, settings and limit keys have completed with the same result, and all is as
 -- plain as can be (plain/settle.lua). Goes on behind this if that is not so, with nothing written.
 
-local runs -- what RUN has of the jobs, once it is read
-
 repeat
   local argv = ARGV
   local count = #argv / 2
-  if count > CHUNK then break end
+  if not names_end then break end
   local head = argv[count + 1]
   -- The token ends the head, which has 31 bytes (settle.lua); "C" is completed.
   if byte(head) ~= 67 or #head > 31 + INLINE_MAX_BYTES then break end
   local token, is_plain = sub(head, 16, 31), true
   for i = count + 2, 2 * count do is_plain = is_plain and argv[i] == head end
-  if not is_plain or call('EXISTS', PREFIX .. 'cancel') == 1 then break end
+  if not is_plain then break end
+  -- Of keys that most stores do not have (meta.lua) "c" is `cancel`.
+  local rare = meta[4]
+  if rare and string.find(rare, 'c', 1, true) and call('EXISTS', PREFIX .. 'cancel') == 1 then break end
 
-  runs = call('HMGET', RUN, unpack(argv, 1, count))
   local first = runs[1]
-  -- Behind the token is the head of the first job's record (class.lua). Of jobs that do not expire it
-  -- has version 3, or 4 with limit keys, which is the flag 16.
-  local queue_bytes, kind_bytes = byte(first or '', 37, 38)
-  if not kind_bytes then break end
-  local names_end = 51 + queue_bytes + kind_bytes
-  if #first < names_end then break end
-  local class = sub(first, 36, names_end) -- from its codec on
-  local queue = sub(first, 52, 51 + queue_bytes)
-  local kind = sub(first, 52 + queue_bytes, names_end)
-  local pair = queue .. '/' .. kind
-  local completed_s, _, flags = struct.unpack('>I4I4B', first, 43)
-  local is_kept, version = completed_s > 0, flags == 16 and 4 or 3
-  if flags ~= 0 and flags ~= 16 or byte(first, 39) > 9 then break end
+  if #first < names_end or flags ~= 0 and flags ~= 16 or byte(first, 39) > 9 then break end
   if not string.find(pair, '^[a-z0-9_.-]+/[a-z0-9_.-]+$') then break end
+  local is_kept = completed_s > 0
+  local class, version = sub(first, 36, names_end), flags == 16 and 4 or 3 -- the class from its codec on
   local key_high, key_low = byte(first, 34, 35)
   local has_keys = key_high + key_low > 0
   if has_keys and not is_kept or #kind > 64 then break end
   -- Behind the idempotency key: the job's limit keys, and those that its worker has added.
   local limit_keys = sub(first, names_end + key_high * 256 + key_low + 1)
-  local last, seen = nil, {}
+  local last, seen = nil, count > 1 and {}
   for i = 1, count do
     local run, id = runs[i], argv[i]
-    is_plain = run and not seen[id]
+    is_plain = run and not (seen and seen[id])
     if not is_plain then break end
-    seen[id] = true
+    if seen then seen[id] = true end
     if run ~= last then
       key_high, key_low = byte(run, 34, 35)
       local key_bytes = key_low and key_high * 256 + key_low or 0
@@ -84,6 +74,7 @@ repeat
     end
     if not is_plain or #names > 100 then break end
     if limited and names[1] then
+      LIMITED = PREFIX .. 'limited'
       local states = call('HMGET', LIMITED, unpack(names))
       for i = 1, #names do
         local state = states[i]
@@ -103,6 +94,7 @@ repeat
     break
   end
 
+  CLAIMS = PREFIX .. 'claims'
   local packed = call('HGET', CLAIMS, token)
   if not packed or #packed <= 18 or byte(packed) ~= 1 then break end -- left.lua
   local ids_bytes = #packed - 18 - byte(packed, 18)
@@ -110,16 +102,17 @@ repeat
   local high, low = byte(packed, 16, 17)
   local left = high * 256 + low - count
 
-  local fields = { pair .. '/running', 'live:' .. queue }
-  if is_kept then fields[3], fields[4] = pair .. '/completed', 'done:' .. queue end
-  local counts = call('HMGET', COUNT, unpack(fields))
-  for i = 1, #fields do
-    local jobs = tonumber(counts[i] or nil) or 0
-    is_plain = is_plain and jobs % 1 == 0 and jobs <= 2 ^ 52
-    counts[i] = jobs
+  local running, live = tonumber(meta[5] or 0) or 0, tonumber(meta[6] or 0) or 0
+  if running % 1 ~= 0 or running > 2 ^ 52 or live % 1 ~= 0 or live > 2 ^ 52 then break end
+  local completed, shelved = 0, 0
+  if is_kept then
+    completed, shelved = tonumber(meta[7] or 0) or 0, tonumber(meta[8] or 0) or 0
+    if completed % 1 ~= 0 or completed > 2 ^ 52 then break end
+    if shelved % 1 ~= 0 or shelved > 2 ^ 52 then break end
   end
   local lives
-  if own_count > 0 and is_plain then
+  if own_count > 0 then
+    LIVE = PREFIX .. 'live'
     lives = call('HMGET', LIVE, unpack(names, 1, own_count))
     for i = 1, own_count do
       local jobs = tonumber(lives[i] or nil) or 0
@@ -136,10 +129,14 @@ repeat
     local bytes = #kind + 1
     tag = bytes % 16 > 0 and kind .. string.char(bytes) or kind .. '\0' .. string.char(bytes + 1)
   end
-  local shelf, old_count = PREFIX .. (fields[4] or ''), 0
+  local shelf, old_count = PREFIX .. (shelf_name or ''), 0
   local old, entries, rest, rest_expiry
-  local over = is_kept and counts[4] + count - FINISHED_MAX or 0
+  local over = is_kept and shelved + count - FINISHED_MAX or 0
   local missing = over >= SLACK and min(over, count + SLACK, CHUNK) or 0
+  FIN, AGES = PREFIX .. 'fin', PREFIX .. 'ages'
+  if missing > 0 or not is_kept then
+    JOBS, ATT, HISTORY, BAD = PREFIX .. 'jobs', PREFIX .. 'att', PREFIX .. 'history', PREFIX .. 'bad'
+  end
   if missing > 0 then
     old, entries = {}, {}
     is_plain = not has_keys and call('EXISTS', BAD) == 0
@@ -177,29 +174,39 @@ repeat
   -- Jobs that leave nothing, and whether some have left traces.
   local gone, gone_count = old, old_count
   if not is_kept then gone, gone_count = argv, count end
-  local log, dropped, has_atts, has_history, has_log = PREFIX .. 'log', 0, false, nil, nil
-  if gone_count > 0 then
-    call('HLEN', JOBS)
+  local dropped, log, has_atts, has_history, has_log = 0, nil, false, nil, nil
+  if is_kept and gone_count > 0 then call('HLEN', JOBS) end
+  if gone_count > 0 and rare then
+    log = PREFIX .. 'log'
     has_atts, has_history, has_log = call('HLEN', ATT) > 0, try('HLEN', HISTORY), try('HLEN', log)
     has_history = type(has_history) == 'number' and has_history > 0
     has_log = type(has_log) == 'number' and has_log > 0
   end
   if is_kept then
-    call('ZCARD', AGES)
-    local fin, finished = pack('>BBI6', 4, 0, now) .. sub(head, 10), {} -- 4 is COMPLETED
-    for i = 1, count do finished[2 * i - 1], finished[2 * i] = argv[i], fin end
-    call('HSET', FIN, unpack(finished)) -- it may still fail: a wrong type
-    -- A shelf of a wrong type loses this index entry, not the job.
-    local expiry = string.format('%d', min(now + completed_s * 1000, TIME_MAX))
-    local entry
-    if count == 1 then
-      entry = argv[1] .. tag
+    if old_count > 0 then call('ZCARD', AGES) end
+    -- The first writes: they may still fail because of a wrong type, and are taken back then.
+    local fin, written = pack('>BBI6', 4, 0, now) .. sub(head, 10), nil -- 4 is COMPLETED
+    if count > 1 then
+      local finished = {}
+      for i = 1, count do finished[2 * i - 1], finished[2 * i] = argv[i], fin end
+      written = try('HSET', FIN, unpack(finished))
     else
-      argv[count + 1] = tag -- in place of what is not needed any more: to join long texts costs more
-      entry = concat(argv, '', 1, count + 1)
+      written = try('HSET', FIN, argv[1], fin)
     end
-    try('ZADD', shelf, expiry, entry)
-    if old_count == 0 then try('ZADD', AGES, 'LT', expiry, fields[4]) end
+    if type(written) == 'table' then break end
+    local expiry = string.format('%d', min(now + completed_s * 1000, TIME_MAX))
+    local noted = old_count > 0 or try('ZADD', AGES, 'LT', expiry, shelf_name)
+    if type(noted) == 'table' and written == count then
+      call('HDEL', FIN, unpack(argv, 1, count))
+      break
+    end
+    -- A shelf of a wrong type loses this index entry, not the job.
+    if count > 1 then
+      argv[count + 1] = tag -- in place of what is not needed any more: joining long texts costs much
+      try('ZADD', shelf, expiry, concat(argv, '', 1, count + 1))
+    else
+      try('ZADD', shelf, expiry, argv[1] .. tag)
+    end
   end
   if gone_count > 0 then
     dropped = call('HDEL', JOBS, unpack(gone, 1, gone_count))
@@ -212,21 +219,29 @@ repeat
     try('ZREM', shelf, unpack(entries))
     if rest then try('ZADD', shelf, rest_expiry, rest) end
     local first = try('ZRANGE', shelf, '0', '0', 'WITHSCORES')
-    if first[2] then try('ZADD', AGES, first[2], fields[4]) end
+    if first[2] then try('ZADD', AGES, first[2], shelf_name) end
   end
-  local sums, zeros = {}, nil
-  for i = 1, #fields do
-    local by = i < 3 and -count or i == 3 and count - dropped or count - old_count
-    local sum = counts[i] + by
-    if by ~= 0 and sum > 0 then
-      sums[#sums + 1], sums[#sums + 2] = fields[i], string.format('%d', sum)
-    elseif by ~= 0 then
-      zeros = zeros or {}
-      zeros[#zeros + 1] = fields[i]
-    end
+  -- A counter that reaches 0 goes.
+  running, live = running - count, live - count
+  local zeros = (running <= 0 or live <= 0) and {} or nil
+  local running_text, live_text = string.format('%d', running), string.format('%d', live)
+  if running <= 0 then zeros[1] = running_field end
+  if live <= 0 then zeros[#zeros + 1] = live_field end
+  if is_kept then
+    completed, shelved = completed + count - dropped, shelved + count - old_count
+    local completed_text = count == dropped and meta[7] or string.format('%d', completed)
+    local shelved_text = count == old_count and meta[8] or string.format('%d', shelved)
+    call(
+      'HSET', META, 'clock_ms', now_text, running_field, running_text, live_field, live_text,
+      completed_field, completed_text, shelf_name, shelved_text
+    )
+    zeros = zeros or (completed <= 0 or shelved <= 0) and {}
+    if completed <= 0 and completed_text ~= meta[7] then zeros[#zeros + 1] = completed_field end
+    if shelved <= 0 and shelved_text ~= meta[8] then zeros[#zeros + 1] = shelf_name end
+  else
+    call('HSET', META, 'clock_ms', now_text, running_field, running_text, live_field, live_text)
   end
-  if sums[1] then call('HSET', COUNT, unpack(sums)) end
-  if zeros then call('HDEL', COUNT, unpack(zeros)) end
+  if zeros and zeros[1] then call('HDEL', META, unpack(zeros)) end
   for i = 1, own_count do
     if lives[i] > 0 then
       call('HSET', LIVE, names[i], string.format('%d', lives[i]))
@@ -241,15 +256,14 @@ repeat
     end
   end
   if past then call('HDEL', LIMITED, unpack(past)) end
-  call('HDEL', RUN, unpack(argv, 1, count))
+  call('HDEL', PREFIX .. 'run', unpack(argv, 1, count))
   if left > 0 then
     local rest = sub(packed, 1, 15) .. pack('>H', left) .. sub(packed, 18)
     call('HSET', CLAIMS, token, rest)
   else
     call('HDEL', CLAIMS, token)
-    try('ZREM', LEASES, token)
+    try('ZREM', PREFIX .. 'leases', token)
   end
-  if now ~= clock_ms then call('HSET', META, 'clock_ms', now_text) end
   do return string.rep('a4', count) end
 until true
 

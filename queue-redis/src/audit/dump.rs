@@ -268,7 +268,7 @@ impl Dump {
         for (name, number) in flat(items.value()?)? {
             match String::from_utf8(name) {
                 Ok(name) => drop(dump.count.insert(name, number)),
-                Err(name) => dump.strays.push(("count".to_owned(), name.into_bytes())),
+                Err(name) => dump.strays.push(("meta".to_owned(), name.into_bytes())),
             }
         }
         for (name, expiry) in numbers(items.value()?)? {

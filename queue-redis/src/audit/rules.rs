@@ -305,8 +305,8 @@ impl Auditor<'_> {
         let by = (i128::from(wanted) - i128::from(noted)).to_string();
         let fix = match (wanted, raw) {
             (0, Some(raw)) if by == "0" => Fix::default()
-                .check(&[b"HGET", b"count", field.as_bytes()], raw)
-                .write(&[b"HDEL", b"count", field.as_bytes()]),
+                .check(&[b"HGET", b"meta", field.as_bytes()], raw)
+                .write(&[b"HDEL", b"meta", field.as_bytes()]),
             _ => Fix::default().write(&[b"COUNT", b"", field.as_bytes(), by.as_bytes()]),
         };
         self.store(format!("the counter {field} should be {wanted}, not {noted}"), Some(fix));

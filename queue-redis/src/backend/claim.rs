@@ -77,13 +77,13 @@ fn read(request: &ClaimRequest, reply: Value) -> Result<Answer, Error> {
     let quarantined = items.ids()?;
     let offsets = offsets(&items.bytes()?)?;
     let ids = items.ids()?;
-    let atts = reply::array(items.value()?)?;
+    let atts = reply::list(items.value()?)?;
     let mut atts = atts.into_iter().map(reply::bytes);
     let mut bodies = bodies(items.value()?)?;
-    let mut shut = reply::array(items.value()?)?.into_iter().map(reply::string);
+    let mut shut = reply::list(items.value()?)?.into_iter().map(reply::string);
     let shut = std::iter::from_fn(|| Some((shut.next()?, shut.next()?)));
     let shut = shut.map(|(pair, key)| Ok((pair?, key?))).collect::<Result<_, Error>>()?;
-    claim.expired = expired(reply::array(items.value()?)?)?;
+    claim.expired = expired(reply::list(items.value()?)?)?;
     let mut undecodable = Vec::new();
     claim.leases.reserve(ids.len());
     for (place, (id, record)) in (0..).zip(ids.into_iter().zip(items.rest())) {
@@ -124,7 +124,7 @@ fn expired(items: Vec<Value>) -> Result<BTreeMap<(QueueName, Kind), u64>, Error>
 
 /// The bodies that are apart, by the number of their job from 1.
 fn bodies(value: Value) -> Result<HashMap<usize, Vec<u8>>, Error> {
-    let mut items = reply::array(value)?.into_iter();
+    let mut items = reply::list(value)?.into_iter();
     let mut bodies = HashMap::new();
     while let (Some(number), Some(body)) = (items.next(), items.next()) {
         let Value::Int(number) = number else { return Err(reply::unexpected("not a number")) };

@@ -219,7 +219,7 @@ fn limit_keys<'a>(groups: &[Group<'a>], runs: &[[u16; 2]]) -> (Vec<&'a LimitKey>
 }
 
 fn read(reply: Value, jobs: &[NewJob]) -> Result<Vec<EnqueueOutcome>, Error> {
-    let mut items = Items::of(reply)?;
+    let mut items = Items::of_first(reply)?;
     let letters = items.bytes()?;
     if letters.len() != jobs.len() {
         return Err(unexpected("not one answer per job"));

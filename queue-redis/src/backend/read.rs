@@ -104,7 +104,7 @@ fn record(id: JobId, reply: Value) -> Result<Result<JobRecord, Damaged>, Error> 
 
 pub(super) async fn stats(backend: &RedisBackend) -> Result<Vec<QueueStats>, Error> {
     let mut cmd = redis::cmd("HGETALL");
-    cmd.arg(backend.keys.count());
+    cmd.arg(backend.keys.meta());
     let reply = store::one(&backend.link, Call::plain(cmd), Repeat::Freely).await?;
     let mut fields = reply::array(reply)?.into_iter();
     let mut counts: BTreeMap<(QueueName, Kind), StateCounts> = BTreeMap::new();
@@ -117,7 +117,8 @@ pub(super) async fn stats(backend: &RedisBackend) -> Result<Vec<QueueStats>, Err
     Ok(counts.into_iter().map(|((queue, kind), jobs)| QueueStats::new(queue, kind, jobs)).collect())
 }
 
-/// Reads a counter `<queue>/<kind>/<state>`; others count finished records per queue.
+/// Reads a counter `<queue>/<kind>/<state>`; others count finished records per queue, and what has no
+/// such name is no counter.
 fn counter(field: &[u8], count: &[u8]) -> Option<((QueueName, Kind), JobState, u64)> {
     let mut parts = std::str::from_utf8(field).ok()?.split('/');
     let queue = QueueName::new(parts.next()?).ok()?;

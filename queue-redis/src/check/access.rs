@@ -24,7 +24,7 @@ const COMMANDS: &[&[&str]] = &[
     &["PEXPIRE", "K", "1"], &["RPUSH", "K", "v"], &["SADD", "K", "m"], &["SCARD", "K"],
     &["SISMEMBER", "K", "m"], &["SMEMBERS", "K"], &["SMISMEMBER", "K", "m"], &["SRANDMEMBER", "K", "1"], &["SREM", "K", "m"], &["SSCAN", "K", "0"], &["SUNIONSTORE", "K", "K"], &["TIME"], &["TYPE", "K"],
     &["UNLINK", "K"], &["ZADD", "K", "1", "m"], &["ZCARD", "K"], &["ZCOUNT", "K", "0", "0"], &["ZMSCORE", "K", "m"],
-    &["ZRANGE", "K", "0", "0"], &["ZREM", "K", "m"], &["ZSCAN", "K", "0"], &["ZSCORE", "K", "m"],
+    &["ZRANGE", "K", "0", "0"], &["ZRANK", "K", "m"], &["ZREM", "K", "m"], &["ZSCAN", "K", "0"], &["ZSCORE", "K", "m"],
 ];
 
 pub(super) async fn findings(link: &Link, keys: &Keys) -> Result<[CheckFinding; 2], Error> {

@@ -188,11 +188,11 @@ fn damages(still: &Still) -> Vec<(Vec<&[u8]>, &'static str)> {
     let (ready, running) = (|n: usize| still.ready[n].as_bytes(), &still.running);
     let ended = |n: usize| still.completed[n].as_bytes().as_slice();
     vec![
-        (vec![b"HSET", b"count", b"default/a/ready", b"77"], "counter default/a/ready"),
-        (vec![b"HSET", b"count", b"default/a/running", b"?"], "counter default/a/running"),
-        (vec![b"HSET", b"count", b"default/a/completed", b"1"], "counter default/a/completed"),
-        (vec![b"HSET", b"count", b"nobody/x/scheduled", b"1"], "counter nobody/x/scheduled"),
-        (vec![b"HSET", b"count", b"done:default", b"3"], "counter done:default"),
+        (vec![b"HSET", b"meta", b"default/a/ready", b"77"], "counter default/a/ready"),
+        (vec![b"HSET", b"meta", b"default/a/running", b"?"], "counter default/a/running"),
+        (vec![b"HSET", b"meta", b"default/a/completed", b"1"], "counter default/a/completed"),
+        (vec![b"HSET", b"meta", b"nobody/x/scheduled", b"1"], "counter nobody/x/scheduled"),
+        (vec![b"HSET", b"meta", b"done:default", b"3"], "counter done:default"),
         (vec![b"RPUSH", lane, b"no id"], "holds a ticket that is no id"),
         (vec![b"RPUSH", lane, NOBODY], "has a ticket in the lane default/a/5 wrongly"),
         (vec![b"RPUSH", lane, ready(700)], "is listed as [Ready, Ready]"),
@@ -330,7 +330,7 @@ async fn no_step_of_an_audit_touches_more_than_some_items() {
     // Counters are as many as there are kinds of jobs and limit keys; a shelf has few entries for
     // many jobs.
     let is_short =
-        |words: &[String]| ["count", "live", "done:default"].iter().any(|k| words[1].ends_with(k));
+        |words: &[String]| ["meta", "live", "done:default"].iter().any(|k| words[1].ends_with(k));
     for words in commands.iter().filter(|words| words.len() > 1 && !is_short(words)) {
         assert!(items_of(words) <= 500, "{words:?}");
     }

@@ -288,8 +288,8 @@ async fn shelves_of_a_wrong_type_are_an_error_before_the_first_write() {
 async fn a_counter_of_garbage_keeps_nobody_awake() {
     let harness = RedisHarness::new();
     let backend = harness.now().await;
-    let count = harness.key(&backend, "count");
-    harness.raw::<()>(&[b"HSET", count.as_bytes(), b"default/a/ready", b"x"]);
+    let meta = harness.key(&backend, "meta");
+    harness.raw::<()>(&[b"HSET", meta.as_bytes(), b"default/a/ready", b"x"]);
     let waiter = interest("w", &["a"]);
     let mut heard = Wake::Work;
     for _ in 0..5 {

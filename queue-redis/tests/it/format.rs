@@ -267,7 +267,7 @@ async fn each_end_has_a_shelf() {
         let entries: Vec<(Vec<u8>, u64)> =
             store.harness.raw(&[b"ZRANGE", name.as_bytes(), b"0", b"-1", b"WITHSCORES"]);
         assert_eq!(entries, [(ID.as_bytes().to_vec(), expiry(kept_s))], "{shelf}");
-        let count = store.read("count", shelf.as_bytes());
+        let count = store.read("meta", shelf.as_bytes());
         assert_eq!(count, if hold == Hold::Kept { &b"1"[..] } else { b"" }, "{shelf}");
         let ages = store.harness.key(&store.backend, "ages");
         let age: u64 = store.harness.raw(&[b"ZSCORE", ages.as_bytes(), shelf.as_bytes()]);

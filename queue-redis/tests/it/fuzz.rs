@@ -331,7 +331,7 @@ impl Round<'_> {
             }
             _ => harness.raw::<()>(&[b"HSET", name, &field, &bytes]),
         }
-        let indexes = ["idem", "count", "claims", "meta", "limits", "limited", "live"];
+        let indexes = ["idem", "claims", "meta", "limits", "limited", "live"];
         let is_index = indexes.iter().any(|part| key.ends_with(part)) || key.contains(":starts:");
         let id = field.as_slice().try_into().ok().filter(|_| !is_index).map(JobId::from_bytes);
         (what, id)

@@ -324,7 +324,7 @@ async fn an_audit_of_many_lanes_finds_what_is_wrong_and_only_that() {
     let second: &[(&[&str], &str)] = &[
         (&["SADD", "hold:tenant:7", "an-id-of-nobody!"], "the holders of tenant:7 and does"),
         (&["ZREM", "parked:default/a", "5/tenant:9"], "5/tenant:9\", which is not parked"),
-        (&["HSET", "count", "live:default", "5"], "the counter live:default"),
+        (&["HSET", "meta", "live:default", "5"], "the counter live:default"),
         (&["HSET", "limits", "tenant:11", "?"], "the settings of \"tenant:11\" cannot"),
         (&["SADD", "mend:tenant:14", "an-id-of-nobody!"], "tenant:14 are being gathered"),
     ];

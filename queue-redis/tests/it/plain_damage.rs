@@ -117,9 +117,9 @@ fn known_damages() -> Vec<Words> {
     (illegal[0], illegal[1]) = (1, 32);
     vec![
         words(&[b"ZADD", b"lanes:default/a", b"1", b""]),
-        words(&[b"HSET", b"count", b"default/a/ready", b"nan"]),
-        words(&[b"HSET", b"count", b"default/a/ready", b"inf"]),
-        words(&[b"HSET", b"count", b"done:default", b"1e30"]),
+        words(&[b"HSET", b"meta", b"default/a/ready", b"nan"]),
+        words(&[b"HSET", b"meta", b"default/a/ready", b"inf"]),
+        words(&[b"HSET", b"meta", b"done:default", b"1e30"]),
         words(&[b"HSET", b"live", b"tenant:a", b"nan"]),
         words(&[b"HSET", b"meta", b"turn", b"nan"]),
         words(&[b"HSET", b"limits", b"tenant:a", &illegal]),
@@ -146,7 +146,6 @@ fn wrong_types() -> Vec<Words> {
         "claims",
         "run",
         "due",
-        "count",
         "live",
         "limits",
         "limited",
@@ -178,7 +177,8 @@ fn wrong_lanes() -> Vec<Words> {
         words(&[b"ZREM", b"lanes:default/a", b"5"]),
         words(&[b"ZREM", b"lanes:default/a", b"5/tenant:a"]),
         words(&[b"DEL", b"claims"]),
-        words(&[b"DEL", b"count"]),
+        words(&[b"HDEL", b"meta", b"default/a/ready", b"default/a/running", b"live:default"]),
+        words(&[b"HDEL", b"meta", b"default/a/completed", b"done:default"]),
     ];
     let entries =
         ["5/", "5/no keys", "x", "55", "4", "4/tenant:nobody", "@tenant:a", "5/tenant:a,tenant:a"];
@@ -193,11 +193,11 @@ fn wrong_lanes() -> Vec<Words> {
 
 fn wrong_numbers() -> Vec<Words> {
     let fields = [
-        ("count", "default/a/ready"),
-        ("count", "default/a/running"),
-        ("count", "live:default"),
-        ("count", "default/a/completed"),
-        ("count", "done:default"),
+        ("meta", "default/a/ready"),
+        ("meta", "default/a/running"),
+        ("meta", "live:default"),
+        ("meta", "default/a/completed"),
+        ("meta", "done:default"),
         ("live", "tenant:a"),
         ("live", "tenant:new"),
         ("meta", "turn"),

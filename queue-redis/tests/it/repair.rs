@@ -42,10 +42,10 @@ async fn repaired(backend: &RedisBackend) -> Vec<Violation> {
 #[tokio::test]
 async fn each_index_and_counter_is_made_again_from_the_records() {
     let lost: &[(&[&str], usize)] = &[
-        (&["DEL", "count"], 4),
-        (&["HSET", "count", "default/a/ready", "77"], 1),
-        (&["HSET", "count", "default/a/ready", "?"], 1),
-        (&["HSET", "count", "nobody/x/ready", "1"], 1),
+        (&["HDEL", "meta", "default/a/ready", "default/a/running", "live:default"], 3),
+        (&["HSET", "meta", "default/a/ready", "77"], 1),
+        (&["HSET", "meta", "default/a/ready", "?"], 1),
+        (&["HSET", "meta", "nobody/x/ready", "1"], 1),
         (&["DEL", "lane:default/a/5"], 2),
         (&["SET", "lane:default/a/5", "?"], 2),
         (&["RPUSH", "lane:default/a/5", "no id"], 1),

@@ -130,7 +130,7 @@ async fn data_of_a_newer_program_is_refused_by_connect_and_by_every_call() {
     let harness = RedisHarness::new();
     let backend = harness.now().await;
     let meta = harness.key(&backend, "meta");
-    harness.raw::<()>(&[b"HSET", meta.as_bytes(), b"schema", b"2"]);
+    harness.raw::<()>(&[b"HSET", meta.as_bytes(), b"schema", b"9"]);
     let again = RedisBackend::connect(&harness.redis.url(), backend.namespace().clone()).await;
     assert!(matches!(again, Err(Error::Refused(_))));
     assert!(matches!(

@@ -19,7 +19,7 @@ use super::server::TestRedis;
 /// comes behind it.
 const SHORTEST: &str = "\nrepeat\n  local argv";
 const SKIPPED: &str = "\nrepeat\n  do break end\n  local argv";
-const BEHIND_SHORTEST: &str = "\n-- Keys that a script does not create ";
+const BEHIND_SHORTEST: &str = "\n-- Keys that a script does not declare ";
 /// The last lines of the plain parts: without them, the whole one does everything.
 const HANDOVERS: [(&str, &str); 3] = [
     ("enqueue", "local reply = enqueue_plain()\nif reply then return reply end\n"),
