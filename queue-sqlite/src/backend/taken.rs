@@ -126,6 +126,7 @@ impl Pick {
             self.read_on(session, lane, head, want)?;
             if was_fresh && self.read.is_empty() {
                 // What the lane takes for its head may be wrong.
+                session.mark_all()?;
                 self.read_on(session, lane, i64::MIN, want)?;
                 if let Some((first, _)) = self.read.front() {
                     session.lanes.load(lane)?.go_back(*first);
@@ -220,6 +221,7 @@ impl Claimed {
         runs: &Runs,
         token: ClaimToken,
     ) -> Result<Vec<Lease>, Fault> {
+        session.mark_all()?;
         let mut select = session.conn.prepare_cached(SELECT_HELD)?;
         let (mut leases, mut broken) = (Vec::new(), Vec::new());
         for (before, (first, last)) in runs.numbered() {

@@ -100,6 +100,7 @@ impl Session<'_> {
     /// The head of a job. One that cannot be read is put aside first, so what is not quarantined
     /// can be moved.
     pub(crate) fn head(&mut self, id: JobId) -> Result<Option<Head>, Fault> {
+        self.mark_all()?;
         if !self.careful {
             let mut select = self.conn.prepare_cached(SELECT_RUNNING_BY_ID)?;
             let found = select.query_row([id.as_bytes()], |row| Raw::read_running(row, 0, id));
@@ -131,6 +132,7 @@ impl Session<'_> {
         found: &mut HashMap<JobId, Running>,
     ) -> Result<(), Fault> {
         const FIRST: usize = 2;
+        self.mark_all()?;
         let mut select = self.conn.prepare_cached(SELECT_RUNNING_HELD)?;
         for (first, last) in runs.sorted().iter() {
             let mut rows = select.query((first, last, claim))?;
@@ -168,6 +170,7 @@ impl Session<'_> {
     /// The job that an idempotency key leads to. The hold of a completed job may be over before
     /// maintenance has freed its key, which is done here then.
     pub(crate) fn key_holder(&mut self, key: &str) -> Result<Option<Head>, Fault> {
+        self.mark_all()?;
         let mut select = self.conn.prepare_cached(SELECT_HEAD_BY_KEY)?;
         let Some(found) = select.query_row([key], Head::read).optional()? else {
             return Ok(None);

@@ -27,7 +27,7 @@ fn a_new_file_has_the_settings_that_the_promises_need() {
     let number = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap();
     assert_eq!(number("page_size"), 4096);
     assert_eq!(number("auto_vacuum"), 2);
-    assert_eq!(number("user_version"), 2);
+    assert_eq!(number("user_version"), 3);
     assert_eq!(number("application_id"), 0x6a6f_6271);
     let mode: String = conn.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
     assert_eq!(mode, "wal");
@@ -200,9 +200,9 @@ fn a_file_of_a_newer_version_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("queue.db");
     drop(open(&path));
-    beside(&path).execute_batch("PRAGMA user_version = 3").unwrap();
+    beside(&path).execute_batch("PRAGMA user_version = 4").unwrap();
     let why = refusal(&path);
-    assert!(why.contains("version 3") && why.contains("update this program"), "{why}");
+    assert!(why.contains("version 4") && why.contains("update this program"), "{why}");
 }
 
 #[test]

@@ -175,6 +175,8 @@ async fn a_running_job_that_lost_its_place_stays_with_its_claim() {
     let backend = fast(&directory.path().join("queue.db"));
     backend.enqueue(&[job("a"), job("b")], STORED).await.unwrap();
     let claim = backend.claim(&request(2)).await.unwrap();
+    // Has their rows say that they run.
+    backend.get(&[claim.leases[0].spec.id]).await.unwrap();
     let damage = "PRAGMA ignore_check_constraints = 1; UPDATE job SET position = NULL";
     beside(backend.path()).execute_batch(damage).unwrap();
     assert!(backend.audit(true).await.unwrap().iter().all(|violation| violation.repaired));
