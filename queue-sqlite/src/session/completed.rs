@@ -1,4 +1,5 @@
-//! Completed jobs without a key: those of one claim that end alike are written together.
+//! Completed jobs whose end changes nothing about a key: those of one claim that end alike are written
+//! together.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,16 +15,17 @@ use crate::rows::{ms, seconds, state_number};
 /// Of the jobs of a run, those that a claim holds and of which nothing is kept. The rows of jobs that
 /// it has not marked name no claim.
 pub(crate) const DELETE_FLEETING: &str = "DELETE FROM job WHERE job BETWEEN ?1 AND ?2 \
-     AND claim IS ?3 AND state = ?4 AND keep_completed_s = 0 AND holds_key = 0";
+     AND claim IS ?3 AND state = ?4 AND keep_completed_s = 0 \
+     AND (holds_key = 0 OR hold_ms IS NULL)";
 /// The same for those that are kept for a time. How long each took stands in a text, in so many
 /// digits each. If a row breaks a rule, the call fails and is undone as a whole, as a claim is.
 pub(crate) const UPDATE_COMPLETED: &str = "UPDATE OR FAIL job SET state = 5, position = NULL, \
      claim = NULL, cancel_requested = 0, settled_by = ?4, shelf = ?5, finished_ms = ?6, \
      expiry_ms = ?7, elapsed_ms = CAST(substr(?8, (job - ?1) * ?9 + 1, ?9) AS INTEGER) \
      WHERE job BETWEEN ?1 AND ?2 AND claim IS ?3 AND state = ?13 AND keep_completed_s = ?10 \
-     AND holds_key = 0 AND lane BETWEEN ?11 AND ?12";
+     AND (holds_key = 0 OR hold_ms IS NULL) AND lane BETWEEN ?11 AND ?12";
 
-/// Jobs that complete in one call and have no key. They have left their limit keys; all else is
+/// Jobs that complete in one call and have no key, or keep it as long as they are kept. They have left their limit keys; all else is
 /// written and counted at the end of the call.
 #[derive(Debug, Default)]
 pub(crate) struct Completed {

@@ -33,11 +33,11 @@ pub(crate) enum Running {
 }
 
 impl Running {
-    /// The job, if this claim holds it and it has no key.
+    /// The job, if this claim holds it and its completion changes nothing about a key.
     pub(crate) fn plain_of(&self, id: JobId, claim: i64) -> Option<Plain> {
         let (job, lane, keep, holder) = match self {
             Self::Fleeting { job, lane, claim } => (*job, *lane, Duration::ZERO, *claim),
-            Self::Kept(head) if !head.holds_key => {
+            Self::Kept(head) if !head.holds_key || head.hold == Hold::Kept => {
                 (head.job, head.lane, head.retention.completed, head.claim?)
             }
             Self::Kept(_) => return None,
@@ -50,7 +50,7 @@ pub(crate) const SELECT_HEAD: &str =
     concat!("SELECT ", head_columns!(), " FROM job WHERE job.job = ?1");
 /// Of the jobs of a run, those that a claim holds; first of all, whether it is fleeting.
 pub(crate) const SELECT_RUNNING_HELD: &str = concat!(
-    "SELECT keep_completed_s = 0 AND holds_key = 0, id, ",
+    "SELECT keep_completed_s = 0 AND (holds_key = 0 OR hold_ms IS NULL), id, ",
     running_columns!(),
     " FROM job WHERE job BETWEEN ?1 AND ?2 AND claim = ?3 AND state = 4"
 );

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use queue_core::{
-    Backend, ClaimRequest, ClaimToken, JobId, JobState, Lease, ListRequest, NewJob, Outcome,
+    Backend, ClaimRequest, ClaimToken, Hold, JobId, JobState, Lease, ListRequest, NewJob, Outcome,
     RenewRequest, Retention, SettleRequest, Settled, Timestamp,
 };
 use queue_sqlite::SqliteBackend;
@@ -243,11 +243,15 @@ fn some_job(random: &mut fastrand::Rng, ids: &mut Vec<JobId>) -> NewJob {
     let completed = Duration::from_secs([0, 0, 60][random.usize(..3)]);
     let retention = Retention { completed, dead: Duration::from_secs(60) };
     let job = job("x").id(id).retention(retention).max_attempts(2);
+    let holds = [Hold::Kept, Hold::Kept, Hold::Live, Hold::AtLeast(Duration::from_secs(9))];
     match random.u8(..40) {
-        0 => job.idempotency_key(format!("key {}", random.u8(..4))),
-        1 => job.limit("tenant:a"),
-        2 => job.delay(Duration::from_secs(1)),
-        3 => job.expires_at(START.after(Duration::from_secs(10)).into()),
+        0..=3 => {
+            let hold = holds[random.usize(..4)];
+            job.idempotency_key(format!("key {}", random.u8(..60))).hold(hold)
+        }
+        4 => job.limit("tenant:a"),
+        5 => job.delay(Duration::from_secs(1)),
+        6 => job.expires_at(START.after(Duration::from_secs(10)).into()),
         _ => job,
     }
 }
