@@ -85,10 +85,10 @@ pub(crate) struct Store {
     pub(crate) mark_until_ms: i64,
 }
 
-pub(crate) const SELECT_STORE: &str = "SELECT clock_ms, turn, fence, duplicates, queue_limits, starts, mark_until_ms \
+pub(crate) const SELECT_STORE: &str = "SELECT clock_ms, turn, fence, duplicates, queue_limits, lately, mark_until_ms \
      FROM store WHERE one = 1";
 pub(crate) const UPDATE_STORE: &str = "UPDATE store SET clock_ms = ?1, turn = ?2, fence = ?3, \
-     duplicates = ?4, queue_limits = ?5, starts = ?6, mark_until_ms = ?7 WHERE one = 1";
+     duplicates = ?4, queue_limits = ?5, lately = ?6, mark_until_ms = ?7 WHERE one = 1";
 
 impl Store {
     fn load(conn: &Connection) -> Result<Self, Fault> {

@@ -346,7 +346,8 @@ fn hold(
     let plain: Vec<Plain> = taken.iter().filter_map(Taken::plain).collect();
     // Others are read again at their end, and who holds a limit key is told by the rows.
     let are_plain = plain.len() == taken.len() && held.is_empty() && added.is_none();
-    let is_unmarked = are_plain && session.may_leave_unmarked(jobs)?;
+    let is_unmarked =
+        are_plain && has_passed(session, &taken)? && session.may_leave_unmarked(jobs)?;
     let sorted = runs.sorted();
     let fence = session.store.fence.saturating_add(1).max(ms(session.now).saturating_mul(1000));
     session.store.fence = fence.saturating_add(jobs - 1);
@@ -372,6 +373,18 @@ fn hold(
     session.memory.borrow_mut().note(request.token, plain);
     let lease = |(number, job)| claimed.lease(job, number, request.token);
     Ok((0..).zip(taken).map(lease).collect())
+}
+
+/// Whether the chosen jobs stand before the heads of their lanes now; a damaged one may have no place
+/// behind it.
+fn has_passed(session: &mut Session<'_>, taken: &[Taken]) -> Result<bool, Fault> {
+    for of_lane in taken.chunk_by(|one, next| one.head.lane == next.head.lane) {
+        let [job, ..] = of_lane else { continue };
+        if session.lanes.load(job.head.lane)?.first_position() == i64::MAX {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The chosen jobs start: by their keys and by their queues.

@@ -195,6 +195,18 @@ async fn a_file_that_was_deleted_takes_nothing_in_any_more() {
     assert_eq!(std::fs::read(&path).unwrap(), b"");
 }
 
+/// One that opened the file before somebody else brought it up to date.
+#[test]
+fn a_program_of_version_2_writes_no_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("queue.db");
+    drop(open(&path));
+    let begins_with = "SELECT clock_ms, turn, fence, duplicates, queue_limits, starts FROM store";
+    let conn = beside(&path);
+    let refused = conn.prepare(begins_with).map(drop).unwrap_err();
+    assert!(refused.to_string().contains("no such column"), "{refused}");
+}
+
 #[test]
 fn a_file_of_a_newer_version_is_refused() {
     let directory = tempfile::tempdir().unwrap();

@@ -96,7 +96,7 @@ const DAMAGE: &[&str] = &[
     "INSERT INTO limit_key VALUES ('x', 1, 1, NULL, NULL)",
     "UPDATE queue_live SET live = 9",
     "PRAGMA ignore_check_constraints = 1; UPDATE limit_key SET running = -5",
-    "PRAGMA ignore_check_constraints = 1; UPDATE store SET starts = 'Default 1 1 1'",
+    "PRAGMA ignore_check_constraints = 1; UPDATE store SET lately = 'Default 1 1 1'",
     "INSERT INTO quarantine VALUES (77, 3, 5, 'no reason')",
     "PRAGMA foreign_keys = 0; INSERT INTO note (job) VALUES (77); \
      INSERT INTO line VALUES (77, 1, 1, 1, 'x'); INSERT INTO body VALUES (78, 0, x'80', x'');",

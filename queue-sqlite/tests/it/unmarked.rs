@@ -197,6 +197,33 @@ async fn a_broken_job_does_not_keep_others_from_being_marked() {
     assert_sound(&backend).await;
 }
 
+/// Nobody gets a job that runs, whatever its lane says about places.
+#[tokio::test]
+async fn damaged_places_give_no_job_away_twice() {
+    let directory = tempfile::tempdir().unwrap();
+    let damages = [
+        "UPDATE lane SET tail = head",
+        "UPDATE lane SET head = tail",
+        "UPDATE job SET position = 9223372036854775807",
+        "UPDATE job SET position = -9223372036854775808",
+        "UPDATE lane SET head = -9223372036854775808, tail = 9223372036854775807",
+    ];
+    for (number, damage) in damages.into_iter().enumerate() {
+        let backend = fast(&directory.path().join(number.to_string()));
+        backend.enqueue(&["a", "b", "c", "d"].map(fleeting), STORED).await.unwrap();
+        beside(backend.path()).execute_batch(damage).unwrap();
+        let mut ids = Vec::new();
+        for _ in 0..5 {
+            let claim = backend.claim(&request(1)).await.unwrap();
+            ids.extend(claim.leases.iter().map(|lease| lease.spec.id));
+        }
+        assert_eq!(ids.len(), 4, "{damage}");
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), 4, "{damage}");
+    }
+}
+
 /// Two stores to which the same happens, of which one is looked at after each step.
 struct Pair {
     watched: SqliteBackend,
@@ -276,6 +303,9 @@ fn some_ends(random: &mut fastrand::Rng, leases: &mut Vec<Lease>) -> SettleReque
     let mut settle = completion(&leases[..count]);
     for settlement in &mut settle.settlements {
         settlement.outcome = some_outcome(random);
+    }
+    if random.u8(..6) == 0 {
+        settle.settlements.extend(settle.settlements.first().cloned());
     }
     if random.u8(..6) > 0 {
         leases.drain(..count);
