@@ -1,5 +1,5 @@
-//! Completed jobs whose end changes nothing about a key: those of one claim that end alike are written
-//! together.
+//! Completed jobs whose end changes nothing about a key: those of one claim that end alike are
+//! written together.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,8 +12,8 @@ use super::{Holding, Part, Plain, Runs, Session};
 use crate::errors::Fault;
 use crate::rows::{ms, seconds, state_number};
 
-/// Of the jobs of a run, those that a claim holds and of which nothing is kept. The rows of jobs that
-/// it has not marked name no claim.
+/// Of the jobs of a run, those that a claim holds and of which nothing is kept. The rows of jobs
+/// that it has not marked name no claim.
 pub(crate) const DELETE_FLEETING: &str = "DELETE FROM job WHERE job BETWEEN ?1 AND ?2 \
      AND claim IS ?3 AND state = ?4 AND keep_completed_s = 0 \
      AND (holds_key = 0 OR hold_ms IS NULL)";
@@ -25,8 +25,8 @@ pub(crate) const UPDATE_COMPLETED: &str = "UPDATE OR FAIL job SET state = 5, pos
      WHERE job BETWEEN ?1 AND ?2 AND claim IS ?3 AND state = ?13 AND keep_completed_s = ?10 \
      AND (holds_key = 0 OR hold_ms IS NULL) AND lane BETWEEN ?11 AND ?12";
 
-/// Jobs that complete in one call and have no key, or keep it as long as they are kept. They have left their limit keys; all else is
-/// written and counted at the end of the call.
+/// Jobs that complete in one call and have no key, or keep it as long as they are kept. They have left
+/// their limit keys; all else is written and counted at the end of the call.
 #[derive(Debug, Default)]
 pub(crate) struct Completed {
     /// Their rowids, and how many milliseconds each took.

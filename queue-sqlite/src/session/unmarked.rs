@@ -7,12 +7,12 @@
 
 use std::collections::BTreeMap;
 
+use queue_core::JobState;
 use rusqlite::Connection;
 
 use super::{Broken, Head, Runs, SELECT_HEAD, Session};
 use crate::errors::Fault;
-use crate::rows::{number, state_number, text};
-use queue_core::JobState;
+use crate::rows::{ms, number, state_number, text};
 
 /// The most claims that leave their jobs unmarked: each transaction reads their rows.
 const CLAIMS_MAX: usize = 16;
@@ -101,7 +101,7 @@ impl Session<'_> {
 
     /// The same for somebody who reads, and is likely to read again.
     pub(crate) fn mark_for_readers(&mut self) -> Result<(), Fault> {
-        self.store.mark_until_ms = crate::rows::ms(self.now).saturating_add(READ_PAUSE_MS);
+        self.store.mark_until_ms = ms(self.now).saturating_add(READ_PAUSE_MS);
         self.mark_all()
     }
 
@@ -136,7 +136,7 @@ impl Session<'_> {
 
     /// Whether a claim of so many jobs may leave them unmarked. Others may have to mark theirs for it.
     pub(crate) fn may_leave_unmarked(&mut self, jobs: i64) -> Result<bool, Fault> {
-        if self.careful || crate::rows::ms(self.now) < self.store.mark_until_ms {
+        if self.careful || ms(self.now) < self.store.mark_until_ms {
             return Ok(false);
         }
         let Unmarked { claims, jobs: left } = &self.unmarked;
