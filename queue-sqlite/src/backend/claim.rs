@@ -139,6 +139,9 @@ pub(super) fn claim(
         return answer(session, request, leases, false, true);
     }
     room.check_claim(session.conn)?;
+    if session.careful {
+        session.mark_all()?;
+    }
     let (_, more_due) = promote(session, PASS_MAX)?;
     // What is read from now on must show what has changed so far.
     session.flush()?;
@@ -346,9 +349,12 @@ fn hold(
     let plain: Vec<Plain> = taken.iter().filter_map(Taken::plain).collect();
     // Others are read again at their end, and who holds a limit key is told by the rows.
     let are_plain = plain.len() == taken.len() && held.is_empty() && added.is_none();
-    let is_unmarked =
-        are_plain && has_passed(session, &taken)? && session.may_leave_unmarked(jobs)?;
     let sorted = runs.sorted();
+    if session.unmarked.has_some_of(&sorted) {
+        // The head of a lane is wrong: none of them is ready.
+        return Err(Fault::Misremembered);
+    }
+    let is_unmarked = are_plain && session.may_leave_unmarked(jobs)?;
     let fence = session.store.fence.saturating_add(1).max(ms(session.now).saturating_mul(1000));
     session.store.fence = fence.saturating_add(jobs - 1);
     session.conn.prepare_cached(INSERT_CLAIM)?.execute(params![
@@ -373,18 +379,6 @@ fn hold(
     session.memory.borrow_mut().note(request.token, plain);
     let lease = |(number, job)| claimed.lease(job, number, request.token);
     Ok((0..).zip(taken).map(lease).collect())
-}
-
-/// Whether the chosen jobs stand before the heads of their lanes now; a damaged one may have no place
-/// behind it.
-fn has_passed(session: &mut Session<'_>, taken: &[Taken]) -> Result<bool, Fault> {
-    for of_lane in taken.chunk_by(|one, next| one.head.lane == next.head.lane) {
-        let [job, ..] = of_lane else { continue };
-        if session.lanes.load(job.head.lane)?.first_position() == i64::MAX {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// The chosen jobs start: by their keys and by their queues.

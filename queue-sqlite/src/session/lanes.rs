@@ -116,10 +116,9 @@ impl Lane {
 
     /// The ready jobs up to this position leave.
     pub(crate) fn pass(&mut self, position: i64) {
-        let next = position.saturating_add(1);
+        let next = position.saturating_add(1).min(self.tail);
         if next > self.head {
-            // If a job stands behind what was taken for the last place, that was wrong.
-            (self.head, self.tail, self.changed) = (next, self.tail.max(next), true);
+            (self.head, self.changed) = (next, true);
         }
     }
 

@@ -74,6 +74,15 @@ impl Runs {
         self.iter().map(of_run).fold(0, i64::saturating_add)
     }
 
+    /// Whether both have a rowid. Both are in order.
+    pub(crate) fn meets(&self, other: &Self) -> bool {
+        let mut others = other.iter().peekable();
+        self.iter().any(|(first, last)| {
+            while others.next_if(|(_, to)| *to < first).is_some() {}
+            others.peek().is_some_and(|(from, _)| *from <= last)
+        })
+    }
+
     /// These without `gone`; `None` if it has others. Both are in order.
     pub(crate) fn without(&self, gone: &Self) -> Option<Self> {
         let mut left = Self::default();
@@ -158,8 +167,13 @@ mod tests {
         }
         assert_eq!(runs.without(&runs), Some(Runs::default()));
         assert_eq!(runs.without(&Runs::default()), Some(runs.clone()));
-        for other in ["0", "11", "10+1", "19+1", "20+1", "35", "1+9 11", "0 1"] {
+        for (other, meets) in [("0", false), ("11 21+8", false), ("35", false), ("10+1", true)] {
             assert_eq!(runs.without(&of(other)), None, "{other}");
+            assert_eq!((runs.meets(&of(other)), of(other).meets(&runs)), (meets, meets), "{other}");
+        }
+        for other in ["19+1", "20+1", "1+9 11", "0 1", "15 34"] {
+            assert_eq!(runs.without(&of(other)), None, "{other}");
+            assert!(runs.meets(&of(other)) && of(other).meets(&runs), "{other}");
         }
     }
 

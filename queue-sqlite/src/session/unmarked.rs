@@ -63,6 +63,11 @@ impl Unmarked {
         self.claims.insert(claim, jobs);
     }
 
+    /// Whether some of these jobs run.
+    pub(crate) fn has_some_of(&self, jobs: &Runs) -> bool {
+        self.claims.values().any(|held| held.meets(jobs))
+    }
+
     /// What a claim still holds of the jobs that it has not marked, if there are such.
     pub(super) fn of(&self, claim: i64) -> Option<&Runs> {
         self.claims.get(&claim).filter(|jobs| !jobs.is_empty())

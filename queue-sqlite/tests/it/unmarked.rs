@@ -204,6 +204,8 @@ async fn damaged_places_give_no_job_away_twice() {
     let damages = [
         "UPDATE lane SET tail = head",
         "UPDATE lane SET head = tail",
+        "UPDATE lane SET head = 0",
+        "UPDATE lane SET head = 0, ready = 4",
         "UPDATE job SET position = 9223372036854775807",
         "UPDATE job SET position = -9223372036854775808",
         "UPDATE lane SET head = -9223372036854775808, tail = 9223372036854775807",
@@ -211,9 +213,9 @@ async fn damaged_places_give_no_job_away_twice() {
     for (number, damage) in damages.into_iter().enumerate() {
         let backend = fast(&directory.path().join(number.to_string()));
         backend.enqueue(&["a", "b", "c", "d"].map(fleeting), STORED).await.unwrap();
-        beside(backend.path()).execute_batch(damage).unwrap();
         let mut ids = Vec::new();
         for _ in 0..5 {
+            beside(backend.path()).execute_batch(damage).unwrap();
             let claim = backend.claim(&request(1)).await.unwrap();
             ids.extend(claim.leases.iter().map(|lease| lease.spec.id));
         }
