@@ -51,13 +51,13 @@ impl Store {
     /// One more job completes, which pushes out all that have completed before: as if there were too
     /// many of them.
     async fn push_out(&mut self, kind: &str) -> JobId {
-        let kept = self.raw::<i64>(&[b"HGET", b"count", DONE.as_bytes()]);
-        self.raw::<()>(&[b"HSET", b"count", DONE.as_bytes(), b"10300"]);
+        let kept = self.raw::<i64>(&[b"HGET", b"meta", DONE.as_bytes()]);
+        self.raw::<()>(&[b"HSET", b"meta", DONE.as_bytes(), b"10300"]);
         let id = self.complete(kind, 1).await[0];
-        let by = self.raw::<i64>(&[b"HGET", b"count", DONE.as_bytes()]) - 10_300;
+        let by = self.raw::<i64>(&[b"HGET", b"meta", DONE.as_bytes()]) - 10_300;
         match (kept + by).to_string().as_bytes() {
-            b"0" => self.raw::<()>(&[b"HDEL", b"count", DONE.as_bytes()]),
-            count => self.raw::<()>(&[b"HSET", b"count", DONE.as_bytes(), count]),
+            b"0" => self.raw::<()>(&[b"HDEL", b"meta", DONE.as_bytes()]),
+            count => self.raw::<()>(&[b"HSET", b"meta", DONE.as_bytes(), count]),
         }
         id
     }

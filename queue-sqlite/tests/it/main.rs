@@ -17,6 +17,7 @@ mod processes;
 mod repair;
 mod support;
 mod tokens;
+mod unmarked;
 mod waking;
 
 queue_core::conformance!(crate::support::SqliteHarness::new());
