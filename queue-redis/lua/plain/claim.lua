@@ -82,10 +82,11 @@ local function claim_plain()
         if state then
           -- limits.lua: version, flags (1 is an open breaker), scheduled_us, closed_until_ms.
           if #state < 17 or byte(state) ~= 1 or byte(state, 2) % 2 == 1 then return nil end
-          if struct.unpack('>I6', state, 11) <= now or not tells_of(state, view.pair, '@') then
-            return nil
+          if struct.unpack('>I6', state, 11) > now and tells_of(state, view.pair, '@') then
+            view.shut, is_shut[name] = view.shut or name, true
+          elseif #state > 17 then
+            return nil -- one of 17 bytes may tell of a rate alone (room.lua)
           end
-          view.shut, is_shut[name] = view.shut or name, true
         end
       end
     end
@@ -208,8 +209,13 @@ local function claim_plain()
     parts[nth + 1], parts[nth + 2], parts[nth + 3] = lane, count + 1, count + taken
     count = count + taken
     if limited then
-      for _, name in ipairs(names_of[lane]) do taking[name] = taking[name] + taken end
-      for _, name in ipairs(view.added_names or {}) do taking[name] = taking[name] + taken end
+      local own = {}
+      for _, name in ipairs(names_of[lane]) do
+        own[name], taking[name] = true, taking[name] + taken
+      end
+      for _, name in ipairs(view.added_names or {}) do
+        if not own[name] then taking[name] = taking[name] + taken end
+      end
     end
     passed[lane], is_empty[lane] = from + taken, #tickets == taken
     view.taken, missing = view.taken + taken, missing - taken

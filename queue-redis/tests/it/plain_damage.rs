@@ -12,7 +12,7 @@ use queue_redis::RedisBackend;
 
 use crate::support::harness::RedisHarness;
 use crate::support::jobs::{
-    brief, claim, completed, ends, enqueue, job, request, set_limit, settle,
+    brief, claim, claim_with, completed, ends, enqueue, job, request, set_limit, settle,
 };
 use crate::support::twin::Twin;
 
@@ -323,14 +323,22 @@ async fn starts_of_a_rate_are_counted_alike() {
         assert_eq!(scene.twin.tally("settle").shortest, n + 1);
     }
     scene.assert_same("a start of each");
+    enqueue(backend, &[limited("a", "z"), limited("a", "z")]).await;
+    for _ in 0..2 {
+        let plain = scene.twin.tally("claim").plain;
+        assert_eq!(claim_with(backend, "a", "tenant:z", 1).await.len(), 1);
+        assert_eq!(scene.twin.tally("claim").plain, plain + 1);
+        scene.assert_same("a key that the job has and the worker adds counts once");
+    }
+    let before = scene.twin.tally("claim").plain;
     let more: Vec<_> = (0..9).map(|_| limited("a", "x")).collect();
     enqueue(backend, &more).await;
     scene.harness.set_clock(backend, START.after(Duration::from_millis(130))).await;
     // Two have started of eight, and a tenth of a second later there is one more.
     assert_eq!(claim(backend, &["a"], 4).await.len(), 4);
-    assert_eq!(scene.twin.tally("claim").plain, before + 2);
+    assert_eq!(scene.twin.tally("claim").plain, before + 1);
     assert_eq!(claim(backend, &["a"], 9).await.len(), 3);
-    assert_eq!(scene.twin.tally("claim").plain, before + 2, "the last start closes the key");
+    assert_eq!(scene.twin.tally("claim").plain, before + 1, "the last start closes the key");
     scene.assert_same("no start is left");
     assert!(backend.audit(false).await.unwrap().is_empty());
 }
