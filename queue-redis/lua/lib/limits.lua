@@ -33,7 +33,7 @@ local limit_engine
 
 local function make_limits()
   local LIMITS, LIMITED, REOPEN = PREFIX .. 'limits', PREFIX .. 'limited', PREFIX .. 'reopen'
-  local CHUNK = 480
+  local CHUNK = 512
   local OPENED_MAX = 100 -- queues and kinds that one call tells of a key's room
   local SETTINGS_VERSION, SETTINGS_BYTES = 1, 46
   local STATE_VERSION, STATE_BYTES = 1, 17

@@ -12,7 +12,7 @@ repeat
   if limit_keys then index, at = argv[11], 11 + #carriers / 2 end
   local high, low = byte(runs, 3, 4)
   local count = high * 256 + low
-  if count == 0 or count > CHUNK / 2 or #argv ~= at + 2 * count then break end
+  if count == 0 or count > CHUNK or #argv ~= at + 2 * count then break end
   local queue = argv[4]
   local pair = queue .. '/' .. argv[5]
   local lane, lanes = PREFIX .. 'lane:' .. pair .. '/' .. index, PREFIX .. 'lanes:' .. pair

@@ -10,8 +10,8 @@ use fastrand::Rng;
 use queue_core::conformance::Harness;
 use queue_core::{
     Adaptive, Backend, Breaker, ClaimRequest, ClaimToken, Durability, ErrorKind, JobError, JobId,
-    Kind, KindSlots, Lease, LimitKeys, LimitSettings, LimitTarget, Namespace, NewJob, Outcome,
-    Payload, QueueName, Rate, Retention, SettleRequest, Settlement, Timestamp, WorkerId,
+    Kind, KindSlots, Lease, LimitKeys, LimitSettings, LimitTarget, NewJob, Outcome, Payload,
+    QueueName, Rate, Retention, SettleRequest, Settlement, Timestamp, WorkerId,
 };
 use queue_redis::RedisBackend;
 
@@ -77,8 +77,7 @@ struct Round<'a> {
 impl<'a> Round<'a> {
     async fn new(harness: &'a RedisHarness, twin: &'a Twin, seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let namespace = Namespace::new("twin").expect("a name");
-        let backend = RedisBackend::connect(&twin.url(), namespace).await.expect("a connection");
+        let backend = twin.backend().await;
         harness.set_clock(&backend, START).await;
         let limits = [Limits::Without, Limits::Unset, Limits::Concurrency, Limits::Everything];
         let limits = limits[rng.usize(..limits.len())];

@@ -29,8 +29,7 @@ impl Scene {
     async fn new() -> Self {
         let harness = RedisHarness::new();
         let twin = Twin::start(&harness.redis);
-        let namespace = Namespace::new("twin").unwrap();
-        let backend = RedisBackend::connect(&twin.url(), namespace).await.unwrap();
+        let backend = twin.backend().await;
         harness.set_clock(&backend, START).await;
         Self { harness, twin, backend }
     }

@@ -10,7 +10,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
+use queue_core::Namespace;
+use queue_redis::{RedisBackend, RedisOptions};
 use redis::{Connection, ErrorKind, RedisError, RedisResult, Value};
 
 use super::server::TestRedis;
@@ -109,8 +112,13 @@ impl Twin {
         twin
     }
 
-    pub fn url(&self) -> String {
-        format!("redis://{}", self.address)
+    /// A backend behind this. Each of its calls is made several times, in copies of the store: it waits
+    /// longer for answers than others.
+    pub async fn backend(&self) -> RedisBackend {
+        let options = RedisOptions::default().namespace(Namespace::new("twin").expect("a name"));
+        let options = options.answer_within(Duration::from_secs(60));
+        let url = format!("redis://{}", self.address);
+        RedisBackend::connect_with(&url, options).await.expect("a connection")
     }
 
     pub fn tally(&self, name: &str) -> Tally {
