@@ -227,6 +227,14 @@ mod tests {
         }
     }
 
+    /// The short ways end at CHUNK: a call with as many jobs as it may have costs twice as much beyond.
+    #[test]
+    fn the_largest_calls_take_the_short_ways() {
+        let (_, rest) = include_str!("../lua/lib/keys.lua").split_once("local CHUNK = ").unwrap();
+        let chunk: u32 = rest.lines().next().unwrap().parse().unwrap();
+        assert!(chunk >= PASS_MAX, "{chunk}");
+    }
+
     #[test]
     fn the_prelude_names_the_fixed_keys_in_order() {
         let text = include_str!("../lua/lib/keys.lua");
