@@ -82,7 +82,9 @@ pub(crate) async fn open_namespace(link: &Link, keys: &Keys) -> Result<Vec<u8>, 
         cmd.arg(keys.meta()).arg(field).arg(value);
         Call::plain(cmd)
     };
-    let calls = [mark("schema", SCHEMA), mark("epoch", &epoch), mark("note", NOTE)];
+    // "rare": what a new namespace does not have (`lua/lib/rare.lua`).
+    let calls =
+        [mark("schema", SCHEMA), mark("epoch", &epoch), mark("note", NOTE), mark("rare", "")];
     store::all(link, &calls, Repeat::Freely).await?;
     // Another program may have marked it in between: what is there counts.
     let epoch = read_marks(link, keys).await?;
@@ -102,7 +104,8 @@ async fn read_marks(link: &Link, keys: &Keys) -> Result<Option<Vec<u8>>, Error> 
     if !schema.is_empty() && schema != SCHEMA.as_bytes() {
         let schema = String::from_utf8_lossy(&schema);
         return Err(Error::Refused(format!(
-            "the namespace has schema {schema} and this program knows {SCHEMA}: upgrade it"
+            "the namespace has schema {schema} and this program knows {SCHEMA}: use one that knows \
+             {schema}, and another namespace for this one"
         )));
     }
     Ok((!schema.is_empty() && !epoch.is_empty()).then_some(epoch))
@@ -135,7 +138,7 @@ async fn namespace(link: &Link, keys: &Keys, epochs: &Epochs) -> Result<Vec<Chec
     let found = match read_marks(link, keys).await {
         Ok(found) => found,
         Err(Error::Refused(found)) => {
-            return Ok(vec![CheckFinding::bad("schema", found, "upgrade this program")]);
+            return Ok(vec![CheckFinding::bad("schema", found, "use a program that knows it")]);
         }
         Err(other) => return Err(other),
     };

@@ -51,8 +51,8 @@ DELETE FROM limit_wait;
 DELETE FROM limit_recheck;
 -- Counted when somebody wants to know.
 DELETE FROM queue_live;
-UPDATE store SET lately = ''
- WHERE octet_length(lately) > 3500 OR lately GLOB '*[^a-z0-9_.; -]*';
+UPDATE store SET starts = ''
+ WHERE octet_length(starts) > 3500 OR starts GLOB '*[^a-z0-9_.; -]*';
 UPDATE store SET queue_limits = (SELECT count(*) FROM limit_setting
                                   WHERE target > 'queue:' AND target < 'queue;');
 

@@ -39,14 +39,11 @@ use queue_core::{
     RecoverOutcome, RenewRequest, Renewal, Report, Reported, RetryOutcome, RetryRequest,
     SettleReply, SettleRequest, Wake, WatchRequest, Watched, WorkerId, WorkerInfo,
 };
-use rusqlite::Connection;
 use tokio::sync::mpsc;
 
-use crate::errors::Fault;
 use crate::open::{Opened, Place, Role, Room, connect, prepare};
 use crate::reader::Reader;
 use crate::session::Session;
-use crate::session::unmarked::HAS_UNMARKED;
 use crate::watch::{Watch, WatchThread};
 use crate::writer::{Outside, Writer};
 use crate::{SqliteOptions, options};
@@ -187,20 +184,21 @@ impl Backend for SqliteBackend {
 
     async fn cancel(&self, ids: &[JobId]) -> Result<Vec<CancelOutcome>, Error> {
         let ids = ids.to_vec();
-        self.write_marked(ids.len(), move |session| cancel::cancel(session, &ids)).await
+        self.writer.run(ids.len(), move |session| cancel::cancel(session, &ids)).await
     }
 
     async fn get(&self, ids: &[JobId]) -> Result<Vec<Option<JobRecord>>, Error> {
+        self.place.check()?;
         let ids = ids.to_vec();
-        let got = self.read_marked(&self.reader, move |conn| get::get(conn, &ids)).await?;
+        let got = self.reader.run(move |conn| get::get(conn, &ids)).await?;
         self.put_aside(got.broken).await?;
         got.error.map_or(Ok(got.records), Err)
     }
 
     async fn list(&self, request: &ListRequest) -> Result<Page, Error> {
+        self.place.check()?;
         let request = request.clone();
-        let list = move |conn: &Connection| list::list(conn, &request);
-        let (page, broken) = self.read_marked(&self.reader, list).await?;
+        let (page, broken) = self.reader.run(move |conn| list::list(conn, &request)).await?;
         self.put_aside(broken).await?;
         Ok(page)
     }
@@ -208,12 +206,12 @@ impl Backend for SqliteBackend {
     async fn retry(&self, request: &RetryRequest) -> Result<Vec<RetryOutcome>, Error> {
         let request = request.clone();
         let jobs = request.jobs.len();
-        self.write_marked(jobs, move |session| operate::retry(session, &request)).await
+        self.writer.run(jobs, move |session| operate::retry(session, &request)).await
     }
 
     async fn delete(&self, jobs: &[(JobId, JobState)]) -> Result<Vec<DeleteOutcome>, Error> {
         let jobs = jobs.to_vec();
-        self.write_marked(jobs.len(), move |session| operate::delete(session, &jobs)).await
+        self.writer.run(jobs.len(), move |session| operate::delete(session, &jobs)).await
     }
 
     async fn quarantined(&self, ids: &[JobId]) -> Result<Vec<Option<QuarantinedJob>>, Error> {
@@ -224,7 +222,7 @@ impl Backend for SqliteBackend {
 
     async fn recover(&self, ids: &[JobId]) -> Result<Vec<RecoverOutcome>, Error> {
         let ids = ids.to_vec();
-        self.write_marked(ids.len(), move |session| quarantine::recover(session, &ids)).await
+        self.writer.run(ids.len(), move |session| quarantine::recover(session, &ids)).await
     }
 
     async fn set_paused(&self, queue: &QueueName, paused: bool) -> Result<bool, Error> {
@@ -245,12 +243,12 @@ impl Backend for SqliteBackend {
         let (target, settings) = (target.clone(), settings.cloned());
         let set =
             move |session: &mut Session<'_>| limits::set_limit(session, &target, settings.as_ref());
-        self.write_marked(1, set).await
+        self.writer.run(1, set).await
     }
 
     async fn reset_limit(&self, key: &LimitKey) -> Result<bool, Error> {
         let key = key.clone();
-        self.write_marked(1, move |session| limits::reset_limit(session, &key)).await
+        self.writer.run(1, move |session| limits::reset_limit(session, &key)).await
     }
 
     async fn limits(&self) -> Result<Vec<(LimitTarget, LimitSettings)>, Error> {
@@ -277,7 +275,8 @@ impl Backend for SqliteBackend {
     }
 
     async fn place(&self, id: JobId) -> Result<Placement, Error> {
-        self.read_marked(&self.reader, move |conn| inspect::place(conn, id)).await
+        self.place.check()?;
+        self.reader.run(move |conn| inspect::place(conn, id)).await
     }
 
     async fn lanes(&self, queue: &QueueName) -> Result<Lanes, Error> {
@@ -287,15 +286,16 @@ impl Backend for SqliteBackend {
     }
 
     async fn report(&self, reports: &[Report]) -> Result<Vec<Reported>, Error> {
-        let (jobs, reports, room) = (reports.len(), reports.to_vec(), self.room.clone());
-        let report = move |session: &mut Session<'_>| report::report(session, &reports, &room);
-        self.write_marked(jobs, report).await
+        let (reports, room) = (reports.to_vec(), self.room.clone());
+        self.writer
+            .run(reports.len(), move |session| report::report(session, &reports, &room))
+            .await
     }
 
     async fn watch(&self, requests: &[WatchRequest]) -> Result<Vec<Option<Watched>>, Error> {
+        self.place.check()?;
         let requests = requests.to_vec();
-        let watch = move |conn: &Connection| report::watch(conn, &requests);
-        let (watched, broken) = self.read_marked(&self.reader, watch).await?;
+        let (watched, broken) = self.reader.run(move |conn| report::watch(conn, &requests)).await?;
         self.put_aside(broken).await?;
         Ok(watched)
     }
@@ -312,10 +312,11 @@ impl Backend for SqliteBackend {
     }
 
     async fn audit(&self, repair: bool) -> Result<Vec<Violation>, Error> {
+        self.place.check()?;
         if repair {
-            return self.write_marked(0, repair::repair).await;
+            return self.writer.run(0, repair::repair).await;
         }
-        self.read_marked(&self.long_reader, audit::audit).await
+        self.long_reader.run(audit::audit).await
     }
 
     async fn check(&self) -> Result<Vec<CheckFinding>, Error> {
@@ -341,46 +342,12 @@ impl SqliteBackend {
         claim
     }
 
-    /// Writes with what jobs' rows say of who runs.
-    async fn write_marked<T: Send + 'static>(
-        &self,
-        jobs: usize,
-        mut work: impl FnMut(&mut Session<'_>) -> Result<T, Fault> + Send + 'static,
-    ) -> Result<T, Error> {
-        let marked = move |session: &mut Session<'_>| {
-            session.mark_all()?;
-            work(session)
-        };
-        self.writer.run(jobs, marked).await
-    }
-
-    /// Reads what jobs' rows say of who runs, once they do.
-    async fn read_marked<T: Send + 'static>(
-        &self,
-        reader: &Reader,
-        read: impl Fn(&Connection) -> Result<T, Fault> + Clone + Send + 'static,
-    ) -> Result<T, Error> {
-        loop {
-            self.place.check()?;
-            let read = read.clone();
-            let if_marked = move |conn: &Connection| {
-                let is_marked = !conn.prepare_cached(HAS_UNMARKED)?.exists([])?;
-                is_marked.then(|| read(conn)).transpose()
-            };
-            if let Some(found) = reader.run(if_marked).await? {
-                return Ok(found);
-            }
-            self.writer.run(0, |session| session.mark_for_readers()).await?;
-        }
-    }
-
     /// Puts jobs aside that a reader could not read, by their rowids.
     async fn put_aside(&self, broken: Vec<i64>) -> Result<(), Error> {
         if broken.is_empty() {
             return Ok(());
         }
-        let jobs = broken.len();
-        self.write_marked(jobs, move |session| quarantine::put_aside(session, &broken)).await
+        self.writer.run(broken.len(), move |session| quarantine::put_aside(session, &broken)).await
     }
 }
 

@@ -14,7 +14,6 @@ pub(crate) mod queues;
 pub(crate) mod runs;
 pub(crate) mod shelves;
 pub(crate) mod starts;
-pub(crate) mod unmarked;
 
 use std::cell::RefCell;
 
@@ -38,7 +37,6 @@ use queues::Queues;
 pub(crate) use runs::Runs;
 pub(crate) use shelves::{Part, Shelves};
 use starts::Starts;
-use unmarked::Unmarked;
 
 /// A write transaction and what it has read so far.
 ///
@@ -56,8 +54,6 @@ pub(crate) struct Session<'c> {
     pub(crate) lanes: Lanes<'c>,
     pub(crate) shelves: Shelves<'c>,
     pub(crate) limits: Limits<'c>,
-    /// Running jobs whose rows do not say so.
-    pub(crate) unmarked: Unmarked,
     queues: Queues,
     saved: Store,
     changes_before: u64,
@@ -81,14 +77,12 @@ pub(crate) struct Store {
     /// How many limits of queues are set.
     pub(crate) queue_limits: i64,
     pub(crate) starts: Starts,
-    /// Until when claims mark their jobs at once.
-    pub(crate) mark_until_ms: i64,
 }
 
-pub(crate) const SELECT_STORE: &str = "SELECT clock_ms, turn, fence, duplicates, queue_limits, lately, mark_until_ms \
-     FROM store WHERE one = 1";
+pub(crate) const SELECT_STORE: &str =
+    "SELECT clock_ms, turn, fence, duplicates, queue_limits, starts FROM store WHERE one = 1";
 pub(crate) const UPDATE_STORE: &str = "UPDATE store SET clock_ms = ?1, turn = ?2, fence = ?3, \
-     duplicates = ?4, queue_limits = ?5, lately = ?6, mark_until_ms = ?7 WHERE one = 1";
+     duplicates = ?4, queue_limits = ?5, starts = ?6 WHERE one = 1";
 
 impl Store {
     fn load(conn: &Connection) -> Result<Self, Fault> {
@@ -102,7 +96,6 @@ impl Store {
                 duplicates: at_least_0(3)?,
                 queue_limits: at_least_0(4)?,
                 starts: Starts::read(row, 5)?,
-                mark_until_ms: at_least_0(6)?,
             })
         })?)
     }
@@ -121,7 +114,6 @@ impl<'c> Session<'c> {
             lanes: Lanes::new(conn),
             shelves: Shelves::new(conn),
             limits: Limits::new(conn),
-            unmarked: Unmarked::load(conn)?,
             queues: Queues::default(),
             changes_before: conn.total_changes(),
             news: false,
@@ -149,12 +141,10 @@ impl<'c> Session<'c> {
         }
         self.store.clock_ms = rows::ms(self.now);
         if self.store != self.saved {
-            let Store { clock_ms, turn, fence, duplicates, .. } = &self.store;
-            let Store { queue_limits, starts, mark_until_ms, .. } = &self.store;
+            let Store { clock_ms, turn, fence, duplicates, queue_limits, starts } = &self.store;
             let mut update = self.conn.prepare_cached(UPDATE_STORE)?;
             let starts = starts.text();
-            let values = (clock_ms, turn, fence, duplicates, queue_limits, starts, mark_until_ms);
-            update.execute(values)?;
+            update.execute((clock_ms, turn, fence, duplicates, queue_limits, starts))?;
             self.saved.clone_from(&self.store);
         }
         Ok(())
@@ -177,7 +167,6 @@ impl<'c> Session<'c> {
         self.limits.clear();
         self.queues.clear();
         self.unreadable = Unread::default();
-        self.unmarked = Unmarked::load(self.conn)?;
         self.store = Store::load(self.conn)?;
         self.saved.clone_from(&self.store);
         Ok(())

@@ -18,8 +18,8 @@ local byte, sub, floor, min, max = string.byte, string.sub, math.floor, math.min
 local concat, pack = table.concat, struct.pack
 
 local TIME_MAX = 2 ^ 48 - 1
--- Arguments per call: `unpack` has a limit. Divisible by 2 and 16, and above PASS_MAX of queue-core, so that
--- a call with as many jobs as it may have takes the short way.
+-- Arguments per call: `unpack` has a limit. Divisible by 2 and 16, and above PASS_MAX of queue-core, so
+-- that a call with as many jobs as it may have takes the short way.
 local CHUNK = 512
 -- Payload and options, or a result, of more bytes than this live in a hash of their own: no pass
 -- over records has to read them.

@@ -17,8 +17,9 @@ if not (fence >= 0 and fence < 2 ^ 53 and fence % 1 == 0) then fence = 0 end
 local loose = meta[8] -- set if quarantine may have left tickets behind in lanes
 local epoch = meta[9] or ''
 -- Which of the keys may be there that most stores do not have: an "a" for ATT, "c" for CANCEL, "d" for
--- DUE, "h" for HISTORY, "l" for LOG. What is not named need not be asked for.
-local rare = meta[10] or ''
+-- DUE, "h" for HISTORY, "l" for LOG. What is not named need not be asked for. If that has been lost,
+-- all may be there, until maintenance has looked (rare.lua).
+local rare = meta[10] or 'acdhl'
 local old_turn, old_fence, old_stale = turn, fence, stale
 
 -- Writes what changed of the store's numbers, in one call.

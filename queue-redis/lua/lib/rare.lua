@@ -5,8 +5,8 @@ local function look_for_rare()
   for letter, key in pairs({ a = ATT, c = CANCEL, d = DUE, h = HISTORY, l = LOG }) do
     if call('EXISTS', key) == 1 then found = found .. letter end
   end
-  if #found == #rare and not string.find(found, '[^' .. rare .. '-]') then return end
+  if meta[10] and #found == #rare and not string.find(found, '[^' .. rare .. '-]') then return end
   rare = found
-  if found == '' then call('HDEL', META, 'rare') else call('HSET', META, 'rare', found) end
+  call('HSET', META, 'rare', found)
 end
 

@@ -432,7 +432,8 @@ repeat
     field_by[field_nth[name]] = field_by[field_nth[name]] - all_olds
     shelf_leaving[shelf] = all_olds > 0 and entries
   end
-  if not is_plain then break end
+  -- Each of these is read, and written, in one command: `unpack` has a limit.
+  if not is_plain or fields > 4 * CHUNK or #freed > 4 * CHUNK then break end
   if fields > kept_fields then
     local more = call('HMGET', COUNT, unpack(field_name, kept_fields + 1, fields))
     for i = 1, fields - kept_fields do

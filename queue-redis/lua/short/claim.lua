@@ -20,8 +20,8 @@ repeat
   end
 
   -- Keys that most stores do not have (meta.lua): "d" is `due`, "a" is `att`.
-  local rare, due_ms = meta[10], nil
-  if rare and string.find(rare, 'd', 1, true) then
+  local rare, due_ms = meta[10] or 'acdhl', nil
+  if string.find(rare, 'd', 1, true) then
     due_ms = tonumber(call('ZRANGE', PREFIX .. 'due', '0', '0', 'WITHSCORES')[2])
     if due_ms and due_ms <= now then break end
   end
@@ -90,9 +90,9 @@ repeat
   if not (ready >= 0 and ready <= 2 ^ 52 and ready % 1 == 0) then break end
   if not (running > 0 and running <= 2 ^ 52 and running % 1 == 0) then break end
 
-  -- The limit keys of the jobs, and those that the worker adds: nothing may be remembered of them, and
-  -- nothing be set but how many jobs may run, with more room than is taken.
-  local names, is_plain = nil, true
+  -- The limit keys of the jobs, and those that the worker adds: they have room for more than is taken, and
+  -- nothing is remembered of them but when the next job may start (plain/room.lua).
+  local names, rates, is_plain = nil, nil, true
   if limit_keys or added ~= '' then
     names = {}
     local own_count, bytes = 0, -1
@@ -113,20 +113,41 @@ repeat
     if limited then
       local states, targets = call('HMGET', PREFIX .. 'limited', unpack(names)), {}
       for i = 1, #names do
-        is_plain = is_plain and not states[i]
         targets[2 * i - 1], targets[2 * i] = names[i], string.match(names[i], '^[^:]*') .. ':*'
       end
-      local settings = call('HMGET', PREFIX .. 'limits', unpack(targets))
+      local settings, now_us = call('HMGET', PREFIX .. 'limits', unpack(targets)), now * 1000
       for i = 1, #names do
-        local set = settings[2 * i - 1] or settings[2 * i]
+        local state, set = states[i], settings[2 * i - 1] or settings[2 * i]
+        is_plain = is_plain and (not set or #set >= 46) and (set or not state)
         if set and is_plain then
-          -- limits.lua: 1 concurrency, 32 live jobs, which are not zero.
-          local flags = #set >= 46 and byte(set) == 1 and byte(set, 2)
-          is_plain = flags == 1 or (flags == 32 or flags == 33) and sub(set, 39, 46) ~= string.rep('\0', 8)
-          if is_plain and flags % 2 == 1 then
-            local running = try('SCARD', PREFIX .. 'hold:' .. names[i])
-            is_plain = type(running) == 'number'
-              and running + count < struct.unpack('>I4', set, 3)
+          -- limits.lua: 1 concurrency, 2 rate, 4 breaker, 8 adaptive, 16 weight, 32 live jobs.
+          local version, flags, most, starts, period_ms, burst, failures, window_ms, cooldown_ms, lowest,
+            _, lives = struct.unpack('>BBI4I4I6I4BI6I6I4BI8', set)
+          local has_most, has_rate = flags % 2 == 1, floor(flags / 2) % 2 == 1
+          local has_breaker, is_adaptive = floor(flags / 4) % 2 == 1, floor(flags / 8) % 2 == 1
+          is_plain = version == 1 and floor(flags / 16) % 2 == 0 and flags < 64
+            and (most > 0 or not has_most) and (lives > 0 or flags < 32)
+            and (not has_rate or starts > 0 and period_ms > 0 and burst > 0)
+            and (not has_breaker or failures > 0 and failures <= 100 and window_ms > 0 and cooldown_ms > 0)
+            and (not is_adaptive or has_most and lowest > 0 and lowest <= most)
+            and (has_rate or not state)
+          if has_most and is_plain then
+            local holders = try('SCARD', PREFIX .. 'hold:' .. names[i])
+            is_plain = type(holders) == 'number' and holders + count < most
+          end
+          local next_us = 0
+          if state and is_plain then
+            is_plain = #state == 17 and sub(state, 1, 2) == '\1\0' and sub(state, 11) == '\0\0\0\0\0\0\0'
+            next_us = is_plain and struct.unpack('>I8', state, 3)
+          end
+          if has_rate and is_plain then
+            local interval = max(math.ceil(period_ms * 1000 / starts), 1)
+            local latest = now_us + (burst - 1) * interval
+            next_us = max(now_us, min(next_us, latest + interval))
+            is_plain = count <= floor((latest - next_us) / interval) -- one more may start
+            rates = rates or {}
+            rates[#rates + 1] = names[i]
+            rates[#rates + 1] = pack('>HI8I6B', 256, next_us + count * interval, 0, 0)
           end
         end
       end
@@ -162,7 +183,7 @@ repeat
     if runs then runs[2 * i - 1], runs[2 * i] = ids[i], run end
   end
   if not is_plain then break end
-  local atts = rare and string.find(rare, 'a', 1, true) and PREFIX .. 'att'
+  local atts = string.find(rare, 'a', 1, true) and PREFIX .. 'att'
   atts = atts and call('HLEN', atts) > 0 and call('HMGET', atts, unpack(ids))
   for i = 1, atts and count or 0 do atts[i] = atts[i] and sub(atts[i], 1, 32) or '' end -- ATT_BYTES
 
@@ -235,6 +256,7 @@ repeat
       if limited then call('HDEL', META, 'tidied') end -- heal.lua begins at once
     end
   end
+  if rates then call('HSET', PREFIX .. 'limited', unpack(rates)) end
   local span = PREFIX .. 'starts:' .. format('%d', floor(now / 30000))
   -- A hint for those who find the queue full: it goes by itself.
   if try('HINCRBY', span, queue, count) == count then try('EXPIRE', span, '90') end

@@ -13,8 +13,8 @@ repeat
   for i = count + 2, 2 * count do is_plain = is_plain and argv[i] == head end
   if not is_plain then break end
   -- Of keys that most stores do not have (meta.lua) "c" is `cancel`.
-  local rare = meta[4]
-  if rare and string.find(rare, 'c', 1, true) and call('EXISTS', PREFIX .. 'cancel') == 1 then break end
+  local rare = meta[4] or 'acdhl'
+  if string.find(rare, 'c', 1, true) and call('EXISTS', PREFIX .. 'cancel') == 1 then break end
 
   local first = runs[1]
   if #first < names_end or flags ~= 0 and flags ~= 16 or byte(first, 39) > 9 then break end
@@ -176,7 +176,7 @@ repeat
   if not is_kept then gone, gone_count = argv, count end
   local dropped, log, has_atts, has_history, has_log = 0, nil, false, nil, nil
   if is_kept and gone_count > 0 then call('HLEN', JOBS) end
-  if gone_count > 0 and rare then
+  if gone_count > 0 and rare ~= '' then
     log = PREFIX .. 'log'
     has_atts, has_history, has_log = call('HLEN', ATT) > 0, try('HLEN', HISTORY), try('HLEN', log)
     has_history = type(has_history) == 'number' and has_history > 0

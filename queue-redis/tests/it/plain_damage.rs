@@ -342,6 +342,27 @@ async fn starts_of_a_rate_are_counted_alike() {
     assert!(backend.audit(false).await.unwrap().is_empty());
 }
 
+/// META notes which of the keys may be there that most stores lack. If the note is lost, all may be.
+#[tokio::test]
+async fn what_most_stores_lack_is_looked_for_if_nothing_is_noted() {
+    let scene = Scene::new().await;
+    let backend = &scene.backend;
+    let ids = enqueue(backend, &[job("a"), job("a").delay(Duration::from_secs(5))]).await;
+    let leases = claim(backend, &["a"], 1).await;
+    backend.cancel(&ids[..1]).await.unwrap();
+    scene.harm(&[b"HDEL", b"meta", b"rare"]);
+    settle(backend, &leases, &completed()).await;
+    let asked = scene.harness.key(backend, "cancel");
+    assert!(!scene.harness.raw::<bool>(&[b"EXISTS", asked.as_bytes()]));
+    scene.harness.set_clock(backend, START.after(Duration::from_secs(5))).await;
+    assert_eq!(claim(backend, &["a"], 1).await.len(), 1);
+    scene.assert_same("nothing is noted");
+    backend.maintain(100).await.unwrap();
+    let meta = scene.harness.key(backend, "meta");
+    let noted: Option<String> = scene.harness.raw(&[b"HGET", meta.as_bytes(), b"rare"]);
+    assert_eq!(noted.as_deref(), Some(""));
+}
+
 /// The contract forbids it; still no job may be lost.
 #[tokio::test]
 async fn a_queue_or_kind_that_is_named_twice_loses_nothing() {

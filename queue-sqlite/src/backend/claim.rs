@@ -20,7 +20,7 @@ use super::taken::{Claimed, Taken};
 use crate::errors::Fault;
 use crate::open::Room;
 use crate::rows::{ms, number, sixteen, time};
-use crate::session::{Added, Finish, Plain, Runs, Session, runs_of};
+use crate::session::{Added, Finish, Runs, Session, runs_of};
 use crate::watch::has_work;
 use lanes::{HAS_LIMITED, Lanes, Served};
 use next::next_room;
@@ -29,7 +29,11 @@ use rooms::Rooms;
 pub(super) const SELECT_CLAIM: &str =
     "SELECT claim, claimed_ms, fence, runs FROM claim WHERE token = ?1";
 pub(super) const INSERT_CLAIM: &str = "INSERT INTO claim (token, worker, claimed_ms, until_ms, fence, jobs, \
-     added, runs, unmarked) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+     added, runs) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+/// A run of jobs starts, all of which were chosen. If that fails, so does the call, which is undone
+/// as a whole: to undo the statement alone would cost a copy of each page.
+pub(super) const UPDATE_HELD: &str =
+    "UPDATE OR FAIL job SET state = 4, claim = ?3 WHERE job BETWEEN ?1 AND ?2";
 /// When the next job is due, and which it is.
 pub(crate) const SELECT_FIRST_DUE: &str = "SELECT due_ms, id, lane FROM job \
      WHERE state <= 2 ORDER BY due_ms, id LIMIT 1";
@@ -139,9 +143,6 @@ pub(super) fn claim(
         return answer(session, request, leases, false, true);
     }
     room.check_claim(session.conn)?;
-    if session.careful {
-        session.mark_all()?;
-    }
     let (_, more_due) = promote(session, PASS_MAX)?;
     // What is read from now on must show what has changed so far.
     session.flush()?;
@@ -345,16 +346,6 @@ fn hold(
     let jobs = i64::try_from(taken.len()).unwrap_or(i64::MAX);
     let runs: Runs = taken.iter().map(|job| job.head.job).collect();
     let kinds = kinds.iter().filter(|asked| asked.left < asked.slots.slots);
-    let added = Added::text(kinds.map(|asked| (&asked.slots.kind, &asked.slots.limits)));
-    let plain: Vec<Plain> = taken.iter().filter_map(Taken::plain).collect();
-    // Others are read again at their end, and who holds a limit key is told by the rows.
-    let are_plain = plain.len() == taken.len() && held.is_empty() && added.is_none();
-    let sorted = runs.sorted();
-    if session.unmarked.has_some_of(&sorted) {
-        // The head of a lane is wrong: none of them is ready.
-        return Err(Fault::Misremembered);
-    }
-    let is_unmarked = are_plain && session.may_leave_unmarked(jobs)?;
     let fence = session.store.fence.saturating_add(1).max(ms(session.now).saturating_mul(1000));
     session.store.fence = fence.saturating_add(jobs - 1);
     session.conn.prepare_cached(INSERT_CLAIM)?.execute(params![
@@ -364,18 +355,17 @@ fn hold(
         ms(session.now.after(request.lease)),
         fence,
         jobs,
-        added,
+        Added::text(kinds.map(|asked| (&asked.slots.kind, &asked.slots.limits))),
         runs.text(),
-        is_unmarked.then(|| sorted.text()),
     ])?;
     let claim = session.conn.last_insert_rowid();
     start(session, &taken, &held)?;
     let claimed = Claimed { claim, claimed_at: session.now, fence };
-    if is_unmarked {
-        session.unmarked.add(claim, sorted);
-    } else {
-        session.mark(claim, &sorted)?;
+    let mut update = session.conn.prepare_cached(UPDATE_HELD)?;
+    for (first, last) in runs.sorted().iter() {
+        update.execute((first, last, claim))?;
     }
+    let plain = taken.iter().filter_map(Taken::plain).collect();
     session.memory.borrow_mut().note(request.token, plain);
     let lease = |(number, job)| claimed.lease(job, number, request.token);
     Ok((0..).zip(taken).map(lease).collect())

@@ -214,7 +214,6 @@ fn insert(session: &mut Session<'_>, job: &NewJob) -> Result<Option<JobState>, F
 
 /// T2 and T19. The id counts before the key.
 fn meet(session: &mut Session<'_>, job: &NewJob) -> Result<Meeting, Fault> {
-    session.mark_all()?;
     let mut by_id = session.conn.prepare_cached(SELECT_MET_BY_ID)?;
     let met = by_id.query_row([job.spec.id.as_bytes()], |row| Met::read(row, job)).optional()?;
     if let Some(met) = met {

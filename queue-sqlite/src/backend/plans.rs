@@ -16,7 +16,7 @@ use crate::open::prepare;
 use crate::session::limits::{save, settings};
 use crate::session::{
     self, caps, claims, completed, holding, job, lanes, limits, quarantine as aside, queues,
-    shelves, unmarked,
+    shelves,
 };
 use crate::watch::look;
 
@@ -132,10 +132,7 @@ const PLANNED: &[Planned] = planned![
     // Claim.
     claim::SELECT_CLAIM => [CLAIM_BY_TOKEN],
     claim::INSERT_CLAIM => [],
-    unmarked::SELECT_UNMARKED => ["SCAN claim USING INDEX claim_unmarked"],
-    unmarked::HAS_UNMARKED => ["SCAN claim USING INDEX claim_unmarked"],
-    unmarked::UPDATE_MARKED => [JOBS],
-    unmarked::UPDATE_ALL_MARKED => [CLAIM],
+    claim::UPDATE_HELD => [JOBS],
     claim::SELECT_FIRST_DUE => ["SCAN job USING INDEX job_due"],
     claim::SELECT_FIRST_LAPSED => ["SEARCH claim USING COVERING INDEX claim_until (until_ms<?)"],
     claim::SELECT_EXPIRED_SHELF => [
@@ -165,7 +162,6 @@ const PLANNED: &[Planned] = planned![
     attempts::UPSERT_HISTORY => [],
     attempts::SELECT_WORKER => [CLAIM],
     // Claims that let jobs go.
-    claims::UPDATE_LEFT_UNMARKED => [CLAIM],
     claims::UPDATE_LEFT => [CLAIM],
     claims::UPDATE_HELD_COUNT => [CLAIM],
     claims::SELECT_RUNS => [CLAIM],

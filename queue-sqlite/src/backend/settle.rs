@@ -99,7 +99,7 @@ impl Ends {
         }
     }
 
-    /// T6 for a job of which nothing has to be read; says whether it is one.
+    /// T6 for a job that is known to have no key; says whether it is one.
     fn complete(
         &mut self,
         session: &mut Session<'_>,

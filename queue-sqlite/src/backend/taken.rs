@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use queue_core::backend::PASS_MAX;
-use queue_core::{ClaimToken, Hold, JobSpec, Lease, Timestamp};
+use queue_core::{ClaimToken, JobSpec, Lease, Timestamp};
 use rusqlite::Row;
 
 use crate::errors::Fault;
@@ -91,12 +91,11 @@ impl Taken {
         })
     }
 
-    /// Itself, if its completion changes nothing about a key.
+    /// Itself, if it has no key.
     pub(super) fn plain(&self) -> Option<Plain> {
         let Head { id, job, lane, .. } = self.head;
         let keep = self.spec.retention.completed;
-        let is_plain = self.spec.idempotency_key.is_none() || self.spec.hold == Hold::Kept;
-        is_plain.then_some(Plain { id, job, lane, keep })
+        self.spec.idempotency_key.is_none().then_some(Plain { id, job, lane, keep })
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -127,7 +126,6 @@ impl Pick {
             self.read_on(session, lane, head, want)?;
             if was_fresh && self.read.is_empty() {
                 // What the lane takes for its head may be wrong.
-                session.mark_all()?;
                 self.read_on(session, lane, i64::MIN, want)?;
                 if let Some((first, _)) = self.read.front() {
                     session.lanes.load(lane)?.go_back(*first);
@@ -222,7 +220,6 @@ impl Claimed {
         runs: &Runs,
         token: ClaimToken,
     ) -> Result<Vec<Lease>, Fault> {
-        session.mark_all()?;
         let mut select = session.conn.prepare_cached(SELECT_HELD)?;
         let (mut leases, mut broken) = (Vec::new(), Vec::new());
         for (before, (first, last)) in runs.numbered() {

@@ -14,10 +14,9 @@ const APPLICATION_ID: i64 = 0x6a6f_6271;
 const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0001_jobs.sql"),
     include_str!("../../migrations/0002_fewer_writes.sql"),
-    include_str!("../../migrations/0003_unmarked_claims.sql"),
 ];
 
-pub(crate) const INSERT_STORE: &str = "INSERT INTO store (one, namespace, clock_ms, turn, fence, duplicates, queue_limits, lately) \
+pub(crate) const INSERT_STORE: &str = "INSERT INTO store (one, namespace, clock_ms, turn, fence, duplicates, queue_limits, starts) \
      VALUES (1, ?1, 0, 0, 0, 0, 0, '')";
 
 /// Makes the tables of an empty file, or brings an older queue database up to date, in one

@@ -11,11 +11,7 @@ use crate::session::head::head_columns;
 
 pub(crate) const UPDATE_LEFT: &str =
     "UPDATE claim SET jobs = jobs - ?2 WHERE claim = ?1 AND jobs > ?2";
-/// The same for one that has not marked its jobs.
-pub(crate) const UPDATE_LEFT_UNMARKED: &str =
-    "UPDATE claim SET jobs = jobs - ?2, unmarked = ?3 WHERE claim = ?1 AND jobs > ?2";
-pub(crate) const UPDATE_HELD_COUNT: &str =
-    "UPDATE claim SET jobs = ?2, unmarked = NULL WHERE claim = ?1";
+pub(crate) const UPDATE_HELD_COUNT: &str = "UPDATE claim SET jobs = ?2 WHERE claim = ?1";
 pub(crate) const SELECT_RUNS: &str = "SELECT runs FROM claim WHERE claim = ?1";
 /// Of the jobs of a run, those that a claim holds.
 pub(crate) const COUNT_HELD: &str =
@@ -40,7 +36,7 @@ impl Claims {
     }
 
     /// Writes what became of the claims; the jobs that left them have been moved.
-    pub(crate) fn save(&self, session: &mut Session<'_>) -> Result<(), Fault> {
+    pub(crate) fn save(&self, session: &Session<'_>) -> Result<(), Fault> {
         for (claim, jobs) in &self.left {
             session.let_go(*claim, *jobs)?;
         }
@@ -63,14 +59,8 @@ fn runs_of_claim(conn: &Connection, claim: i64) -> Result<Runs, Fault> {
 impl Session<'_> {
     /// Counts jobs out of a claim, from which they have been taken. A claim without jobs goes,
     /// and its lease with it.
-    pub(crate) fn let_go(&mut self, claim: i64, jobs: i64) -> Result<(), Fault> {
-        let kept = match self.unmarked.of(claim) {
-            Some(left) => {
-                let mut update = self.conn.prepare_cached(UPDATE_LEFT_UNMARKED)?;
-                update.execute((claim, jobs, left.text()))?
-            }
-            None => self.conn.prepare_cached(UPDATE_LEFT)?.execute((claim, jobs))?,
-        };
+    pub(crate) fn let_go(&self, claim: i64, jobs: i64) -> Result<(), Fault> {
+        let kept = self.conn.prepare_cached(UPDATE_LEFT)?.execute((claim, jobs))?;
         if kept == 0 {
             self.count_held(claim)?;
         }
@@ -79,11 +69,7 @@ impl Session<'_> {
 
     /// Counts the jobs of a claim again, rather than trusting its count: a job without a claim
     /// would run for ever.
-    pub(crate) fn count_held(&mut self, claim: i64) -> Result<(), Fault> {
-        if self.unmarked.of(claim).is_some() {
-            self.mark_all()?;
-        }
-        self.unmarked.forget(claim);
+    pub(crate) fn count_held(&self, claim: i64) -> Result<(), Fault> {
         let mut count = self.conn.prepare_cached(COUNT_HELD)?;
         let mut held = 0;
         for (first, last) in runs_of_claim(self.conn, claim)?.sorted().iter() {
@@ -99,11 +85,10 @@ impl Session<'_> {
 
     /// The jobs that a claim holds, which should be `jobs`.
     pub(crate) fn heads_held(
-        &mut self,
+        &self,
         claim: i64,
         jobs: i64,
     ) -> Result<Vec<Result<Head, Broken>>, Fault> {
-        self.mark_all()?;
         let heads = self.heads_in(&runs_of_claim(self.conn, claim)?, claim)?;
         if heads.len() as u64 == jobs.unsigned_abs() {
             return Ok(heads);

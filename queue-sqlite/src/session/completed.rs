@@ -1,5 +1,4 @@
-//! Completed jobs whose end changes nothing about a key: those of one claim that end alike are
-//! written together.
+//! Completed jobs without a key: those of one claim that end alike are written together.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,23 +9,21 @@ use rusqlite::params;
 
 use super::{Holding, Part, Plain, Runs, Session};
 use crate::errors::Fault;
-use crate::rows::{ms, seconds, state_number};
+use crate::rows::{ms, seconds};
 
-/// Of the jobs of a run, those that a claim holds and of which nothing is kept. The rows of jobs
-/// that it has not marked name no claim.
+/// Of the jobs of a run, those that a claim holds and of which nothing is kept.
 pub(crate) const DELETE_FLEETING: &str = "DELETE FROM job WHERE job BETWEEN ?1 AND ?2 \
-     AND claim IS ?3 AND state = ?4 AND keep_completed_s = 0 \
-     AND (holds_key = 0 OR hold_ms IS NULL)";
+     AND claim = ?3 AND state = 4 AND keep_completed_s = 0 AND holds_key = 0";
 /// The same for those that are kept for a time. How long each took stands in a text, in so many
 /// digits each. If a row breaks a rule, the call fails and is undone as a whole, as a claim is.
 pub(crate) const UPDATE_COMPLETED: &str = "UPDATE OR FAIL job SET state = 5, position = NULL, \
      claim = NULL, cancel_requested = 0, settled_by = ?4, shelf = ?5, finished_ms = ?6, \
      expiry_ms = ?7, elapsed_ms = CAST(substr(?8, (job - ?1) * ?9 + 1, ?9) AS INTEGER) \
-     WHERE job BETWEEN ?1 AND ?2 AND claim IS ?3 AND state = ?13 AND keep_completed_s = ?10 \
-     AND (holds_key = 0 OR hold_ms IS NULL) AND lane BETWEEN ?11 AND ?12";
+     WHERE job BETWEEN ?1 AND ?2 AND claim = ?3 AND state = 4 AND keep_completed_s = ?10 \
+     AND holds_key = 0 AND lane BETWEEN ?11 AND ?12";
 
-/// Jobs that complete in one call and have no key, or keep it as long as they are kept. They have left
-/// their limit keys; all else is written and counted at the end of the call.
+/// Jobs that complete in one call and have no key. They have left their limit keys; all else is
+/// written and counted at the end of the call.
 #[derive(Debug, Default)]
 pub(crate) struct Completed {
     /// Their rowids, and how many milliseconds each took.
@@ -112,11 +109,10 @@ impl Completed {
 
 impl Session<'_> {
     /// Drops jobs that a claim held, that are counted nowhere any more.
-    fn drop_fleeting(&mut self, claim: i64, jobs: &Runs) -> Result<(), Fault> {
-        let (holder, state) = self.let_end(claim, jobs)?;
+    fn drop_fleeting(&self, claim: i64, jobs: &Runs) -> Result<(), Fault> {
         let mut delete = self.conn.prepare_cached(DELETE_FLEETING)?;
         for (first, last) in jobs.iter() {
-            let dropped = delete.execute((first, last, holder, state))?;
+            let dropped = delete.execute((first, last, claim))?;
             if dropped as u64 != first.abs_diff(last).saturating_add(1) {
                 return Err(Fault::Misremembered);
             }
@@ -124,19 +120,10 @@ impl Session<'_> {
         self.drop_parts(jobs)
     }
 
-    /// What the rows of jobs that leave a claim say of their holder and their state.
-    fn let_end(&mut self, claim: i64, jobs: &Runs) -> Result<(Option<i64>, i64), Fault> {
-        let is_unmarked = self.unmarked.take(claim, jobs)?;
-        let state = if is_unmarked { JobState::Ready } else { JobState::Running };
-        Ok(((!is_unmarked).then_some(claim), state_number(state)))
-    }
-
     /// Moves jobs onto their shelf, which counts them already.
     fn shelve_completed(&mut self, shelved: Shelved) -> Result<(), Fault> {
         let Shelved { of, shelf, lanes, mut jobs } = shelved;
         jobs.sort_unstable();
-        let rowids: Runs = jobs.iter().map(|(job, _)| *job).collect();
-        let (holder, state) = self.let_end(of.claim, &rowids)?;
         let mut update = self.conn.prepare_cached(UPDATE_COMPLETED)?;
         for run in jobs.chunk_by(|(one, _), (next, _)| one.checked_add(1) == Some(*next)) {
             let [(first, _), ..] = run else { continue };
@@ -144,7 +131,7 @@ impl Session<'_> {
             let written = update.execute(params![
                 first,
                 run.last().map(|(last, _)| last),
-                holder,
+                of.claim,
                 of.token.as_bytes(),
                 shelf,
                 ms(self.now),
@@ -154,7 +141,6 @@ impl Session<'_> {
                 seconds(of.keep),
                 lanes.0,
                 lanes.1,
-                state,
             ])?;
             if written != run.len() {
                 return Err(Fault::Misremembered);

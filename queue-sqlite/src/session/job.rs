@@ -33,11 +33,11 @@ pub(crate) enum Running {
 }
 
 impl Running {
-    /// The job, if this claim holds it and its completion changes nothing about a key.
+    /// The job, if this claim holds it and it has no key.
     pub(crate) fn plain_of(&self, id: JobId, claim: i64) -> Option<Plain> {
         let (job, lane, keep, holder) = match self {
             Self::Fleeting { job, lane, claim } => (*job, *lane, Duration::ZERO, *claim),
-            Self::Kept(head) if !head.holds_key || head.hold == Hold::Kept => {
+            Self::Kept(head) if !head.holds_key => {
                 (head.job, head.lane, head.retention.completed, head.claim?)
             }
             Self::Kept(_) => return None,
@@ -50,7 +50,7 @@ pub(crate) const SELECT_HEAD: &str =
     concat!("SELECT ", head_columns!(), " FROM job WHERE job.job = ?1");
 /// Of the jobs of a run, those that a claim holds; first of all, whether it is fleeting.
 pub(crate) const SELECT_RUNNING_HELD: &str = concat!(
-    "SELECT keep_completed_s = 0 AND (holds_key = 0 OR hold_ms IS NULL), id, ",
+    "SELECT keep_completed_s = 0 AND holds_key = 0, id, ",
     running_columns!(),
     " FROM job WHERE job BETWEEN ?1 AND ?2 AND claim = ?3 AND state = 4"
 );
@@ -100,7 +100,6 @@ impl Session<'_> {
     /// The head of a job. One that cannot be read is put aside first, so what is not quarantined
     /// can be moved.
     pub(crate) fn head(&mut self, id: JobId) -> Result<Option<Head>, Fault> {
-        self.mark_all()?;
         if !self.careful {
             let mut select = self.conn.prepare_cached(SELECT_RUNNING_BY_ID)?;
             let found = select.query_row([id.as_bytes()], |row| Raw::read_running(row, 0, id));
@@ -132,7 +131,6 @@ impl Session<'_> {
         found: &mut HashMap<JobId, Running>,
     ) -> Result<(), Fault> {
         const FIRST: usize = 2;
-        self.mark_all()?;
         let mut select = self.conn.prepare_cached(SELECT_RUNNING_HELD)?;
         for (first, last) in runs.sorted().iter() {
             let mut rows = select.query((first, last, claim))?;
@@ -170,7 +168,6 @@ impl Session<'_> {
     /// The job that an idempotency key leads to. The hold of a completed job may be over before
     /// maintenance has freed its key, which is done here then.
     pub(crate) fn key_holder(&mut self, key: &str) -> Result<Option<Head>, Fault> {
-        self.mark_all()?;
         let mut select = self.conn.prepare_cached(SELECT_HEAD_BY_KEY)?;
         let Some(found) = select.query_row([key], Head::read).optional()? else {
             return Ok(None);

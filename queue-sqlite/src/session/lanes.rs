@@ -61,7 +61,7 @@ pub(crate) const SELECT_READY_LANES: &str = concat!(
      AND job.state = 3))"
 );
 pub(crate) const COUNT_READY: &str =
-    "SELECT count(*) FROM job WHERE lane = ?1 AND position >= ?2 AND state = 3";
+    "SELECT count(*) FROM job WHERE lane = ?1 AND position IS NOT NULL AND state = 3";
 pub(crate) const INSERT_LANE: &str = "INSERT INTO lane (queue, kind, limits, priority, turn, head, tail, \
      scheduled, retrying, ready, running, completed, dead, cancelled, quarantined) \
      VALUES (?1, ?2, ?3, ?4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)";
@@ -248,7 +248,7 @@ impl<'c> Lanes<'c> {
                 // A wrong count, which an audit finds, must not keep its jobs from running.
                 let mut count = self.conn.prepare_cached(COUNT_READY)?;
                 lane.jobs[count_index(JobState::Ready)] =
-                    count.query_row([lane.lane, lane.head], |row| row.get(0))?;
+                    count.query_row([lane.lane], |row| row.get(0))?;
                 (lane.changed, lane.kept) = (true, true);
             }
             self.names.insert(lane.name.clone(), lane.lane);
@@ -381,10 +381,6 @@ impl Session<'_> {
 
     /// Counts a job that becomes ready and answers its position in the lane.
     pub(crate) fn push(&mut self, lane: i64, end: End) -> Result<i64, Fault> {
-        if end == End::Head {
-            // Jobs whose rows say wrongly that they are ready stand before the head.
-            self.mark_all()?;
-        }
         self.count_ready(lane)?;
         Ok(self.lanes.load(lane)?.give_place(end))
     }

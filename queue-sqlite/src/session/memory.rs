@@ -8,9 +8,9 @@ use queue_core::{ClaimToken, JobId};
 /// The most jobs that are remembered (about 3 MiB).
 const JOBS_MAX: usize = 64 * 1024;
 
-/// Of claims that this process has made, the jobs that can complete without being read again. Only
-/// a hint, since the claims may have lost them and transactions may have been undone: whoever ends
-/// such jobs counts what the claim still held.
+/// Of claims that this process has made, the jobs without a key: these can complete without being
+/// read again. Only a hint, since the claims may have lost them and transactions may have been
+/// undone: whoever ends such jobs counts what the claim still held.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     claims: HashMap<ClaimToken, Vec<Plain>>,
@@ -18,8 +18,7 @@ pub(crate) struct Memory {
     jobs: usize,
 }
 
-/// A running job that has no key, or keeps it as long as it is kept, as far as its completion wants
-/// to know.
+/// A running job without a key, as far as its completion wants to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Plain {
     pub(crate) id: JobId,

@@ -68,42 +68,6 @@ impl Runs {
         self.0.is_empty()
     }
 
-    /// How many rowids these are.
-    pub(crate) fn len(&self) -> i64 {
-        let of_run = |(first, last): (i64, i64)| last.saturating_sub(first).saturating_add(1);
-        self.iter().map(of_run).fold(0, i64::saturating_add)
-    }
-
-    /// Whether both have a rowid. Both are in order.
-    pub(crate) fn meets(&self, other: &Self) -> bool {
-        let mut others = other.iter().peekable();
-        self.iter().any(|(first, last)| {
-            while others.next_if(|(_, to)| *to < first).is_some() {}
-            others.peek().is_some_and(|(from, _)| *from <= last)
-        })
-    }
-
-    /// These without `gone`; `None` if it has others. Both are in order.
-    pub(crate) fn without(&self, gone: &Self) -> Option<Self> {
-        let mut left = Self::default();
-        let mut gone = gone.iter().peekable();
-        for (mut first, last) in self.iter() {
-            while let Some((from, to)) = gone.next_if(|(from, _)| *from <= last) {
-                if from < first || to > last {
-                    return None;
-                }
-                if from > first {
-                    left.0.push((first, from - 1));
-                }
-                first = to.checked_add(1)?;
-            }
-            if first <= last {
-                left.0.push((first, last));
-            }
-        }
-        gone.next().is_none().then_some(left)
-    }
-
     /// The same rowids in their own order, in which more of them may be neighbours.
     pub(crate) fn sorted(&self) -> Self {
         let mut runs = self.0.clone();
@@ -149,32 +113,6 @@ mod tests {
         assert_eq!(numbers, [(0, 7), (3, 3), (4, -1), (6, i64::MAX)]);
         let lanes: Runs = [1, 3, 5, 2, 4, 9].into_iter().collect();
         assert_eq!((lanes.text(), lanes.sorted().text()), ("1 3 5 2 4 9".into(), "1+4 9".into()));
-    }
-
-    #[test]
-    fn runs_lose_what_they_have() {
-        let of = |text: &str| Runs::parse(text).unwrap();
-        let runs = of("1+9 20 30+4");
-        assert_eq!(runs.len(), 16);
-        let cases = [
-            ("1", "2+8 20 30+4"),
-            ("10 20", "1+8 30+4"),
-            ("3 5+1 32", "1+1 4 7+3 20 30+1 33+1"),
-            ("1+9 30+4", "20"),
-        ];
-        for (gone, left) in cases {
-            assert_eq!(runs.without(&of(gone)).unwrap().text(), left, "{gone}");
-        }
-        assert_eq!(runs.without(&runs), Some(Runs::default()));
-        assert_eq!(runs.without(&Runs::default()), Some(runs.clone()));
-        for (other, meets) in [("0", false), ("11 21+8", false), ("35", false), ("10+1", true)] {
-            assert_eq!(runs.without(&of(other)), None, "{other}");
-            assert_eq!((runs.meets(&of(other)), of(other).meets(&runs)), (meets, meets), "{other}");
-        }
-        for other in ["19+1", "20+1", "1+9 11", "0 1", "15 34"] {
-            assert_eq!(runs.without(&of(other)), None, "{other}");
-            assert!(runs.meets(&of(other)) && of(other).meets(&runs), "{other}");
-        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ const QUEUES_MAX: usize = 32;
 /// The longest text that the table allows.
 const TEXT_MAX_BYTES: usize = 3500;
 
-/// The column `lately` of the table `store`.
+/// The column `starts` of the table `store`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Starts(String);
 

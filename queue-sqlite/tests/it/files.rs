@@ -27,7 +27,7 @@ fn a_new_file_has_the_settings_that_the_promises_need() {
     let number = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap();
     assert_eq!(number("page_size"), 4096);
     assert_eq!(number("auto_vacuum"), 2);
-    assert_eq!(number("user_version"), 3);
+    assert_eq!(number("user_version"), 2);
     assert_eq!(number("application_id"), 0x6a6f_6271);
     let mode: String = conn.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
     assert_eq!(mode, "wal");
@@ -195,26 +195,14 @@ async fn a_file_that_was_deleted_takes_nothing_in_any_more() {
     assert_eq!(std::fs::read(&path).unwrap(), b"");
 }
 
-/// One that opened the file before somebody else brought it up to date.
-#[test]
-fn a_program_of_version_2_writes_no_more() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("queue.db");
-    drop(open(&path));
-    let begins_with = "SELECT clock_ms, turn, fence, duplicates, queue_limits, starts FROM store";
-    let conn = beside(&path);
-    let refused = conn.prepare(begins_with).map(drop).unwrap_err();
-    assert!(refused.to_string().contains("no such column"), "{refused}");
-}
-
 #[test]
 fn a_file_of_a_newer_version_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("queue.db");
     drop(open(&path));
-    beside(&path).execute_batch("PRAGMA user_version = 4").unwrap();
+    beside(&path).execute_batch("PRAGMA user_version = 3").unwrap();
     let why = refusal(&path);
-    assert!(why.contains("version 4") && why.contains("update this program"), "{why}");
+    assert!(why.contains("version 3") && why.contains("update this program"), "{why}");
 }
 
 #[test]

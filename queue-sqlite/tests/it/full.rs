@@ -42,7 +42,7 @@ async fn a_full_store_refuses_jobs_but_lets_workers_finish() {
     }
     let kept = settle.settlements.split_off(taken_in / 2);
     backend.settle(&settle).await.unwrap();
-    let update = "UPDATE job SET keep_completed_s = 60 WHERE state <= 4";
+    let update = "UPDATE job SET keep_completed_s = 60 WHERE state = 4";
     beside(backend.path()).execute(update, []).unwrap();
     settle.settlements = kept;
     backend.settle(&settle).await.unwrap();

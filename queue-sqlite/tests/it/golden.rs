@@ -1,5 +1,5 @@
-//! The stored format, written down: this program writes the rows of version 3, and reads those and
-//! the ones of versions 1 and 2. Whoever has to change something here needs a migration.
+//! The stored format, written down: this program writes the rows of version 2, and reads those and
+//! the ones of version 1. Whoever has to change something here needs a migration.
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,16 +17,12 @@ use crate::support::{STORED, assert_sound, beside, completion, job, open, reques
 const START: Timestamp = Timestamp::from_ms(4_102_444_800_000);
 
 /// All rows of the store of [`write_all`].
-const GOLDEN: &str = include_str!("golden_3.sql");
-/// The rows that older versions wrote there, without the last job, and what made their tables.
+const GOLDEN: &str = include_str!("golden_2.sql");
+/// The rows that version 1 wrote there, and its tables.
 const GOLDEN_1: &str = include_str!("golden_1.sql");
-const GOLDEN_2: &str = include_str!("golden_2.sql");
-const TABLES: [&str; 2] = [
-    include_str!("../../migrations/0001_jobs.sql"),
-    include_str!("../../migrations/0002_fewer_writes.sql"),
-];
+const TABLES_1: &str = include_str!("../../migrations/0001_jobs.sql");
 
-const TABLE_NAMES: [&str; 16] = [
+const TABLES: [&str; 16] = [
     "store",
     "lane",
     "claim",
@@ -57,7 +53,7 @@ fn refused() -> JobError {
 fn rows(path: &Path) -> String {
     let conn = beside(path);
     let mut text = String::new();
-    for table in TABLE_NAMES {
+    for table in TABLES {
         let columns = format!(
             "SELECT group_concat('quote(' || name || ')', ' || '', '' || ') \
              FROM pragma_table_info('{table}')"
@@ -116,7 +112,6 @@ async fn write_all(path: &Path) {
     backend.claim(&request(1)).await.unwrap();
     backend.set_paused(&"idle".parse().unwrap(), true).await.unwrap();
     write_limits(&backend).await;
-    write_unmarked(&backend).await;
     backend.close().await;
 }
 
@@ -155,17 +150,8 @@ async fn write_limits(backend: &SqliteBackend) {
     backend.announce(&worker(), Duration::from_secs(45)).await.unwrap();
 }
 
-/// Job 9, which runs although its row does not say so.
-async fn write_unmarked(backend: &SqliteBackend) {
-    let queue = QueueName::new("alone").unwrap();
-    backend.enqueue(&[job("g").id(id(9)).queue(queue.clone())], STORED).await.unwrap();
-    let token = ClaimToken::from_bytes([9; 16]);
-    let claim = ClaimRequest { token, queues: vec![queue], ..request(1) };
-    assert_eq!(backend.claim(&claim).await.unwrap().leases.len(), 1);
-}
-
 #[tokio::test]
-async fn version_3_is_written_as_it_was() {
+async fn version_2_is_written_as_it_was() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("queue.db");
     write_all(&path).await;
@@ -175,44 +161,29 @@ async fn version_3_is_written_as_it_was() {
 }
 
 #[tokio::test]
-async fn version_3_is_read_as_it_was() {
+async fn version_2_is_read_as_it_was() {
     let directory = tempfile::tempdir().unwrap();
     let backend = open(&directory.path().join("queue.db"));
     let conn = beside(backend.path());
     conn.execute_batch("DELETE FROM store").unwrap();
     conn.execute_batch(GOLDEN).unwrap();
     assert_golden(&backend).await;
-    let unmarked = backend.get(&[id(9)]).await.unwrap().remove(0).unwrap();
-    let until = Some(START.after(Duration::from_secs(30)));
-    assert_eq!((unmarked.state, unmarked.lease_until), (JobState::Running, until));
 }
 
-/// A file of an older version with these rows.
-fn older(path: &Path, version: usize, rows: &str) {
+/// A file of version 1 with these rows.
+fn version_1(path: &Path, rows: &str) {
     let conn = beside(path);
     conn.execute_batch("PRAGMA auto_vacuum = incremental").unwrap();
-    for tables in &TABLES[..version] {
-        conn.execute_batch(tables).unwrap();
-    }
+    conn.execute_batch(TABLES_1).unwrap();
     conn.execute_batch(rows).unwrap();
-    let mark = format!("PRAGMA user_version = {version}; PRAGMA application_id = 0x6a6f6271");
-    conn.execute_batch(&mark).unwrap();
+    conn.execute_batch("PRAGMA user_version = 1; PRAGMA application_id = 0x6a6f6271").unwrap();
 }
 
 #[tokio::test]
-async fn a_file_of_version_1_becomes_one_of_version_3() {
-    becomes_one_of_version_3(1, GOLDEN_1).await;
-}
-
-#[tokio::test]
-async fn a_file_of_version_2_becomes_one_of_version_3() {
-    becomes_one_of_version_3(2, GOLDEN_2).await;
-}
-
-async fn becomes_one_of_version_3(version: usize, rows_before: &str) {
+async fn a_file_of_version_1_becomes_one_of_version_2() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("queue.db");
-    older(&path, version, rows_before);
+    version_1(&path, GOLDEN_1);
     let backend = open(&path);
     assert_golden(&backend).await;
     // What runs can be claimed again and ends, and what is ready starts.
@@ -224,8 +195,7 @@ async fn becomes_one_of_version_3(version: usize, rows_before: &str) {
     let claim = backend.claim(&request(10)).await.unwrap();
     assert_eq!(claim.leases.iter().map(|lease| lease.spec.id).collect::<Vec<_>>(), [id(9)]);
     assert_sound(&backend).await;
-    let bodies = rows_before.matches("INSERT INTO body").count();
-    assert_eq!(rows(&path).matches("INSERT INTO body").count(), bodies);
+    assert_eq!(rows(&path).matches("INSERT INTO body").count(), 8);
 }
 
 /// Nobody could open the file else.
@@ -236,7 +206,7 @@ async fn damaged_jobs_do_not_keep_a_file_of_version_1_from_being_opened() {
     let damage = "PRAGMA ignore_check_constraints = 1; \
          UPDATE job SET state = 9, settled_by = x'00' WHERE job = 2; \
          UPDATE claim SET claim = 7 WHERE claim = 1;";
-    older(&path, 1, &format!("{GOLDEN_1}{damage}"));
+    version_1(&path, &format!("{GOLDEN_1}{damage}"));
     let backend = open(&path);
     assert!(backend.get(&[id(2)]).await.is_err());
     assert_eq!(backend.get(&[id(2), id(3)]).await.unwrap()[1].as_ref().unwrap().failures, 1);

@@ -95,7 +95,7 @@ async fn tenants_that_are_gone_leave_no_rows() {
     for table in tables {
         assert_eq!(rows(&backend, table), 0, "{table}");
     }
-    let starts = beside(backend.path()).query_row("SELECT lately FROM store", [], |row| row.get(0));
+    let starts = beside(backend.path()).query_row("SELECT starts FROM store", [], |row| row.get(0));
     assert_eq!(starts, Ok(String::new()));
 }
 

@@ -17,7 +17,6 @@ mod processes;
 mod repair;
 mod support;
 mod tokens;
-mod unmarked;
 mod waking;
 
 queue_core::conformance!(crate::support::SqliteHarness::new());
