@@ -4,8 +4,8 @@
 use queue_core::Namespace;
 
 /// The keys with fixed names, in the order of the scripts' `KEYS`. Those of the hot path declare the
-/// first one only, and name the others themselves, as all do with lanes: each key that a call names costs
-/// the server a hundredth of a short call.
+/// first one and a key that is never there (scripts.rs), and name the others themselves, as all do with
+/// lanes: each key that a call names costs the server a hundredth of a short call.
 pub(crate) const FIXED: [&str; 21] = [
     "meta", "jobs", "due", "idem", "body", "live", "fin", "run", "claims", "leases", "ages", "bad",
     "whence", "limited", "reopen", "att", "history", "result", "cancel", "log", "limits",

@@ -36,7 +36,7 @@ impl Source {
             return cmd;
         }
         cmd.arg(self.declares);
-        for key in keys.fixed() {
+        for key in keys.fixed().iter().take(self.declares) {
             cmd.arg(key);
         }
         cmd
