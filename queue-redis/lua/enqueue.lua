@@ -106,8 +106,8 @@ local state_of = {} -- id → state, of jobs of this call, and of others once th
 -- The states of the jobs that may give way: those to be replaced, and those whose hold is over.
 local asked = {}
 for _, id in pairs(holders) do
-  local class = records[id] and class_of(records[id], 0)
-  if class and (replaces or class.at_least and hold_end_ms(records[id], 0, class) <= now) then
+  local class = records[id] and class_of(records[id])
+  if class and (replaces or class.at_least and hold_end_ms(records[id], class) <= now) then
     asked[#asked + 1] = id
   end
 end
@@ -126,8 +126,8 @@ end
 -- that differ, perhaps in their options alone, are cut to the payload.
 local function is_same_work(id, i)
   local a, b = records[id], record_of(i)
-  local class_a, from_a = class_of(a, 0)
-  local class_b, from_b = class_of(b, 0)
+  local class_a, from_a = class_of(a)
+  local class_b, from_b = class_of(b)
   if not class_a or not class_b or byte(a, 20) ~= byte(b, 20) then return false end
   local kind_a, kind_b = class_a.pair:match('/(.*)'), class_b.pair:match('/(.*)')
   local length = payload_bytes(a)
@@ -146,11 +146,11 @@ local written, written_bodies, keyed = {}, {}, {}
 local function holder_of(key)
   local id = key and holders[key]
   local record = id and records[id]
-  local class = record and class_of(record, 0)
-  if not class or key_of(record, 0, class) ~= key then return nil end
+  local class = record and class_of(record)
+  if not class or key_of(record, class) ~= key then return nil end
   local is_over = state_of[id] == COMPLETED
     and class.at_least
-    and hold_end_ms(record, 0, class) <= now
+    and hold_end_ms(record, class) <= now
   if not is_over then return id, class end
 end
 
@@ -185,7 +185,7 @@ local function give_way(id, class)
     tally(class.pair .. '/scheduled', -1)
   end
   local record = records[id]
-  local is_kept = finish(id, record, 0, class, CANCELLED, 0)
+  local is_kept = finish(id, record, class, CANCELLED, 0)
   freed_keys[#freed_keys], freed_owners[#freed_owners] = nil, nil -- the new job has it at once
   state_of[id] = CANCELLED
   if is_kept then return end
