@@ -84,7 +84,7 @@ pub struct Lease {
     /// A number that is greater than that of every earlier lease of the store, for downstream
     /// systems that can refuse writes with an older one.
     pub fence: u64,
-    /// When the store took the job in.
+    /// When the store took the job in, as in [`JobRecord`](crate::JobRecord).
     pub enqueued_at: Timestamp,
     /// Since when the job could run.
     pub due_at: Timestamp,
