@@ -265,8 +265,7 @@ local function claim_plain()
     if of_queue[1] and not serve(of_queue) then return nil end
   end
 
-  local reply = { now, now, 0, 0, -1, 0, '', '', '', '', false, false, {}, false }
-  local runs = {}
+  local runs, records = {}, {}
 
   -- Where the head of a record ends, and what of it follows its times if other jobs of its lane may
   -- have the same; nothing if it is not plain. RUN has that behind the token and the version.
@@ -290,7 +289,8 @@ local function claim_plain()
 
   -- Meets the records of what was taken; answers whether they are plain.
   local function meet_records()
-    local found = call('HMGET', JOBS, unpack(ids))
+    records = call('HMGET', JOBS, unpack(ids))
+    runs = { unpack(records) } -- has room for half of it
     local lengths = {}
     for n = 1, #parts, 3 do
       local lane = parts[n]
@@ -305,7 +305,7 @@ local function claim_plain()
       local expected = text and text .. tail
       local common_run = expected and holder .. expected .. view.added
       for i = parts[n + 1], parts[n + 2] do
-        local record = found[i]
+        local record = records[i]
         if not record then return false end
         local run = common_run
         if not expected or byte(record) ~= version or find(record, expected, 18, true) ~= 18 then
@@ -316,7 +316,6 @@ local function claim_plain()
             view.texts[variant], expected, common_run = common, common .. tail, run
           end
         end
-        reply[14 + i] = record
         runs[2 * i - 1], runs[2 * i] = ids[i], run
       end
     end
@@ -350,7 +349,7 @@ local function claim_plain()
 
   -- What is counted, and who is woken.
   local sums, zeros, started = {}, {}, {} -- field, number, …; fields; queue → jobs
-  local to_wake, to_calm = {}, {}
+  local to_wake, to_calm, shut = {}, {}, {}
   for i, view in ipairs(views) do
     local left = view.ready - view.taken
     if view.taken > 0 then
@@ -378,8 +377,8 @@ local function claim_plain()
       end
       if not is_left and view.is_part then return nil end
       if view.shut then
-        table.insert(reply[13], view.pair)
-        table.insert(reply[13], view.shut)
+        table.insert(shut, view.pair)
+        table.insert(shut, view.shut)
       end
     end
     if view.is_counted then
@@ -484,15 +483,15 @@ local function claim_plain()
     end
   end
 
+  local first_fence, all = 0, ''
   if count > 0 then
     -- The first write: it may still fail if RUN has a wrong type.
     if count > 16 and #runs[2] <= 64 then widen(RUN) end
     call('HSET', RUN, unpack(runs))
-    reply[3] = max(fence + 1, min(now * 1000, 2 ^ 53 - 2 ^ 40))
-    fence, turn = reply[3] + count - 1, new_turn
-    local all = concat(ids)
-    reply[10] = all
-    local claim = pack('>BI6I8HB', 1, now, reply[3], count, #argv[2]) .. argv[2] .. all
+    first_fence = max(fence + 1, min(now * 1000, 2 ^ 53 - 2 ^ 40))
+    fence, turn = first_fence + count - 1, new_turn
+    all = concat(ids)
+    local claim = pack('>BI6I8HB', 1, now, first_fence, count, #argv[2]) .. argv[2] .. all
     call('HSET', CLAIMS, token, claim)
     call('ZADD', LEASES, format('%d', min(now + argv[4], TIME_MAX)), token)
     if #sums > 0 then call('HSET', COUNT, unpack(sums)) end
@@ -511,10 +510,11 @@ local function claim_plain()
   end
   for _, key in ipairs(to_calm) do try('DEL', key) end
   save_meta()
-  reply[4], reply[6], reply[7] = missing == 0 and 1 or 0, maintain and 1 or 0, epoch
-  if next_ms <= TIME_MAX then reply[5] = max(next_ms - now, 0) end
-  reply[11], reply[13] = atts[1] and atts or false, reply[13][1] and reply[13] or false
-  return reply
+  return {
+    now, now, first_fence, missing == 0 and 1 or 0, next_ms <= TIME_MAX and max(next_ms - now, 0) or -1,
+    maintain and 1 or 0, epoch, '', '', all, atts[1] and atts or false, false, shut[1] and shut or false,
+    false, unpack(records),
+  }
 end
 
 local reply = claim_plain()

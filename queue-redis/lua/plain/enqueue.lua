@@ -4,7 +4,9 @@
 -- same.
 --
 -- Jobs of many tenants have a lane each. A table or a function for each of them would cost more than
--- the jobs, so what is known of a group of jobs is in lists side by side, at the group's number.
+-- the jobs, so what is known of a group of jobs is in lists side by side, at the group's number. A list
+-- that grows is made anew with each doubling, which costs a job five hundred instructions: those with a
+-- place for each group or job are made of as many arguments, all of which are overwritten.
 
 local function enqueue_plain()
   local argv, format, byte, find = ARGV, string.format, byte, string.find
@@ -13,45 +15,54 @@ local function enqueue_plain()
   local run_bytes, carriers = argv[2], argv[3]
   if stale > 0 or #run_bytes > 4 * CHUNK then return nil end
 
-  -- The groups, each with its lane; those of a queue and kind have the number of its set.
+  -- The groups, each with its lane; those of a queue and kind have the number of its set. What those of
+  -- a family share is at its number, which is 1 for groups that are not in `family_of`.
   local at, group_count, has_keys = 4, 0, false
-  local lane_of, index_of, base_of, set_of, is_keyed = {}, {}, {}, {}, {}
+  local most = #run_bytes / 4 -- groups
+  local lane_of, index_of, family_of = { unpack(argv, 1, most) }, { unpack(argv, 1, most) }, {}
+  local base_of, set_of, is_keyed = {}, {}, {} -- by families
   local sets, queues, set_jobs, number_of = {}, {}, {}, {}
-  for _ = 1, tonumber(argv[1]) do
+  for family = 1, tonumber(argv[1]) do
     local queue, kind, priority, when, _, flags, size = unpack(argv, at, at + 6)
     if when ~= 'n' or not find(flags, '^[erp]l?$') then return nil end
-    local pair, base, keyed = queue .. '/' .. kind, priority * 2 ^ 48, #flags == 2
+    local pair, keyed = queue .. '/' .. kind, #flags == 2
     local set, head = number_of[pair], PREFIX .. 'lane:' .. pair .. '/'
     if not set then
       set = #sets + 1
       sets[set], queues[set], set_jobs[set], number_of[pair] = pair, queue, 0, set
     end
+    base_of[family], set_of[family], is_keyed[family] = priority * 2 ^ 48, set, keyed
     at, has_keys = at + 7, has_keys or keyed
-    for i = group_count + 1, group_count + size do
+    for group = group_count + 1, group_count + size do
       local index = priority
       if keyed then
         index = argv[at]
         at = at + 1
       end
-      lane_of[i], index_of[i], base_of[i], set_of[i], is_keyed[i] = head .. index, index, base, set, keyed
+      lane_of[group], index_of[group] = head .. index, index
+      if family > 1 then family_of[group] = family end
     end
     group_count = group_count + size
   end
   local keys_at, key_count = at - 1, #carriers / 2
   local ids_at = keys_at + key_count
 
-  -- The groups in the order of their first jobs; those of one are neighbours, or in a list.
+  -- Groups have their numbers in the order of their first jobs. Those of one are neighbours, or in a
+  -- list.
   local runs, count = { byte(run_bytes, 1, -1) }, 0
   for i = 3, #runs, 4 do count = count + runs[i] * 256 + runs[i + 1] end
   if count == 0 or count > CHUNK then return nil end
-  local met, first_of, last_of, list_of, written = {}, {}, {}, {}, {}
-  local nth = ids_at
+  local first_of, last_of, list_of = { unpack(argv, 1, most) }, { unpack(argv, 1, most) }, {}
+  local written = { unpack(argv, ids_at + 1, ids_at + 2 * count) }
+  local seen, nth = 0, ids_at
   for i = 1, #runs, 4 do
     local group, first = runs[i] * 256 + runs[i + 1], nth + 1
-    local last, set = nth + runs[i + 2] * 256 + runs[i + 3], set_of[group]
+    local last, set = nth + runs[i + 2] * 256 + runs[i + 3], set_of[family_of[group] or 1]
     set_jobs[set] = set_jobs[set] + last - nth
-    if not first_of[group] then
-      met[#met + 1], first_of[group], last_of[group] = group, first, last
+    if group > seen then
+      seen = seen + 1
+      if group ~= seen or group > group_count then return nil end
+      first_of[group], last_of[group] = first, last
     else
       local list = list_of[group] or { unpack(argv, first_of[group], last_of[group]) }
       for at_ = first, last do list[#list + 1] = argv[at_] end
@@ -78,9 +89,9 @@ local function enqueue_plain()
       -- Some may still be parked, and shown, when nothing is set or remembered any more.
       if not limited then return nil end
       local groups, asked, both = {}, {}, {}
-      for i = 1, #met do
-        local group = met[i]
-        if set_of[group] == set and is_keyed[group] then
+      for group = 1, seen do
+        local family = family_of[group] or 1
+        if set_of[family] == set and is_keyed[family] then
           groups[#groups + 1], asked[#asked + 1] = group, index_of[group]
         end
       end
@@ -106,11 +117,11 @@ local function enqueue_plain()
   if limited then
     if key_count > 0 and try('HLEN', LIMITED) ~= 0 then
       local asked, of = {}, {}
-      for i = 1, #met do
-        local group = met[i]
-        if is_keyed[group] and not waits[group] then
+      for group = 1, seen do
+        local family = family_of[group] or 1
+        if is_keyed[family] and not waits[group] then
           for key in string.gmatch(sub(index_of[group], 3), '[^,]+') do
-            asked[#asked + 1], of[#of + 1] = key, sets[set_of[group]]
+            asked[#asked + 1], of[#of + 1] = key, sets[set_of[family]]
           end
         end
       end
@@ -164,7 +175,7 @@ local function enqueue_plain()
     if not text then return nil end
     sums[2 * i - 1], sums[2 * i] = fields[i], text
   end
-  local key_sums, by_key = {}, { byte(carriers, 1, -1) }
+  local key_sums, by_key = { unpack(argv, 1, min(2 * key_count, ids_at)) }, { byte(carriers, 1, -1) }
   for first = 1, key_count, CHUNK do
     local have = call('HMGET', LIVE, unpack(argv, keys_at + first, min(keys_at + first + CHUNK - 1, ids_at)))
     for i = 1, #have do
@@ -176,18 +187,16 @@ local function enqueue_plain()
   end
 
   -- What may still fail is taken back: an id that comes twice, and a lane of a wrong type.
-  local is_new, old = {}, {} -- by groups; groups
+  local is_new, is_any_old = { unpack(argv, 1, most) }, false -- by groups
   local function take_back(pushed)
     call('HDEL', JOBS, unpack(argv, ids_at + 1, ids_at + count))
-    for i = pushed, 1, -1 do
-      local group = met[i]
+    for group = pushed, 1, -1 do
       local jobs = list_of[group] and #list_of[group] or last_of[group] - first_of[group] + 1
       call('LTRIM', lane_of[group], '0', format('%d', -jobs - 1))
     end
   end
   if call('HSET', JOBS, unpack(written)) ~= count then return take_back(0) end
-  for i = 1, #met do
-    local group = met[i]
+  for group = 1, seen do
     local first, last, list, pushed = first_of[group], last_of[group], list_of[group], nil
     if list then
       first, last = 1, #list
@@ -197,9 +206,9 @@ local function enqueue_plain()
     else
       pushed = try('RPUSH', lane_of[group], unpack(argv, first, last))
     end
-    if type(pushed) == 'table' then return take_back(i - 1) end
+    if type(pushed) == 'table' then return take_back(group - 1) end
     is_new[group] = pushed == last - first + 1
-    if not is_new[group] then old[#old + 1] = group end
+    is_any_old = is_any_old or not is_new[group]
   end
   call('HSET', COUNT, unpack(sums))
   if key_count > NAMES_FEW then widen(LIVE) end
@@ -208,40 +217,34 @@ local function enqueue_plain()
   end
 
   -- A lane that has jobs and no place, which is damage, is found out by a score that none has.
-  local checked = {} -- by sets
-  for i = 1, #old do
-    local group = old[i]
-    if not waits[group] then
-      local set = set_of[group]
-      local list = checked[set]
-      if not list then
-        list = {}
-        checked[set] = list
+  for set = 1, is_any_old and #sets or 0 do
+    local list, size = { unpack(argv, 1, 2 * most) }, 0
+    for group = 1, seen do
+      if not is_new[group] and not waits[group] and set_of[family_of[group] or 1] == set then
+        list[size + 1], list[size + 2] = NO_PLACE_TEXT, index_of[group]
+        size = size + 2
       end
-      local size = #list
-      list[size + 1], list[size + 2] = NO_PLACE_TEXT, index_of[group]
     end
-  end
-  for set, list in pairs(checked) do
     local lanes, added = PREFIX .. 'lanes:' .. sets[set], 0
-    for first = 1, #list, CHUNK do
-      local last = min(first + CHUNK - 1, #list)
-      added = added + call('ZADD', lanes, 'NX', unpack(list, first, last))
+    for first = 1, size, CHUNK do
+      added = added + call('ZADD', lanes, 'NX', unpack(list, first, min(first + CHUNK - 1, size)))
     end
-    for i = 1, added > 0 and #old or 0 do
-      local group = old[i]
-      if set_of[group] == set then
-        is_new[group] = tonumber(call('ZSCORE', lanes, index_of[group])) == NO_PLACE
+    for i = 2, added > 0 and size or 0, 2 do
+      local index = list[i]
+      for group = 1, seen do
+        if index_of[group] == index and set_of[family_of[group] or 1] == set then
+          is_new[group] = tonumber(call('ZSCORE', lanes, index)) == NO_PLACE
+        end
       end
     end
   end
 
   -- New lanes have their turns in the order of their first jobs.
   local is_met, places = {}, {} -- by sets
-  for i = 1, #met do
-    local group = met[i]
+  for group = 1, seen do
     if not waits[group] then
-      local set = set_of[group]
+      local family = family_of[group] or 1
+      local set = set_of[family]
       is_met[set] = true
       if is_new[group] then
         local list = places[set]
@@ -251,7 +254,7 @@ local function enqueue_plain()
         end
         local size = #list
         turn = turn + 1
-        list[size + 1], list[size + 2] = format('%d', base_of[group] + turn), index_of[group]
+        list[size + 1], list[size + 2] = format('%d', base_of[family] + turn), index_of[group]
       end
     end
   end
