@@ -16,7 +16,7 @@
 -- Paused queues are passed over. A lane that is found without room leaves the index for one of the
 -- keys that have none: no claim meets it again until that key has room.
 
-local LANES_MAX, BURIED_MAX, STALE_MAX, PROMOTED_MAX = 32, 500, 500, 500
+local LANES_MAX, BURIED_MAX, STALE_MAX, PROMOTED_MAX = 16, 500, 500, 500
 local PARKED_MAX = 128 -- lanes that one call parks
 local token, worker, most, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
@@ -84,7 +84,7 @@ if is_claim(packed) then
   local records = read('HMGET', JOBS, ids)
   local body_ids, numbers = {}, {}
   for i, record in ipairs(records) do
-    local class = record and class_of(record, 0)
+    local class = record and class_of(record)
     if class and class.apart then body_ids[#body_ids + 1], numbers[#numbers + 1] = ids[i], i end
   end
   local bodies = read_bodies(body_ids, numbers)
@@ -177,7 +177,7 @@ local function take(lane, kind, wanted)
       if halted then break end
       local record = #id == 16 and found[i]
       local class, head_bytes
-      if record then class, head_bytes = class_of(record, 0) end
+      if record then class, head_bytes = class_of(record) end
       if gone[i] and is_passed(lane, id, gone[i]) then
         skipped = skipped + 1
         if skipped >= STALE_MAX then halted = true end
@@ -196,7 +196,7 @@ local function take(lane, kind, wanted)
         elseif elsewhere[i] or loose and taken_ids[id] then
           skipped = skipped + 1
         elseif class.expires_ms <= now then
-          finish(id, record, 0, class, DEAD, EXPIRED)
+          finish(id, record, class, DEAD, EXPIRED)
           buried = buried + 1
           expired_of = expired_of or {}
           expired_of[class.pair] = (expired_of[class.pair] or 0) + 1
@@ -206,7 +206,7 @@ local function take(lane, kind, wanted)
           if loose then taken_ids[id] = true end
           local count = #ids + 1
           ids[count], records[count] = id, record
-          runs[2 * count - 1], runs[2 * count] = id, token .. sub(record, 1, head_bytes) .. added
+          runs[2 * count - 1], runs[2 * count] = id, token .. sub(record, 1, 1) .. sub(record, 18, head_bytes) .. added
           lane.started = lane.started + 1
           if class.apart then
             body_bytes = body_bytes + payload_bytes(record)
