@@ -78,7 +78,7 @@ macro_rules! scripts {
         $(#[$doc:meta])*
         $name:ident = $file:literal: $flags:literal $(declares $declares:literal)?
             $(reads $reads:literal)? $(short [$($short:literal)*])?
-            $(plain [$($plain:literal)*])? [$($part:literal)*];
+            $(plain [$($plain:literal)*])? [$($part:literal)*] $(then [$($rest:literal)*])?;
     )*) => {
         $(
             $(#[$doc])*
@@ -98,6 +98,7 @@ macro_rules! scripts {
                     include_str!("../lua/lib/base.lua"),
                     $(include_str!(concat!("../lua/lib/", $part, ".lua")),)*
                     include_str!(concat!("../lua/", $file, ".lua")),
+                    $($(include_str!(concat!("../lua/", $rest, ".lua")),)*)?
                     "end)()\n",
                 ), declared!($($declares)?))
             });
@@ -132,7 +133,8 @@ scripts! {
         short ["short/claim"]
         plain ["lib/class" "lib/waits" "plain/room" "plain/claim"]
         ["record" "shelf" "left" "claims" "wake" "lanes" "quarantine" "finish" "forget" "promote"
-         "limits" "look"];
+         "limits" "look"]
+        then ["claim/take" "claim/views" "claim/serve" "claim/save"];
     /// T5.
     renew = "renew": " flags=allow-oom" ["left" "claims"];
     /// T6–T10, T14.
