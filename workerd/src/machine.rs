@@ -7,8 +7,9 @@ use crate::executor::command::make_event_pipe;
 use crate::exit::{Exit, Failure};
 
 /// Open files per running program: its streams, both ends of them while it is started, both ends
-/// of the pipe of its events, its folder while that is looked at, and what waits for its end.
-const FILES_PER_JOB: u64 = 10;
+/// of the pipe of its events, its folder, what is in there while it is looked at, and what waits
+/// for its end.
+const FILES_PER_JOB: u64 = 11;
 /// Open files for everything else: the store, HTTP, the runtime.
 const FILES_BESIDE: u64 = 256;
 

@@ -27,13 +27,17 @@ const LONG: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// How long the outcome of a short attempt may wait for others.
-pub(super) const HOLD: Duration = Duration::from_millis(2);
+pub(super) const HOLD: Duration = Duration::from_millis(4);
 
 /// A worker with more slots makes calls with many jobs anyway.
 const SLOTS_MAX: usize = 32;
 
-/// The most jobs that wait.
+/// The most jobs that wait, in all and for each slot.
 const JOBS_MAX: usize = 16;
+const JOBS_PER_SLOT_MAX: usize = 4;
+
+/// The most work that waits for a slot: another worker might have begun it at once.
+const WORK_MAX: Duration = Duration::from_millis(10);
 
 /// What was claimed and has no slot yet.
 pub(super) struct Ahead {
@@ -77,8 +81,12 @@ impl Ahead {
 
     /// How many may wait beside so many slots.
     fn depth(&self, slots: usize) -> usize {
-        let is_of_use = self.mean < SHORT && slots <= SLOTS_MAX;
-        if is_of_use { (2 * slots).min(JOBS_MAX) } else { 0 }
+        if self.mean >= SHORT || slots > SLOTS_MAX {
+            return 0;
+        }
+        let per_slot = WORK_MAX.as_nanos() / self.mean.as_nanos().max(1);
+        let per_slot = per_slot.min(JOBS_PER_SLOT_MAX as u128) as usize;
+        (per_slot * slots).min(JOBS_MAX)
     }
 
     /// How many more may be claimed now.
@@ -87,9 +95,9 @@ impl Ahead {
         if is_backlog { self.depth(slots).saturating_sub(self.jobs.len()) } else { 0 }
     }
 
-    /// Whether there are enough for the time of another call.
+    /// Whether there are enough for the time of another call, that of a short attempt or so.
     pub(super) fn is_well_filled(&self, slots: usize) -> bool {
-        2 * self.jobs.len() > self.depth(slots)
+        self.jobs.len() > slots.min(self.depth(slots) / 2)
     }
 
     /// Takes the first job whose kind `has_room`.

@@ -95,11 +95,13 @@ pub(super) async fn run(
     }
     let End { status, is_clean } =
         end.map_err(|e| Fail::retry(format!("cannot learn the exit status: {e}")))?;
+    let is_as_new = is_clean && folder.is_untouched();
+    let file = (!is_as_new).then_some(&*folder.result);
     let result = match result::failure(command, status, &pipes) {
         Some(fail) => Err(fail),
-        None => result::result(command, &folder.result, pipes).await,
+        None => result::result(command, file, pipes).await,
     };
-    if is_clean {
+    if is_as_new {
         folders.give_back(folder);
     }
     result

@@ -36,8 +36,12 @@ impl Ended {
     /// # Cancel safety
     /// Safe to drop and call again.
     pub(super) async fn wait(&mut self) {
-        // Looked at after the news were asked for: no end is missed.
-        while !self.is_ended() {
+        // An end that came before is news of the program itself; that of all children may be over.
+        let looks_first = matches!(self.news, News::Children(_));
+        if self.is_ended || looks_first && self.is_ended() {
+            return;
+        }
+        loop {
             let is_alive = match &mut self.news {
                 #[cfg(target_os = "linux")]
                 News::Program(program) => {
@@ -45,7 +49,7 @@ impl Ended {
                 }
                 News::Children(signal) => signal.recv().await.is_some(),
             };
-            if !is_alive {
+            if !is_alive || self.is_ended() {
                 return;
             }
         }

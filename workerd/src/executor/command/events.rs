@@ -10,6 +10,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::buffer::spare_capacity;
 use rustix::io::{read, retry_on_intr};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::{self, Receiver};
@@ -17,7 +18,7 @@ use tokio::net::unix::pipe::{self, Receiver};
 use super::listener::{Lines, Listener, tell_event};
 
 /// How much is read at once.
-const READ_BYTES: usize = 4 * 1024;
+const READ_BYTES: usize = 1024;
 
 /// The most that is read once the program has ended: what fits into a pipe, as large as any user
 /// may make it.
@@ -77,11 +78,12 @@ impl<'a> Events<'a> {
     pub(super) async fn serve(&mut self) -> std::convert::Infallible {
         let Self { ends, lines, listener, retry_after } = self;
         if let Some(ends) = ends {
-            let mut buffer = [0; READ_BYTES];
-            while let Ok(count @ 1..) = ends.receiver.read(&mut buffer).await {
-                lines.feed(&buffer[..count], |line| {
+            let mut buffer = Vec::with_capacity(READ_BYTES);
+            while let Ok(1..) = ends.receiver.read_buf(&mut buffer).await {
+                lines.feed(&buffer, |line| {
                     *retry_after = tell_event(line, *listener).or(*retry_after);
                 });
+                buffer.clear();
             }
         }
         std::future::pending().await
@@ -93,15 +95,17 @@ impl<'a> Events<'a> {
         let Self { ends, lines, listener, retry_after } = self;
         let mut tell = |line: &[u8]| *retry_after = tell_event(line, *listener).or(*retry_after);
         let ends = ends.take()?;
-        let mut buffer = [0; READ_BYTES];
+        let mut buffer = Vec::with_capacity(READ_BYTES);
         let mut rest_bytes = 0;
         // The runtime may not have heard of the last words yet; the system knows. It ends with an
         // error if nobody has closed the pipe: there is no more now.
         while rest_bytes < REST_MAX_BYTES
-            && let Ok(count @ 1..) = retry_on_intr(|| read(&ends.receiver, &mut buffer))
+            && let Ok(count @ 1..) =
+                retry_on_intr(|| read(&ends.receiver, spare_capacity(&mut buffer)))
         {
             rest_bytes += count;
-            lines.feed(&buffer[..count], &mut tell);
+            lines.feed(&buffer, &mut tell);
+            buffer.clear();
         }
         lines.end(tell);
         (rest_bytes < REST_MAX_BYTES).then_some(ends)

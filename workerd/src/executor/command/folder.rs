@@ -1,12 +1,13 @@
 //! The folder of one attempt: where the program works and leaves its result.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{AtFlags, Stat, fstat, statat};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
@@ -29,29 +30,48 @@ pub(super) struct Folder {
     pub(super) events: PathBuf,
     /// Our ends of it; `None` while an attempt has them.
     pub(super) ends: Option<Ends>,
-    /// `work` and `events` as they were made.
-    new: (State, State),
+    /// Held open, so that what is in it need not be looked for from the root.
+    open: File,
+    /// The folder, `work` and `events` as they were made, and when that was.
+    new: [State; 3],
+    made_at: Instant,
+    /// Whether the attempt that has the folder cannot change anything without changing times.
+    is_aged: bool,
     /// How many attempts have had this folder.
     uses: u64,
 }
 
 /// What changes with anything that is done to a file or folder, but for reading it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct State {
-    device: u64,
-    inode: u64,
-    mode: u32,
-    changed: (i64, i64),
-}
+#[derive(Debug, Clone, Copy)]
+struct State(Stat);
 
 impl State {
-    fn of(path: &Path) -> io::Result<Self> {
-        let metadata = std::fs::symlink_metadata(path)?;
-        let changed = (metadata.ctime(), metadata.ctime_nsec());
-        let (device, inode, mode) = (metadata.dev(), metadata.ino(), metadata.mode());
-        Ok(Self { device, inode, mode, changed })
+    /// Of a folder, `work` and `events`.
+    fn all(folder: &File) -> io::Result<[Self; 3]> {
+        let of = |name| statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
+        Ok([Self(fstat(folder)?), Self(of(WORK)?), Self(of(EVENTS)?)])
+    }
+
+    /// Whether the time of its last change is told finer than in seconds.
+    fn is_fine(&self) -> bool {
+        self.0.st_ctime_nsec != 0
     }
 }
+
+impl PartialEq for State {
+    fn eq(&self, other: &Self) -> bool {
+        let of = |state: &Self| {
+            let Self(stat) = state;
+            let changed = (stat.st_ctime, stat.st_ctime_nsec);
+            (stat.st_dev, stat.st_ino, changed, stat.st_mode, stat.st_nlink, stat.st_size)
+        };
+        of(self) == of(other)
+    }
+}
+
+/// Systems note times to some milliseconds, unless they only note seconds: what is done to a folder
+/// that is older than this changes its time.
+const AGED: Duration = Duration::from_millis(100);
 
 impl Folder {
     /// Blocks.
@@ -63,16 +83,37 @@ impl Folder {
         let (work, events) = (dir.path().join(WORK), dir.path().join(EVENTS));
         std::fs::create_dir(&work)?;
         events::make(&events)?;
-        let ends = Some(Ends::open(&events)?);
-        let new = (State::of(&work)?, State::of(&events)?);
-        let result = dir.path().join("result-0");
-        Ok(Self { dir: Some(dir), work, result, events, ends, new, uses: 0 })
+        let ends = Ends::open(&events)?;
+        let open = File::open(dir.path())?;
+        Ok(Self {
+            new: State::all(&open)?,
+            open,
+            result: dir.path().join("result-0"),
+            dir: Some(dir),
+            work,
+            events,
+            ends: Some(ends),
+            made_at: Instant::now(),
+            is_aged: false,
+            uses: 0,
+        })
     }
 
-    /// Whether it is as it was made: nobody could tell it from a new one.
-    fn is_untouched(&self) -> bool {
-        let is_same = |path, state| State::of(path).is_ok_and(|now| now == state);
-        // Times are coarse: what came right after the making may not have changed them.
+    /// Prepares it for the next attempt.
+    fn renew(&mut self) {
+        self.is_aged = self.made_at.elapsed() > AGED && self.new.iter().all(State::is_fine);
+        self.uses += 1;
+        self.result.set_file_name(format!("result-{}", self.uses));
+    }
+
+    /// Whether it is as it was made: nobody could tell it from a new one, and there is no result.
+    pub(super) fn is_untouched(&self) -> bool {
+        let is_same = State::all(&self.open).is_ok_and(|now| now == self.new);
+        is_same && self.ends.is_some() && (self.is_aged || self.has_nothing_new())
+    }
+
+    /// Whether nothing was added.
+    fn has_nothing_new(&self) -> bool {
         let holds = |path: &Path, names: &[&str]| {
             let entries = std::fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>);
             entries.is_ok_and(|entries| {
@@ -81,10 +122,7 @@ impl Folder {
             })
         };
         let Some(dir) = &self.dir else { return false };
-        is_same(&self.work, self.new.0)
-            && is_same(&self.events, self.new.1)
-            && holds(&self.work, &[])
-            && holds(dir.path(), &[WORK, EVENTS])
+        holds(&self.work, &[]) && holds(dir.path(), &[WORK, EVENTS])
     }
 }
 
@@ -110,19 +148,15 @@ impl Folders {
             kept.clear();
             return None;
         }
-        folder.uses += 1;
-        folder.result.set_file_name(format!("result-{}", folder.uses));
+        folder.renew();
         Some(folder)
     }
 
-    /// Keeps the folder of an attempt of which nothing is left, if it was not touched, and removes
-    /// it otherwise.
+    /// Keeps an untouched folder of an attempt of which nothing is left.
     pub(super) fn give_back(&self, folder: Folder) {
-        if folder.ends.is_some() && folder.is_untouched() {
-            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if kept.len() < KEPT_MAX {
-                kept.push((Instant::now(), folder));
-            }
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < KEPT_MAX {
+            kept.push((Instant::now(), folder));
         }
     }
 }
@@ -166,7 +200,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
 
@@ -175,6 +209,7 @@ mod tests {
         let folders = Folders::default();
         let folder = Folder::create().unwrap();
         let (work, result) = (folder.work.clone(), folder.result.clone());
+        assert!(folder.is_untouched());
         folders.give_back(folder);
         let folder = folders.take().unwrap();
         assert_eq!(folder.work, work);
@@ -184,33 +219,89 @@ mod tests {
         assert_ne!(folders.take().unwrap().result, result);
     }
 
+    /// What programs do.
+    const TOUCHES: [fn(&Folder); 9] = [
+        |folder| fs::write(folder.work.join("file"), "").unwrap(),
+        |folder| fs::write(&folder.result, "").unwrap(),
+        |folder| fs::write(folder.result.with_extension("new"), "").unwrap(),
+        |folder| fs::set_permissions(&folder.work, fs::Permissions::from_mode(0o777)).unwrap(),
+        |folder| fs::set_permissions(&folder.events, fs::Permissions::from_mode(0o644)).unwrap(),
+        |folder| fs::remove_dir(&folder.work).unwrap(),
+        |folder| fs::rename(&folder.events, folder.work.join("events")).unwrap(),
+        |folder| {
+            fs::remove_file(&folder.events).unwrap();
+            fs::write(&folder.events, "").unwrap();
+        },
+        |folder| {
+            fs::rename(&folder.work, folder.result.with_extension("old")).unwrap();
+            fs::create_dir(&folder.work).unwrap();
+        },
+    ];
+
+    /// Things that leave nothing but another time.
+    const TRACELESS: [fn(&Folder); 2] = [
+        |folder| {
+            fs::write(folder.work.join("file"), "").unwrap();
+            fs::remove_file(folder.work.join("file")).unwrap();
+        },
+        |folder| {
+            fs::write(&folder.result, "").unwrap();
+            fs::remove_file(&folder.result).unwrap();
+        },
+    ];
+
     #[tokio::test]
-    async fn a_folder_in_which_anything_was_done_is_not_used_again() {
-        let touches: [fn(&Folder); 7] = [
-            |folder| fs::write(folder.work.join("file"), "").unwrap(),
-            |folder| fs::write(&folder.result, "").unwrap(),
-            |folder| fs::write(folder.result.with_extension("new"), "").unwrap(),
-            |folder| fs::set_permissions(&folder.work, fs::Permissions::from_mode(0o777)).unwrap(),
-            |folder| fs::remove_dir(&folder.work).unwrap(),
-            |folder| fs::rename(&folder.events, folder.work.join("events")).unwrap(),
-            |folder| {
-                fs::remove_file(&folder.events).unwrap();
-                fs::write(&folder.events, "").unwrap();
-            },
-        ];
-        for touch in touches {
-            let folders = Folders::default();
+    async fn a_folder_in_which_anything_was_done_is_known() {
+        for touch in TOUCHES {
             let folder = Folder::create().unwrap();
             touch(&folder);
-            folders.give_back(folder);
-            assert!(folders.take().is_none());
+            assert!(!folder.is_untouched());
         }
         // One whose pipe nobody could empty.
-        let folders = Folders::default();
         let mut folder = Folder::create().unwrap();
         folder.ends = None;
-        folders.give_back(folder);
-        assert!(folders.take().is_none());
+        assert!(!folder.is_untouched());
+    }
+
+    #[tokio::test]
+    async fn what_is_done_to_an_older_folder_shows_in_its_times() {
+        for touch in TOUCHES.into_iter().chain(TRACELESS) {
+            let mut folder = Folder::create().unwrap();
+            let other = tempfile::tempdir().unwrap();
+            let changed = |path: &Path| {
+                let metadata = fs::metadata(path).unwrap();
+                (metadata.ctime(), metadata.ctime_nsec())
+            };
+            // Until the clock of the files has gone on.
+            let last = [
+                folder.work.parent().unwrap().to_owned(),
+                folder.work.clone(),
+                folder.events.clone(),
+            ];
+            let last = last.iter().map(|path| changed(path)).max();
+            while Some(changed(other.path())) <= last {
+                fs::write(other.path().join("file"), "").unwrap();
+                fs::remove_file(other.path().join("file")).unwrap();
+            }
+            folder.is_aged = true;
+            assert!(folder.is_untouched());
+            touch(&folder);
+            assert!(!folder.is_untouched());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_folder_is_older_only_if_time_has_passed_that_its_times_can_tell() {
+        let mut folder = Folder::create().unwrap();
+        folder.renew();
+        assert!(!folder.is_aged);
+        folder.made_at = folder.made_at.checked_sub(2 * AGED).unwrap();
+        folder.new.iter_mut().for_each(|state| state.0.st_ctime_nsec = 1);
+        folder.renew();
+        assert!(folder.is_aged);
+        folder.new[1].0.st_ctime_nsec = 0;
+        folder.renew();
+        assert!(!folder.is_aged);
     }
 
     #[tokio::test]

@@ -129,7 +129,7 @@ impl Group {
         }
         self.leader_ended().await;
         let leader = self.processes.leader.take();
-        let status = leader.map(|mut leader| tree::reap(&mut leader));
+        let status = leader.map(|mut leader| tree::reap(&mut leader, !is_clean));
         let status = status.unwrap_or_else(|| Err(io::Error::other("it is reaped")))?;
         Ok(End { status, is_clean })
     }
@@ -211,7 +211,7 @@ impl Processes {
         // Not waited for while it is reaped, which holds up all others.
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         let _ = rustix::process::waitid(WaitId::Pid(self.attempt.leader), look);
-        let _ = tree::reap(&mut leader);
+        let _ = tree::reap(&mut leader, true);
     }
 }
 

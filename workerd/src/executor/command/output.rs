@@ -13,8 +13,9 @@ use super::listener::{Lines, Listener, tell_line};
 /// How much of the end of standard error is kept.
 const STDERR_TAIL_BYTES: usize = 64 * 1024;
 
-/// How much is read at once.
+/// How much is read at once, and how much at first: most programs write little or nothing.
 const READ_BYTES: usize = 16 * 1024;
+const READ_FIRST_BYTES: usize = 1024;
 
 /// The streams and what was read from them so far.
 #[derive(Debug)]
@@ -98,9 +99,14 @@ async fn feed(pipe: &mut Option<ChildStdin>, input: &mut Bytes) {
 
 async fn drain(pipe: &mut Option<impl AsyncRead + Unpin>, keep: &mut impl Keep) {
     if let Some(stream) = pipe {
-        let mut buffer = vec![0; READ_BYTES];
-        while let Ok(count @ 1..) = stream.read(&mut buffer).await {
-            keep.keep(&buffer[..count]);
+        let mut buffer = Vec::with_capacity(READ_FIRST_BYTES);
+        while let Ok(1..) = stream.read_buf(&mut buffer).await {
+            keep.keep(&buffer);
+            let is_full = buffer.len() == buffer.capacity();
+            buffer.clear();
+            if is_full {
+                buffer.reserve(READ_BYTES);
+            }
         }
     }
     *pipe = None;

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitStatus;
 
 use queue::{Codec, ERROR_MAX_BYTES, Fail, Payload, SUMMARY_ERROR_MAX_BYTES};
@@ -52,23 +52,29 @@ pub(super) fn last_words(errors: &Tail, max_bytes: usize) -> String {
     if lines.trim() == last { last } else { format!("{last}\n{lines}") }
 }
 
-/// The result of a program that succeeded: the content of the result file if there is any, else
-/// standard output. JSON if it is JSON, else raw bytes; nothing if it is blank.
+/// The result of a program that succeeded: the content of the result file if there may be one and
+/// there is, else standard output. JSON if it is JSON, else raw bytes; nothing if it is blank.
 ///
 /// # Errors
 /// A failure for good if the result is too long or no file: the work is done, and doing it again
 /// would not make its result another.
 pub(super) async fn result(
     command: &Command,
-    file: &Path,
+    file: Option<&Path>,
     pipes: Pipes<'_>,
 ) -> Result<Option<Payload>, Fail> {
     let max_bytes = command.output_max_bytes;
-    let (path, limit) = (PathBuf::from(file), max_bytes as u64 + 1);
-    let bytes = match std::fs::symlink_metadata(file) {
+    let is_there = |file: &&Path| {
+        let metadata = std::fs::symlink_metadata(file);
+        !metadata.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    };
+    let bytes = match file.filter(is_there).map(Path::to_owned) {
+        Some(path) => {
+            let limit = max_bytes as u64 + 1;
+            folder::blocking(move || read(&path, limit)).await.flatten()
+        }
         // As usual: nothing to read, and nothing to wait for.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        _ => folder::blocking(move || read(&path, limit)).await.flatten(),
+        None => Ok(Vec::new()),
     };
     let bytes = bytes.map_err(|e| match e.kind() {
         // The program would leave the same there again.

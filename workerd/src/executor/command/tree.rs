@@ -60,7 +60,7 @@ mod nothing {
         command.spawn()
     }
 
-    pub(in super::super) fn reap(program: &mut Child) -> io::Result<ExitStatus> {
+    pub(in super::super) fn reap(program: &mut Child, _: bool) -> io::Result<ExitStatus> {
         program.wait()
     }
 

@@ -69,17 +69,19 @@ pub(in super::super) fn spawn(command: &mut Command, mark: &Path) -> io::Result<
     Ok(program)
 }
 
-/// Reaps a program that has ended, and the orphans that have: all wait for it as long as it has
-/// not.
+/// Reaps a program that has ended: all wait for it as long as it has not. If it may have
+/// `left_orphans`, those that have ended are reaped as well.
 ///
 /// # Errors
 /// The system's reason why its status cannot be had.
-pub(in super::super) fn reap(program: &mut Child) -> io::Result<ExitStatus> {
+pub(in super::super) fn reap(program: &mut Child, left_orphans: bool) -> io::Result<ExitStatus> {
     let mut children = children();
     let status = program.wait();
     if let (Some(children), Ok(id)) = (&mut *children, i32::try_from(program.id())) {
         children.programs.remove(&id);
-        let _ = children.orphans();
+        if left_orphans {
+            let _ = children.orphans();
+        }
     }
     status
 }
