@@ -37,10 +37,10 @@ for i, id in ipairs(ARGV) do
   elseif state >= COMPLETED then
     answers[i] = 'f' .. state
   else
-    local class = class_of(record, 0)
+    local class = class_of(record)
     if class then
       unlist(id, class, state)
-      now_states[id] = finish(id, record, 0, class, CANCELLED, 0) and CANCELLED or 'gone'
+      now_states[id] = finish(id, record, class, CANCELLED, 0) and CANCELLED or 'gone'
       answers[i] = 'c6'
     else
       answers[i] = set_apart(id, state)

@@ -28,7 +28,7 @@ local function delete(i, id)
   if not records[i] or deleted[id] then return 'n0' end
   local state = states[i]
   if state ~= wanted[i] or state == RUNNING then return 'u' .. state end
-  local class = class_of(records[i], 0)
+  local class = class_of(records[i])
   if state == QUARANTINED then
     leave_quarantine(id)
   elseif not class then
@@ -40,7 +40,7 @@ local function delete(i, id)
     unlist(id, class, state)
     if class.keys then tally_keys(class.keys, -1) end
   end
-  if class then free_key(key_of(records[i], 0, class), id) end
+  if class then free_key(key_of(records[i], class), id) end
   deleted[#deleted + 1] = id
   deleted[id] = true
   return 'd' .. state

@@ -182,8 +182,8 @@ end
 local function odd_keys(keys, ids)
   local odd = {}
   for i, record in ipairs(read('HMGET', JOBS, ids)) do
-    local class = record and class_of(record, 0)
-    if not record or class and key_of(record, 0, class) ~= keys[i] then
+    local class = record and class_of(record)
+    if not record or class and key_of(record, class) ~= keys[i] then
       add('idem', keys[i], ids[i])
       if #ids[i] == 16 then odd[#odd + 1] = ids[i] end
     end
@@ -215,14 +215,14 @@ end
 -- Whether a finished job is what the tag says of the entry that it is in.
 local function is_as_tagged(record, class, fin, kind)
   return class.pair == class.queue .. '/' .. kind
-    and not (class.apart or key_of(record, 0, class) or has_result_apart(fin))
+    and not (class.apart or key_of(record, class) or has_result_apart(fin))
 end
 
 -- Which of these ids, of one entry of a shelf, are not where they should be, or may be not.
 local function odd_on_shelf(ids, shelf, expiry, kind)
   local odd, fins = {}, read('HMGET', FIN, ids)
   for i, record in ipairs(read('HMGET', JOBS, ids)) do
-    local class, fin = record and class_of(record, 0), fins[i]
+    local class, fin = record and class_of(record), fins[i]
     local is_plain = class and not class.at_least and fin and fin_state(fin) ~= QUARANTINED
     local places = is_plain and resting_places(record, class, fin)
     if

@@ -7,12 +7,12 @@
 --        existing, "r" reject or "p" replace, then "k" if its jobs have keys, "b" if their bodies are
 --        apart, "l" if they have limit keys), how many groups it has, which differ in their limit
 --        keys only, and if they have some, per group the index of its lane (lanes.lua). Then the
---        limit keys, each once; the ids of all; and per job its record without version and times,
---        its body if that is apart, and its key if it has one
+--        limit keys, each once; the ids of all; per job its record, its body if that is apart, and its key if
+--        it has one; and the time that the records have, as of when they were sent (times.lua)
 -- Reply  one letter per job (S scheduled, R ready, s and r the same and it replaced another,
---        D duplicate, I and K conflict of id and key, X rejected, F full), then per D its id and
+--        D duplicate, I and K conflict of id and key, X rejected, F full) and now, then per D its id and
 --        state byte, per replaced job and conflict its id, per F starts of this span and the last,
---        now, and what is full, as one string each; the letters alone if nothing follows
+--        now, and what is full, as one string each; the first string alone if nothing follows
 --
 -- Invariant: a job is written with its body, its ticket or its due time, its key and its counters,
 -- or not at all; a job whose lane cannot be written waits in `due`; a duplicate is counted in META
@@ -31,7 +31,9 @@ local function read_family()
   local due_ms = now
   if when == 'd' then due_ms = min(now + ms, TIME_MAX) end
   if when == 'a' then due_ms = min(max(tonumber(ms), now), TIME_MAX) end
-  local pair, times = queue .. '/' .. kind, pack('>I6I6', now, due_ms)
+  local pair, its_times = queue .. '/' .. kind, times -- nil: those that its records have
+  -- A key may be held for a time from now on, not from when its job was sent.
+  if when ~= 'n' or string.find(flags, 'k', 2, true) then its_times = pack('>I6I6', now, due_ms) end
   local has_keys = string.find(flags, 'l', 2, true)
   for _ = 1, tonumber(size) do
     local index, keys_ = priority, nil
@@ -50,7 +52,7 @@ local function read_family()
       replace = sub(flags, 1, 1) == 'p',
       keyed = string.find(flags, 'k', 2, true),
       apart = string.find(flags, 'b', 2, true),
-      times = times,
+      times = its_times,
     }
   end
 end
@@ -84,9 +86,8 @@ end
 
 -- The record of the `i`th job.
 local function record_of(i)
-  local version = byte(heads[i], 22) % 2 == 1 and EXPIRING or LASTING -- by its flags
-  if owners[i].class.keys then version = version + 1 end
-  return string.char(version) .. owners[i].times .. heads[i]
+  local record, its_times = heads[i], owners[i].times
+  return its_times and sub(record, 1, 1) .. its_times .. sub(record, 14) or record
 end
 
 local records = {} -- id → record, of jobs that exist
@@ -106,8 +107,8 @@ local state_of = {} -- id → state, of jobs of this call, and of others once th
 -- The states of the jobs that may give way: those to be replaced, and those whose hold is over.
 local asked = {}
 for _, id in pairs(holders) do
-  local class = records[id] and class_of(records[id], 0)
-  if class and (replaces or class.at_least and hold_end_ms(records[id], 0, class) <= now) then
+  local class = records[id] and class_of(records[id])
+  if class and (replaces or class.at_least and hold_end_ms(records[id], class) <= now) then
     asked[#asked + 1] = id
   end
 end
@@ -126,8 +127,8 @@ end
 -- that differ, perhaps in their options alone, are cut to the payload.
 local function is_same_work(id, i)
   local a, b = records[id], record_of(i)
-  local class_a, from_a = class_of(a, 0)
-  local class_b, from_b = class_of(b, 0)
+  local class_a, from_a = class_of(a)
+  local class_b, from_b = class_of(b)
   if not class_a or not class_b or byte(a, 20) ~= byte(b, 20) then return false end
   local kind_a, kind_b = class_a.pair:match('/(.*)'), class_b.pair:match('/(.*)')
   local length = payload_bytes(a)
@@ -146,11 +147,11 @@ local written, written_bodies, keyed = {}, {}, {}
 local function holder_of(key)
   local id = key and holders[key]
   local record = id and records[id]
-  local class = record and class_of(record, 0)
-  if not class or key_of(record, 0, class) ~= key then return nil end
+  local class = record and class_of(record)
+  if not class or key_of(record, class) ~= key then return nil end
   local is_over = state_of[id] == COMPLETED
     and class.at_least
-    and hold_end_ms(record, 0, class) <= now
+    and hold_end_ms(record, class) <= now
   if not is_over then return id, class end
 end
 
@@ -185,7 +186,7 @@ local function give_way(id, class)
     tally(class.pair .. '/scheduled', -1)
   end
   local record = records[id]
-  local is_kept = finish(id, record, 0, class, CANCELLED, 0)
+  local is_kept = finish(id, record, class, CANCELLED, 0)
   freed_keys[#freed_keys], freed_owners[#freed_owners] = nil, nil -- the new job has it at once
   state_of[id] = CANCELLED
   if is_kept then return end
@@ -299,5 +300,5 @@ if replaces then
 end
 if duplicate_count > 0 then try('HINCRBY', META, 'dup', duplicate_count) end
 save_meta()
-if not extras[1] then return concat(letters) end
-return { concat(letters), unpack(extras) }
+if not extras[1] then return concat(letters) .. now_text end
+return { concat(letters) .. now_text, unpack(extras) }

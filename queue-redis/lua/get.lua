@@ -19,7 +19,7 @@ local has_history, has_log = call('EXISTS', HISTORY) == 1, call('EXISTS', LOG) =
 
 -- The body and the result of a job as far as they are apart, or nil if they do not fit any more.
 local function large_of(id, record, fin, is_first)
-  local class = class_of(record, 0)
+  local class = class_of(record)
   local has_body, has_result = class and class.apart, fin and has_result_apart(fin)
   if has_body then large_bytes = large_bytes + call('HSTRLEN', BODY, id) end
   if has_result then large_bytes = large_bytes + call('HSTRLEN', RESULT, id) end

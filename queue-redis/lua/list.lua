@@ -36,7 +36,7 @@ local function consider(ids, accept)
     if is_full() then return i - 1 end
     looks = looks + 1
     if #id == 16 and records[i] and states[i] == state then
-      local class, head_bytes = class_of(records[i], 0)
+      local class, head_bytes = class_of(records[i])
       if (not class or fits(class)) and (not accept or accept(i, class)) then
         local head = class and sub(records[i], 1, head_bytes) or records[i]
         local fin = fins[i] and sub(fins[i], 1, 30) or ''

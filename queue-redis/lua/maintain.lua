@@ -36,14 +36,14 @@ local function back_to_lane(id, class, att)
 end
 
 -- Takes one job back from its lapsed claim.
-local function reap_job(id, run, token, worker, packed_att, asked)
-  local head, base = run, 16
-  local class, head_bytes = class_of(head, base)
+local function reap_job(id, run, record, token, worker, packed_att, asked)
+  local head = run
+  local class, head_bytes = class_of(head, IN_RUN)
   local keys = class and held_keys(run, class, head_bytes)
   if not class then
     -- What `run` holds is a copy.
-    head, base = call('HGET', JOBS, id) or '', 0
-    class = class_of(head, base)
+    head = record or ''
+    class = class_of(head)
     keys = class and class.keys
     has_lost_keys = true
   end
@@ -56,13 +56,13 @@ local function reap_job(id, run, token, worker, packed_att, asked)
   reaped_of[class.queue] = (reaped_of[class.queue] or 0) + 1
   release(id, token, class, asked)
   if keys then ends[#ends + 1] = { id = id, keys = keys, token = token } end
-  local att = parse_att(packed_att) or new_att(head, base)
+  local att = parse_att(packed_att) or new_att(record)
   att.stalls = min(att.stalls + 1, 255)
   local is_kept = true
   if asked then
-    is_kept = finish(id, head, base, class, CANCELLED, 0)
+    is_kept = finish(id, head, class, CANCELLED, 0)
   elseif att.stalls >= class.max_stalls then
-    is_kept = finish(id, head, base, class, DEAD, CRASH_LOOP)
+    is_kept = finish(id, head, class, DEAD, CRASH_LOOP)
     crash_loops = crash_loops + 1
   else
     back_to_lane(id, class, att)
@@ -76,10 +76,10 @@ end
 -- Takes the jobs of one token back; `runs_of` has what `run` says of each.
 local function reap_jobs(token, ids, runs_of, worker)
   sort_ids(ids)
-  local atts = read('HMGET', ATT, ids)
+  local records, atts = read('HMGET', JOBS, ids), read('HMGET', ATT, ids)
   local flags = call('SCARD', CANCEL) > 0 and read('SMISMEMBER', CANCEL, ids) or {}
   for i = #ids, 1, -1 do
-    reap_job(ids[i], runs_of[ids[i]], token, worker, atts[i], flags[i] == 1)
+    reap_job(ids[i], runs_of[ids[i]], records[i], token, worker, atts[i], flags[i] == 1)
     reaped = reaped + 1
   end
 end

@@ -9,7 +9,7 @@
 
 local id, jobs_max, lanes_max = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local record = #id == 16 and call('HGET', JOBS, id)
-local class = record and class_of(record, 0)
+local class = record and class_of(record)
 if not class or states_of({ id })[1] ~= READY then return { now } end
 
 local lane = PREFIX .. 'lane:' .. class.lane

@@ -21,13 +21,13 @@ local function add_times()
   end
   local records = read('HMGET', JOBS, known)
   for i, id in ipairs(known) do
-    local class = records[i] and #id == 16 and class_of(records[i], 0)
+    local class = records[i] and #id == 16 and class_of(records[i])
     if class then of_known[#of_known + 1], of_known[id] = id, records[i] end
   end
   local states, due_of = states_of(of_known), {}
   for i, att in ipairs(read('HMGET', ATT, of_known)) do
     local id = of_known[i]
-    local at = parse_att(att) or new_att(of_known[id], 0)
+    local at = parse_att(att) or new_att(of_known[id])
     if states[i] == READY then due_of[id] = at.due_ms end
   end
   for place, of_lane in pairs(tickets) do

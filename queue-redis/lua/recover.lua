@@ -30,8 +30,8 @@ end
 local function shelve_again(i, id, class)
   local record, state = records[i], byte(fins[i], 1)
   local finished_ms = struct.unpack('>I6', fins[i], 3)
-  local key = key_of(record, 0, class)
-  local hold_ms = key and state == COMPLETED and class.at_least and hold_end_ms(record, 0, class) or 0
+  local key = key_of(record, class)
+  local hold_ms = key and state == COMPLETED and class.at_least and hold_end_ms(record, class) or 0
   tally(field_of(class, state), 1)
   if hold_ms > finished_ms and hold_ms > now then
     put_on_shelf('held:' .. class.queue, hold_ms, { id })
@@ -46,11 +46,11 @@ end
 
 local function make_ready(i, id, class)
   if class.keys then tally_keys(class.keys, 1) end
-  local att = parse_att(atts[i]) or new_att(records[i], 0)
+  local att = parse_att(atts[i]) or new_att(records[i])
   att.due_ms = now
   new_atts[#new_atts + 1], new_atts[#new_atts + 2] = id, pack_att(att)
   unfinished[#unfinished + 1] = id
-  local key = key_of(records[i], 0, class)
+  local key = key_of(records[i], class)
   if key then new_keys[#new_keys + 1], new_keys[#new_keys + 2] = key, id end
   local lane = lane_of(class)
   if lane.sound then
@@ -67,7 +67,7 @@ local function recover(i, id)
   if not records[i] then return 'n0' end
   if left[id] then return 'u' .. READY end
   if states[i] ~= QUARANTINED then return 'u' .. states[i] end
-  local class = class_of(records[i], 0)
+  local class = class_of(records[i])
   if not class or records[i] ~= seen[i] then return 'x7' end
   leave_quarantine(id)
   if ended[i] and fins[i] and fin_state(fins[i]) ~= QUARANTINED then

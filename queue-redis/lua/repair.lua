@@ -67,7 +67,7 @@ local OWN = {
   -- what the job has suffered, and how many of its tickets are stale, must not have changed.
   PUSH = function(id, att, times)
     local record = call('HGET', JOBS, id)
-    local class = record and class_of(record, 0)
+    local class = record and class_of(record)
     if not class then return end
     local lane = lane_of(class)
     if not lane.sound then return end
@@ -175,7 +175,7 @@ local OWN = {
   -- Drops a payload that is apart and should not be.
   UNBODY = function(id)
     local record = call('HGET', JOBS, id)
-    local class = record and class_of(record, 0)
+    local class = record and class_of(record)
     if class and not class.apart then call('HDEL', BODY, id) end
   end,
   -- The same of a result.

@@ -25,9 +25,9 @@ local function holder_of(key)
   if taken[key] then return taken[key] end
   local id = call('HGET', IDEM, key)
   local record = id and call('HGET', JOBS, id)
-  local class = record and class_of(record, 0)
-  if not class or key_of(record, 0, class) ~= key then return nil end
-  if class.at_least and hold_end_ms(record, 0, class) <= now then
+  local class = record and class_of(record)
+  if not class or key_of(record, class) ~= key then return nil end
+  if class.at_least and hold_end_ms(record, class) <= now then
     if states_of({ id })[1] == COMPLETED then return nil end
   end
   return id
@@ -35,7 +35,7 @@ end
 
 local function make_ready(i, id, class)
   if class.keys then tally_keys(class.keys, 1) end
-  local att = parse_att(atts[i]) or new_att(records[i], 0)
+  local att = parse_att(atts[i]) or new_att(records[i])
   att.due_ms, att.token = now, tokens[i]
   if not keeps_counts then
     att.failures, att.stalls, att.snoozes = 0, 0, 0
@@ -59,10 +59,10 @@ local function retry(i, id)
   if retried[id] then return 'u' .. READY end
   if state < COMPLETED or state == QUARANTINED then return 'u' .. state end
   if struct.unpack('>I6', fins[i], 3) ~= times[i] then return 'u' .. state end
-  local class = class_of(record, 0)
+  local class = class_of(record)
   if not class then return 'u' .. QUARANTINED end
   if class.expires_ms <= now then return 'e' end
-  local key = key_of(record, 0, class)
+  local key = key_of(record, class)
   local holder = key and holder_of(key)
   if holder and holder ~= id then return 'k' .. holder end
   if key then

@@ -21,7 +21,7 @@ local function take_out(i, id, class)
   local state = states[i]
   if class and class.keys and state < COMPLETED then tally_keys(class.keys, -1) end
   if state == RUNNING then
-    local of_run, head_bytes = class_of(runs[i], 16)
+    local of_run, head_bytes = class_of(runs[i], IN_RUN)
     release(id, token, class, flags[i] == 1)
     local keys = of_run and held_keys(runs[i], of_run, head_bytes)
     if keys then ends[#ends + 1] = { id = id, keys = keys, token = token } end
@@ -44,9 +44,9 @@ for i, id in ipairs(ids) do
   local held = states[i] == RUNNING and sub(runs[i], 1, 16) == token
   local unchanged = token == '' and states[i] ~= RUNNING and records[i] == seen[i]
   if records[i] and (held or unchanged) and not met_bad[id] then
-    local class = class_of(records[i], 0)
+    local class = class_of(records[i])
     take_out(i, id, class)
-    if class then free_key(key_of(records[i], 0, class), id) end
+    if class then free_key(key_of(records[i], class), id) end
     quarantine(id, class and class.pair)
   end
 end

@@ -28,6 +28,14 @@ local runs = read('HMGET', RUN, ids)
 local flags = call('SCARD', CANCEL) > 0 and read('SMISMEMBER', CANCEL, ids) or {}
 local had_atts = call('HLEN', ATT) > 0
 local atts = had_atts and read('HMGET', ATT, ids) or {}
+local record_of = {} -- jobs that have not completed, and of which no attempts are noted yet
+do
+  local needed = {}
+  for i, id in ipairs(ids) do
+    if runs[i] and not atts[i] and byte(heads[i]) ~= 67 then needed[#needed + 1] = id end -- C
+  end
+  for n, record in ipairs(read('HMGET', JOBS, needed)) do record_of[needed[n]] = record end
+end
 
 local answers, held, missed = {}, 0, {}
 local new_atts = {}
@@ -74,7 +82,7 @@ local function worker_by(token)
 end
 
 -- Moves a job to where its outcome takes it; answers its new state, and whether it is kept.
-local function conclude(id, record, base, class, head, blob, att, asked)
+local function conclude(id, record, class, head, blob, att, asked)
   local outcome = sub(head, 1, 1)
   local settled = sub(head, 10, HEAD_BYTES)
   if outcome == 'F' or outcome == 'T' then outcome = 'R' end
@@ -84,13 +92,13 @@ local function conclude(id, record, base, class, head, blob, att, asked)
     att.error = blob
   end
   if outcome == 'D' then
-    return DEAD, finish(id, record, base, class, DEAD, FAILED, settled)
+    return DEAD, finish(id, record, class, DEAD, FAILED, settled)
   end
   if asked then
-    return CANCELLED, finish(id, record, base, class, CANCELLED, 0, settled)
+    return CANCELLED, finish(id, record, class, CANCELLED, 0, settled)
   end
   if outcome == 'R' and att.failures >= class.max_attempts then
-    return DEAD, finish(id, record, base, class, DEAD, EXHAUSTED, settled)
+    return DEAD, finish(id, record, class, DEAD, EXHAUSTED, settled)
   end
   if outcome == 'Z' then att.snoozes = min(att.snoozes + 1, 2 ^ 32 - 1) end
   if outcome == 'R' or outcome == 'Z' then return again(id, class, att, head), true end
@@ -106,16 +114,16 @@ local function tag_of(class)
 end
 
 -- `finish` for completed jobs, which are most.
-local function complete(id, record, base, class, head, blob)
+local function complete(id, record, class, head, blob)
   local settled = sub(head, 10, HEAD_BYTES)
   if class.completed_s == 0 or class.at_least or class.live_hold or #blob > INLINE_MAX_BYTES then
-    finish(id, record, base, class, COMPLETED, 0, settled, blob)
+    finish(id, record, class, COMPLETED, 0, settled, blob)
     return
   end
   local count = #finished
   finished[count + 1] = id
   finished[count + 2] = COMPLETED_PREFIX .. settled .. blob
-  local has_key = byte(record, base + 18) + byte(record, base + 19) > 0
+  local has_key = byte(record, 18) + byte(record, 19) > 0
   local list = has_key and completed_with_key or completed
   local ids = list[class]
   if not ids then
@@ -125,9 +133,9 @@ local function complete(id, record, base, class, head, blob)
   ids[#ids + 1] = id
 end
 
--- A job's record is that in `run`, behind 16 bytes, or if that is damaged the one in JOBS. `keys`
--- are the limit keys that it held.
-local function settle_one(i, id, record, base, class, token, keys)
+-- What is known of a job's record is in `run`, or if that is damaged in JOBS. `keys` are the limit
+-- keys that it held.
+local function settle_one(i, id, record, class, token, keys)
   local head, blob = heads[i], blobs[i]
   release(id, token, class, flags[i] == 1)
   if keys then
@@ -138,13 +146,13 @@ local function settle_one(i, id, record, base, class, token, keys)
     ends[#ends + 1] = { id = id, throttled = throttled, until_ms = until_ms, token = token }
   end
   if byte(head) == 67 then -- C
-    complete(id, record, base, class, head, blob)
+    complete(id, record, class, head, blob)
     answers[i] = 'a4'
     return
   end
-  local att = parse_att(atts[i]) or new_att(record, base)
+  local att = parse_att(atts[i]) or new_att(record_of[id])
   att.token = token
-  local state, is_kept = conclude(id, record, base, class, head, blob, att, flags[i] == 1)
+  local state, is_kept = conclude(id, record, class, head, blob, att, flags[i] == 1)
   if is_kept then
     new_atts[#new_atts + 1], new_atts[#new_atts + 2] = id, pack_att(att)
     local letter = byte(head)
@@ -167,17 +175,17 @@ for i = 1, #ids do
   if run and sub(run, 1, 16) == token and not seen[id] then
     seen[id] = true -- a job that comes twice is held only once
     held = held + 1
-    local record, base = run, 16
-    local class, head_bytes = class_of(record, base)
+    local record = run
+    local class, head_bytes = class_of(record, IN_RUN)
     local keys = class and held_keys(run, class, head_bytes)
     if not class then
-      record, base = call('HGET', JOBS, id), 0
-      class = record and class_of(record, base)
+      record = call('HGET', JOBS, id)
+      class = record and class_of(record)
       keys = class and class.keys
       has_lost_keys = true
     end
     if class then
-      settle_one(i, id, record, base, class, token, keys)
+      settle_one(i, id, record, class, token, keys)
     else
       settle_undecoded(i, id, record, token)
     end

@@ -10,6 +10,12 @@ mod operate;
 mod quarantine;
 mod read;
 mod report;
+#[cfg(test)]
+mod sent;
+#[cfg(test)]
+#[path = "../tests/support/server.rs"]
+#[allow(unreachable_pub, clippy::expect_used, dead_code, reason = "shared with the tests")]
+mod server;
 mod settle;
 #[cfg(test)]
 mod skew;
@@ -28,6 +34,7 @@ use queue_core::{
 
 use redis::Value;
 
+use crate::clock::ServerClock;
 use crate::connect::Link;
 use crate::durability::Groups;
 use crate::epoch::Epochs;
@@ -52,6 +59,7 @@ pub struct RedisBackend {
     /// Enqueues that are to survive more than the server's memory.
     groups: Groups,
     epochs: Epochs,
+    clock: ServerClock,
 }
 
 impl RedisBackend {
@@ -80,7 +88,8 @@ impl RedisBackend {
         let epochs = Epochs::new(check::open_namespace(&link, &keys).await?);
         let waiters = Waiters::new(link.clone(), keys.clone());
         let groups = Groups::new(link.clone(), confirm_within);
-        Ok(Self { link, keys, namespace, waiters, groups, epochs })
+        let clock = ServerClock::new();
+        Ok(Self { link, keys, namespace, waiters, groups, epochs, clock })
     }
 
     /// The namespace it was opened with.

@@ -9,6 +9,7 @@ mod backend;
 #[doc(hidden)]
 pub mod bench;
 mod check;
+mod clock;
 mod connect;
 mod durability;
 mod epoch;

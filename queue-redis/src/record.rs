@@ -26,7 +26,7 @@ use queue_core::{
 pub(crate) const EXPIRING: u8 = 1;
 pub(crate) const LASTING: u8 = 3;
 const LAST_VERSION: u8 = LASTING + 1;
-/// Version, enqueued_ms and due_ms, which only the store can know.
+/// Version, enqueued_ms and due_ms.
 const TIMES_BYTES: usize = 13;
 /// Everything before the queue's name, and before the time at which the job expires.
 const FIXED_BYTES: usize = 35;
@@ -71,7 +71,6 @@ fn length<T: TryFrom<usize> + Default>(bytes: usize) -> T {
 /// A job as enqueue stores it.
 #[derive(Debug, PartialEq)]
 pub(crate) struct PackedJob {
-    /// The record without its first 13 bytes, which the script puts before it.
     pub(crate) record: Vec<u8>,
     /// Payload and options, if they are too large for the record.
     pub(crate) body: Option<Vec<u8>>,
@@ -83,8 +82,8 @@ impl PackedJob {
     }
 }
 
-/// Puts a job into its stored form.
-pub(crate) fn pack_job(spec: &JobSpec) -> PackedJob {
+/// Puts a job into its stored form, enqueued and due at a time that the script may change.
+pub(crate) fn pack_job(spec: &JobSpec, now_ms: u64) -> PackedJob {
     let (queue, kind) = (spec.queue.as_str(), spec.kind.as_str());
     let key = spec.idempotency_key.as_ref().map_or("", IdempotencyKey::as_str);
     let payload = spec.payload.bytes();
@@ -94,6 +93,9 @@ pub(crate) fn pack_job(spec: &JobSpec) -> PackedJob {
     let inline_bytes = if apart { 0 } else { body_bytes };
     let names = queue.len() + kind.len() + key.len();
     let mut out = Vec::with_capacity(FIXED_BYTES + EXPIRY_BYTES + names + inline_bytes);
+    let version = if spec.expires_at.is_some() { EXPIRING } else { LASTING };
+    out.push(version + u8::from(!spec.limits.is_empty()));
+    out.extend([ms6(now_ms), ms6(now_ms)].concat());
     out.extend(length::<u32>(payload.len()).to_be_bytes());
     out.extend(length::<u16>(key.len()).to_be_bytes());
     out.push(spec.payload.codec().number());
@@ -390,10 +392,6 @@ mod tests {
     use super::*;
     use queue_core::NewJob;
 
-    fn with_times(body: &[u8]) -> Vec<u8> {
-        [&[EXPIRING][..], &ms6(7), &ms6(9), body].concat()
-    }
-
     fn job() -> JobSpec {
         NewJob::new(Kind::new("email.send").unwrap(), Payload::raw(&b"\0\xff!"[..]))
             .queue("bulk")
@@ -414,12 +412,13 @@ mod tests {
     #[test]
     fn a_job_has_these_bytes() {
         let expected: &[&[u8]] = &[
+            &[EXPIRING, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 7],
             &[0, 0, 0, 3, 0, 3, 0, 4, 10, 2, 1, 44, 4],
             &[0, 0, 0, 5, 10, 11, 12, 13, 1, 1, 2, 3, 4, 5, 6],
             b"bulkemail.sendkey\0\xff!",
             b"\x81\xaeschema_version\x03",
         ];
-        let packed = pack_job(&job());
+        let packed = pack_job(&job(), 7);
         assert_eq!((packed.record, packed.body), (expected.concat(), None));
     }
 
@@ -428,18 +427,19 @@ mod tests {
         let mut spec = job();
         spec.expires_at = None;
         let expected: &[&[u8]] = &[
+            &[LASTING, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 7],
             &[0, 0, 0, 3, 0, 3, 0, 4, 10, 2, 1, 44, 4],
             &[0, 0, 0, 5, 10, 11, 12, 13, 0],
             b"bulkemail.sendkey\0\xff!",
             b"\x81\xaeschema_version\x03",
         ];
-        let packed = pack_job(&spec);
+        let packed = pack_job(&spec, 7);
         assert_eq!(packed.record, expected.concat());
-        let whole = [&[LASTING][..], &ms6(7), &ms6(9), &packed.record].concat();
-        assert_eq!(unpack_job(spec.id, whole, Vec::new()).unwrap().spec, spec);
+        let stored = unpack_job(spec.id, packed.record.clone(), Vec::new()).unwrap();
+        assert_eq!((stored.spec, stored.due_at), (spec.clone(), Timestamp::from_ms(7)));
         // As versions before this one wrote it.
-        let (head, names) = packed.record.split_at(FLAGS_AT + 1 - TIMES_BYTES);
-        let long = [&[EXPIRING][..], &ms6(7), &ms6(9), head, &[0; EXPIRY_BYTES], names].concat();
+        let (head, names) = packed.record.split_at(FLAGS_AT + 1);
+        let long = [&[EXPIRING][..], &head[1..], &[0; EXPIRY_BYTES], names].concat();
         assert_eq!(unpack_job(spec.id, long, Vec::new()).unwrap().spec, spec);
     }
 
@@ -449,16 +449,16 @@ mod tests {
         spec.limits = LimitKeys::parse(["tenant:a", "provider:x"]).unwrap();
         spec.hold = Hold::AtLeast(Duration::from_millis(0x0a0b));
         let expected: &[&[u8]] = &[
+            &[EXPIRING + 1, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 7],
             &[0, 0, 0, 3, 0, 3, 0, 4, 10, 2, 1, 44, 4],
             &[0, 0, 0, 5, 10, 11, 12, 13, 1 + 8 + 16, 1, 2, 3, 4, 5, 6],
             b"bulkemail.sendkey\0\0\0\0\x0a\x0b",
             b"\0\x13provider:x,tenant:a\0\xff!",
             b"\x81\xaeschema_version\x03",
         ];
-        let packed = pack_job(&spec);
+        let packed = pack_job(&spec, 7);
         assert_eq!(packed.record, expected.concat());
-        let times = [&[EXPIRING + 1][..], &ms6(7), &ms6(9)].concat();
-        let whole = [times, packed.record].concat();
+        let whole = packed.record;
         assert_eq!(unpack_job(spec.id, whole.clone(), Vec::new()).unwrap().spec, spec);
         let lane = "bulk/email.send/2/provider:x,tenant:a";
         assert_eq!(unpack_head(&whole).unwrap().lane, lane);
@@ -480,21 +480,21 @@ mod tests {
             spec
         };
         let (small, large) = (filling(INLINE_MAX_BYTES), filling(INLINE_MAX_BYTES + 1));
-        let inline = pack_job(&small);
+        let inline = pack_job(&small, 7);
         assert_eq!(inline.body, None);
-        let apart = pack_job(&large);
+        let apart = pack_job(&large, 7);
         assert_eq!(apart.bytes(), inline.bytes() + 1);
         let body = apart.body.unwrap();
         assert_eq!(body, [large.payload.bytes().as_ref(), options.as_slice()].concat());
         let mut head = inline.record[..inline.record.len() - INLINE_MAX_BYTES].to_vec();
-        head[3] += 1; // the payload's length
-        head[FLAGS_AT - TIMES_BYTES] |= BODY_APART;
+        head[TIMES_BYTES + 3] += 1; // the payload's length
+        head[FLAGS_AT] |= BODY_APART;
         assert_eq!(apart.record, head);
 
-        let stored = unpack_job(large.id, with_times(&head), body.clone()).unwrap();
+        let stored = unpack_job(large.id, head.clone(), body.clone()).unwrap();
         assert_eq!(stored.spec, large);
         for kept in [0, large.payload.bytes().len() - 1] {
-            let lost = unpack_job(large.id, with_times(&head), body[..kept].to_vec()).unwrap_err();
+            let lost = unpack_job(large.id, head.clone(), body[..kept].to_vec()).unwrap_err();
             assert!(lost.contains("payload"), "{lost}");
         }
     }
@@ -504,14 +504,14 @@ mod tests {
         let id = JobId::new();
         let mut expected = job();
         expected.id = id;
-        let stored = unpack_job(id, with_times(&pack_job(&expected).record), Vec::new()).unwrap();
+        let stored = unpack_job(id, pack_job(&expected, 7).record, Vec::new()).unwrap();
         assert_eq!(stored.spec, expected);
-        assert_eq!((stored.enqueued_at.as_ms(), stored.due_at.as_ms()), (7, 9));
+        assert_eq!((stored.enqueued_at.as_ms(), stored.due_at.as_ms()), (7, 7));
     }
 
     #[test]
     fn damaged_records_are_errors_and_never_panics() {
-        let whole = with_times(&pack_job(&job()).record);
+        let whole = pack_job(&job(), 7).record;
         let unpack = |bytes| unpack_job(JobId::new(), bytes, Vec::new());
         for end in 0..whole.len() {
             assert!(unpack(whole[..end].to_vec()).is_err(), "cut at {end}");

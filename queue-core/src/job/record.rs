@@ -24,7 +24,8 @@ pub struct JobRecord {
     pub stalls: u8,
     /// Times its handler asked to run later.
     pub snoozes: u32,
-    /// When the store took it in.
+    /// When the store took it in, by the store's clock. On Redis, of a job that can run at once, when it
+    /// was sent there, if that was less than a second before.
     pub enqueued_at: Timestamp,
     /// When it could or can run: the end of its delay or of its last wait, else `enqueued_at`.
     pub due_at: Timestamp,

@@ -27,7 +27,7 @@ pub struct JobSummary {
     pub failures: u16,
     /// Leases that expired.
     pub stalls: u8,
-    /// When the store took it in.
+    /// When the store took it in, as in [`JobRecord`](crate::JobRecord).
     pub enqueued_at: Timestamp,
     /// When it could or can run.
     pub due_at: Timestamp,

@@ -2,6 +2,9 @@
 -- but the payload and the options. Those, the *body*, follow the head, or are in BODY if they are
 -- large. Jobs of one queue, kind and settings share their *class*, parsed once a call.
 --
+-- What RUN has of a job is the same head, with the token of its claim and the version in the place of
+-- the first 17 bytes, so that the running jobs of a lane have the same; and behind it limit keys.
+--
 --   1      version              2-7   enqueued_ms          8-13  due_ms
 --   14-17  payload bytes        18-19 key bytes            20    codec
 --   21     queue bytes          22    kind bytes           23    priority
@@ -21,6 +24,7 @@
 
 local EXPIRING, LASTING = 1, 3 -- one more with limit keys
 local CLASS_AT, NAMES_AT, EXPIRY_BYTES, HOLD_BYTES = 21, 36, 6, 6
+local IN_RUN = 17 -- where RUN has the version
 
 local classes = {}
 
@@ -86,16 +90,16 @@ local function parse_class(text, version, queue_bytes, kind_bytes)
   return class
 end
 
--- What the classes of records share that differ in their limit keys only, for a record that begins
--- behind `base` bytes; and how many bytes its head has without those keys. Nil if it cannot be
+-- What the classes of records share that differ in their limit keys only, for a record that has its
+-- version at `version_at`; and how many bytes its head has without those keys. Nil if it cannot be
 -- decoded.
-local function shared_class_of(bytes, base)
-  local key_high, key_low, _, queue_bytes, kind_bytes = byte(bytes, base + 18, base + 22)
-  local version = byte(bytes, base + 1)
+local function shared_class_of(bytes, version_at)
+  local key_high, key_low, _, queue_bytes, kind_bytes = byte(bytes, 18, 22)
+  local version = byte(bytes, version_at)
   if not kind_bytes or version < EXPIRING or version > LASTING + 1 then return nil end
   local names_end = NAMES_AT - 1 + queue_bytes + kind_bytes
   if version < LASTING then names_end = names_end + EXPIRY_BYTES end
-  local text = sub(bytes, base + CLASS_AT, base + names_end)
+  local text = sub(bytes, CLASS_AT, names_end)
   local class = classes[text]
   if class == nil then
     class = parse_class(text, version, queue_bytes, kind_bytes)
@@ -108,16 +112,16 @@ local function shared_class_of(bytes, base)
   return class, head_bytes
 end
 
--- The class of a record that begins behind `base` bytes and how many bytes its head has, or nil if
--- it cannot be decoded.
-local function class_of(bytes, base)
-  local class, head_bytes = shared_class_of(bytes, base)
+-- The class of a record, or with IN_RUN of what RUN has of it, and how many bytes its head has; or nil
+-- if it cannot be decoded.
+local function class_of(bytes, version_at)
+  local class, head_bytes = shared_class_of(bytes, version_at or 1)
   if class and class.limited then
-    local high, low = byte(bytes, base + head_bytes - 1, base + head_bytes)
+    local high, low = byte(bytes, head_bytes - 1, head_bytes)
     if not low then return nil end
-    local from = base + head_bytes + 1
+    local from = head_bytes + 1
     head_bytes = head_bytes + high * 256 + low
-    local names = sub(bytes, from, base + head_bytes)
+    local names = sub(bytes, from, head_bytes)
     local variant = class.variants[names]
     if variant == nil then
       local keys = split_keys(names)
@@ -130,5 +134,5 @@ local function class_of(bytes, base)
     end
     class = variant
   end
-  if class and #bytes >= base + head_bytes then return class, head_bytes end
+  if class and #bytes >= head_bytes then return class, head_bytes end
 end

@@ -44,8 +44,8 @@ end
 local function resting_places(record, class, fin)
   local state, finished_ms = byte(fin, 1), struct.unpack('>I6', fin, 3)
   local places = { retention_of(class, state, finished_ms) }
-  if state == COMPLETED and class.at_least and key_of(record, 0, class) then
-    places[3], places[4] = 'held:' .. class.queue, hold_end_ms(record, 0, class)
+  if state == COMPLETED and class.at_least and key_of(record, class) then
+    places[3], places[4] = 'held:' .. class.queue, hold_end_ms(record, class)
   end
   return places
 end
@@ -85,7 +85,7 @@ end
 local function find_on_shelves(ids, records, fins)
   local wanted = {} -- shelf → expiry → ids
   for i, id in ipairs(ids) do
-    local class = records[i] and class_of(records[i], 0)
+    local class = records[i] and class_of(records[i])
     if class and fins[i] and fin_state(fins[i]) ~= QUARANTINED then
       local places = resting_places(records[i], class, fins[i])
       in_doubt[id] = #places > 2
@@ -108,8 +108,8 @@ local function find_keys(ids, records)
   local keys, subjects, strangers = {}, {}, {}
   for i, id in ipairs(ids) do
     subjects[id] = true
-    local class = records[i] and class_of(records[i], 0)
-    keys[#keys + 1] = class and key_of(records[i], 0, class) or nil
+    local class = records[i] and class_of(records[i])
+    keys[#keys + 1] = class and key_of(records[i], class) or nil
   end
   for i, id in ipairs(read('HMGET', IDEM, keys)) do
     if id then
@@ -118,18 +118,18 @@ local function find_keys(ids, records)
     end
   end
   for i, record in ipairs(read('HMGET', JOBS, strangers)) do
-    local class = record and class_of(record, 0)
-    local key = class and key_of(record, 0, class)
+    local class = record and class_of(record)
+    local key = class and key_of(record, class)
     if key then add('holders', strangers[i], key) end
   end
 end
 
 -- The limit keys that a job holds by its entry of `run`, or by its record if that is damaged.
 local function keys_by(run, id)
-  local class, head_bytes = class_of(run, 16)
+  local class, head_bytes = class_of(run, IN_RUN)
   if class then return held_keys(run, class, head_bytes) or {} end
   local record = call('HGET', JOBS, id)
-  class = record and class_of(record, 0)
+  class = record and class_of(record)
   return class and class.keys or {}
 end
 
@@ -178,7 +178,7 @@ local function look_at(ids, has_shelves)
   for i, id in ipairs(ids) do
     add('subjects', id)
     if records[i] then
-      local class, head_bytes = class_of(records[i], 0)
+      local class, head_bytes = class_of(records[i])
       add('jobs', id, class and sub(records[i], 1, head_bytes) or '')
     end
     if atts[i] then add('att', id, sub(atts[i], 1, ATT_BYTES)) end

@@ -18,10 +18,12 @@ local shelved = {} -- shelf → expiry → tag → ids
 local added = {} -- shelf → how many
 
 -- Where a job that is finished now waits, until when, and its key if that is free now.
-local function resting_place(head, base, class, state)
-  local key = key_of(head, base, class)
+local function resting_place(id, head, class, state)
+  local key = key_of(head, class)
   if key and state == COMPLETED and class.at_least then
-    local hold_ms = hold_end_ms(head, base, class)
+    local record = call('HGET', JOBS, id) -- RUN does not have the time at which it was enqueued
+    local its_class = record and class_of(record)
+    local hold_ms = its_class and its_class.at_least and hold_end_ms(record, its_class) or now
     if hold_ms > now then return 'held:' .. class.queue, hold_ms, nil end
   end
   local shelf, expiry = retention_of(class, state, now)
@@ -47,11 +49,11 @@ local function free_key(key, id)
   if key then freed_keys[#freed_keys + 1], freed_owners[#freed_owners + 1] = key, id end
 end
 
--- Notes that a job is finished; `save_finished` writes it. `head` begins behind `base` bytes.
+-- Notes that a job is finished; `save_finished` writes it. `head` is its record, or what RUN has.
 -- `settled` is elapsed_ms and token as 22 bytes, or nil if no worker finished it. Answers whether
 -- the record is kept.
-local function finish(id, head, base, class, state, reason, settled, result)
-  local shelf, expiry, key = resting_place(head, base, class, state)
+local function finish(id, head, class, state, reason, settled, result)
+  local shelf, expiry, key = resting_place(id, head, class, state)
   free_key(key, id)
   if class.keys then tally_keys(class.keys, -1) end
   if expiry <= now then

@@ -9,7 +9,7 @@ local freed_bytes = 0
 -- takes time too; answers what was cut off, joined.
 local function cut_to_size(ids, records)
   for i = 1, #ids do
-    local class = records[i] and class_of(records[i], 0)
+    local class = records[i] and class_of(records[i])
     if class and class.apart then freed_bytes = freed_bytes + payload_bytes(records[i]) end
     if freed_bytes > FREED_MAX_BYTES then
       local rest = concat(ids, '', i + 1)
@@ -49,13 +49,13 @@ local function forget(shelf, expiry, ids)
   local dropped = 0
   for i, id in ipairs(ids) do
     local record, fin = records[i], fins[i]
-    local class = record and class_of(record, 0)
+    local class = record and class_of(record)
     if record and not (class and fin and fin_state(fin) ~= QUARANTINED) then
       forget_damaged(id, fin, class)
     else
       local place, place_ms
       if record then
-        local key = key_of(record, 0, class)
+        local key = key_of(record, class)
         if key then keys[#keys + 1], owners[#owners + 1] = key, id end
         place, place_ms = next_place(record, fin, class, shelf, tonumber(expiry))
       end

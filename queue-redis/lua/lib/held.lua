@@ -3,8 +3,8 @@
 -- The limit keys that a running job holds: its own, and those that its worker added, which are
 -- behind the head in its entry of `run`.
 local function held_keys(run, class, head_bytes)
-  if #run == 16 + head_bytes then return class.keys end
-  local added = split_keys(sub(run, 17 + head_bytes))
+  if #run == head_bytes then return class.keys end
+  local added = split_keys(sub(run, head_bytes + 1))
   if not added or not class.keys then return added or class.keys end
   local keys, has = {}, {}
   for _, list in ipairs({ class.keys, added }) do
@@ -22,7 +22,7 @@ local function strays_among(name, holders)
   local strays = {}
   for i, run in ipairs(read('HMGET', RUN, holders)) do
     local class, head_bytes
-    if run then class, head_bytes = class_of(run, 16) end
+    if run then class, head_bytes = class_of(run, IN_RUN) end
     local holds = run and not class
     for _, key in ipairs(class and held_keys(run, class, head_bytes) or {}) do
       holds = holds or key == name
@@ -36,13 +36,13 @@ end
 local function holders_among(page, name)
   local ids = {}
   for i = 1, #page, 2 do
-    local class, head_bytes = class_of(page[i + 1], 16)
+    local class, head_bytes = class_of(page[i + 1], IN_RUN)
     local keys
     if class then
       keys = held_keys(page[i + 1], class, head_bytes)
     else
       local record = call('HGET', JOBS, page[i]) -- what `run` holds is a copy
-      class = record and class_of(record, 0)
+      class = record and class_of(record)
       keys = class and class.keys
     end
     for _, key in ipairs(keys or {}) do

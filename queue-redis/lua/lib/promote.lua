@@ -17,7 +17,7 @@ local function promote(budget)
   local moved, parked, count = {}, {}, 0
   for i, id in ipairs(ids) do
     local record = #id == 16 and records[i]
-    local class = record and class_of(record, 0)
+    local class = record and class_of(record)
     local lane = class and lane_of(class)
     if not class then
       moved[#moved + 1] = id

@@ -20,22 +20,20 @@ local function payload_bytes(bytes)
   return ((a * 256 + b) * 256 + c) * 256 + d
 end
 
--- The idempotency key, or nil.
-local function key_of(bytes, base, class)
-  local high, low = byte(bytes, base + 18, base + 19)
+-- The idempotency key, or nil; RUN has it in the same place.
+local function key_of(head, class)
+  local high, low = byte(head, 18, 19)
   local length = high * 256 + low
   if length == 0 then return nil end
-  local from = base + class.names_end + 1
-  return sub(bytes, from, from + length - 1)
+  local from = class.names_end + 1
+  return sub(head, from, from + length - 1)
 end
 
-local function enqueued_ms_of(bytes, base) return (struct.unpack('>I6', bytes, base + 2)) end
-
 -- The end of the time for which a job holds its key at least; only of a class with such a time.
-local function hold_end_ms(bytes, base, class)
-  local high, low = byte(bytes, base + 18, base + 19)
-  local at = base + class.names_end + 1 + high * 256 + low
-  return min(enqueued_ms_of(bytes, base) + struct.unpack('>I6', bytes, at), TIME_MAX)
+local function hold_end_ms(record, class)
+  local high, low = byte(record, 18, 19)
+  local at = class.names_end + 1 + high * 256 + low
+  return min(struct.unpack('>I6', record, 2) + struct.unpack('>I6', record, at), TIME_MAX)
 end
 
 -- The shelf where a record waits for the end of its retention, and that end.
@@ -69,9 +67,9 @@ local function parse_att(bytes)
   }
 end
 
--- The attempts of a job that has no record of them yet.
-local function new_att(bytes, base)
-  local due_ms = struct.unpack('>I6', bytes, base + 8)
+-- The attempts of a job that has none noted yet; `record` may be missing or damaged.
+local function new_att(record)
+  local due_ms = record and #record >= 13 and struct.unpack('>I6', record, 8) or now
   return {
     failures = 0,
     stalls = 0,

@@ -23,8 +23,8 @@ end
 local function unshelve(id, record, class, fin)
   local state = byte(fin, 1)
   local finished_ms = struct.unpack('>I6', fin, 3)
-  if state == COMPLETED and class.at_least and key_of(record, 0, class) then
-    local hold_ms = hold_end_ms(record, 0, class)
+  if state == COMPLETED and class.at_least and key_of(record, class) then
+    local hold_ms = hold_end_ms(record, class)
     if hold_ms > finished_ms and want_from('held:' .. class.queue, hold_ms, id) then return end
   end
   local shelf, expiry = retention_of(class, state, finished_ms)

@@ -4,8 +4,8 @@
 -- Where both can, both do the same.
 
 local function claim_plain()
-  local LANES_MAX, TIDY_DUE_MS, REOPEN_LOOKS_MAX, JOBS_MAX = 32, 60000, 16, 2 ^ 52
-  local argv, format, ceil = ARGV, string.format, math.ceil
+  local LANES_MAX, TIDY_DUE_MS, REOPEN_LOOKS_MAX, JOBS_MAX = 16, 60000, 16, 2 ^ 52
+  local argv, format, find, char, ceil = ARGV, string.format, string.find, string.char, math.ceil
   local token, missing = argv[1], tonumber(argv[3])
   if stale > 0 or loose or missing > CHUNK or call('HGET', CLAIMS, token) then return nil end
   local due_ms = tonumber(call('ZRANGE', DUE, '0', '0', 'WITHSCORES')[2])
@@ -269,10 +269,10 @@ local function claim_plain()
   local runs = {}
 
   -- Where the head of a record ends, and what of it follows its times if other jobs of its lane may
-  -- have the same; nothing if it is not plain.
+  -- have the same; nothing if it is not plain. RUN has that behind the token and the version.
   local function meet(record, lane, tail)
     local view, keys = view_of[lane], keys_of[lane]
-    local class, head_end = shared_class_of(record, 0)
+    local class, head_end = shared_class_of(record, 1)
     local version = byte(record)
     if not class or class.apart or class.expires_ms <= now then return nil end
     head_end = head_end + (keys and #keys or 0)
@@ -301,25 +301,20 @@ local function claim_plain()
         tail, version, variant = lengths[#keys] .. keys, 4, variant + 1
       end
       view.texts = view.texts or {}
-      local text = view.texts[variant]
+      local text, holder = view.texts[variant], token .. char(version)
       local expected = text and text .. tail
-      local length, last_times, run = expected and 17 + #expected, nil, nil
+      local common_run = expected and holder .. expected .. view.added
       for i = parts[n + 1], parts[n + 2] do
         local record = found[i]
         if not record then return false end
-        if expected and byte(record) == version and sub(record, 18, length) == expected then
-          local times = sub(record, 1, 17)
-          if times ~= last_times then
-            last_times, run = times, token .. times .. expected .. view.added
-          end
-        else
+        local run = common_run
+        if not expected or byte(record) ~= version or find(record, expected, 18, true) ~= 18 then
           local head_end, common = meet(record, lane, tail)
           if not head_end then return false end
+          run = token .. sub(record, 1, 1) .. sub(record, 18, head_end) .. view.added
           if common then
-            view.texts[variant], expected = common, common .. tail
-            length = 17 + #expected
+            view.texts[variant], expected, common_run = common, common .. tail, run
           end
-          last_times, run = nil, token .. sub(record, 1, head_end) .. view.added
         end
         reply[14 + i] = record
         runs[2 * i - 1], runs[2 * i] = ids[i], run

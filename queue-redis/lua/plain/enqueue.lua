@@ -40,13 +40,12 @@ local function enqueue_plain()
   local keys_at, key_count = at - 1, #carriers / 2
   local ids_at = keys_at + key_count
 
-  -- The groups in the order of their first jobs; those of one are neighbours, or in a list. Before
-  -- each record: its version (class.lua), 2 less if it expires, and its times.
+  -- The groups in the order of their first jobs; those of one are neighbours, or in a list.
   local runs, count = { byte(run_bytes, 1, -1) }, 0
   for i = 3, #runs, 4 do count = count + runs[i] * 256 + runs[i + 1] end
   if count == 0 or count > CHUNK then return nil end
   local met, first_of, last_of, list_of, written = {}, {}, {}, {}, {}
-  local times, nth = pack('>I6I6', now, now), ids_at
+  local nth = ids_at
   for i = 1, #runs, 4 do
     local group, first = runs[i] * 256 + runs[i + 1], nth + 1
     local last, set = nth + runs[i + 2] * 256 + runs[i + 3], set_of[group]
@@ -58,13 +57,11 @@ local function enqueue_plain()
       for at_ = first, last do list[#list + 1] = argv[at_] end
       list_of[group] = list
     end
-    local lasting, expiring = '\3', '\1'
-    if is_keyed[group] then lasting, expiring = '\4', '\2' end
     while nth < last do
       nth = nth + 1
       local record, size = argv[nth + count], 2 * (nth - ids_at)
-      local expires = byte(record, 22) % 2 == 1 -- its flags
-      written[size - 1], written[size] = argv[nth], (expires and expiring or lasting) .. times .. record
+      if times then record = sub(record, 1, 1) .. times .. sub(record, 14) end
+      written[size - 1], written[size] = argv[nth], record
     end
   end
   local found = call('HMGET', JOBS, unpack(argv, ids_at + 1, ids_at + count))
@@ -268,7 +265,7 @@ local function enqueue_plain()
     if is_met[set] and not is_paused and try('LLEN', wake) == 0 then try('RPUSH', wake, 'w') end
   end
   save_meta()
-  return string.rep('R', count)
+  return string.rep('R', count) .. now_text
 end
 
 local reply = enqueue_plain()

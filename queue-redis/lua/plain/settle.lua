@@ -44,7 +44,7 @@ repeat
   for i = 1, count do
     local run, settlement = runs[i], argv[count + i]
     if run ~= last then
-      is_plain = run and #run > 38
+      is_plain = run and #run > 22
       if not is_plain then break end
       -- Its token, and the version of the record behind it (class.lua).
       if not front or find(run, front, 1, true) ~= 1 then
@@ -59,19 +59,19 @@ repeat
         fronts = fronts + 1
         front_from[fronts], front_token[fronts] = i, nth
       end
-      -- All that is behind its times and its size; of a job with an idempotency key without that.
-      if not text or #run ~= #last or find(run, text, 34, true) ~= 34 then
-        local key_high, key_low, _, queue_bytes, kind_bytes = byte(run, 34, 38)
+      -- All that is behind these; of a job with an idempotency key without that.
+      if not text or #run ~= #last or find(run, text, 18, true) ~= 18 then
+        local key_high, key_low, _, queue_bytes, kind_bytes = byte(run, 18, 22)
         local key_bytes, names_end = key_high * 256 + key_low, nil
         local its_text
         if key_bytes == 0 then
-          text = sub(run, 34)
+          text = sub(run, 18)
           its_text = text
         else
-          names_end = (version < 3 and 57 or 51) + queue_bytes + kind_bytes
+          names_end = (version < 3 and 41 or 35) + queue_bytes + kind_bytes
           is_plain = #run >= names_end + key_bytes
           if not is_plain then break end
-          its_text = sub(run, 34, names_end) .. sub(run, names_end + key_bytes + 1)
+          its_text = sub(run, 18, names_end) .. sub(run, names_end + key_bytes + 1)
           text = nil
         end
         local sort = key_bytes == 0 and version or 10 + version
@@ -82,13 +82,13 @@ repeat
         end
         local its_kind = known[its_text]
         if not its_kind then
-          names_end = names_end or (version < 3 and 57 or 51) + queue_bytes + kind_bytes
-          local class_text = sub(run, 36, names_end)
+          names_end = names_end or (version < 3 and 41 or 35) + queue_bytes + kind_bytes
+          local class_text = sub(run, 20, names_end)
           local its_class = classes_of[sort][class_text]
           if not its_class then
-            is_plain = #run >= names_end and version >= 1 and version <= 4 and byte(run, 39) <= 9
+            is_plain = #run >= names_end and version >= 1 and version <= 4 and byte(run, 23) <= 9
             if not is_plain then break end
-            local completed_s, _, flags = struct.unpack('>I4I4B', run, 43)
+            local completed_s, _, flags = struct.unpack('>I4I4B', run, 27)
             local kind_from = names_end - kind_bytes + 1
             local queue = sub(run, kind_from - queue_bytes, kind_from - 1)
             local name = sub(run, kind_from, names_end)

@@ -155,7 +155,8 @@ repeat
     end
   end
 
-  -- The records: what is in `run` is the claim's token and a record's head (class.lua).
+  -- The records: what is in `run` is the claim's token, and of a record its version and its head from
+  -- byte 18 on (class.lua).
   local records, runs
   if count > 1 then
     records, runs = call('HMGET', PREFIX .. 'jobs', unpack(ids)), {}
@@ -167,19 +168,20 @@ repeat
   if limit_keys then version, flags, tail = 4, 16, pack('>H', #limit_keys) .. limit_keys end
   local head, run
   for i = 1, count do
-    local record = records[i]
-    local key_high, key_low, _, queue_bytes, kind_bytes, its_priority = byte(record or '', 18, 23)
-    is_plain = its_priority and #ids[i] == 16
-    if not is_plain then break end
-    local head_end = names_end + key_high * 256 + key_low + #tail
-    local its_head = sub(record, 1, head_end)
-    if its_head ~= head then
+    local record = records[i] or ''
+    if not head or byte(record) ~= version or string.find(record, head, 18, true) ~= 18 then
+      local key_high, key_low, _, queue_bytes, kind_bytes, its_priority = byte(record, 18, 23)
       is_plain = byte(record) == version and its_priority == priority and byte(record, 35) == flags
         and queue_bytes == #queue and kind_bytes == #kind and sub(record, 36, names_end) == of
-        and #its_head == head_end and sub(its_head, head_end - #tail + 1) == tail
       if not is_plain then break end
-      head, run = its_head, token .. its_head .. added
+      local head_end = names_end + key_high * 256 + key_low + #tail
+      head = sub(record, 18, head_end)
+      is_plain = #head == head_end - 17 and sub(head, head_end - #tail - 16) == tail
+      if not is_plain then break end
+      run = token .. sub(record, 1, 1) .. head .. added
     end
+    is_plain = #ids[i] == 16
+    if not is_plain then break end
     if runs then runs[2 * i - 1], runs[2 * i] = ids[i], run end
   end
   if not is_plain then break end

@@ -12,7 +12,7 @@ repeat
   if limit_keys then index, at = argv[11], 11 + #carriers / 2 end
   local high, low = byte(runs, 3, 4)
   local count = high * 256 + low
-  if count == 0 or count > CHUNK or #argv ~= at + 2 * count then break end
+  if count == 0 or count > CHUNK or #argv ~= at + 2 * count + 1 then break end
   local queue = argv[4]
   local pair = queue .. '/' .. argv[5]
   local lane, lanes = PREFIX .. 'lane:' .. pair .. '/' .. index, PREFIX .. 'lanes:' .. pair
@@ -69,26 +69,22 @@ repeat
     if not is_plain then break end
   end
 
-  -- Before each record: its version (class.lua) and its times.
-  local jobs, times = PREFIX .. 'jobs', pack('>I6I6', now, now)
-  local expiring, lasting = names and '\2' or '\1', names and '\4' or '\3'
-  local first = at + 1
+  local jobs, first = PREFIX .. 'jobs', at + 1
   local is_taken, written = false, nil
   if count == 1 then
     local record = argv[first + 1]
-    record = (byte(record, 22) % 2 == 1 and expiring or lasting) .. times .. record
+    if times then record = sub(record, 1, 1) .. times .. sub(record, 14) end
     is_taken = call('HSETNX', jobs, argv[first], record) == 0
   else
     local found = call('HMGET', jobs, unpack(argv, first, at + count))
     written = found -- its room is used again
     local seen = {}
-    expiring, lasting = expiring .. times, lasting .. times
     for i = count, 1, -1 do
       local id, record = argv[at + i], argv[at + count + i]
       is_taken = is_taken or found[i] or seen[id]
       seen[id] = true
-      written[2 * i - 1] = id
-      written[2 * i] = (byte(record, 22) % 2 == 1 and expiring or lasting) .. record
+      if times then record = sub(record, 1, 1) .. times .. sub(record, 14) end
+      written[2 * i - 1], written[2 * i] = id, record
     end
   end
   if is_taken then break end
@@ -137,6 +133,6 @@ repeat
       if type(tokens) == 'number' and tokens > 1 then call('LTRIM', wake, '0', '-2') end
     end
   end
-  do return count == 1 and 'R' or string.rep('R', count) end
+  do return string.rep('R', count) .. now_text end
 until true
 

@@ -17,11 +17,11 @@ repeat
   if string.find(rare, 'c', 1, true) and call('EXISTS', PREFIX .. 'cancel') == 1 then break end
 
   local first = runs[1]
-  if #first < names_end or flags ~= 0 and flags ~= 16 or byte(first, 39) > 9 then break end
+  if #first < names_end or flags ~= 0 and flags ~= 16 or byte(first, 23) > 9 then break end
   if not string.find(pair, '^[a-z0-9_.-]+/[a-z0-9_.-]+$') then break end
   local is_kept = completed_s > 0
-  local class, version = sub(first, 36, names_end), flags == 16 and 4 or 3 -- the class from its codec on
-  local key_high, key_low = byte(first, 34, 35)
+  local class, version = sub(first, 20, names_end), flags == 16 and 4 or 3 -- the class from its codec on
+  local key_high, key_low = byte(first, 18, 19)
   local has_keys = key_high + key_low > 0
   if has_keys and not is_kept or #kind > 64 then break end
   -- Behind the idempotency key: the job's limit keys, and those that its worker has added.
@@ -33,10 +33,10 @@ repeat
     if not is_plain then break end
     if seen then seen[id] = true end
     if run ~= last then
-      key_high, key_low = byte(run, 34, 35)
+      key_high, key_low = byte(run, 18, 19)
       local key_bytes = key_low and key_high * 256 + key_low or 0
       is_plain = sub(run, 1, 16) == token and byte(run, 17) == version
-        and sub(run, 36, names_end) == class
+        and sub(run, 20, names_end) == class
         and sub(run, names_end + key_bytes + 1) == limit_keys
         and #run == names_end + key_bytes + #limit_keys
         and (key_bytes > 0) == has_keys

@@ -9,15 +9,15 @@ elseif #ARGV <= 2 * CHUNK then
   if runs.err then runs = nil end
 end
 local run = runs and runs[1]
--- Behind the token is the head of the first job's record (class.lua). Of jobs that do not expire it
--- has version 3, or 4 with limit keys, which is the flag 16.
-if run and #run >= 51 then
-  local queue_bytes, kind_bytes, _ = byte(run, 37, 38)
-  names_end = 51 + queue_bytes + kind_bytes
-  queue = sub(run, 52, 51 + queue_bytes)
-  kind = sub(run, 52 + queue_bytes, names_end)
+-- Behind the token are the version of the first job's record and its head from byte 18 on (class.lua).
+-- Of jobs that do not expire the version is 3, or 4 with limit keys, which is the flag 16.
+if run and #run >= 35 then
+  local queue_bytes, kind_bytes, _ = byte(run, 21, 22)
+  names_end = 35 + queue_bytes + kind_bytes
+  queue = sub(run, 36, 35 + queue_bytes)
+  kind = sub(run, 36 + queue_bytes, names_end)
   pair = queue .. '/' .. kind
-  completed_s, _, flags = struct.unpack('>I4I4B', run, 43)
+  completed_s, _, flags = struct.unpack('>I4I4B', run, 27)
 end
 local running_field, live_field, completed_field, shelf_name
 if completed_s and completed_s > 0 then

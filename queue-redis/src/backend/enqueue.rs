@@ -103,11 +103,12 @@ pub(super) async fn run(
     let mut outcomes = Vec::with_capacity(jobs.len());
     while outcomes.len() < jobs.len() {
         let rest = &jobs[outcomes.len()..];
-        let packed = pack_some(rest);
+        let sent_ms = backend.clock.now_ms();
+        let packed = pack_some(rest, sent_ms);
         let part = &rest[..packed.len()];
         let may_replace = part.iter().any(|job| job.on_conflict == OnConflict::Replace);
         let script = if may_replace { &scripts::replace } else { &scripts::enqueue };
-        let call = Call::script(script, command(backend, script, part, &packed));
+        let call = Call::script(script, command(backend, script, part, &packed, sent_ms));
         drop(packed);
         let answer = match durability {
             Durability::Memory | Durability::Replicas(0) => {
@@ -117,7 +118,11 @@ pub(super) async fn run(
             _ => backend.groups.make(call, repeat, durability).await,
         };
         let (reply, reached) = answer.map_err(|error| of_part(error, outcomes.len()))?;
-        outcomes.extend(read(reply, part)?.into_iter().map(|outcome| match outcome {
+        let (answers, now_ms) = read(reply, part)?;
+        if let Some(now_ms) = now_ms {
+            backend.clock.note(now_ms, sent_ms);
+        }
+        outcomes.extend(answers.into_iter().map(|outcome| match outcome {
             EnqueueOutcome::Done(done) => EnqueueOutcome::Done(done.with_durability(reached)),
             refused => refused,
         }));
@@ -126,11 +131,11 @@ pub(super) async fn run(
 }
 
 /// The first of these jobs, as many as one call takes in.
-fn pack_some(jobs: &[NewJob]) -> Vec<PackedJob> {
+pub(super) fn pack_some(jobs: &[NewJob], now_ms: u64) -> Vec<PackedJob> {
     let mut bytes = 0;
     let mut packed = Vec::with_capacity(jobs.len());
     for job in jobs {
-        let next = pack_job(&job.spec);
+        let next = pack_job(&job.spec, now_ms);
         bytes += next.bytes() + OVERHEAD_BYTES;
         if (bytes > CALL_MAX_BYTES || packed.len() == CALL_MAX_JOBS) && !packed.is_empty() {
             break;
@@ -152,12 +157,18 @@ fn of_part(error: Error, taken: usize) -> Error {
     }
 }
 
-fn command(backend: &RedisBackend, script: &Source, jobs: &[NewJob], packed: &[PackedJob]) -> Cmd {
+pub(super) fn command(
+    backend: &RedisBackend,
+    script: &Source,
+    jobs: &[NewJob],
+    packed: &[PackedJob],
+    sent_ms: u64,
+) -> Cmd {
     let (groups, runs) = grouped(jobs, packed);
     let families: Vec<_> = groups.chunk_by(|before, group| group.is_like(before)).collect();
     let (limit_keys, carriers) = limit_keys(&groups, &runs);
     let argument_bytes = packed.iter().map(|job| job.bytes() + OVERHEAD_BYTES).sum();
-    let arguments = 3 + families.len() * 7 + groups.len() + limit_keys.len() + jobs.len() * 4;
+    let arguments = 4 + families.len() * 7 + groups.len() + limit_keys.len() + jobs.len() * 4;
     let mut cmd = script.call(&backend.keys, arguments, argument_bytes);
     let runs: Vec<u8> = runs.iter().flatten().flat_map(|number| number.to_be_bytes()).collect();
     cmd.arg(families.len()).arg(runs);
@@ -181,6 +192,7 @@ fn command(backend: &RedisBackend, script: &Source, jobs: &[NewJob], packed: &[P
             cmd.arg(key.as_str());
         }
     }
+    cmd.arg(sent_ms);
     cmd
 }
 
@@ -235,12 +247,14 @@ fn limit_keys<'a>(groups: &[Group<'a>], runs: &[[u16; 2]]) -> (Vec<&'a LimitKey>
     (keys, carriers)
 }
 
-fn read(reply: Value, jobs: &[NewJob]) -> Result<Vec<EnqueueOutcome>, Error> {
+/// What has become of the jobs, and the store's clock unless that is damaged.
+fn read(reply: Value, jobs: &[NewJob]) -> Result<(Vec<EnqueueOutcome>, Option<u64>), Error> {
     let mut items = Items::of_first(reply)?;
-    let letters = items.bytes()?;
-    if letters.len() != jobs.len() {
+    let first = items.bytes()?;
+    let Some((letters, now)) = first.split_at_checked(jobs.len()) else {
         return Err(unexpected("not one answer per job"));
-    }
+    };
+    let now = std::str::from_utf8(now).ok().and_then(|now| now.parse().ok());
     let mut outcomes = Vec::with_capacity(jobs.len());
     for (job, letter) in jobs.iter().zip(letters) {
         let created = |state| EnqueueOutcome::Done(Enqueued::created(job.spec.id, state));
@@ -251,12 +265,13 @@ fn read(reply: Value, jobs: &[NewJob]) -> Result<Vec<EnqueueOutcome>, Error> {
             b'r' => replacing(job.spec.id, JobState::Ready, &mut items)?,
             b'D' => duplicate(&bytes(items.value()?)?)?,
             b'F' => full(&bytes(items.value()?)?).ok_or_else(|| unexpected("not what is full"))?,
-            letter => {
-                EnqueueOutcome::Conflict { existing: next_id(&mut items)?, reason: reason(letter)? }
-            }
+            letter => EnqueueOutcome::Conflict {
+                existing: next_id(&mut items)?,
+                reason: reason(*letter)?,
+            },
         });
     }
-    Ok(outcomes)
+    Ok((outcomes, now))
 }
 
 fn replacing(id: JobId, state: JobState, items: &mut Items) -> Result<EnqueueOutcome, Error> {
@@ -305,7 +320,7 @@ mod tests {
             let job =
                 |kind: char| NewJob::new(Kind::new(kind.to_string()).unwrap(), Payload::raw(""));
             let jobs: Vec<_> = kinds.chars().map(job).collect();
-            let (groups, runs) = grouped(&jobs, &pack_some(&jobs));
+            let (groups, runs) = grouped(&jobs, &pack_some(&jobs, 0));
             let names: String = groups.iter().map(|group| group.kind).collect();
             (names, runs)
         };

@@ -1,9 +1,5 @@
 //! Workers of two versions on one store: scripts with different texts run side by side.
 
-#[path = "../../tests/support/server.rs"]
-#[allow(unreachable_pub, clippy::expect_used, dead_code, reason = "shared with the tests")]
-mod server;
-
 use std::time::Duration;
 
 use queue_core::{
@@ -12,7 +8,7 @@ use queue_core::{
 };
 use redis::{Arg, Cmd};
 
-use super::{RedisBackend, claim, settle};
+use super::{RedisBackend, claim, server, settle};
 use crate::store::{self, Call, Repeat};
 
 /// The same call of the same script with another text, and so another hash.

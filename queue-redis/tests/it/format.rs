@@ -114,7 +114,7 @@ async fn each_format_has_these_bytes() {
     assert_eq!(hex(&record[record.len() - 2..]), "7080", "payload and options");
 
     store.claim().await;
-    assert_eq!(hex(&store.of_job("run")), format!("{}{head}", "09".repeat(16)));
+    assert_eq!(hex(&store.of_job("run")), format!("{}03{}", "09".repeat(16), &head[34..]));
     let claim = concat!("01", "030000000001", "000bb800000003e8", "0001", "01", "77");
     let ids = "07".repeat(16);
     assert_eq!(hex(&store.read("claims", TOKEN.as_bytes().as_slice())), format!("{claim}{ids}"));
@@ -159,7 +159,8 @@ async fn a_record_with_an_empty_expiry_is_read() {
         let lease = store.backend.claim(&request).await.unwrap().leases.remove(0);
         assert_eq!(lease.spec.payload, job.spec.payload);
         assert_eq!((lease.spec.expires_at, &lease.spec.limits), (None, &job.spec.limits));
-        assert!(hex(&store.of_job("run")).contains(&hex(&record[..41])));
+        assert_eq!(store.of_job("run")[16], record[0]);
+        assert!(hex(&store.of_job("run")).contains(&hex(&record[17..41])));
         let outcome = Outcome::Completed { result: None };
         let (id, token, elapsed) = (*ID, lease.token, Duration::ZERO);
         let settlements = vec![Settlement { id, token, outcome, elapsed }];
@@ -205,7 +206,8 @@ async fn each_format_of_limits_has_these_bytes() {
     request.kinds[0].limits = LimitKeys::parse(["provider:x"]).unwrap();
     assert_eq!(store.backend.claim(&request).await.unwrap().leases.len(), 1);
     let added = "70726f76696465723a78"; // the key that the worker has added
-    assert_eq!(hex(&store.of_job("run")), format!("{}{head}{added}", "09".repeat(16)));
+    let run = format!("{}04{}{added}", "09".repeat(16), &head[34..]);
+    assert_eq!(hex(&store.of_job("run")), run);
     for held in ["hold:provider:x", "hold:tenant:a"] {
         let name = store.harness.key(&store.backend, held);
         let holders: Vec<Vec<u8>> = store.harness.raw(&[b"SMEMBERS", name.as_bytes()]);

@@ -54,7 +54,7 @@ const ROWS: &[(&str, Seen)] = &[
     ("NOPERM this user has no permissions to run the 'zadd' command", Refused),
     ("NOPROTO unsupported protocol version", Refused),
     ("DENIED Redis is running in protected mode", Refused),
-    ("SCHEMA the store has schema 9, this program knows 2", Refused),
+    ("SCHEMA the store has schema 9, this program knows 3", Refused),
     ("EXECABORT Transaction discarded because of previous errors.", Refused),
     ("ERR AUTH <password> called without any password configured", Refused),
     ("ERR DB index is out of range", Refused),
