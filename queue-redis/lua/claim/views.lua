@@ -14,7 +14,8 @@ local function make_views()
     local view = all[place]
     if not view then
       local pair = queue .. '/' .. kind
-      view = { place = place, pair = pair, queue = queue, kind = kind, entries = {} }
+      -- `is_sorted`: its entries are in the order of their scores.
+      view = { place = place, pair = pair, queue = queue, kind = kind, entries = {}, is_sorted = true }
       view.sources = { { name = PREFIX .. 'lanes:' .. pair, at = 0, score = -1 } }
       all[place] = view
     end
@@ -99,6 +100,7 @@ local function make_views()
     if limits().left(key) <= 0 then
       limits().wait_for(key, view.pair)
     else
+      view.is_sorted = false
       view.sources[#view.sources + 1] =
         { name = limits().waits_name(key, view.pair), key = name, at = 0, score = score - 1 }
     end
@@ -182,7 +184,10 @@ local function make_views()
       for _, view in ipairs(of_queue) do
         if slots[view.kind] > 0 and not is_shut(view) then
           for _, entry in ipairs(view.entries) do
-            if not view.shut and has_room(view, entry) then able[#able + 1] = entry end
+            if not view.shut and has_room(view, entry) then
+              able[#able + 1] = entry
+              if size == 1 and view.is_sorted then break end -- the others come behind it
+            end
           end
         end
       end
@@ -253,6 +258,7 @@ local function make_views()
     if lane.live <= 0 then
       entry.gone = true
     elseif lane.served then
+      view.is_sorted = false
       turn = turn + 1
       local base = lane.priority * 2 ^ 48
       -- One that keeps its turn is written with it: it may have been parked.
@@ -314,11 +320,10 @@ local function make_views()
       local has_some = false
       if is_shut(view) then return false end
       repeat
-        -- All that are known: when those without room have some is to be named.
         for _, entry in ipairs(view.entries) do
-          if not is_empty(view, entry) then
+          if not is_empty(view, entry) and not has_some then
             if halted then return true end
-            has_some = not view.shut and has_room(view, entry) or has_some
+            has_some = not view.shut and has_room(view, entry)
           end
         end
       until has_some or view.shut or not read_before(view, math.huge, 9)

@@ -1,6 +1,7 @@
 -- The shortest claims, made without functions, which cost a call more than a job does: at most one
--- queue and kind has jobs, in one lane, and they, their limit keys and the store are as plain as can
--- be (plain/claim.lua). Goes on behind this if that is not so, with nothing written.
+-- queue and kind has jobs, in one lane unless one job is wanted, and they, their limit keys and the
+-- store are as plain as can be (plain/claim.lua). Goes on behind this if that is not so, with nothing
+-- written.
 
 repeat
   local argv, format = ARGV, string.format
@@ -66,7 +67,8 @@ repeat
   local index_key = PREFIX .. 'lanes:' .. pair
   local lanes = try('ZRANGE', index_key, '0', '1')
   local index = lanes[1]
-  if not index or lanes[2] then break end
+  local next_index = lanes[2]
+  if not index or next_index and missing > 1 then break end
   local priority = (byte(index) or 0) - 48
   if priority < 0 or priority > 9 then break end
   local limit_keys = #index > 1 and sub(index, 3)
@@ -86,7 +88,8 @@ repeat
   running = tonumber(running or 0)
   if not ready or not running then break end
   ready, running = ready - count, running + count
-  if limited and is_empty and ready > 0 then break end -- the others may wait for a key
+  if limited and is_empty and ready > 0 and not next_index then break end -- the others may wait for a key
+  if next_index and ready <= 0 then break end
   if not (ready >= 0 and ready <= 2 ^ 52 and ready % 1 == 0) then break end
   if not (running > 0 and running <= 2 ^ 52 and running % 1 == 0) then break end
 
@@ -110,49 +113,68 @@ repeat
       if not is_known then names[#names + 1] = name end
     end
     if not is_plain or #names > 100 then break end
-    if limited then
-      local states, targets = call('HMGET', PREFIX .. 'limited', unpack(names)), {}
-      for i = 1, #names do
-        targets[2 * i - 1], targets[2 * i] = names[i], string.match(names[i], '^[^:]*') .. ':*'
-      end
-      local settings, now_us = call('HMGET', PREFIX .. 'limits', unpack(targets)), now * 1000
-      for i = 1, #names do
-        local state, set = states[i], settings[2 * i - 1] or settings[2 * i]
-        is_plain = is_plain and (not set or #set >= 46) and (set or not state)
-        if set and is_plain then
-          -- limits.lua: 1 concurrency, 2 rate, 4 breaker, 8 adaptive, 16 weight, 32 live jobs.
-          local version, flags, most, starts, period_ms, burst, failures, window_ms, cooldown_ms, lowest,
-            _, lives = struct.unpack('>BBI4I4I6I4BI6I6I4BI8', set)
-          local has_most, has_rate = flags % 2 == 1, floor(flags / 2) % 2 == 1
-          local has_breaker, is_adaptive = floor(flags / 4) % 2 == 1, floor(flags / 8) % 2 == 1
-          is_plain = version == 1 and floor(flags / 16) % 2 == 0 and flags < 64
-            and (most > 0 or not has_most) and (lives > 0 or flags < 32)
-            and (not has_rate or starts > 0 and period_ms > 0 and burst > 0)
-            and (not has_breaker or failures > 0 and failures <= 100 and window_ms > 0 and cooldown_ms > 0)
-            and (not is_adaptive or has_most and lowest > 0 and lowest <= most)
-            and (has_rate or not state)
-          if has_most and is_plain then
-            local holders = try('SCARD', PREFIX .. 'hold:' .. names[i])
-            is_plain = type(holders) == 'number' and holders + count < most
-          end
-          local next_us = 0
-          if state and is_plain then
-            is_plain = #state == 17 and sub(state, 1, 2) == '\1\0' and sub(state, 11) == '\0\0\0\0\0\0\0'
-            next_us = is_plain and struct.unpack('>I8', state, 3)
-          end
-          if has_rate and is_plain then
-            local interval = max(math.ceil(period_ms * 1000 / starts), 1)
-            local latest = now_us + (burst - 1) * interval
-            next_us = max(now_us, min(next_us, latest + interval))
-            is_plain = count <= floor((latest - next_us) / interval) -- one more may start
+  end
+  -- If its lane is empty now the next one has to have room, too, or nothing may be left to run.
+  local taking = names and #names or 0
+  if limited and is_empty and next_index then
+    names = names or {}
+    is_plain = string.find(next_index, '^%d$') or string.find(next_index, '^%d/.')
+    local own_count, bytes = 0, -1
+    for name in string.gmatch(sub(next_index, 3), '[^,]+') do
+      is_plain = is_plain and string.find(name, '^[%l%d_.-]+:[%l%d%u_.:@+-]+$')
+      own_count, bytes = own_count + 1, bytes + #name + 1
+      local is_known = false
+      for i = 1, #names do is_known = is_known or names[i] == name end
+      if not is_known then names[#names + 1] = name end
+    end
+    is_plain = is_plain and own_count <= 4 and (own_count == 0 or bytes == #next_index - 2)
+    if not is_plain or #names > 100 then break end
+  end
+  if limited and names and names[1] then
+    local states, targets = call('HMGET', PREFIX .. 'limited', unpack(names)), {}
+    for i = 1, #names do
+      targets[2 * i - 1], targets[2 * i] = names[i], string.match(names[i], '^[^:]*') .. ':*'
+    end
+    local settings, now_us = call('HMGET', PREFIX .. 'limits', unpack(targets)), now * 1000
+    for i = 1, #names do
+      local take = i <= taking and count or 0
+      local state, set = states[i], settings[2 * i - 1] or settings[2 * i]
+      is_plain = is_plain and (not set or #set >= 46) and (set or not state)
+      if set and is_plain then
+        -- limits.lua: 1 concurrency, 2 rate, 4 breaker, 8 adaptive, 16 weight, 32 live jobs.
+        local version, flags, most, starts, period_ms, burst, failures, window_ms, cooldown_ms, lowest,
+          _, lives = struct.unpack('>BBI4I4I6I4BI6I6I4BI8', set)
+        local has_most, has_rate = flags % 2 == 1, floor(flags / 2) % 2 == 1
+        local has_breaker, is_adaptive = floor(flags / 4) % 2 == 1, floor(flags / 8) % 2 == 1
+        is_plain = version == 1 and floor(flags / 16) % 2 == 0 and flags < 64
+          and (most > 0 or not has_most) and (lives > 0 or flags < 32)
+          and (not has_rate or starts > 0 and period_ms > 0 and burst > 0)
+          and (not has_breaker or failures > 0 and failures <= 100 and window_ms > 0 and cooldown_ms > 0)
+          and (not is_adaptive or has_most and lowest > 0 and lowest <= most)
+          and (has_rate or not state)
+        if has_most and is_plain then
+          local holders = try('SCARD', PREFIX .. 'hold:' .. names[i])
+          is_plain = type(holders) == 'number' and holders + take < most
+        end
+        local next_us = 0
+        if state and is_plain then
+          is_plain = #state == 17 and sub(state, 1, 2) == '\1\0' and sub(state, 11) == '\0\0\0\0\0\0\0'
+          next_us = is_plain and struct.unpack('>I8', state, 3)
+        end
+        if has_rate and is_plain then
+          local interval = max(math.ceil(period_ms * 1000 / starts), 1)
+          local latest = now_us + (burst - 1) * interval
+          next_us = max(now_us, min(next_us, latest + interval))
+          is_plain = take <= floor((latest - next_us) / interval) -- one more may start
+          if take > 0 then
             rates = rates or {}
             rates[#rates + 1] = names[i]
-            rates[#rates + 1] = pack('>HI8I6B', 256, next_us + count * interval, 0, 0)
+            rates[#rates + 1] = pack('>HI8I6B', 256, next_us + take * interval, 0, 0)
           end
         end
       end
-      if not is_plain then break end
     end
+    if not is_plain then break end
   end
 
   -- The records: what is in `run` is the claim's token, and of a record its version and its head from
@@ -252,7 +274,7 @@ repeat
   elseif try('LLEN', wake) == 0 then
     try('RPUSH', wake, 'w')
   end
-  for i = 1, names and #names or 0 do
+  for i = 1, taking do
     if type(try('SADD', PREFIX .. 'hold:' .. names[i], unpack(ids))) == 'table' then
       try('SADD', PREFIX .. 'mend:' .. names[i], unpack(ids))
       if limited then call('HDEL', META, 'tidied') end -- heal.lua begins at once

@@ -260,9 +260,9 @@ async fn settings_that_cannot_be_read_limit_nothing() {
     }
 }
 
-/// Others that have room do not hide when a key has some.
+/// Others that have room hide when a key has some as long as they are there.
 #[tokio::test]
-async fn a_full_claim_names_when_a_key_has_room() {
+async fn a_claim_that_leaves_no_other_work_names_when_a_key_has_room() {
     let harness = RedisHarness::new();
     let backend = harness.fresh(START).await;
     let second = Duration::from_secs(1);
@@ -270,6 +270,8 @@ async fn a_full_claim_names_when_a_key_has_room() {
     set_limit(&backend, "provider:x", &LimitSettings { rate, ..LimitSettings::default() }).await;
     let of_x = |priority: u8| job("a").limit("provider:x").priority(priority);
     enqueue(&backend, &[of_x(0), job("a").priority(5), of_x(9)]).await;
+    let claimed = backend.claim(&request(&["a"], 1)).await.unwrap();
+    assert_eq!((claimed.leases.len(), claimed.more), (1, true));
     let claimed = backend.claim(&request(&["a"], 1)).await.unwrap();
     assert_eq!((claimed.leases.len(), claimed.next_due), (1, Some(second)));
 }

@@ -342,6 +342,39 @@ async fn starts_of_a_rate_are_counted_alike() {
     assert!(backend.audit(false).await.unwrap().is_empty());
 }
 
+/// A claim of one job need not know the lanes behind the first with room, or the next one.
+#[tokio::test]
+async fn one_job_of_many_tenants_is_claimed_alike() {
+    let scene = Scene::new().await;
+    let backend = &scene.backend;
+    for limits in [false, true] {
+        if limits {
+            let most = LimitSettings { concurrency: Some(2), ..LimitSettings::default() };
+            set_limit(backend, "tenant:*", &most).await;
+            // Looks at the keys that the new settings are about, and keeps two places of three.
+            enqueue(backend, &[limited("a", "full"), limited("a", "full")]).await;
+            assert_eq!(claim(backend, &["a"], 2).await.len(), 2);
+        }
+        let tenants = ["x", "x", "y", "z", "full"];
+        enqueue(backend, &tenants.map(|tenant| limited("a", tenant))).await;
+        enqueue(backend, &[job("a")]).await;
+        let mut leases = Vec::new();
+        // The first leaves jobs in its lane, the next ones empty theirs; `full` has no room.
+        let shortest = if limits { [1, 1, 0, 1, 0] } else { [1, 1, 1, 1, 1] };
+        for (n, count) in shortest.into_iter().enumerate() {
+            let before = scene.twin.tally("claim").shortest;
+            leases.extend(claim(backend, &["a"], 1).await);
+            assert_eq!(scene.twin.tally("claim").shortest, before + count, "{limits} {n}");
+            scene.assert_same(&format!("limits: {limits}, claim {n}"));
+        }
+        assert_eq!(leases.len(), 5);
+        leases.extend(claim(backend, &["a"], 9).await);
+        settle(backend, &leases, &completed()).await;
+        scene.assert_same("all have completed");
+    }
+    assert!(backend.audit(false).await.unwrap().is_empty());
+}
+
 /// META notes which of the keys may be there that most stores lack. If the note is lost, all may be.
 #[tokio::test]
 async fn what_most_stores_lack_is_looked_for_if_nothing_is_noted() {
