@@ -95,7 +95,7 @@ pub(crate) fn pack_job(spec: &JobSpec, now_ms: u64) -> PackedJob {
     let mut out = Vec::with_capacity(FIXED_BYTES + EXPIRY_BYTES + names + inline_bytes);
     let version = if spec.expires_at.is_some() { EXPIRING } else { LASTING };
     out.push(version + u8::from(!spec.limits.is_empty()));
-    out.extend([ms6(now_ms), ms6(now_ms)].concat());
+    out.extend([ms6(now_ms), ms6(now_ms)].as_flattened());
     out.extend(length::<u32>(payload.len()).to_be_bytes());
     out.extend(length::<u16>(key.len()).to_be_bytes());
     out.push(spec.payload.codec().number());

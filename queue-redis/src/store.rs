@@ -7,7 +7,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{Arg, Cmd, Pipeline, RedisError, Value};
 use tokio::time::Instant;
 
-use crate::connect::Link;
+use crate::connect::{Link, Shared};
 use crate::errors::{Diagnosis, Reaction, diagnose, is_noscript, of_repeat};
 use crate::scripts::Source;
 
@@ -56,8 +56,13 @@ pub(crate) enum Repeat {
 /// # Cancel safety
 /// A dropped call may or may not have taken effect.
 pub(crate) async fn one(link: &Link, call: Call, repeat: Repeat) -> Result<Value, Error> {
-    let mut values = all(link, &[call], repeat).await?;
-    Ok(values.pop().unwrap_or(Value::Nil))
+    let mut tries = Tries::new(repeat);
+    loop {
+        match attempt(link, &call, tries.until()).await {
+            Ok(value) => return Ok(value),
+            Err(diagnosis) => tries.pause_after(diagnosis).await?,
+        }
+    }
 }
 
 /// Makes several calls in one round trip, each atomic by itself, in order.
@@ -73,25 +78,53 @@ pub(crate) async fn each(
     calls: &[Call],
     repeat: Repeat,
 ) -> (Vec<Option<Value>>, Option<Error>) {
-    let started = Instant::now();
+    let mut tries = Tries::new(repeat);
     let mut values: Vec<Option<Value>> = vec![None; calls.len()];
-    let mut attempt = 0;
-    let mut may_have_applied = false;
     loop {
-        let Err(diagnosis) = attempt_all(link, calls, &mut values, started + TRY_FOR).await else {
+        let Err(diagnosis) = attempt_all(link, calls, &mut values, tries.until()).await else {
             return (values, None);
         };
-        let pause = pause(attempt);
-        let asks_caller = diagnosis.may_have_applied && repeat == Repeat::Never;
-        let too_late = started.elapsed() + pause > TRY_FOR;
+        if let Err(error) = tries.pause_after(diagnosis).await {
+            return (values, Some(error));
+        }
+    }
+}
+
+/// How often a call was tried, and whether it may be tried again.
+struct Tries {
+    repeat: Repeat,
+    started: Instant,
+    failed: u32,
+    may_have_applied: bool,
+}
+
+impl Tries {
+    fn new(repeat: Repeat) -> Self {
+        Self { repeat, started: Instant::now(), failed: 0, may_have_applied: false }
+    }
+
+    /// When a try comes too late.
+    fn until(&self) -> Instant {
+        self.started + TRY_FOR
+    }
+
+    /// Waits for the next try.
+    ///
+    /// # Errors
+    /// What the caller is told if there is none.
+    async fn pause_after(&mut self, diagnosis: Diagnosis) -> Result<(), Error> {
+        let pause = pause(self.failed);
+        let asks_caller = diagnosis.may_have_applied && self.repeat == Repeat::Never;
+        let too_late = self.started.elapsed() + pause > TRY_FOR;
         if diagnosis.reaction == Reaction::GiveUp || asks_caller || too_late {
             let error = diagnosis.error;
-            return (values, Some(if may_have_applied { of_repeat(error) } else { error }));
+            return Err(if self.may_have_applied { of_repeat(error) } else { error });
         }
-        may_have_applied |= diagnosis.may_have_applied;
-        tracing::debug!(attempt, error = %diagnosis.error, "trying again");
+        self.may_have_applied |= diagnosis.may_have_applied;
+        tracing::debug!(attempt = self.failed, error = %diagnosis.error, "trying again");
         tokio::time::sleep(pause).await;
-        attempt += 1;
+        self.failed += 1;
+        Ok(())
     }
 }
 
@@ -101,6 +134,17 @@ pub(crate) fn pause(attempt: u32) -> Duration {
     Duration::from_millis(fastrand::u64(1..=ceiling))
 }
 
+/// Makes the call once. Most calls come here: without the lists that several need.
+async fn attempt(link: &Link, call: &Call, until: Instant) -> Result<Value, Diagnosis> {
+    let mut shared = shared(link, until).await?;
+    let connection = &mut shared.connection;
+    let mut answer = connection.send_packed_command(&call.cmd).await.and_then(Value::extract_error);
+    if let missing @ Some(_) = missing_script(call, &answer) {
+        answer = call_knowing_script(connection, call, missing).await.and_then(|answer| answer);
+    }
+    answer.inspect(|_| link.succeeded()).map_err(|error| failed(link, &shared, &error))
+}
+
 /// Makes the calls that have no value yet; the first error ends the attempt.
 async fn attempt_all(
     link: &Link,
@@ -108,11 +152,7 @@ async fn attempt_all(
     values: &mut [Option<Value>],
     until: Instant,
 ) -> Result<(), Diagnosis> {
-    let mut shared = link.shared(until).await.map_err(|e| Diagnosis {
-        // Nothing was sent.
-        may_have_applied: false,
-        ..diagnose(&e)
-    })?;
+    let mut shared = shared(link, until).await?;
     let places: Vec<usize> = (0..calls.len()).filter(|at| values[*at].is_none()).collect();
     let open: Vec<&Call> = places.iter().map(|at| &calls[*at]).collect();
     let mut first_error = None;
@@ -127,15 +167,27 @@ async fn attempt_all(
         }
         Err(error) => first_error = Some(error),
     }
-    let Some(error) = first_error else {
-        link.succeeded();
-        return Ok(());
-    };
-    let diagnosis = diagnose(&error);
-    if diagnosis.reaction == Reaction::Reconnect {
-        link.discard(&shared);
+    match first_error {
+        Some(error) => Err(failed(link, &shared, &error)),
+        None => {
+            link.succeeded();
+            Ok(())
+        }
     }
-    Err(diagnosis)
+}
+
+async fn shared(link: &Link, until: Instant) -> Result<Shared, Diagnosis> {
+    // Nothing was sent.
+    let nothing_sent = |e| Diagnosis { may_have_applied: false, ..diagnose(&e) };
+    link.shared(until).await.map_err(nothing_sent)
+}
+
+fn failed(link: &Link, shared: &Shared, error: &RedisError) -> Diagnosis {
+    let diagnosis = diagnose(error);
+    if diagnosis.reaction == Reaction::Reconnect {
+        link.discard(shared);
+    }
+    diagnosis
 }
 
 /// Sends the calls, and answers for each. From the first whose script the server does not know,
@@ -153,10 +205,7 @@ pub(crate) async fn send_knowing_scripts(
     let mut answers = Vec::with_capacity(calls.len());
     for (call, reply) in calls.iter().zip(replies) {
         let mut reply = reply.extract_error();
-        let missing = match (&reply, call.script) {
-            (Err(error), Some(script)) if is_noscript(error) => Some(script),
-            _ => None,
-        };
+        let missing = missing_script(call, &reply);
         one_by_one |= missing.is_some();
         if one_by_one {
             reply = call_knowing_script(connection, call, missing).await?;
@@ -164,6 +213,11 @@ pub(crate) async fn send_knowing_scripts(
         answers.push(reply);
     }
     Ok(answers)
+}
+
+/// The script that the server does not know, if that was the answer.
+fn missing_script(call: &Call, reply: &Result<Value, RedisError>) -> Option<&'static Source> {
+    call.script.filter(|_| reply.as_ref().is_err_and(is_noscript))
 }
 
 async fn call_knowing_script(

@@ -149,6 +149,10 @@ impl Turning {
             if let Some((request, carried)) = request {
                 self.launch(request, carried).await;
             }
+            let is_idle = !is_sent && self.flights.is_empty() && self.pending.is_empty();
+            if is_idle && !self.to_start.is_empty() {
+                self.listen_before_start(phase);
+            }
             self.catch_up();
             if is_sent {
                 continue;

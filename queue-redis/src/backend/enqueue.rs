@@ -23,7 +23,7 @@ const CALL_MAX_JOBS: usize = 10_000;
 const OVERHEAD_BYTES: usize = 64;
 
 /// What the jobs of one group share, so that the script reads it once.
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Group<'a> {
     queue: &'a str,
     kind: &'a str,
@@ -77,7 +77,7 @@ impl<'a> Group<'a> {
         let key = if self.keyed { "k" } else { "" };
         let body = if self.apart { "b" } else { "" };
         let limited = if self.limits.is_empty() { "" } else { "l" };
-        cmd.arg(self.when).arg(self.ms).arg(format!("{conflict}{key}{body}{limited}")).arg(lanes);
+        cmd.arg(self.when).arg(self.ms).arg([conflict, key, body, limited].concat()).arg(lanes);
     }
 
     /// What its lane is called among those of its queue and kind.
@@ -164,20 +164,7 @@ pub(super) fn command(
     packed: &[PackedJob],
     sent_ms: u64,
 ) -> Cmd {
-    let mut groups: Vec<Group<'_>> = Vec::new();
-    let mut numbers: HashMap<Group<'_>, u16> = HashMap::new();
-    // The groups of jobs that follow each other, and how many do.
-    let mut runs: Vec<[u16; 2]> = Vec::new();
-    for (job, packed) in jobs.iter().zip(packed) {
-        let number = *numbers.entry(Group::of(job, packed)).or_insert_with(|| {
-            groups.push(Group::of(job, packed));
-            groups.len() as u16
-        });
-        match runs.last_mut() {
-            Some([group, length]) if *group == number => *length += 1,
-            _ => runs.push([number, 1]),
-        }
-    }
+    let (groups, runs) = grouped(jobs, packed);
     let families: Vec<_> = groups.chunk_by(|before, group| group.is_like(before)).collect();
     let (limit_keys, carriers) = limit_keys(&groups, &runs);
     let argument_bytes = packed.iter().map(|job| job.bytes() + OVERHEAD_BYTES).sum();
@@ -209,8 +196,38 @@ pub(super) fn command(
     cmd
 }
 
+/// The groups, and those of jobs that follow each other, from 1, and how many do.
+fn grouped<'a>(jobs: &'a [NewJob], packed: &[PackedJob]) -> (Vec<Group<'a>>, Vec<[u16; 2]>) {
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    let mut numbers: HashMap<Group<'_>, u16> = HashMap::new();
+    let mut runs: Vec<[u16; 2]> = Vec::new();
+    for (job, packed) in jobs.iter().zip(packed) {
+        let group = Group::of(job, packed);
+        match runs.last_mut() {
+            // Neighbours are mostly alike, and it takes longer to look one up than to compare two.
+            Some([number, length]) if groups[usize::from(*number) - 1] == group => {
+                *length += 1;
+                continue;
+            }
+            // Most calls have one group, which is noted once there is another.
+            Some(_) if numbers.is_empty() => drop(numbers.insert(groups[0], 1)),
+            _ => {}
+        }
+        let next = groups.len() as u16 + 1;
+        let number = if groups.is_empty() { next } else { *numbers.entry(group).or_insert(next) };
+        if number == next {
+            groups.push(group);
+        }
+        runs.push([number, 1]);
+    }
+    (groups, runs)
+}
+
 /// Each limit key that jobs have, and how many have it.
 fn limit_keys<'a>(groups: &[Group<'a>], runs: &[[u16; 2]]) -> (Vec<&'a LimitKey>, Vec<u16>) {
+    if groups.iter().all(|group| group.limits.is_empty()) {
+        return (Vec::new(), Vec::new());
+    }
     let mut jobs_of = vec![0; groups.len()];
     for &[group, length] in runs {
         jobs_of[usize::from(group) - 1] += length;
@@ -288,5 +305,33 @@ fn reason(letter: u8) -> Result<ConflictReason, Error> {
         b'K' => Ok(ConflictReason::IdempotencyKey),
         b'X' => Ok(ConflictReason::Rejected),
         _ => Err(unexpected("an unknown letter")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use queue_core::{Kind, Payload};
+
+    use super::*;
+
+    #[test]
+    fn jobs_that_share_everything_are_one_group_wherever_they_are() {
+        let runs_of = |kinds: &str| {
+            let job =
+                |kind: char| NewJob::new(Kind::new(kind.to_string()).unwrap(), Payload::raw(""));
+            let jobs: Vec<_> = kinds.chars().map(job).collect();
+            let (groups, runs) = grouped(&jobs, &pack_some(&jobs, 0));
+            let names: String = groups.iter().map(|group| group.kind).collect();
+            (names, runs)
+        };
+        let table: [(&str, &str, &[[u16; 2]]); 4] = [
+            ("a", "a", &[[1, 1]]),
+            ("aaa", "a", &[[1, 3]]),
+            ("aabbaa", "ab", &[[1, 2], [2, 2], [1, 2]]),
+            ("abcba", "abc", &[[1, 1], [2, 1], [3, 1], [2, 1], [1, 1]]),
+        ];
+        for (kinds, names, runs) in table {
+            assert_eq!(runs_of(kinds), (names.to_owned(), runs.to_vec()), "{kinds}");
+        }
     }
 }

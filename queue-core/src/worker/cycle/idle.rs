@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+
 use super::{ASK_INTERVAL, Turning};
 use crate::worker::stop::Phase;
 use crate::{Claim, Interest, KindLimits, Wake};
@@ -47,11 +49,32 @@ impl Turning {
         }
     }
 
+    /// Listens for jobs before those start that have come, if it is about to do so anyway: a thread
+    /// of the runtime goes on with the task that was woken last, which is then a job and not what
+    /// listens.
+    pub(super) fn listen_before_start(&mut self, phase: Phase) {
+        if !self.has_room(phase) || Instant::now() < self.deaf_until() {
+            return;
+        }
+        self.listen(self.set.slots.free_kinds());
+        // The first poll lets the call go out.
+        if let Some(wake) = self.waiting.woken().now_or_never() {
+            self.woken(wake);
+        }
+    }
+
+    fn has_room(&self, phase: Phase) -> bool {
+        phase == Phase::Running && self.set.slots.free() > 0
+    }
+
+    fn deaf_until(&self) -> Instant {
+        self.no_claim_before.max(self.no_wait_before)
+    }
+
     /// Waits until there is something to do.
     pub(super) async fn sleep(&mut self, phase: Phase) {
         let now = Instant::now();
-        let has_room = phase == Phase::Running && self.set.slots.free() > 0;
-        let deaf_until = self.no_claim_before.max(self.no_wait_before);
+        let (has_room, deaf_until) = (self.has_room(phase), self.deaf_until());
         if has_room && now >= deaf_until {
             self.listen(self.set.slots.free_kinds());
         } else {
