@@ -1,56 +1,76 @@
 //! What this process knows of the server's clock.
 
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Instant;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Answers that took longer tell too little of when the server gave them.
+const QUICK: Duration = Duration::from_millis(5);
+
+/// What is known longer than this counts no more: clocks run differently.
+const FRESH: Duration = Duration::from_secs(60);
 
 /// Follows the server's clock from the times in its answers, so that records can be sent with the
-/// time that they are to have (`lua/lib/times.lua`). It is never ahead of the server's as long as
-/// that one is not set back; how far it is behind is how long an answer has taken on its way, the
-/// quickest of those that came.
+/// time that they are to have (`lua/lib/times.lua`). It is not ahead of the server's unless that
+/// one is set back or runs slower, and at most [`QUICK`] and a millisecond behind it.
 #[derive(Debug)]
 pub(crate) struct ServerClock {
     origin: Instant,
-    /// The server's clock when `origin` was, in milliseconds; `UNKNOWN` at first.
-    at_origin_ms: AtomicI64,
+    known: Mutex<Option<Known>>,
 }
 
-const UNKNOWN: i64 = i64::MIN;
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    /// The server's clock at `origin`, in milliseconds.
+    at_origin_ms: i64,
+    /// When an answer has told that last, from `origin` on.
+    told: Duration,
+}
 
 impl ServerClock {
     pub(crate) fn new() -> Self {
-        Self { origin: Instant::now(), at_origin_ms: AtomicI64::new(UNKNOWN) }
+        Self { origin: Instant::now(), known: Mutex::new(None) }
     }
 
-    /// The server's clock now, as far as that is known, in milliseconds; 0 if it is not.
+    /// The server's clock now, in milliseconds; 0 if it is not known.
     pub(crate) fn now_ms(&self) -> u64 {
-        self.at(self.origin.elapsed().as_micros())
+        self.at(self.origin.elapsed())
     }
 
-    /// Notes that the server's clock was `now_ms` when it answered a call, for which this one was
-    /// `sent_ms`.
-    pub(crate) fn note(&self, now_ms: u64, sent_ms: u64) {
-        self.learn(self.origin.elapsed().as_micros(), now_ms, sent_ms);
+    /// Notes that the server's clock was `now_ms` when it answered a call that was made at `called`,
+    /// when this one was `sent_ms`.
+    pub(crate) fn note(&self, now_ms: u64, sent_ms: u64, called: Instant) {
+        let took = called.elapsed();
+        self.learn(self.origin.elapsed(), now_ms, sent_ms, took);
     }
 
-    fn at(&self, elapsed_us: u128) -> u64 {
-        let at_origin_ms = self.at_origin_ms.load(Ordering::Relaxed);
-        if at_origin_ms == UNKNOWN {
-            return 0;
-        }
-        let elapsed_ms = i64::try_from(elapsed_us / 1000).unwrap_or(i64::MAX);
-        u64::try_from(at_origin_ms.saturating_add(elapsed_ms)).unwrap_or(0)
+    fn known(&self) -> MutexGuard<'_, Option<Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn learn(&self, elapsed_us: u128, now_ms: u64, sent_ms: u64) {
-        // Rounded against this clock, or the fractions of two milliseconds could make one.
-        let elapsed_ms = i64::try_from(elapsed_us.div_ceil(1000)).unwrap_or(i64::MAX);
-        let at_origin_ms = i64::try_from(now_ms).unwrap_or(i64::MAX).saturating_sub(elapsed_ms);
+    fn at(&self, elapsed: Duration) -> u64 {
+        let known = self.known().filter(|known| elapsed.saturating_sub(known.told) < FRESH);
+        let Some(known) = known else { return 0 };
+        let elapsed_ms = i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX);
+        u64::try_from(known.at_origin_ms.saturating_add(elapsed_ms)).unwrap_or(0)
+    }
+
+    fn learn(&self, elapsed: Duration, now_ms: u64, sent_ms: u64, took: Duration) {
+        let mut known = self.known();
         if now_ms < sent_ms {
-            // It has been set back, or another server answers, or this one runs faster.
-            self.at_origin_ms.store(at_origin_ms, Ordering::Relaxed);
-        } else {
-            self.at_origin_ms.fetch_max(at_origin_ms, Ordering::Relaxed);
+            // It has been set back, or another server answers, or this clock runs faster.
+            *known = None;
         }
+        if took > QUICK {
+            return;
+        }
+        // Rounded against this clock, or the fractions of two milliseconds could make one.
+        let elapsed_ms = i64::try_from(elapsed.as_micros().div_ceil(1000)).unwrap_or(i64::MAX);
+        let at_origin_ms = i64::try_from(now_ms).unwrap_or(i64::MAX).saturating_sub(elapsed_ms);
+        let before = known.filter(|known| elapsed.saturating_sub(known.told) < FRESH);
+        // The quickest answer knows it best.
+        let at_origin_ms =
+            before.map_or(at_origin_ms, |known| known.at_origin_ms.max(at_origin_ms));
+        *known = Some(Known { at_origin_ms, told: elapsed });
     }
 }
 
@@ -58,33 +78,51 @@ impl ServerClock {
 mod tests {
     use super::*;
 
+    const fn us(us: u64) -> Duration {
+        Duration::from_micros(us)
+    }
+
     #[test]
     fn it_is_never_ahead_and_learns_from_the_quickest_answer() {
         let clock = ServerClock::new();
-        assert_eq!(clock.at(5_000), 0, "nothing is known");
+        assert_eq!(clock.at(us(5_000)), 0, "nothing is known");
         // The server answers at 100 000.9 ms of its own; the answer takes 3.2 ms.
-        clock.learn(4_100, 100_000, 0);
-        assert_eq!(clock.at(4_100), 99_999);
-        assert_eq!(clock.at(7_000), 100_002);
+        clock.learn(us(4_100), 100_000, 0, us(3_500));
+        assert_eq!(clock.at(us(4_100)), 99_999);
+        assert_eq!(clock.at(us(7_000)), 100_002);
         // The next one takes 0.1 ms: the server's clock is 100 005.1 when 6.1 ms have passed.
-        clock.learn(6_200, 100_005, 100_001);
-        assert_eq!(clock.at(6_200), 100_004);
-        // A slow one changes nothing.
-        clock.learn(900_000, 100_100, 100_090);
-        assert_eq!(clock.at(6_200), 100_004);
-        for us in 6_200_u128..20_000 {
-            let server_us = 100_005_100 + (us - 6_100);
-            assert!(u128::from(clock.at(us)) * 1000 <= server_us, "{us}");
+        clock.learn(us(6_200), 100_005, 100_001, us(200));
+        assert_eq!(clock.at(us(6_200)), 100_004);
+        // Slower ones change nothing.
+        clock.learn(us(900_000), 100_890, 100_880, us(4_900));
+        clock.learn(us(950_000), 100_000, 100_000, us(900_000));
+        assert_eq!(clock.at(us(6_200)), 100_004);
+        for at in 6_200..20_000 {
+            let server_us = 100_005_100 + (at - 6_100);
+            assert!(clock.at(us(at)) * 1000 <= server_us, "{at}");
         }
+    }
+
+    #[test]
+    fn it_knows_nothing_from_slow_answers_and_forgets() {
+        let clock = ServerClock::new();
+        clock.learn(us(4_100), 100_000, 0, us(5_100));
+        assert_eq!(clock.at(us(5_000)), 0);
+        clock.learn(us(7_000), 100_000, 0, us(4_900));
+        assert_eq!(clock.at(us(7_000) + FRESH - us(1)), 159_999);
+        assert_eq!(clock.at(us(7_000) + FRESH), 0);
+        // What was known too long ago is no bound for what is learnt now.
+        clock.learn(us(8_000) + FRESH, 150_000, 0, us(100));
+        assert_eq!(clock.at(us(8_000) + FRESH), 150_000);
     }
 
     #[test]
     fn it_follows_a_clock_that_is_set_back() {
         let clock = ServerClock::new();
-        clock.learn(1_000, 100_000, 0);
-        clock.learn(2_000, 90_000, 100_001);
-        assert_eq!(clock.at(3_000), 90_001);
-        clock.learn(4_000, 0, 90_002);
-        assert_eq!(clock.at(4_000), 0);
+        clock.learn(us(1_000), 100_000, 0, us(100));
+        clock.learn(us(2_000), 90_000, 100_001, us(100));
+        assert_eq!(clock.at(us(3_000)), 90_001);
+        clock.learn(us(4_000), 80_000, 90_002, us(9_000));
+        assert_eq!(clock.at(us(4_000)), 0, "but not from a slow answer");
     }
 }

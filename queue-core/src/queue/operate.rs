@@ -169,8 +169,8 @@ impl Queue {
     }
 
     /// Deletes all selected jobs that are in the store now, page by page, and says how many. Jobs
-    /// that are enqueued meanwhile stay. If it is interrupted, what was deleted stays deleted;
-    /// call it again.
+    /// that are enqueued meanwhile stay, but for those of its first milliseconds. If it is interrupted,
+    /// what was deleted stays deleted; call it again.
     ///
     /// # Errors
     /// [`Error::BadRequest`] if the selection names running jobs, or quarantined ones of a queue or
@@ -211,7 +211,7 @@ impl Queue {
 
     /// Cancels all selected jobs that are in the store now, page by page: waiting ones at once,
     /// running ones are asked to stop. Says how many of each. Jobs that are enqueued meanwhile
-    /// stay. If it is interrupted, call it again.
+    /// stay, but for those of its first milliseconds. If it is interrupted, call it again.
     ///
     /// Of each queue [`FINISHED_MAX`](crate::backend::FINISHED_MAX) cancelled records are kept;
     /// beyond that the oldest are dropped. Completed records, and the idempotency keys that these

@@ -1,6 +1,7 @@
 //! T1 and T2.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use queue_core::{
     ConflictReason, Due, Durability, EnqueueOutcome, Enqueued, Error, JobId, JobState, LimitKey,
@@ -100,27 +101,30 @@ pub(super) async fn run(
     // would then be refused because of itself: only the caller can judge that.
     let may_reject = jobs.iter().any(|job| job.on_conflict == OnConflict::Reject);
     let repeat = if may_reject { Repeat::Never } else { Repeat::Freely };
+    let is_confirmed = !matches!(durability, Durability::Memory | Durability::Replicas(0));
     let mut outcomes = Vec::with_capacity(jobs.len());
     while outcomes.len() < jobs.len() {
         let rest = &jobs[outcomes.len()..];
-        let sent_ms = backend.clock.now_ms();
+        // What has to be confirmed waits for others, on the way and for its answer.
+        let called = Instant::now();
+        let sent_ms = if is_confirmed { 0 } else { backend.clock.now_ms() };
         let packed = pack_some(rest, sent_ms);
         let part = &rest[..packed.len()];
         let may_replace = part.iter().any(|job| job.on_conflict == OnConflict::Replace);
         let script = if may_replace { &scripts::replace } else { &scripts::enqueue };
         let call = Call::script(script, command(backend, script, part, &packed, sent_ms));
         drop(packed);
-        let answer = match durability {
-            Durability::Memory | Durability::Replicas(0) => {
-                let reply = store::one(&backend.link, call, repeat).await;
-                reply.map(|reply| (reply, durability))
-            }
-            _ => backend.groups.make(call, repeat, durability).await,
+        let answer = if is_confirmed {
+            backend.groups.make(call, repeat, durability).await
+        } else {
+            store::one(&backend.link, call, repeat).await.map(|reply| (reply, durability))
         };
         let (reply, reached) = answer.map_err(|error| of_part(error, outcomes.len()))?;
         let (answers, now_ms) = read(reply, part)?;
-        if let Some(now_ms) = now_ms {
-            backend.clock.note(now_ms, sent_ms);
+        if let Some(now_ms) = now_ms
+            && !is_confirmed
+        {
+            backend.clock.note(now_ms, sent_ms, called);
         }
         outcomes.extend(answers.into_iter().map(|outcome| match outcome {
             EnqueueOutcome::Done(done) => EnqueueOutcome::Done(done.with_durability(reached)),

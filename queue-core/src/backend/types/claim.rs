@@ -126,7 +126,7 @@ pub struct Claim {
     /// How long until there may be work without anybody doing anything: until the next scheduled
     /// or retrying job of the store is due, or, if that is earlier, until a lane of the request's
     /// queues and kinds that has no room now has room again. A store may name an earlier time, and
-    /// while there is [`Claim::more`] it need not look for such lanes.
+    /// while there is [`Claim::more`], or other work with room is left, it need not look for such lanes.
     pub next_due: Option<Duration>,
     /// Whether [`Backend::maintain`](crate::backend::Backend::maintain) has something to do now.
     pub maintain: bool,
