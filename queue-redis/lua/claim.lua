@@ -19,7 +19,7 @@
 -- This is how it begins, and the whole of a repeat. What follows is in claim/: take.lua, views.lua, serve.lua
 -- and save.lua.
 
-local LANES_MAX, BURIED_MAX, STALE_MAX, PROMOTED_MAX = 16, 500, 500, 500
+local LANES_MAX, BURIED_MAX, STALE_MAX, PROMOTED_MAX = 32, 500, 500, 500
 local PARKED_MAX = 128 -- lanes that one call parks
 local token, worker, most, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 

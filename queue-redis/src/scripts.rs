@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn limits_are_those_of_the_contract() {
-        assert!(claim.text.contains(&format!("= 16, {PASS_MAX}, {PASS_MAX}, {PASS_MAX}\n")));
+        assert!(claim.text.contains(&format!("= 32, {PASS_MAX}, {PASS_MAX}, {PASS_MAX}\n")));
         let start = include_str!("../lua/lib/keys.lua");
         assert!(start.contains(&format!("local FINISHED_MAX, SLACK = {FINISHED_MAX}, 100\n")));
         assert!(start.contains(&format!("local INLINE_MAX_BYTES = {INLINE_MAX_BYTES}\n")));

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The most lanes of a queue that one round looks at.
-const LANES_PER_ROUND_MAX: usize = 16;
+const LANES_PER_ROUND_MAX: usize = 32;
 
 /// What is left of a request while it is being served.
 struct Wanted {

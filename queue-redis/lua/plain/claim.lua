@@ -4,7 +4,7 @@
 -- Where both can, both do the same.
 
 local function claim_plain()
-  local LANES_MAX, TIDY_DUE_MS, REOPEN_LOOKS_MAX, JOBS_MAX = 16, 60000, 16, 2 ^ 52
+  local LANES_MAX, TIDY_DUE_MS, REOPEN_LOOKS_MAX, JOBS_MAX = 32, 60000, 16, 2 ^ 52
   local argv, format, find, char, ceil = ARGV, string.format, string.find, string.char, math.ceil
   local token, missing = argv[1], tonumber(argv[3])
   if stale > 0 or loose or missing > CHUNK or call('HGET', CLAIMS, token) then return nil end

@@ -36,7 +36,7 @@ impl KindSlots {
 /// slots, and each of its keys and of the keys that the worker adds for its kind has
 /// [`Room`](crate::Room). For each queue, in the request's order, while jobs are missing:
 ///
-/// 1. Of the eligible lanes, the 16 with the lowest (priority, turn) are looked at; of these the
+/// 1. Of the eligible lanes, the 32 with the lowest (priority, turn) are looked at; of these the
 ///    ones of the best priority form the group.
 /// 2. Each lane of the group, in the order of turns, gives up to its share of the missing jobs
 ///    from its head, as far as the slots of its kind and the room of the keys reach. Its share is

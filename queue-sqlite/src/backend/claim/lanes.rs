@@ -18,7 +18,7 @@ use crate::rows::{limits_of, ms, number, text};
 use crate::session::Session;
 
 /// The most lanes of a queue that one round looks at.
-const LANES_PER_ROUND_MAX: usize = 16;
+const LANES_PER_ROUND_MAX: usize = 32;
 /// Of the keys that have room and lanes that wait for it, so many are read beside the lanes that
 /// do not wait, for each kind. Are there more, then lanes cease to wait before.
 const OPEN_KEYS_MAX: usize = 16;
