@@ -11,7 +11,7 @@ use queue_benches::results::Results;
 use super::Settings;
 use super::store::{Store, not_kept};
 
-const COMMANDS: usize = 2_000;
+const COMMANDS: usize = 8_000;
 const AT_A_TIME: usize = 4;
 const PROGRAM: &str = "true";
 
@@ -96,6 +96,6 @@ async fn left(queue: &Queue, at_most: usize) -> anyhow::Result<u64> {
         }
         anyhow::ensure!(Instant::now() < deadline, "{live} commands are left");
         // Looking costs the server and this process what the commands could use.
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(25)).await;
     }
 }
