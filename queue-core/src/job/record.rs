@@ -24,8 +24,8 @@ pub struct JobRecord {
     pub stalls: u8,
     /// Times its handler asked to run later.
     pub snoozes: u32,
-    /// When the store took it in, by the store's clock. On Redis, of a job that can run at once, when it
-    /// was sent there, if that was less than a second before.
+    /// When the store took it in, by the store's clock. Of a job that can run at once a store may note
+    /// when it was sent instead, if that was less than a second before.
     pub enqueued_at: Timestamp,
     /// When it could or can run: the end of its delay or of its last wait, else `enqueued_at`.
     pub due_at: Timestamp,

@@ -5,8 +5,8 @@
 --
 -- Jobs of many tenants have a lane each. A table or a function for each of them would cost more than
 -- the jobs, so what is known of a group of jobs is in lists side by side, at the group's number. A list
--- that grows is made anew with each doubling, which costs a job five hundred instructions: those with a
--- place for each group or job are made of as many arguments, all of which are overwritten.
+-- that grows is made anew with each doubling: those with a place for each group or job are made of as
+-- many arguments, and each place is written before it is read.
 
 local function enqueue_plain()
   local argv, format, byte, find = ARGV, string.format, byte, string.find

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use queue_core::conformance::Harness;
 use queue_core::{
-    Backend, CancelOutcome, Durability, EnqueueOutcome, Error, JobState, Outcome, Settled,
-    Timestamp, Wake,
+    Backend, CancelOutcome, Durability, EnqueueOutcome, Error, ErrorKind, Hold, JobError, JobState,
+    Outcome, Settled, Timestamp, Wake,
 };
 
 use crate::support::harness::RedisHarness;
@@ -318,4 +318,49 @@ async fn a_quarantined_job_takes_its_cancel_request_with_it() {
     backend.maintain(500).await.unwrap();
     let asked: u64 = harness.raw(&[b"SCARD", harness.key(&backend, "cancel").as_bytes()]);
     assert_eq!(asked, 0);
+}
+
+/// What runs is noted without the times of its record: whoever needs them does without if that is lost.
+#[tokio::test]
+async fn an_attempt_ends_whose_record_is_lost() {
+    let harness = RedisHarness::new();
+    let start = Timestamp::from_ms(4_102_444_800_000);
+    let error = JobError::new(ErrorKind::Failed, "e");
+    let ends = [
+        Some((Outcome::Retry { delay: Duration::ZERO, error: error.clone() }, JobState::Ready)),
+        Some((Outcome::Dead { error }, JobState::Dead)),
+        Some((Outcome::Released, JobState::Ready)),
+        Some((completed(), JobState::Completed)),
+        None, // its lease is lost
+    ];
+    for end in ends {
+        for left in [None, Some(0), Some(9), Some(25)] {
+            let backend = harness.fresh(start).await;
+            let job = job("a").limit("tenant:x");
+            let keyed = job.idempotency_key("k").hold(Hold::AtLeast(Duration::from_secs(60)));
+            let ids = enqueue(&backend, &[keyed]).await;
+            let leases = claim(&backend, &["a"], 1).await;
+            let (jobs, id) = (harness.key(&backend, "jobs"), ids[0].as_bytes());
+            let record: Vec<u8> = harness.raw(&[b"HGET", jobs.as_bytes(), id]);
+            match left {
+                None => harness.raw::<()>(&[b"HDEL", jobs.as_bytes(), id]),
+                Some(bytes) => {
+                    harness.raw::<()>(&[b"HSET", jobs.as_bytes(), id, &record[..bytes]]);
+                }
+            }
+            if let Some((outcome, state)) = &end {
+                let settled = settle(&backend, &leases, outcome).await;
+                assert_eq!(settled, [Settled::Applied(*state)], "{left:?}");
+            } else {
+                harness.set_clock(&backend, start.after(Duration::from_secs(3600))).await;
+                assert_eq!(backend.maintain(10).await.unwrap().reaped, 1, "{left:?}");
+            }
+            let holders = harness.key(&backend, "hold:tenant:x");
+            assert_eq!(harness.raw::<u64>(&[b"SCARD", holders.as_bytes()]), 0, "{end:?} {left:?}");
+            enqueue(&backend, &[crate::support::jobs::job("a")]).await;
+            let next = claim(&backend, &["a"], 5).await;
+            assert_eq!(next.len(), 1, "{end:?} {left:?}: the others go on");
+            assert_ne!(next[0].spec.id, ids[0]);
+        }
+    }
 }
