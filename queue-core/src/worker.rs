@@ -18,6 +18,7 @@ mod reports;
 mod run;
 mod selection;
 mod slots;
+mod starts;
 mod stop;
 mod waiting;
 
