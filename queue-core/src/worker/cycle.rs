@@ -31,8 +31,8 @@ use super::{QueueSelection, Route};
 use crate::handler::CancelSignal;
 use crate::telemetry::PairMetrics;
 use crate::{
-    CancelReason, Claim, JobSpec, Kind, Lease, Outcome, Queue, QueueName, SettleRequest, Settled,
-    WorkerId, telemetry,
+    CancelReason, Claim, ClaimRequest, JobSpec, Kind, Lease, Outcome, Queue, QueueName,
+    SettleRequest, Settled, WorkerId, telemetry,
 };
 
 /// A worker with a free slot asks the store at least this often, so that a lost wake-up costs no
@@ -80,6 +80,8 @@ pub(super) struct Turning {
     /// Those of the job that started last: the next one is mostly alike.
     metrics: Option<(QueueName, Kind, Arc<PairMetrics>)>,
     waiting: Waiting,
+    /// A claim that the store may have made, to be made again.
+    in_doubt: Option<Arc<ClaimRequest>>,
     /// There may be jobs: ask in the next request.
     ask: bool,
     /// Ask at the latest then.
@@ -106,7 +108,7 @@ impl Cycle {
         let mut pulse = tokio::time::interval(ASK_INTERVAL);
         pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let turning = Turning {
-            waiting: Waiting::new(&self.queue),
+            waiting: Waiting::new(&self.queue, &self.leases),
             set: self,
             ended,
             gathering,
@@ -118,6 +120,7 @@ impl Cycle {
             ahead: Ahead::new(),
             to_start: VecDeque::new(),
             metrics: None,
+            in_doubt: None,
             ask: true,
             ask_at: Instant::now(),
             no_claim_before: Instant::now(),
@@ -194,7 +197,7 @@ impl Turning {
             self.flights.abandon();
             return true;
         }
-        unfinished == 0 && self.flights.is_empty()
+        unfinished == 0 && self.flights.is_empty() && !self.waiting.may_bring_jobs()
     }
 
     /// Tells every job to stop if the worker is stopping. Again each time: a claim that came in
