@@ -1,5 +1,5 @@
 //! Keeps the leases alive, from a thread of its own: handlers that block every thread of the
-//! runtime do not stop it.
+//! runtime do not stop it. The same thread sees to it that no attempt waits behind such a handler.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +32,8 @@ struct Shared {
 impl Renewer {
     pub(super) fn start(
         queue: Queue,
-        (leases, starts): (Arc<Leases>, Arc<Starts>),
+        leases: Arc<Leases>,
+        starts: Arc<Starts>,
         lease: Duration,
     ) -> Result<Self, StartError> {
         let refused = |error: std::io::Error| StartError::Thread(error.to_string());

@@ -156,8 +156,8 @@ impl Status {
 pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
     let leases = Arc::new(Leases::new(worker.lease));
     let starts = Starts::new();
-    let held = (Arc::clone(&leases), Arc::clone(&starts));
-    let renewer = Renewer::start(worker.queue.clone(), held, worker.lease)?;
+    let (held, line) = (Arc::clone(&leases), Arc::clone(&starts));
+    let renewer = Renewer::start(worker.queue.clone(), held, line, worker.lease)?;
     let abort = CancellationToken::new();
     let status = Arc::new(Status::new(worker.concurrency, worker.selection.names()));
     let (phase, phase_seen) = watch::channel(Phase::Running);
