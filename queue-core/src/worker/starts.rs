@@ -29,6 +29,10 @@ use super::panics::caught_now;
 /// long by itself does not end at once.
 const TURN: Duration = Duration::from_micros(50);
 
+/// How many attempts it begins at most before that: the worker's cycle may have a request to send
+/// that keeps the store busy meanwhile.
+const TURN_MAX: u32 = 32;
+
 /// Another starter is called if what is left would take one as long as this: to wake a thread takes
 /// a good part of it.
 const WORTH_ANOTHER: Duration = Duration::from_micros(250);
@@ -123,7 +127,7 @@ impl Starts {
     /// Begins attempts for a while; breaks off if there are no more.
     fn take_turn(self: &Arc<Self>) -> ControlFlow<()> {
         let (began_at, mut took, mut begun) = (Instant::now(), Duration::ZERO, 0);
-        while took < TURN {
+        while took < TURN && begun < TURN_MAX {
             let Some(attempt) = self.take() else { return ControlFlow::Break(()) };
             if self.next_is_apart() {
                 self.runtime.spawn(attempt);
