@@ -106,6 +106,11 @@ impl Slots {
         self.busy < self.total && most.is_none_or(|(busy, most)| busy < most)
     }
 
+    /// How many jobs claims that are out may bring for which there will be no slot.
+    pub(super) fn asked_ahead(&self) -> usize {
+        (self.busy + self.asked).saturating_sub(self.total).min(self.asked)
+    }
+
     pub(super) fn busy(&self) -> usize {
         self.busy
     }
@@ -203,5 +208,10 @@ mod tests {
         slots.take(&kind("a").kind);
         slots.give_up(&second);
         assert_eq!((per_kind(&slots), slots.free()), (vec![1, 4], 4));
+        let beyond = claim(&slots, 6);
+        slots.ask(&beyond);
+        assert_eq!((slots.free(), slots.asked_ahead()), (0, 2));
+        slots.give_up(&beyond);
+        assert_eq!((slots.free(), slots.asked_ahead()), (4, 0));
     }
 }
