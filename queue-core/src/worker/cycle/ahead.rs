@@ -30,10 +30,8 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// How long the outcome of a short attempt may wait for others.
 pub(super) const HOLD: Duration = Duration::from_millis(4);
 
-/// The most jobs that wait for each slot, and for all if they are few: no more than one for each of
-/// many.
+/// The most jobs that wait for each slot.
 const JOBS_PER_SLOT_MAX: usize = 4;
-const JOBS_OF_FEW_SLOTS_MAX: usize = 16;
 
 /// The most jobs that a worker holds if some of them wait: with more slots, it makes large calls anyway.
 const HELD_MAX: usize = PASS_MAX as usize;
@@ -88,8 +86,7 @@ impl Ahead {
         }
         let per_slot = WORK_MAX.as_nanos() / self.mean.as_nanos().max(1);
         let per_slot = per_slot.min(JOBS_PER_SLOT_MAX as u128) as usize;
-        let most = slots.max(JOBS_OF_FEW_SLOTS_MAX).min(HELD_MAX.saturating_sub(slots));
-        (per_slot * slots).min(most)
+        (per_slot * slots).min(HELD_MAX.saturating_sub(slots))
     }
 
     /// How many jobs may be claimed now beside those for so many slots.
@@ -142,12 +139,12 @@ mod tests {
     }
 
     #[test]
-    fn a_few_jobs_wait_for_each_of_few_slots_and_one_for_each_of_many() {
+    fn a_few_jobs_wait_for_each_slot_and_no_more_in_all_than_one_call_takes() {
         let of_short = |slots| claimable(Duration::from_micros(100), 2, slots);
-        let counts = [1, 2, 4, 10, 16, 40, 250].map(|slots| (slots, of_short(slots)));
-        assert_eq!(counts, [(1, 4), (2, 8), (4, 16), (10, 16), (16, 16), (40, 40), (250, 250)]);
-        // With those that run, they are no more than one call takes.
-        assert_eq!([300, 500, 501, 5000].map(of_short), [200, 0, 0, 0]);
+        let counts = [1, 4, 40, 100, 101, 200, 500, 5000].map(|slots| (slots, of_short(slots)));
+        let most = [(1, 4), (4, 16), (40, 160), (100, 400), (101, 399), (200, 300)];
+        assert_eq!(counts[..6], most);
+        assert_eq!(counts[6..], [(500, 0), (5000, 0)]);
     }
 
     #[test]

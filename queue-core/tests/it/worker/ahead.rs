@@ -42,9 +42,9 @@ async fn short_jobs_are_claimed_ahead_but_not_many() {
 
 /// With two requests out at a time.
 #[tokio::test]
-async fn many_slots_claim_at_most_one_job_more_for_each() {
+async fn many_slots_claim_a_few_jobs_more_for_each_at_most() {
     let most = most_claimed(40, (0..4000).map(number), Queue::memory()).await;
-    assert!(most <= 80, "{most}");
+    assert!(most <= 200, "{most}");
 }
 
 #[tokio::test]
