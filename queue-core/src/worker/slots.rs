@@ -116,14 +116,16 @@ impl Slots {
         self.total.saturating_sub(self.busy + self.asked).min(of_kinds.sum())
     }
 
-    /// Whether the jobs of this claim, which is not among those that are out, would have free slots.
+    /// Whether the jobs of this claim would have slots now, if those that are out brought none.
     pub(super) fn can_take(&self, claim: &ClaimRequest) -> bool {
         let has_room = |KindSlots { kind, slots, .. }: &KindSlots| {
             let index = self.kinds.binary_search_by(|count| count.kind.cmp(kind));
             let count = index.ok().and_then(|index| self.kinds.get(index));
-            (*slots).min(claim.max) as usize <= count.map_or(0, |count| count.free(self.total))
+            let most = count.map_or(0, |count| count.most.unwrap_or(self.total));
+            let busy = count.map_or(0, |count| count.busy);
+            busy + (*slots).min(claim.max) as usize <= most
         };
-        claim.max as usize <= self.free() && claim.kinds.iter().all(has_room)
+        self.busy + claim.max as usize <= self.total && claim.kinds.iter().all(has_room)
     }
 
     /// Whether a kind has slots or limit keys of its own.
@@ -208,6 +210,9 @@ mod tests {
         assert!(!slots.can_take(&claim), "two jobs, one slot");
         slots.give_back(&kind("b").kind);
         slots.give_back(&kind("b").kind);
+        slots.ask(&claim);
+        assert!(slots.can_take(&claim), "another claim is out, and may bring nothing");
+        slots.give_up(&claim);
         slots.take(&kind("a").kind);
         assert!(slots.free() == 2 && !slots.can_take(&claim), "one slot for the first kind");
     }
