@@ -21,6 +21,8 @@ mod types;
 
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 pub use erased::DynBackend;
 pub use types::{
     CancelOutcome, CheckFinding, Claim, ClaimRequest, Cursor, DeleteOutcome, Durability,
@@ -28,7 +30,7 @@ pub use types::{
     Lease, ListRequest, LiveWorker, Maintained, Outcome, PLACE_MAX, Page, Place, Placement,
     QuarantinedJob, QueueStats, RecoverOutcome, RenewRequest, Renewal, Report, Reported,
     RetryOutcome, RetryRequest, SettleReply, SettleRequest, Settled, Settlement, StateCounts,
-    Verdict, Violation, WORKERS_MAX, Wake, WatchRequest, Watched, WorkerInfo, WorkerKind,
+    Verdict, Violation, WORKERS_MAX, Wake, WatchRequest, Watched, Woken, WorkerInfo, WorkerKind,
 };
 
 use crate::{
@@ -123,6 +125,36 @@ pub trait Backend: Send + Sync + 'static {
         interest: &Interest,
         timeout: Duration,
     ) -> impl Future<Output = Result<Wake, Error>> + Send;
+
+    /// Waits as [`Backend::wait`] does, with a *standing claim*: where a store can, it makes the claim
+    /// by itself as the wait ends, which spares the worker that it wakes a round trip. One that
+    /// cannot, or not now, answers without, and whoever waits claims as after any other wait.
+    ///
+    /// `revoked` ends, or its sender is dropped, when the caller wants no jobs any more: the call
+    /// then answers soon, with the jobs if the store was faster. `request` asks for what the caller
+    /// could start at any moment of the wait.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]: the claim may have been made. Only a repeat of `request`, by
+    /// [`Backend::claim`], tells.
+    ///
+    /// # Cancel safety
+    /// A dropped call is revoked, and gives back what its claim gets all the same.
+    fn wait_and_claim(
+        &self,
+        interest: &Interest,
+        request: &ClaimRequest,
+        revoked: oneshot::Receiver<()>,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Woken, Error>> + Send {
+        let _ = request;
+        async move {
+            tokio::select! {
+                wake = self.wait(interest, timeout) => wake.map(Woken::without_claim),
+                _ = revoked => Ok(Woken::without_claim(Wake::Timeout)),
+            }
+        }
+    }
 
     /// Cancels jobs that wait (T13) and asks for running ones to be stopped (T12).
     fn cancel(

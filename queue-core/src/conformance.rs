@@ -26,6 +26,7 @@ pub mod operate;
 pub mod report;
 pub mod retention;
 pub mod settle;
+pub mod standing;
 mod store;
 pub mod wait;
 
@@ -171,6 +172,13 @@ macro_rules! conformance {
                 a_batch_wakes_as_many_waiters_as_it_needs,
                 a_claim_that_leaves_a_kind_wakes_another, whatever_becomes_ready_wakes_a_waiter,
                 jobs_of_another_kind_or_queue_are_no_work, a_cancel_before_the_wait_is_seen_by_it;
+            standing: a_standing_claim_gets_the_job_that_ends_the_wait,
+                standing_claims_share_a_batch,
+                a_standing_claim_that_is_revoked_takes_nothing_afterwards,
+                a_job_that_comes_as_a_claim_is_revoked_is_not_lost,
+                a_dropped_wait_gives_back_what_its_claim_gets,
+                a_standing_claim_ends_with_its_time,
+                a_cancel_request_ends_a_wait_with_a_claim;
         }
     };
     (@cases $harness:expr; $($group:ident: $($case:ident),*;)*) => {

@@ -25,7 +25,7 @@ pub use backend::{
     Enqueued, Interest, KindLimits, KindSlots, LaneSummary, Lanes, Lease, ListRequest, LiveWorker,
     Maintained, Outcome, Page, Place, Placement, QueueStats, RecoverOutcome, RenewRequest, Renewal,
     Report, Reported, RetryOutcome, RetryRequest, SettleReply, SettleRequest, Settled, Settlement,
-    Wake, WatchRequest, Watched, WorkerInfo, WorkerKind,
+    Wake, WatchRequest, Watched, Woken, WorkerInfo, WorkerKind,
 };
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use error::{ConflictReason, Error};

@@ -11,24 +11,25 @@
 //! functions of the settings, the key's [`LimitState`] and the store's time, written out once in
 //! [`LimitState`]; every store follows them.
 
+mod breaker;
 mod key;
 mod rate;
+mod room;
 mod settings;
 mod state;
 mod status;
 mod turn;
 
+pub use breaker::{BreakerPhase, BreakerState, COOLDOWN_GROWTH_MAX, OpenState};
 pub use key::{
     InvalidLimitKey, LIMIT_KEY_MAX_BYTES, LIMIT_KEYS_MAX, LimitKey, LimitKeys, LimitTarget,
     QUEUE_CLASS,
 };
 pub use rate::Rate;
+pub use room::{Blocked, Room};
 pub use settings::{
     Adaptive, Breaker, InvalidLimit, LIMIT_FAILURES_MAX, LIMIT_TIME_MAX, LimitSettings, WEIGHT_MAX,
 };
-pub use state::{
-    AdaptiveState, Blocked, BreakerPhase, BreakerState, COOLDOWN_GROWTH_MAX, Ending,
-    FORGOTTEN_AFTER, LimitState, OpenState, Room,
-};
+pub use state::{AdaptiveState, Ending, FORGOTTEN_AFTER, LimitState};
 pub use status::{DRIFT_LOOKS_MAX, HOLDERS_SHOWN_MAX, LimitStatus, StartRate};
 pub use turn::is_turn_over;

@@ -23,16 +23,21 @@ mod skew;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use self::claim::{
+    Answer as ClaimAnswer, cmd as claim_cmd, give_back, read as read_claim,
+};
+
 use queue_core::backend::{CheckFinding, PASS_MAX, QuarantinedJob, Violation};
 use queue_core::{
     Backend, CancelOutcome, Claim, ClaimRequest, DeleteOutcome, Durability, EnqueueOutcome, Error,
     Interest, JobId, JobRecord, JobState, Lanes, LimitKey, LimitSettings, LimitStatus, LimitTarget,
     ListRequest, LiveWorker, Maintained, Namespace, NewJob, Page, Placement, QueueName, QueueStats,
     RecoverOutcome, RenewRequest, Renewal, Report, Reported, RetryOutcome, RetryRequest,
-    SettleReply, SettleRequest, Wake, WatchRequest, Watched, WorkerInfo,
+    SettleReply, SettleRequest, Wake, WatchRequest, Watched, Woken, WorkerInfo,
 };
 
 use redis::Value;
+use tokio::sync::oneshot;
 
 use crate::clock::ServerClock;
 use crate::connect::Link;
@@ -131,6 +136,16 @@ impl Backend for RedisBackend {
 
     async fn wait(&self, interest: &Interest, timeout: Duration) -> Result<Wake, Error> {
         Ok(self.waiters.wait(interest, timeout).await)
+    }
+
+    async fn wait_and_claim(
+        &self,
+        interest: &Interest,
+        request: &ClaimRequest,
+        revoked: oneshot::Receiver<()>,
+        timeout: Duration,
+    ) -> Result<Woken, Error> {
+        claim::wait(self, interest, request, revoked, timeout).await
     }
 
     async fn cancel(&self, ids: &[JobId]) -> Result<Vec<CancelOutcome>, Error> {

@@ -135,6 +135,13 @@ scripts! {
         ["record" "shelf" "left" "claims" "wake" "lanes" "quarantine" "finish" "forget" "promote"
          "limits" "look"]
         then ["claim/take" "claim/views" "claim/serve" "claim/save"];
+    /// The same, sent behind a wait, unless the worker has taken it back.
+    standing_claim = "claim": " flags=allow-oom" declares 1 reads "short/claim_read"
+        short ["lib/standing" "short/claim"]
+        plain ["lib/class" "lib/waits" "plain/room" "plain/claim"]
+        ["record" "shelf" "left" "claims" "wake" "lanes" "quarantine" "finish" "forget" "promote"
+         "limits" "look"]
+        then ["claim/take" "claim/views" "claim/serve" "claim/save"];
     /// T5.
     renew = "renew": " flags=allow-oom" ["left" "claims"];
     /// T6–T10, T14.

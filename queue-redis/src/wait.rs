@@ -5,25 +5,36 @@
 //! next. Each worker blocks on the lists of its interest and on one of its own, on a connection of
 //! its own. A token that was taken and is not wanted any more is passed on.
 //!
+//! Behind the blocking command the worker may send its claim, a *standing* one: the server makes it
+//! as soon as the command ends, and both answers come at once ([`standing`]).
+//!
 //! A worker that adds a limit key to a kind, and has found it without room, cannot run new jobs of
 //! that kind, but others may: it blocks on `wake:<queue>/<kind>@<key>` instead, where whoever gives
 //! the key room leaves a token, until a claim finds that it has room.
 
+mod pop;
+mod standing;
 mod task;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use queue_core::{ClaimRequest, Interest, Wake, WorkerId};
+use queue_core::{ClaimRequest, Error, Interest, Wake, WorkerId};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+pub(crate) use self::standing::Brought;
+use self::standing::Standing;
 use crate::connect::Link;
 use crate::keys::Keys;
 use crate::scripts;
 use crate::store::{self, Call, Repeat};
+
+/// What the answer to a blocking command may take beyond its time before the connection counts as
+/// dead.
+const MARGIN: Duration = Duration::from_secs(5);
 
 /// The waiting workers of one backend: a task each, made when it waits first.
 #[derive(Debug)]
@@ -52,7 +63,17 @@ struct Ask {
     /// Where it wants to hear of work: `<queue>/<kind>`, or that with "@" and a key behind it.
     lists: BTreeSet<String>,
     until: Instant,
-    answer: oneshot::Sender<Token>,
+    /// The claim to be made for it, while that is not sent.
+    standing: Option<Standing>,
+    answer: oneshot::Sender<End>,
+}
+
+/// How a wait ends.
+#[derive(Debug)]
+struct End {
+    token: Token,
+    /// What the standing claim has brought, if it was made.
+    brought: Option<Result<Brought, Error>>,
 }
 
 impl Waiters {
@@ -81,8 +102,7 @@ impl Waiters {
             all.remove(&request.worker);
         }
         for (pair, key) in before {
-            let news = Some(News::Work(format!("{pair}@{key}")));
-            drop(Token { home: self.home.clone(), news });
+            drop(Token::of(&self.home, News::Work(format!("{pair}@{key}"))));
         }
     }
 
@@ -110,13 +130,10 @@ impl Waiters {
     /// # Cancel safety
     /// A wake-up that was meant for a dropped call goes to the next one, or to another worker.
     pub(crate) async fn wait(&self, interest: &Interest, timeout: Duration) -> Wake {
-        // A wait is a hint: nobody needs one that outlasts the day.
-        let until = Instant::now() + timeout.min(Duration::from_secs(24 * 3600));
-        let (answer, answered) = oneshot::channel();
-        let lists = self.lists(interest);
-        self.ask(&interest.worker, Ask { lists, until, answer });
+        let until = until(timeout);
+        let answered = self.ask(interest, until, None);
         match timeout_at(until, answered).await {
-            Ok(Ok(token)) => token.take(),
+            Ok(Ok(end)) => end.token.take(),
             Err(_) => Wake::Timeout,
             // The task is gone, with its runtime: the next call makes another.
             Ok(Err(_)) => {
@@ -126,7 +143,45 @@ impl Waiters {
         }
     }
 
-    fn ask(&self, worker: &WorkerId, ask: Ask) {
+    /// Waits as [`Self::wait`] does, with a claim behind the wait until `revoked` ends.
+    ///
+    /// # Errors
+    /// The claim may have been made.
+    ///
+    /// # Cancel safety
+    /// As [`Self::wait`]; a claim is taken back, and jobs that it has got are given back.
+    pub(crate) async fn wait_and_claim(
+        &self,
+        interest: &Interest,
+        request: &ClaimRequest,
+        revoked: oneshot::Receiver<()>,
+        timeout: Duration,
+    ) -> Result<(Wake, Option<Brought>), Error> {
+        let until = until(timeout);
+        let standing = Standing::new(request.clone(), revoked);
+        // The task answers when the time is over: only the server knows whether it has claimed.
+        match self.ask(interest, until, Some(standing)).await {
+            Ok(End { token, brought }) => Ok((token.take(), brought.transpose()?)),
+            Err(_) => {
+                sleep_until(until).await;
+                Ok((Wake::Timeout, None))
+            }
+        }
+    }
+
+    fn ask(
+        &self,
+        interest: &Interest,
+        until: Instant,
+        standing: Option<Standing>,
+    ) -> oneshot::Receiver<End> {
+        let (answer, answered) = oneshot::channel();
+        let ask = Ask { lists: self.lists(interest), until, standing, answer };
+        self.tell_task(&interest.worker, ask);
+        answered
+    }
+
+    fn tell_task(&self, worker: &WorkerId, ask: Ask) {
         let mut tasks = lock(&self.tasks);
         let ask = match tasks.get(worker) {
             Some(task) => match task.send(ask) {
@@ -144,6 +199,11 @@ impl Waiters {
     }
 }
 
+/// A wait is a hint: nobody needs one that outlasts the day.
+fn until(timeout: Duration) -> Instant {
+    Instant::now() + timeout.min(Duration::from_secs(24 * 3600))
+}
+
 fn lock<T>(map: &Mutex<HashMap<WorkerId, T>>) -> MutexGuard<'_, HashMap<WorkerId, T>> {
     // The map is whole between any two statements.
     map.lock().unwrap_or_else(PoisonError::into_inner)
@@ -153,7 +213,7 @@ fn lock<T>(map: &Mutex<HashMap<WorkerId, T>>) -> MutexGuard<'_, HashMap<WorkerId
 #[derive(Debug)]
 struct Token {
     home: Arc<Home>,
-    /// `None` once it has arrived.
+    /// `None` if there is nothing to tell, or it has arrived.
     news: Option<News>,
 }
 
@@ -166,6 +226,15 @@ enum News {
 }
 
 impl Token {
+    fn of(home: &Arc<Home>, news: News) -> Self {
+        Self { home: home.clone(), news: Some(news) }
+    }
+
+    /// That the wait has ended.
+    fn nothing(home: &Arc<Home>) -> Self {
+        Self { home: home.clone(), news: None }
+    }
+
     /// The wake-up has arrived.
     fn take(mut self) -> Wake {
         match self.news.take() {
@@ -192,14 +261,15 @@ impl Home {
                 cmd.arg(pair);
                 self.try_call(Call::script(&scripts::pass_on, cmd)).await;
             }
-            News::Cancel(worker) => self.tell(&worker, "c").await,
+            News::Cancel(worker) => self.tell(&worker, &["c"]).await,
         }
     }
 
-    /// Leaves a word in a worker's own list. The list goes by itself if nobody reads it.
-    async fn tell(&self, worker: &WorkerId, word: &str) {
-        let mut cmd = scripts::tell.call(&self.keys, 2, 64);
-        cmd.arg(worker.as_str()).arg(word);
+    /// Leaves words in a worker's own list, which reads the last one first. The list goes by itself
+    /// if nobody reads it.
+    async fn tell(&self, worker: &WorkerId, words: &[&str]) {
+        let mut cmd = scripts::tell.call(&self.keys, 1 + words.len(), 64);
+        cmd.arg(worker.as_str()).arg(words);
         self.try_call(Call::script(&scripts::tell, cmd)).await;
     }
 

@@ -4,13 +4,14 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
 
 use super::{
     Backend, CancelOutcome, CheckFinding, Claim, ClaimRequest, DeleteOutcome, Durability,
     EnqueueOutcome, Interest, Lanes, ListRequest, LiveWorker, Maintained, Page, Placement,
     QuarantinedJob, QueueStats, RecoverOutcome, RenewRequest, Renewal, Report, Reported,
     RetryOutcome, RetryRequest, SettleReply, SettleRequest, Violation, Wake, WatchRequest, Watched,
-    WorkerInfo,
+    Woken, WorkerInfo,
 };
 use crate::{
     Error, JobId, JobRecord, JobState, LimitKey, LimitSettings, LimitStatus, LimitTarget, NewJob,
@@ -53,7 +54,7 @@ async fn timed<T>(
 ) -> Result<T, Error> {
     let started_at = Instant::now();
     let answer = call.await;
-    if op != "wait" {
+    if !op.starts_with("wait") {
         telemetry::store_op(op, answer.as_ref().err(), started_at.elapsed());
     }
     answer
@@ -66,6 +67,8 @@ erased! {
     renew / renew_boxed(request: &'a RenewRequest) -> Vec<Renewal>;
     settle / settle_boxed(request: &'a SettleRequest) -> SettleReply;
     wait / wait_boxed(interest: &'a Interest, timeout: Duration) -> Wake;
+    wait_and_claim / wait_and_claim_boxed(interest: &'a Interest, request: &'a ClaimRequest,
+        revoked: oneshot::Receiver<()>, timeout: Duration) -> Woken;
     cancel / cancel_boxed(ids: &'a [JobId]) -> Vec<CancelOutcome>;
     get / get_boxed(ids: &'a [JobId]) -> Vec<Option<JobRecord>>;
     stats / stats_boxed() -> Vec<QueueStats>;

@@ -5,16 +5,13 @@
 
 use std::time::Duration;
 
-use super::{Adaptive, Breaker, LIMIT_FAILURES_MAX, LimitSettings};
+use super::{Adaptive, Blocked, BreakerPhase, BreakerState, LimitSettings, OpenState, Room};
 use crate::{JobId, Timestamp};
 
 /// A failure that is so long ago counts for no breaker; a breaker whose probe nobody has made for so
 /// long after its cool-down is closed again; and an adaptive concurrency that was not reduced for so
 /// long is the configured one again.
 pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
-
-/// The longest cool-down of a breaker, in configured ones.
-pub const COOLDOWN_GROWTH_MAX: u32 = 16;
 
 /// What a store remembers of a limit key. The default is a key that nothing has happened to, and
 /// need not be stored.
@@ -31,30 +28,6 @@ pub struct LimitState {
     pub adaptive: Option<AdaptiveState>,
 }
 
-/// A breaker's memory.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct BreakerState {
-    /// The last failures since it was closed, oldest first, at most
-    /// [`LIMIT_FAILURES_MAX`](crate::LIMIT_FAILURES_MAX).
-    pub failures: Vec<Timestamp>,
-    /// `Some` while it is open, or half open once its time has come.
-    pub open: Option<OpenState>,
-}
-
-/// A breaker that has opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OpenState {
-    /// The end of the cool-down, as it was when it began.
-    pub until: Timestamp,
-    /// How long the cool-down is; whole milliseconds.
-    pub cooldown: Duration,
-    /// How many configured cool-downs that was: 1, and twice as many after each probe that failed,
-    /// up to [`COOLDOWN_GROWTH_MAX`].
-    pub growth: u32,
-    /// The job that runs as a probe.
-    pub probe: Option<JobId>,
-}
-
 /// A concurrency that has been reduced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AdaptiveState {
@@ -64,24 +37,6 @@ pub struct AdaptiveState {
     pub completions: u32,
     /// When it was last reduced: jobs that were claimed before do not reduce it again.
     pub reduced_at: Timestamp,
-}
-
-/// Whether a breaker lets jobs start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum BreakerPhase {
-    /// It does, or there is none.
-    #[default]
-    Closed,
-    /// It does not.
-    Open {
-        /// The end of the cool-down.
-        until: Timestamp,
-    },
-    /// It lets one job start, as a probe.
-    HalfOpen {
-        /// The probe, once it runs.
-        probe: Option<JobId>,
-    },
 }
 
 /// How a job let go of a key.
@@ -95,79 +50,6 @@ pub enum Ending {
     TimedOut,
     /// Anything else, which says nothing about the provider.
     Neutral,
-}
-
-/// Why a key lets no job start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Blocked {
-    /// The provider asked for a pause.
-    Closed {
-        /// The end of the pause.
-        until: Timestamp,
-    },
-    /// The breaker is open.
-    Open {
-        /// The end of the cool-down.
-        until: Timestamp,
-    },
-    /// The breaker waits for its probe.
-    Probing {
-        /// The job that runs as the probe.
-        probe: JobId,
-    },
-    /// As many jobs run as may.
-    Full {
-        /// How many may run: the configured concurrency, or what adapting has made of it.
-        allowed: u32,
-    },
-    /// The rate is used up.
-    Rate {
-        /// When the next job may start.
-        next_at: Timestamp,
-    },
-}
-
-impl Blocked {
-    /// When this is over by time alone; `None` if a job has to end for it.
-    #[must_use]
-    pub const fn over_at(&self) -> Option<Timestamp> {
-        match self {
-            Self::Closed { until } | Self::Open { until } => Some(*until),
-            Self::Rate { next_at } => Some(*next_at),
-            Self::Probing { .. } | Self::Full { .. } => None,
-        }
-    }
-}
-
-/// How many more jobs with a key may start now.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Room {
-    /// How many; `None` is as many as you like.
-    pub jobs: Option<u32>,
-    /// Everything that keeps jobs from starting; empty unless `jobs` is 0.
-    pub blocked: Vec<Blocked>,
-}
-
-impl Room {
-    /// Whether at least one job may start.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
-        self.jobs != Some(0)
-    }
-
-    /// When a job may start by time alone; `None` if one may start now, or has to end first.
-    #[must_use]
-    pub fn reopens_at(&self) -> Option<Timestamp> {
-        let over: Option<Vec<_>> = self.blocked.iter().map(Blocked::over_at).collect();
-        over.and_then(|times| times.into_iter().max())
-    }
-
-    /// At most so many, because of `blocked` if that is none.
-    fn limit(&mut self, jobs: u32, blocked: Option<Blocked>) {
-        self.jobs = Some(self.jobs.map_or(jobs, |before| before.min(jobs)));
-        self.blocked.extend(blocked.filter(|_| jobs == 0));
-    }
 }
 
 impl LimitState {
@@ -338,62 +220,9 @@ impl LimitState {
     }
 }
 
-impl OpenState {
-    /// The end of the cool-down, as if it had begun with these settings if they make it shorter:
-    /// nobody has to wait for what an operator has taken back.
-    fn ends_at(&self, settings: &Breaker) -> Timestamp {
-        let taken_back =
-            self.cooldown.saturating_sub(settings.cooldown.saturating_mul(self.growth));
-        let ms = u64::try_from(taken_back.as_millis()).unwrap_or(u64::MAX);
-        Timestamp::from_ms(self.until.as_ms().saturating_sub(ms))
-    }
-
-    fn is_remembered(&self, now: Timestamp) -> bool {
-        self.probe.is_some() || self.until.after(FORGOTTEN_AFTER) > now
-    }
-}
-
 impl AdaptiveState {
     fn is_remembered(&self, now: Timestamp) -> bool {
         self.reduced_at.after(FORGOTTEN_AFTER) > now
-    }
-}
-
-impl BreakerState {
-    fn end(&mut self, settings: Option<&Breaker>, job: JobId, ending: Ending, now: Timestamp) {
-        let has_failed = matches!(ending, Ending::Failed | Ending::TimedOut);
-        let Some(open) = &mut self.open else {
-            if let Some(settings) = settings.filter(|_| has_failed) {
-                self.fail(settings, now);
-            }
-            return;
-        };
-        // What was started before it opened says nothing new.
-        if open.probe != Some(job) {
-            return;
-        }
-        open.probe = None;
-        let Some(settings) = settings else { return };
-        if has_failed {
-            let growth = open.growth.saturating_mul(2).min(COOLDOWN_GROWTH_MAX);
-            let cooldown = settings.cooldown.saturating_mul(growth);
-            *open = OpenState { until: now.after(cooldown), cooldown, growth, probe: None };
-        } else if ending == Ending::Completed {
-            self.open = None;
-        }
-    }
-
-    fn fail(&mut self, settings: &Breaker, now: Timestamp) {
-        self.failures.push(now);
-        let count = |at: &&Timestamp| at.after(settings.window) > now;
-        if self.failures.iter().filter(count).count() >= settings.failures as usize {
-            let cooldown = settings.cooldown;
-            self.failures.clear();
-            let until = now.after(cooldown);
-            self.open = Some(OpenState { until, cooldown, growth: 1, probe: None });
-        } else if self.failures.len() > LIMIT_FAILURES_MAX as usize {
-            self.failures.remove(0);
-        }
     }
 }
 
@@ -401,6 +230,7 @@ impl BreakerState {
 mod tests {
     use super::*;
     use crate::Rate;
+    use crate::limit::{Breaker, LIMIT_FAILURES_MAX};
 
     const NOW: Timestamp = Timestamp::from_ms(4_000_000_000_000);
 
@@ -457,86 +287,6 @@ mod tests {
     }
 
     #[test]
-    fn a_breaker_opens_at_its_threshold_and_only_within_its_window() {
-        let settings = breaker();
-        let mut state = LimitState::default();
-        fails(&mut state, &settings, 1, 0);
-        fails(&mut state, &settings, 2, 100);
-        assert!(state.room(&settings, 0, at(100)).is_open());
-        fails(&mut state, &settings, 3, 199);
-        let room = state.room(&settings, 0, at(200));
-        assert_eq!(room.blocked, [Blocked::Open { until: at(249) }]);
-        // What ended late does not count again.
-        fails(&mut state, &settings, 4, 200);
-        assert_eq!(state.room(&settings, 0, at(249)).jobs, Some(1));
-    }
-
-    #[test]
-    fn one_probe_decides() {
-        let settings = breaker();
-        let mut state = LimitState::default();
-        fails(&mut state, &settings, 1, 0);
-        fails(&mut state, &settings, 2, 0);
-        state.start(&settings, &[job(3)], at(50));
-        assert_eq!(state.room(&settings, 1, at(50)).blocked, [Blocked::Probing { probe: job(3) }]);
-        // Not the probe: no matter how it ended.
-        state.end(&settings, job(1), Ending::Completed, at(0), at(51));
-        assert!(!state.room(&settings, 1, at(51)).is_open());
-        fails(&mut state, &settings, 3, 60);
-        assert_eq!(state.room(&settings, 0, at(60)).reopens_at(), Some(at(160)));
-        state.start(&settings, &[job(4)], at(160));
-        state.end(&settings, job(4), Ending::Neutral, at(160), at(161));
-        assert_eq!(state.room(&settings, 0, at(161)).jobs, Some(1), "another probe");
-        state.start(&settings, &[job(5)], at(161));
-        state.end(&settings, job(5), Ending::Completed, at(161), at(162));
-        assert_eq!(state.room(&settings, 0, at(162)), Room::default());
-        assert_eq!(state, LimitState::default());
-    }
-
-    #[test]
-    fn a_cool_down_grows_up_to_its_bound() {
-        let settings = breaker();
-        let mut state = LimitState::default();
-        fails(&mut state, &settings, 1, 0);
-        fails(&mut state, &settings, 1, 0);
-        let mut cooldowns = Vec::new();
-        for _ in 0..6 {
-            let open = state.breaker.open.unwrap();
-            cooldowns.push(open.cooldown.as_millis());
-            state.start(&settings, &[job(2)], open.until);
-            state.end(&settings, job(2), Ending::TimedOut, open.until, open.until);
-        }
-        assert_eq!(cooldowns, [50, 100, 200, 400, 800, 800]);
-    }
-
-    #[test]
-    fn a_cool_down_that_was_made_shorter_is_over_earlier() {
-        let (settings, ms) = (breaker(), Duration::from_millis);
-        let of = |cooldown| {
-            let breaker = settings.breaker.map(|breaker| Breaker { cooldown, ..breaker });
-            LimitSettings { breaker, ..settings.clone() }
-        };
-        let mut state = LimitState::default();
-        fails(&mut state, &settings, 1, 0);
-        fails(&mut state, &settings, 1, 0);
-        let reopens =
-            |state: &LimitState, cooldown, now| state.room(&of(cooldown), 0, at(now)).reopens_at();
-        assert_eq!(reopens(&state, ms(20), 10), Some(at(20)));
-        assert_eq!(reopens(&state, ms(20), 20), None);
-        assert_eq!(reopens(&state, ms(70), 10), Some(at(50)), "never longer");
-        // What has grown stays grown.
-        state.start(&of(ms(20)), &[job(2)], at(20));
-        assert_eq!(state.breaker.open.unwrap().probe, Some(job(2)));
-        fails(&mut state, &settings, 2, 30);
-        assert_eq!(reopens(&state, ms(50), 30), Some(at(130)));
-        assert_eq!(reopens(&state, ms(20), 30), Some(at(70)));
-        // The next one is that of the settings of then.
-        state.start(&of(ms(20)), &[job(3)], at(70));
-        state.end(&of(ms(20)), job(3), Ending::Failed, at(70), at(80));
-        assert_eq!(reopens(&state, ms(50), 80), Some(at(160)));
-    }
-
-    #[test]
     fn a_reset_ends_all_but_what_the_rate_has_counted() {
         let settings = LimitSettings {
             concurrency: Some(8),
@@ -559,19 +309,6 @@ mod tests {
         // What is over by itself is nothing to end.
         state.throttle(&LimitSettings::default(), at(10), at(4), at(4));
         assert!(!state.reset(at(10)));
-    }
-
-    #[test]
-    fn a_breaker_that_nobody_probes_is_forgotten() {
-        let settings = breaker();
-        let mut state = LimitState::default();
-        fails(&mut state, &settings, 1, 0);
-        fails(&mut state, &settings, 1, 0);
-        let forgotten_at = state.forgotten_at().unwrap();
-        assert_eq!(forgotten_at, at(50).after(FORGOTTEN_AFTER));
-        assert_eq!(state.room(&settings, 0, forgotten_at), Room::default());
-        state.tidy(forgotten_at);
-        assert_eq!(state, LimitState::default());
     }
 
     #[test]

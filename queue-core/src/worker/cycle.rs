@@ -30,8 +30,8 @@ use super::{QueueSelection, Route};
 use crate::handler::CancelSignal;
 use crate::telemetry::PairMetrics;
 use crate::{
-    CancelReason, Claim, JobSpec, Kind, Lease, Outcome, Queue, QueueName, SettleRequest, Settled,
-    WorkerId, telemetry,
+    CancelReason, Claim, ClaimRequest, JobSpec, Kind, Lease, Outcome, Queue, QueueName,
+    SettleRequest, Settled, WorkerId, telemetry,
 };
 
 /// A worker with a free slot asks the store at least this often, so that a lost wake-up costs no
@@ -78,6 +78,8 @@ pub(super) struct Turning {
     /// Those of the job that started last: the next one is mostly alike.
     metrics: Option<(QueueName, Kind, Arc<PairMetrics>)>,
     waiting: Waiting,
+    /// A claim that the store may have made, to be made again.
+    in_doubt: Option<Arc<ClaimRequest>>,
     /// There may be jobs: ask in the next request.
     ask: bool,
     /// Ask at the latest then.
@@ -104,7 +106,7 @@ impl Cycle {
         let mut pulse = tokio::time::interval(ASK_INTERVAL);
         pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let turning = Turning {
-            waiting: Waiting::new(&self.queue),
+            waiting: Waiting::new(&self.queue, &self.leases),
             set: self,
             ended,
             gathering,
@@ -116,6 +118,7 @@ impl Cycle {
             ahead: Ahead::new(),
             to_start: VecDeque::new(),
             metrics: None,
+            in_doubt: None,
             ask: true,
             ask_at: Instant::now(),
             no_claim_before: Instant::now(),
@@ -192,7 +195,7 @@ impl Turning {
             self.flights.abandon();
             return true;
         }
-        unfinished == 0 && self.flights.is_empty()
+        unfinished == 0 && self.flights.is_empty() && !self.waiting.may_bring_jobs()
     }
 
     /// Tells every job to stop if the worker is stopping. Again each time: a claim that came in
@@ -243,6 +246,8 @@ impl Turning {
         }
         self.ahead.extend(held, claim.more);
         self.fill_slots();
+        let slots = &self.set.slots;
+        self.waiting.revoke_unless(|claim| slots.can_take(claim));
     }
 
     /// Takes care of what the last answer has brought. The next request goes out before: the store

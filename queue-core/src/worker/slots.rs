@@ -121,6 +121,18 @@ impl Slots {
         self.total.saturating_sub(self.busy + self.asked).min(of_kinds.sum())
     }
 
+    /// Whether the jobs of this claim would have slots now, if those that are out brought none.
+    pub(super) fn can_take(&self, claim: &ClaimRequest) -> bool {
+        let has_room = |KindSlots { kind, slots, .. }: &KindSlots| {
+            let index = self.kinds.binary_search_by(|count| count.kind.cmp(kind));
+            let count = index.ok().and_then(|index| self.kinds.get(index));
+            let most = count.map_or(0, |count| count.most.unwrap_or(self.total));
+            let busy = count.map_or(0, |count| count.busy);
+            busy + (*slots).min(claim.max) as usize <= most
+        };
+        self.busy + claim.max as usize <= self.total && claim.kinds.iter().all(has_room)
+    }
+
     /// Whether a kind has slots or limit keys of its own.
     pub(super) fn has_bounded_kinds(&self) -> bool {
         self.kinds.iter().any(|count| count.most.is_some() || !count.limits.is_empty())
@@ -180,6 +192,34 @@ mod tests {
         assert!(slots.has_bounded_kinds());
         slots.take(&a);
         assert!(!slots.has_room(&a) && slots.has_room(&b));
+    }
+
+    #[test]
+    fn a_claim_can_be_taken_while_the_slots_for_it_are_free() {
+        let kind = |name: &str| KindLimits::new(Kind::new(name).unwrap());
+        let kinds = [(kind("a"), Some(2)), (kind("b"), None)];
+        let mut slots = Slots::new(4, kinds.into_iter());
+        let claim = crate::ClaimRequest {
+            token: crate::ClaimToken::random(),
+            worker: "w".parse().unwrap(),
+            queues: Vec::new(),
+            kinds: slots.per_kind(0),
+            max: 2,
+            lease: std::time::Duration::from_secs(30),
+        };
+        assert!(slots.can_take(&claim));
+        slots.take(&kind("b").kind);
+        slots.take(&kind("b").kind);
+        assert!(slots.can_take(&claim));
+        slots.take(&kind("b").kind);
+        assert!(!slots.can_take(&claim), "two jobs, one slot");
+        slots.give_back(&kind("b").kind);
+        slots.give_back(&kind("b").kind);
+        slots.ask(&claim);
+        assert!(slots.can_take(&claim), "another claim is out, and may bring nothing");
+        slots.give_up(&claim);
+        slots.take(&kind("a").kind);
+        assert!(slots.free() == 2 && !slots.can_take(&claim), "one slot for the first kind");
     }
 
     #[test]

@@ -1,26 +1,44 @@
 //! T4: the request and its answer.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use queue_core::{Claim, ClaimRequest, Error, JobId, Kind, Lease, QueueName, Timestamp};
-use redis::Value;
+use queue_core::{
+    Claim, ClaimRequest, ClaimToken, Error, Interest, JobId, Kind, Lease, Outcome, QueueName,
+    Settlement, Timestamp, Wake, Woken,
+};
+use redis::{Cmd, Value};
+use tokio::sync::oneshot;
 
 use super::quarantine::Unreadable;
-use super::{RedisBackend, quarantine};
+use super::{RedisBackend, quarantine, settle};
+use crate::connect::Link;
+use crate::keys::Keys;
 use crate::record::{Attempts, joined, millis, unpack_attempts, unpack_next_job};
 use crate::reply::{self, Items};
-use crate::scripts;
+use crate::scripts::{self, Source};
 use crate::store::{self, Call, Repeat};
 
+/// How far the server's clock may be ahead of what is known of it.
+const CLOCK_ERROR: Duration = Duration::from_millis(10);
+
+/// A worker that asks now and then knows the server's clock by then, if its answers come fast enough.
+const CLOCK_SOON: Duration = Duration::from_secs(2);
+
 pub(super) async fn run(backend: &RedisBackend, request: &ClaimRequest) -> Result<Claim, Error> {
+    let asked = Asked::now(backend);
     let reply = store::one(&backend.link, call(backend, request), Repeat::Freely).await?;
-    answer(backend, request, reply).await
+    answer(backend, request, reply, asked).await
 }
 
 pub(super) fn call(backend: &RedisBackend, request: &ClaimRequest) -> Call {
+    Call::script(&scripts::claim, cmd(&scripts::claim, &backend.keys, request))
+}
+
+/// The call of a script that takes what a claim does.
+pub(crate) fn cmd(script: &Source, keys: &Keys, request: &ClaimRequest) -> Cmd {
     let arguments = 5 + request.queues.len() + 3 * request.kinds.len();
-    let mut cmd = scripts::claim.call(&backend.keys, arguments, arguments * 32);
+    let mut cmd = script.call(keys, arguments, arguments * 32);
     cmd.arg(request.token.as_bytes().as_slice()).arg(request.worker.as_str());
     cmd.arg(request.max).arg(millis(request.lease)).arg(request.queues.len());
     for queue in &request.queues {
@@ -29,17 +47,87 @@ pub(super) fn call(backend: &RedisBackend, request: &ClaimRequest) -> Call {
     for kind in &request.kinds {
         cmd.arg(kind.kind.as_str()).arg(kind.slots).arg(joined(&kind.limits));
     }
-    Call::script(&scripts::claim, cmd)
+    cmd
 }
 
-/// Reads the answer, and quarantines jobs that this program cannot decode: they would stay leased
-/// and stall.
+/// When a claim was sent, and what the server's clock was then, as far as was known.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    at: Instant,
+    server_ms: u64,
+}
+
+impl Asked {
+    pub(super) fn now(backend: &RedisBackend) -> Self {
+        Self { at: Instant::now(), server_ms: backend.clock.now_ms() }
+    }
+}
+
+/// Reads the answer to a claim.
 pub(super) async fn answer(
     backend: &RedisBackend,
     request: &ClaimRequest,
     reply: Value,
+    asked: Asked,
 ) -> Result<Claim, Error> {
-    let Answer { claim, epoch, quarantined, undecodable, shut } = read(request, reply)?;
+    let answer = read(request, reply)?;
+    backend.clock.note(answer.now_ms, asked.server_ms, asked.at);
+    Ok(accept(backend, request, answer).await)
+}
+
+/// Waits for work with a standing claim. Only while the server's clock is known: it tells how old an
+/// answer is that has come late.
+pub(super) async fn wait(
+    backend: &RedisBackend,
+    interest: &Interest,
+    request: &ClaimRequest,
+    revoked: oneshot::Receiver<()>,
+    timeout: Duration,
+) -> Result<Woken, Error> {
+    if backend.clock.now_ms() == 0 {
+        let timeout = timeout.min(CLOCK_SOON);
+        let wake = tokio::select! {
+            wake = backend.waiters.wait(interest, timeout) => wake,
+            _ = revoked => Wake::Timeout,
+        };
+        return Ok(Woken::without_claim(wake));
+    }
+    let (wake, brought) =
+        backend.waiters.wait_and_claim(interest, request, revoked, timeout).await?;
+    let Some(mut brought) = brought else { return Ok(Woken::without_claim(wake)) };
+    let answer = brought.open()?;
+    let ago = match backend.clock.now_ms() {
+        0 => brought.sent_at.elapsed(),
+        now_ms => Duration::from_millis(now_ms.saturating_sub(answer.now_ms)) + CLOCK_ERROR,
+    };
+    let claim = accept(backend, request, answer).await;
+    brought.accept();
+    Ok(Woken::with_claim(wake, claim, ago))
+}
+
+/// Gives claimed jobs back that nobody will run. If that fails, too, their lease ends.
+pub(crate) async fn give_back(link: &Link, keys: &Keys, jobs: &[(JobId, ClaimToken)]) {
+    let released = |(id, token): &(JobId, ClaimToken)| Settlement {
+        id: *id,
+        token: *token,
+        outcome: Outcome::Released,
+        elapsed: Duration::ZERO,
+    };
+    // From the last to the first, each to the head: the lanes end up in order.
+    let settlements: Vec<Settlement> = jobs.iter().rev().map(released).collect();
+    if settlements.is_empty() {
+        return;
+    }
+    let Ok(call) = settle::call(keys, &settlements) else { return };
+    if let Err(error) = store::one(link, call, Repeat::Freely).await {
+        tracing::warn!(%error, "claimed jobs that nobody runs wait for their lease to end");
+    }
+}
+
+/// Takes note of all that an answer says, and quarantines jobs that this program cannot decode: they
+/// would stay leased and stall.
+async fn accept(backend: &RedisBackend, request: &ClaimRequest, answer: Answer) -> Claim {
+    let Answer { claim, epoch, quarantined, undecodable, shut, .. } = answer;
     backend.waiters.note_shut(request, shut);
     backend.note_epoch(&epoch).await;
     quarantine::log(backend, &quarantined).await;
@@ -50,11 +138,15 @@ pub(super) async fn answer(
             tracing::warn!(%error, "jobs that cannot be decoded were not quarantined");
         }
     }
-    Ok(claim)
+    claim
 }
 
-struct Answer {
-    claim: Claim,
+/// What a claim was answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) claim: Claim,
+    /// The store's time of the answer.
+    now_ms: u64,
     epoch: Vec<u8>,
     /// Those that the script could not read.
     quarantined: Vec<JobId>,
@@ -64,9 +156,9 @@ struct Answer {
     shut: Vec<(String, String)>,
 }
 
-fn read(request: &ClaimRequest, reply: Value) -> Result<Answer, Error> {
+pub(crate) fn read(request: &ClaimRequest, reply: Value) -> Result<Answer, Error> {
     let mut items = Items::of(reply)?;
-    let _now = items.count()?;
+    let now_ms = items.count()?;
     let claimed_at = Timestamp::from_ms(items.count()?);
     let first_fence = items.count()?;
     let mut claim = Claim::default();
@@ -104,7 +196,7 @@ fn read(request: &ClaimRequest, reply: Value) -> Result<Answer, Error> {
             Err(reason) => undecodable.push(Unreadable { id, reason, record: Vec::new() }),
         }
     }
-    Ok(Answer { claim, epoch, quarantined, undecodable, shut })
+    Ok(Answer { claim, now_ms, epoch, quarantined, undecodable, shut })
 }
 
 /// Queue and kind, as in "default/mail", and how many, …

@@ -1,14 +1,13 @@
 //! T5 to T10 and T14: renewals and the ends of attempts.
 
-use std::time::Duration;
-
 use queue_core::{
-    ClaimRequest, ClaimToken, Ending, Error, HISTORY_ERROR_MAX_BYTES, JobId, JobState, Lease,
-    Outcome, RenewRequest, Renewal, SettleReply, SettleRequest, Settled, Settlement,
+    ClaimToken, Ending, Error, HISTORY_ERROR_MAX_BYTES, JobId, JobState, Lease, Outcome,
+    RenewRequest, Renewal, SettleReply, SettleRequest, Settled, Settlement,
 };
 use redis::Value;
 
 use super::{RedisBackend, claim, quarantine};
+use crate::keys::Keys;
 use crate::record::{joined, millis, ms6, pack_result, state_of};
 use crate::reply::{self, unexpected};
 use crate::scripts;
@@ -20,17 +19,22 @@ pub(super) async fn run(
 ) -> Result<SettleReply, Error> {
     let mut calls = Vec::with_capacity(2);
     if !request.settlements.is_empty() {
-        calls.push(call(backend, &request.settlements)?);
+        calls.push(call(&backend.keys, &request.settlements)?);
     }
     calls.extend(request.claim.as_ref().map(|claim| claim::call(backend, claim)));
     if calls.is_empty() {
         return Ok(SettleReply::new(Vec::new(), None));
     }
+    let asked = claim::Asked::now(backend);
     let (mut values, error) = store::each(&backend.link, &calls, Repeat::Freely).await;
     if let Some(error) = error {
         // The settlements were refused and the claim behind them was not: its jobs have nobody.
-        if let (Some(claim), Some(Some(reply))) = (&request.claim, values.pop()) {
-            give_back(backend, claim, reply).await;
+        if let (Some(claim), Some(Some(reply))) = (&request.claim, values.pop())
+            && let Ok(claim) = claim::answer(backend, claim, reply, asked).await
+        {
+            let job = |lease: &Lease| (lease.spec.id, lease.token);
+            let jobs: Vec<_> = claim.leases.iter().map(job).collect();
+            claim::give_back(&backend.link, &backend.keys, &jobs).await;
         }
         return Err(error);
     }
@@ -45,35 +49,15 @@ pub(super) async fn run(
         }
     };
     let claim = match &request.claim {
-        Some(claim) => Some(claim::answer(backend, claim, next()?).await?),
+        Some(claim) => Some(claim::answer(backend, claim, next()?, asked).await?),
         None => None,
     };
     Ok(SettleReply::new(settled, claim))
 }
 
-/// Releases the jobs of a claim whose answer nobody will see. If that fails too, their lease ends.
-async fn give_back(backend: &RedisBackend, request: &ClaimRequest, reply: Value) {
-    let Ok(claim) = claim::answer(backend, request, reply).await else { return };
-    let released = |lease: &Lease| Settlement {
-        id: lease.spec.id,
-        token: lease.token,
-        outcome: Outcome::Released,
-        elapsed: Duration::ZERO,
-    };
-    // From the last to the first, each to the head: the lanes end up in order.
-    let settlements: Vec<Settlement> = claim.leases.iter().rev().map(released).collect();
-    if settlements.is_empty() {
-        return;
-    }
-    let Ok(call) = call(backend, &settlements) else { return };
-    if let Err(error) = store::one(&backend.link, call, Repeat::Freely).await {
-        tracing::warn!(%error, "claimed jobs that nobody runs wait for their lease to end");
-    }
-}
-
-pub(super) fn call(backend: &RedisBackend, settlements: &[Settlement]) -> Result<Call, Error> {
+pub(super) fn call(keys: &Keys, settlements: &[Settlement]) -> Result<Call, Error> {
     let count = settlements.len();
-    let mut cmd = scripts::settle.call(&backend.keys, count * 2, count * 96);
+    let mut cmd = scripts::settle.call(keys, count * 2, count * 96);
     for settlement in settlements {
         cmd.arg(settlement.id.as_bytes().as_slice());
     }

@@ -51,7 +51,8 @@ async fn two_versions_of_the_scripts_share_a_store() {
         let request = request();
         let call = version(claim::call(&backend, &request), 1);
         let reply = store::one(&backend.link, call, Repeat::Freely).await.unwrap();
-        let claimed = claim::answer(&backend, &request, reply).await.unwrap();
+        let claimed =
+            claim::answer(&backend, &request, reply, claim::Asked::now(&backend)).await.unwrap();
         assert_eq!(claimed.leases.len(), 3);
         // One of the jobs is given back, and claimed and settled by the usual version.
         let ends: Vec<Settlement> = (claimed.leases.iter().enumerate())
@@ -65,14 +66,14 @@ async fn two_versions_of_the_scripts_share_a_store() {
                 elapsed: Duration::ZERO,
             })
             .collect();
-        let call = version(settle::call(&backend, &ends).unwrap(), 2);
+        let call = version(settle::call(&backend.keys, &ends).unwrap(), 2);
         store::one(&backend.link, call, Repeat::Freely).await.unwrap();
         assert_eq!(backend.audit(false).await.unwrap(), [], "versions {versions}");
         let again = backend.claim(&self::request()).await.unwrap().leases;
         assert_eq!(again.len(), 1);
         backend.cancel(&[again[0].spec.id]).await.unwrap();
         let end = Settlement { token: again[0].token, ..ends[0].clone() };
-        let call = settle::call(&backend, &[end]).unwrap();
+        let call = settle::call(&backend.keys, &[end]).unwrap();
         store::one(&backend.link, call, Repeat::Freely).await.unwrap();
     }
     assert_eq!(backend.audit(false).await.unwrap(), []);

@@ -5,21 +5,20 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use queue_core::WorkerId;
+use queue_core::{Error, WorkerId};
+use redis::RedisError;
 use redis::aio::MultiplexedConnection;
-use redis::{RedisError, Value};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::{Ask, Home, News, Tasks, Token, lock};
+use super::pop::{Claimed, Follow, Popped, Stage, pop};
+use super::standing::{INTERRUPT, REVOKE};
+use super::{Ask, Brought, End, Home, MARGIN, News, Tasks, Token, lock};
 use crate::connect::reconnect_pause;
 use crate::errors::{Reaction, diagnose};
-use crate::reply;
 
 /// How long one blocking command lasts if nothing happens.
 const BLOCK: Duration = Duration::from_secs(60);
-/// What its answer may take beyond that before the connection counts as dead.
-const MARGIN: Duration = Duration::from_secs(5);
 /// How long to leave the lists alone after an error that trying again does not mend, such as a
 /// list that is none. Whoever waits asks again by itself meanwhile.
 const BROKEN_PAUSE: Duration = Duration::from_secs(5);
@@ -59,7 +58,7 @@ struct Task {
     list: String,
     asks: UnboundedReceiver<Ask>,
     tasks: Weak<Tasks>,
-    /// The calls that wait now.
+    /// The calls that wait now, but the one whose claim is under way.
     waiting: Vec<Ask>,
     /// A cancel request was heard while nobody waited.
     cancel_pending: bool,
@@ -80,17 +79,47 @@ struct Blocked {
     lists: BTreeSet<String>,
     /// Whether it was asked to come back.
     interrupted: bool,
-    answer: Pin<Box<dyn Future<Output = Answer> + Send>>,
+    /// The call whose claim stands behind it.
+    claiming: Option<Claiming>,
+    answer: Pin<Box<dyn Future<Output = Popped> + Send>>,
 }
 
-struct Answer {
-    connection: Option<MultiplexedConnection>,
-    popped: Result<Option<(String, Vec<u8>)>, RedisError>,
+struct Claiming {
+    ask: Ask,
+    /// It was sent then, or later.
+    sent_at: Instant,
+    stage: Arc<Stage>,
+}
+
+impl Claiming {
+    fn new(ask: Ask) -> Self {
+        Self { ask, sent_at: Instant::now(), stage: Arc::default() }
+    }
+
+    /// Waits until nobody wants the claim any more.
+    async fn given_up(&mut self) {
+        let revoked = async {
+            match &mut self.ask.standing {
+                Some(standing) => standing.revoked().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = revoked => {}
+            () = self.ask.answer.closed() => {}
+        }
+    }
+
+    fn is_given_up(&self) -> bool {
+        let is_revoked = self.ask.standing.as_ref().is_none_or(|standing| standing.is_revoked);
+        is_revoked || self.ask.answer.is_closed()
+    }
 }
 
 enum Event {
     Asked(Option<Ask>),
-    Answered(Answer),
+    Answered(Popped),
+    GivenUp,
     Idle,
 }
 
@@ -107,22 +136,32 @@ impl Task {
                 self.leave_with_backend().await;
                 return false;
             }
-            Event::Answered(answer) => self.answered(answer),
+            Event::Answered(popped) => self.answered(popped),
+            Event::GivenUp => self.revoke(),
             Event::Idle => return !self.leave_if_idle(),
         }
         true
     }
 
     async fn next_event(&mut self) -> Event {
-        let answered = async {
-            match &mut self.blocked {
-                Some(blocked) => blocked.answer.as_mut().await,
-                None => std::future::pending().await,
+        let blocked = async {
+            let Some(Blocked { claiming, answer, interrupted, .. }) = &mut self.blocked else {
+                return std::future::pending().await;
+            };
+            let given_up = async {
+                match claiming.as_mut().filter(|_| !*interrupted) {
+                    Some(claiming) => claiming.given_up().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                popped = answer.as_mut() => Event::Answered(popped),
+                () = given_up => Event::GivenUp,
             }
         };
         tokio::select! {
             ask = self.asks.recv() => Event::Asked(ask),
-            answer = answered => Event::Answered(answer),
+            event = blocked => event,
             () = sleep_until(self.idle_at) => Event::Idle,
         }
     }
@@ -133,14 +172,15 @@ impl Task {
             self.deliver(ask, News::Cancel(self.worker.clone()));
             return;
         }
-        let covered = self.blocked.as_ref().is_none_or(|b| ask.lists.is_subset(&b.lists));
+        let covers = |b: &Blocked| ask.standing.is_none() && ask.lists.is_subset(&b.lists);
+        let covered = self.blocked.as_ref().is_none_or(covers);
         self.waiting.push(ask);
         if !covered {
             self.interrupt();
         }
     }
 
-    /// Blocks on the lists of everybody who waits.
+    /// Blocks on the lists of everybody who waits, with the first claim that is to stand behind.
     fn block(&mut self) {
         let lists: BTreeSet<String> =
             self.waiting.iter().flat_map(|ask| ask.lists.iter().cloned()).collect();
@@ -149,15 +189,25 @@ impl Task {
         let home = self.home.clone();
         let connection = self.connection.take();
         let (failures, broken) = (self.failures, self.broken);
+        let first = self.waiting.iter().position(|ask| ask.standing.is_some());
+        let claiming = first.map(|at| Claiming::new(self.waiting.swap_remove(at)));
+        let follow = claiming.as_ref().and_then(|claiming| {
+            let standing = claiming.ask.standing.as_ref()?;
+            Some((standing.cmd(&home.keys), claiming.stage.clone()))
+        });
+        let until = claiming.as_ref().map(|claiming| claiming.ask.until);
         let answer = Box::pin(async move {
             if broken {
                 sleep(BROKEN_PAUSE).await;
             } else if failures > 0 {
                 sleep(reconnect_pause(failures)).await;
             }
-            pop(&home, connection, &names).await
+            // Whoever has left a claim hears from the server when his time is over.
+            let left = until.map_or(BLOCK, |until| until.saturating_duration_since(Instant::now()));
+            let follow = follow.as_ref().map(|(cmd, stage)| Follow { cmd: cmd.clone(), stage });
+            pop(&home, connection, &names, left.min(BLOCK), follow).await
         });
-        self.blocked = Some(Blocked { lists, interrupted: false, answer });
+        self.blocked = Some(Blocked { lists, interrupted: false, claiming, answer });
     }
 
     /// Makes the blocking command come back, to go out again with another interest.
@@ -166,60 +216,127 @@ impl Task {
             return;
         };
         blocked.interrupted = true;
+        let words: &[&str] =
+            if blocked.claiming.is_some() { &[REVOKE, INTERRUPT] } else { &[INTERRUPT] };
         let (home, worker) = (self.home.clone(), self.worker.clone());
-        tokio::spawn(async move { home.tell(&worker, "i").await });
+        tokio::spawn(async move { home.tell(&worker, words).await });
     }
 
-    fn answered(&mut self, answer: Answer) {
-        self.blocked = None;
-        self.connection = answer.connection;
-        match answer.popped {
-            Ok(popped) => {
-                (self.failures, self.broken) = (0, false);
-                if let Some((list, word)) = popped {
-                    self.hear(&list, &word);
-                }
-            }
-            Err(error) => {
-                self.failures = self.failures.saturating_add(1);
-                let diagnosis = diagnose(&error);
-                let broken = diagnosis.reaction == Reaction::GiveUp;
-                if broken && !self.broken {
-                    let (worker, error) = (&self.worker, diagnosis.error);
-                    tracing::warn!(%worker, %error, "cannot be woken; it looks for work by itself");
-                } else {
-                    tracing::debug!(error = %diagnosis.error, "waiting failed; trying again");
-                }
-                self.broken = broken;
-            }
+    /// Takes the standing claim back.
+    fn revoke(&mut self) {
+        let not_sent = |claiming: &mut Claiming| claiming.stage.take_back();
+        match self.blocked.as_mut().and_then(|blocked| blocked.claiming.take_if(not_sent)) {
+            Some(claiming) => self.end(claiming.ask, Token::nothing(&self.home), None),
+            None => self.interrupt(),
         }
     }
 
-    fn hear(&mut self, list: &str, word: &[u8]) {
+    fn answered(&mut self, popped: Popped) {
+        let claiming = self.blocked.take().and_then(|blocked| blocked.claiming);
+        self.connection = popped.connection;
+        let heard = self.note_health(popped.word);
+        let Some(claiming) = claiming else { return self.hear(heard) };
+        let is_given_up = claiming.is_given_up();
+        let Claiming { ask, sent_at, .. } = claiming;
+        let request = ask.standing.as_ref().map(|standing| standing.request.clone());
+        let brought = match (popped.claimed, request) {
+            (Claimed::Yes(reply), Some(request)) => {
+                Ok(Brought::new(&self.home, request, sent_at, reply))
+            }
+            (Claimed::InDoubt(error), _) => Err(diagnose(&error).error),
+            _ => {
+                // It goes on waiting, and may be the one to hear this.
+                if is_given_up {
+                    self.end(ask, Token::nothing(&self.home), None);
+                } else {
+                    self.waiting.push(ask);
+                }
+                return self.hear(heard);
+            }
+        };
+        // The claim was made for it: what was heard has led to that.
+        let token = match heard {
+            Some((list, word)) if list == self.list && word == b"c" => {
+                self.cancel();
+                self.cancel_pending = false;
+                Token::of(&self.home, News::Cancel(self.worker.clone()))
+            }
+            Some((list, _)) if self.wants(&ask, &list) => {
+                let list = self.home.keys.woken_by(&list).unwrap_or_default();
+                Token::of(&self.home, News::Work(list.to_owned()))
+            }
+            heard => {
+                self.hear(heard);
+                Token::nothing(&self.home)
+            }
+        };
+        self.end(ask, token, Some(brought));
+    }
+
+    /// Notes whether the blocking command worked, and answers what it brought.
+    fn note_health(
+        &mut self,
+        word: Result<Option<(String, Vec<u8>)>, RedisError>,
+    ) -> Option<(String, Vec<u8>)> {
+        let error = match word {
+            Ok(word) => {
+                (self.failures, self.broken) = (0, false);
+                return word;
+            }
+            Err(error) => error,
+        };
+        self.failures = self.failures.saturating_add(1);
+        let diagnosis = diagnose(&error);
+        let broken = diagnosis.reaction == Reaction::GiveUp;
+        if broken && !self.broken {
+            let (worker, error) = (&self.worker, diagnosis.error);
+            tracing::warn!(%worker, %error, "cannot be woken; it looks for work by itself");
+        } else {
+            tracing::debug!(error = %diagnosis.error, "waiting failed; trying again");
+        }
+        self.broken = broken;
+        None
+    }
+
+    /// Whether a call that waits is one for which this list has words.
+    fn wants(&self, ask: &Ask, list: &str) -> bool {
+        let list = self.home.keys.woken_by(list);
+        list.is_some_and(|list| ask.lists.contains(list)) && !ask.answer.is_closed()
+    }
+
+    fn hear(&mut self, heard: Option<(String, Vec<u8>)>) {
+        let Some((list, word)) = heard else { return };
         if list != self.list {
-            let list = self.home.keys.woken_by(list).unwrap_or_default();
-            let wants = |ask: &Ask| ask.lists.contains(list) && !ask.answer.is_closed();
-            let news = News::Work(list.to_owned());
-            match self.waiting.iter().position(wants) {
+            let news = News::Work(self.home.keys.woken_by(&list).unwrap_or_default().to_owned());
+            match self.waiting.iter().position(|ask| self.wants(ask, &list)) {
                 Some(at) => {
                     let ask = self.waiting.swap_remove(at);
                     self.deliver(ask, news);
                 }
                 // Dropped, a token passes itself on.
-                None => drop(Token { home: self.home.clone(), news: Some(news) }),
+                None => drop(Token::of(&self.home, news)),
             }
         } else if word == b"c" {
-            self.waiting.retain(|ask| !ask.answer.is_closed());
-            self.cancel_pending = self.waiting.is_empty();
-            for ask in std::mem::take(&mut self.waiting) {
-                self.deliver(ask, News::Cancel(self.worker.clone()));
-            }
+            self.cancel();
+        }
+    }
+
+    /// Tells everybody who waits, or the next one, that there may be a job to cancel.
+    fn cancel(&mut self) {
+        self.waiting.retain(|ask| !ask.answer.is_closed());
+        self.cancel_pending = self.waiting.is_empty();
+        for ask in std::mem::take(&mut self.waiting) {
+            self.deliver(ask, News::Cancel(self.worker.clone()));
         }
     }
 
     fn deliver(&self, ask: Ask, news: News) {
-        // A token that comes back here is dropped, which passes it on.
-        let _ = ask.answer.send(Token { home: self.home.clone(), news: Some(news) });
+        self.end(ask, Token::of(&self.home, news), None);
+    }
+
+    fn end(&self, ask: Ask, token: Token, brought: Option<Result<Brought, Error>>) {
+        // What comes back here is dropped: a token is passed on, and jobs are given back.
+        let _ = ask.answer.send(End { token, brought });
     }
 
     /// Ends the task if nothing is under way; says whether it has ended.
@@ -247,46 +364,14 @@ impl Task {
         self.waiting.clear();
         self.interrupt();
         let Some(blocked) = self.blocked.take() else { return };
-        let Ok(Answer { popped: Ok(Some((list, _))), .. }) = timeout(MARGIN, blocked.answer).await
-        else {
-            return;
-        };
+        let Ok(popped) = timeout(MARGIN, blocked.answer).await else { return };
+        let ask = blocked.claiming.map(|claiming| (claiming.sent_at, claiming.ask.standing));
+        if let (Claimed::Yes(reply), Some((sent_at, Some(standing)))) = (popped.claimed, ask) {
+            drop(Brought::new(&self.home, standing.request, sent_at, reply));
+        }
+        let Ok(Some((list, _))) = popped.word else { return };
         if let Some(list) = self.home.keys.woken_by(&list).filter(|_| list != self.list) {
             self.home.pass_on(News::Work(list.to_owned())).await;
         }
     }
-}
-
-/// Takes the first word of the first list that has one.
-async fn pop(home: &Home, connection: Option<MultiplexedConnection>, lists: &[String]) -> Answer {
-    let mut connection = match connection {
-        Some(connection) => connection,
-        None => match home.link.own().await {
-            Ok(connection) => connection,
-            Err(error) => return Answer { connection: None, popped: Err(error) },
-        },
-    };
-    let mut cmd = redis::cmd("BLPOP");
-    cmd.arg(lists).arg(BLOCK.as_secs());
-    match timeout(BLOCK + MARGIN, connection.send_packed_command(&cmd)).await {
-        Ok(Ok(reply)) => match reply.extract_error() {
-            Ok(reply) => Answer { connection: Some(connection), popped: Ok(word(reply)) },
-            Err(error) => {
-                // Such as UNBLOCKED: the server may have become a replica.
-                let keep = diagnose(&error).reaction != Reaction::Reconnect;
-                Answer { connection: keep.then_some(connection), popped: Err(error) }
-            }
-        },
-        Ok(Err(error)) => Answer { connection: None, popped: Err(error) },
-        Err(_) => {
-            let silent = std::io::Error::from(std::io::ErrorKind::TimedOut);
-            Answer { connection: None, popped: Err(silent.into()) }
-        }
-    }
-}
-
-fn word(reply: Value) -> Option<(String, Vec<u8>)> {
-    let mut items = reply::array(reply).ok()?.into_iter();
-    let list = String::from_utf8(reply::bytes(items.next()?).ok()?).ok()?;
-    Some((list, reply::bytes(items.next()?).ok()?))
 }

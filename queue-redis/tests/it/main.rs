@@ -26,6 +26,7 @@ mod plain_damage;
 mod quarantine;
 mod repair;
 mod shelves;
+mod standing;
 mod store;
 mod waiting;
 

@@ -8,8 +8,12 @@ use anyhow::ensure;
 use clap::Args;
 use queue::{Fail, Job, NewJob, State, Worker};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use super::Scene;
+
+/// How many jobs of the provider that works are enqueued at once.
+const BATCH: u32 = 2000;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -41,6 +45,7 @@ struct Providers {
     works_at: Instant,
     refused: AtomicU32,
     served: AtomicU32,
+    batch_served: Notify,
 }
 
 async fn refuse(State(providers): State<Arc<Providers>>, _: Refused) -> Result<(), Fail> {
@@ -52,7 +57,10 @@ async fn refuse(State(providers): State<Arc<Providers>>, _: Refused) -> Result<(
 }
 
 async fn serve(State(providers): State<Arc<Providers>>, _: Served) -> Result<(), Fail> {
-    providers.served.fetch_add(1, Ordering::Relaxed);
+    let served = providers.served.fetch_add(1, Ordering::Relaxed) + 1;
+    if served.is_multiple_of(BATCH) {
+        providers.batch_served.notify_one();
+    }
     Ok(())
 }
 
@@ -79,6 +87,7 @@ impl Scene<'_> {
             works_at: Instant::now() + outage,
             refused: AtomicU32::new(0),
             served: AtomicU32::new(0),
+            batch_served: Notify::new(),
         });
         let worker = Worker::new(&self.queue)
             .concurrency(64)
@@ -94,12 +103,17 @@ impl Scene<'_> {
         self.queue.enqueue_all(refused).await?;
         let began = Instant::now();
         let end = outage.max(Duration::from_secs(10));
+        let mut sent = 0;
         while began.elapsed() < end {
-            let served: Result<Vec<NewJob>, _> = (0..2000).map(|_| NewJob::of(&Served)).collect();
-            let last = served?;
-            let id = last[last.len() - 1].job_id();
-            self.queue.enqueue_all(last).await?;
-            self.queue.wait_finished(id, Duration::from_secs(60)).await?;
+            // One batch is ready while another one is served: the worker waits for nobody.
+            let heard = providers.batch_served.notified();
+            if sent >= providers.served.load(Ordering::Relaxed) + 2 * BATCH {
+                heard.await;
+                continue;
+            }
+            let served: Result<Vec<NewJob>, _> = (0..BATCH).map(|_| NewJob::of(&Served)).collect();
+            self.queue.enqueue_all(served?).await?;
+            sent += BATCH;
         }
         let served = f64::from(providers.served.load(Ordering::Relaxed));
         let served_per_second = served / began.elapsed().as_secs_f64();

@@ -1,6 +1,8 @@
 //! Waiting for work.
 
-use crate::{Kind, LimitKeys, QueueName, WorkerId};
+use std::time::Duration;
+
+use crate::{Claim, Kind, LimitKeys, QueueName, WorkerId};
 
 /// What a waiting worker could run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,4 +43,30 @@ pub enum Wake {
     Cancel,
     /// Nothing was heard for the time of the wait.
     Timeout,
+}
+
+/// How a wait with a standing claim has ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Woken {
+    /// Why.
+    pub wake: Wake,
+    /// The answer to the claim, if the store has made it.
+    pub claim: Option<Claim>,
+    /// How long ago the store made the claim, at most.
+    pub claimed_ago: Duration,
+}
+
+impl Woken {
+    /// A wait that the store has made no claim for.
+    #[must_use]
+    pub const fn without_claim(wake: Wake) -> Self {
+        Self { wake, claim: None, claimed_ago: Duration::ZERO }
+    }
+
+    /// One for which the store has made the claim, at most `claimed_ago` ago.
+    #[must_use]
+    pub const fn with_claim(wake: Wake, claim: Claim, claimed_ago: Duration) -> Self {
+        Self { wake, claim: Some(claim), claimed_ago }
+    }
 }

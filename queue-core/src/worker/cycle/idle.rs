@@ -6,6 +6,7 @@ use futures_util::FutureExt;
 
 use super::{ASK_INTERVAL, Turning};
 use crate::worker::stop::Phase;
+use crate::worker::waiting::Heard;
 use crate::{Claim, Interest, KindLimits, Wake};
 
 /// How long all slots must be busy before the wait for jobs is exchanged for one for cancel
@@ -38,6 +39,8 @@ impl Turning {
         let tick = ends.into_iter().flatten().min();
         tokio::select! {
             landed = self.flights.landed() => self.land(landed),
+            // Its jobs are leased, and nobody renews them before they are here.
+            heard = self.waiting.woken() => self.woken(heard),
             // A slot that gets free need not wait for the store if a job waits for it.
             Some(ended) = self.ended.recv(), if !self.ahead.is_empty() => self.take_in_reported(ended),
             () = self.gathering.reaches(enough), if may_follow && held_until.is_none() => {}
@@ -58,8 +61,8 @@ impl Turning {
         }
         self.listen(self.set.slots.free_kinds());
         // The first poll lets the call go out.
-        if let Some(wake) = self.waiting.woken().now_or_never() {
-            self.woken(wake);
+        if let Some(heard) = self.waiting.woken().now_or_never() {
+            self.woken(heard);
         }
     }
 
@@ -91,7 +94,7 @@ impl Turning {
         let is_deaf = !self.waiting.is_attached();
         tokio::select! {
             Some(ended) = self.ended.recv() => self.take_in_reported(ended),
-            wake = self.waiting.woken() => self.woken(wake),
+            heard = self.waiting.woken() => self.woken(heard),
             () = tokio::time::sleep_until(tick.into()) => {}
             () = tokio::time::sleep(BUSY_PATIENCE), if is_deaf => self.listen(Vec::new()),
             _ = self.set.phase_seen.changed() => {}
@@ -100,15 +103,24 @@ impl Turning {
 
     pub(super) fn listen(&mut self, kinds: Vec<KindLimits>) {
         let worker = self.set.id.clone();
-        self.waiting.attach(Interest { worker, queues: self.set.selection.names(), kinds });
+        let interest = Interest { worker, queues: self.set.selection.names(), kinds };
+        if self.waiting.needs(&interest, |claim| self.set.slots.can_take(claim)) {
+            let claim = (!interest.kinds.is_empty()).then(|| self.standing_claim());
+            self.waiting.attach(interest, claim);
+        }
     }
 
-    pub(super) fn woken(&mut self, wake: Wake) {
-        match wake {
+    fn woken(&mut self, heard: Heard) {
+        match heard.wake {
+            // Nothing is to be asked for if the jobs have come as well.
             Wake::Work => (self.ask, self.was_woken) = (true, true),
             Wake::Cancel => self.set.renewer.renew_all_now(),
             Wake::Timeout => {}
         }
+        if let Some((claim, held, claimed_at)) = heard.claimed {
+            self.claimed(&claim, held, claimed_at);
+        }
+        self.in_doubt = heard.in_doubt.or(self.in_doubt.take());
     }
 
     /// A few wake-ups in vain are usual: another worker was faster, or an earlier job was

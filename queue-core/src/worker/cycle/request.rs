@@ -1,5 +1,6 @@
 //! What goes to the store, and when.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::Turning;
@@ -15,6 +16,10 @@ const FLIGHTS_MAX: usize = 2;
 /// A request follows another that is out once it reports one in so many of the jobs that the worker
 /// may hold. Fewer jobs in more calls made no drain faster, and cost the store more.
 const WORTH_A_FLIGHT: usize = 2;
+
+/// The most jobs that a standing claim asks for. They are those that would wait for the end of their
+/// lease if the worker's host vanished while it waited, without a word to the server.
+const STANDING_MAX: u32 = 8;
 
 impl Turning {
     /// Whether a request may go out beside one that is out.
@@ -78,7 +83,11 @@ impl Turning {
         let has_room = phase == Phase::Running && slots.free() + ahead > 0;
         // Outcomes first: a store that takes them slowly must not be asked for yet more jobs.
         let may_claim = has_room && self.pending.is_empty() && now >= self.no_claim_before;
-        let claim = (asks && may_claim).then(|| self.next_claim(ahead));
+        let in_doubt = self.in_doubt.take_if(|_| phase == Phase::Running);
+        let claim = match in_doubt {
+            Some(claim) => Some(Arc::unwrap_or_clone(claim)),
+            None => (asks && may_claim).then(|| self.next_claim(ahead)),
+        };
         if carried.is_empty() && claim.is_none() {
             return None;
         }
@@ -96,6 +105,13 @@ impl Turning {
             max: free.min(PASS_MAX),
             lease: self.set.lease,
         }
+    }
+
+    /// For a few of the slots that are free: while it stands others claim as if it did not.
+    pub(super) fn standing_claim(&mut self) -> ClaimRequest {
+        let mut claim = self.next_claim(0);
+        claim.max = claim.max.min(STANDING_MAX);
+        claim
     }
 }
 

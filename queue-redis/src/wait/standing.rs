@@ -1,0 +1,112 @@
+//! Claims that stand behind a wait.
+//!
+//! A pick-up is two round trips if a worker is woken and claims then. So the worker sends its claim
+//! right behind the blocking command: a server makes the commands of a connection in order, and this
+//! one as soon as the other has ended. A claim that is not wanted any more is *revoked* by two words
+//! in the worker's own list: one ends the blocking command, and the script that finds the other
+//! claims nothing (`lua/lib/standing.lua`). Answers are always awaited; jobs that come for somebody
+//! who has gone are given back.
+
+use std::sync::Arc;
+
+use queue_core::{ClaimRequest, ClaimToken, Error, JobId};
+use redis::{Cmd, Value};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Home;
+use crate::backend::{self, ClaimAnswer};
+use crate::keys::Keys;
+use crate::scripts;
+
+/// Ends a blocking command.
+pub(super) const INTERRUPT: &str = "i";
+/// Beside [`INTERRUPT`], revokes the claim behind the command. Either serves as the other.
+pub(super) const REVOKE: &str = "r";
+
+/// A claim that a worker leaves with its wait.
+#[derive(Debug)]
+pub(super) struct Standing {
+    pub(super) request: ClaimRequest,
+    /// Ends when the worker does not want it any more.
+    revoked: oneshot::Receiver<()>,
+    pub(super) is_revoked: bool,
+}
+
+impl Standing {
+    pub(super) fn new(request: ClaimRequest, revoked: oneshot::Receiver<()>) -> Self {
+        Self { request, revoked, is_revoked: false }
+    }
+
+    /// Waits until it is revoked; for ever if it is.
+    ///
+    /// # Cancel safety
+    /// Safe to drop.
+    pub(super) async fn revoked(&mut self) {
+        if self.is_revoked {
+            std::future::pending::<()>().await;
+        }
+        // An error says that the sender is gone, which means the same.
+        let _ = (&mut self.revoked).await;
+        self.is_revoked = true;
+    }
+
+    pub(super) fn cmd(&self, keys: &Keys) -> Cmd {
+        backend::claim_cmd(&scripts::standing_claim, keys, &self.request)
+    }
+}
+
+/// The answer to a standing claim. Its jobs are given back if it is dropped before it was accepted.
+#[derive(Debug)]
+pub(crate) struct Brought {
+    home: Arc<Home>,
+    request: ClaimRequest,
+    /// When the claim was sent: it was made then or later.
+    pub(crate) sent_at: Instant,
+    /// Until it is opened.
+    reply: Option<Value>,
+    /// Its jobs, while it is open.
+    jobs: Vec<(JobId, ClaimToken)>,
+}
+
+impl Brought {
+    pub(super) fn new(
+        home: &Arc<Home>,
+        request: ClaimRequest,
+        sent_at: Instant,
+        reply: Value,
+    ) -> Self {
+        Self { home: home.clone(), request, sent_at, reply: Some(reply), jobs: Vec::new() }
+    }
+
+    /// Reads it. Until it is accepted, its jobs are still given back if it is dropped.
+    pub(crate) fn open(&mut self) -> Result<ClaimAnswer, Error> {
+        let reply = self.reply.take().unwrap_or(Value::Nil);
+        let answer = backend::read_claim(&self.request, reply)?;
+        self.jobs = jobs(&answer);
+        Ok(answer)
+    }
+
+    /// Its jobs are in the hands of the worker.
+    pub(crate) fn accept(mut self) {
+        self.jobs.clear();
+    }
+}
+
+impl Drop for Brought {
+    fn drop(&mut self) {
+        if self.reply.is_some() {
+            // Nobody can use the answer to this.
+            let _ = self.open();
+        }
+        let jobs = std::mem::take(&mut self.jobs);
+        let (false, Ok(runtime)) = (jobs.is_empty(), Handle::try_current()) else { return };
+        let home = self.home.clone();
+        runtime.spawn(async move { backend::give_back(&home.link, &home.keys, &jobs).await });
+    }
+}
+
+fn jobs(answer: &ClaimAnswer) -> Vec<(JobId, ClaimToken)> {
+    answer.claim.leases.iter().map(|lease| (lease.spec.id, lease.token)).collect()
+}
