@@ -2,8 +2,8 @@
 //!
 //! One request does everything: it reports the attempts that ended since the last one and claims jobs
 //! for the slots that are free now (`worker/cycle.rs`), and some more where jobs are very short
-//! (`worker/cycle/ahead.rs`). At most two requests are out (`worker/cycle/flight.rs`). Each job runs in a task of its own
-//! (`worker/run.rs`). Leases are renewed from a thread of their own, so that a handler that blocks the
+//! (`worker/cycle/ahead.rs`). At most two requests are out (`worker/cycle/flight.rs`). Attempts that come together are begun
+//! by one task (`worker/starts.rs`), and each that does not end at once gets one of its own (`worker/run.rs`). Leases are renewed from a thread of their own, so that a handler that blocks the
 //! runtime does not lose its lease (`worker/renew.rs`). Every worker also does the store's housekeeping;
 //! there is no leader (`worker/maintain.rs`).
 
@@ -18,6 +18,7 @@ mod reports;
 mod run;
 mod selection;
 mod slots;
+mod starts;
 mod stop;
 mod waiting;
 

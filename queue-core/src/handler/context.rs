@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
 
 use super::Reporter;
 use crate::{JobId, JobSpec, Lease, Progress};
@@ -130,28 +130,37 @@ impl fmt::Debug for Context {
     }
 }
 
-/// A cancellation token that remembers the first reason it was fired for.
+/// Fires once, for a reason.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct CancelSignal {
-    token: CancellationToken,
-    reason: Arc<OnceLock<CancelReason>>,
+pub(crate) struct CancelSignal(Arc<Signal>);
+
+#[derive(Debug, Default)]
+struct Signal {
+    reason: OnceLock<CancelReason>,
+    fired: Notify,
 }
 
 impl CancelSignal {
     /// Fires, unless it has fired before: the first reason stays.
     pub(crate) fn fire(&self, reason: CancelReason) {
-        // The reason is set before the token fires, so whoever sees the token sees the reason.
-        let _ = self.reason.set(reason);
-        self.token.cancel();
+        if self.0.reason.set(reason).is_ok() {
+            self.0.fired.notify_waiters();
+        }
     }
 
     pub(crate) fn reason(&self) -> Option<CancelReason> {
-        self.reason.get().copied()
+        self.0.reason.get().copied()
     }
 
     pub(crate) async fn fired(&self) -> CancelReason {
-        self.token.cancelled().await;
-        self.reason().unwrap_or(CancelReason::Shutdown)
+        loop {
+            // Hears of what comes from here on: the reason is looked for afterwards.
+            let fired = self.0.fired.notified();
+            if let Some(reason) = self.reason() {
+                return reason;
+            }
+            fired.await;
+        }
     }
 }
 

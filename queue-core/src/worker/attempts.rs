@@ -26,8 +26,18 @@ impl Ended {
         outcome: Outcome,
         elapsed: Duration,
     ) -> Self {
+        Self::new_at(Instant::now(), lease, metrics, outcome, elapsed)
+    }
+
+    fn new_at(
+        at: Instant,
+        lease: Arc<Lease>,
+        metrics: Option<Arc<PairMetrics>>,
+        outcome: Outcome,
+        elapsed: Duration,
+    ) -> Self {
         let settlement = Settlement { id: lease.spec.id, token: lease.token, outcome, elapsed };
-        Self { lease, settlement, at: Instant::now(), metrics }
+        Self { lease, settlement, at, metrics }
     }
 
     /// Whether the handler was called.
@@ -176,9 +186,10 @@ impl Report {
 
     fn send_once(&mut self, outcome: Outcome) {
         if let Some(ended) = self.ended.take() {
-            let elapsed = self.started_at.elapsed();
+            let now = Instant::now();
+            let elapsed = now - self.started_at;
             let (lease, metrics) = (Arc::clone(&self.lease), Arc::clone(&self.metrics));
-            ended.report(Ended::new(lease, Some(metrics), outcome, elapsed));
+            ended.report(Ended::new_at(now, lease, Some(metrics), outcome, elapsed));
         }
     }
 }

@@ -24,6 +24,7 @@ use super::maintain::Upkeep;
 use super::renew::Renewer;
 use super::run::{Conditions, attempt};
 use super::slots::Slots;
+use super::starts::Starts;
 use super::stop::{Phase, Status, StopReport};
 use super::waiting::Waiting;
 use super::{QueueSelection, Route};
@@ -48,6 +49,7 @@ pub(super) struct Cycle {
     pub(super) slots: Slots,
     pub(super) leases: Arc<Leases>,
     pub(super) renewer: Renewer,
+    pub(super) starts: Arc<Starts>,
     pub(super) conditions: Arc<Conditions>,
     /// A sender too, so that the channel stays open when the worker's owner is gone.
     pub(super) phase: watch::Sender<Phase>,
@@ -261,6 +263,7 @@ impl Turning {
         while let Some((lease, cancel)) = self.to_start.pop_front() {
             self.start(lease, cancel);
         }
+        self.set.starts.go();
     }
 
     /// Starts an attempt, or gives the job back at once if the worker is stopping, or the attempt
@@ -289,7 +292,7 @@ impl Turning {
         let report = Report::new(Arc::clone(&lease), metrics, Arc::clone(&self.gathering));
         let route = (Arc::clone(&route.executor), route.limits.clone());
         let conditions = Arc::clone(&self.set.conditions);
-        tokio::spawn(attempt(route, lease, cancel, conditions, report));
+        self.set.starts.add(attempt(route, lease, cancel, conditions, report));
     }
 }
 

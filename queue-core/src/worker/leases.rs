@@ -35,7 +35,50 @@ struct HeldClaim {
     renewed_at: Instant,
     /// The store has said that this claim holds nothing any more: no use in renewing it.
     lost: bool,
-    jobs: BTreeMap<JobId, CancelSignal>,
+    jobs: Jobs,
+}
+
+/// The jobs of a claim: many come at a time and leave one by one.
+#[derive(Debug, Default)]
+struct Jobs {
+    /// In the order of their ids; without a signal once a job has left.
+    signals: Vec<(JobId, Option<CancelSignal>)>,
+    held: usize,
+}
+
+impl Jobs {
+    fn add(&mut self, jobs: impl Iterator<Item = (JobId, CancelSignal)>) {
+        self.signals.retain(|(_, signal)| signal.is_some());
+        self.signals.extend(jobs.map(|(id, signal)| (id, Some(signal))));
+        // Mostly they are so already.
+        self.signals.sort_unstable_by_key(|(id, _)| *id);
+        self.signals.dedup_by_key(|(id, _)| *id);
+        self.held = self.signals.len();
+    }
+
+    fn position(&self, id: JobId) -> Option<usize> {
+        self.signals.binary_search_by_key(&id, |(id, _)| *id).ok()
+    }
+
+    fn get(&self, id: JobId) -> Option<&CancelSignal> {
+        self.signals[self.position(id)?].1.as_ref()
+    }
+
+    fn remove(&mut self, id: JobId) {
+        let signal = self.position(id).and_then(|at| self.signals[at].1.take());
+        self.held -= usize::from(signal.is_some());
+    }
+
+    fn is_empty(&self) -> bool {
+        self.held == 0
+    }
+
+    fn fire_all(&self, reason: CancelReason) {
+        self.signals
+            .iter()
+            .filter_map(|(_, signal)| signal.as_ref())
+            .for_each(|signal| signal.fire(reason));
+    }
 }
 
 impl Leases {
@@ -52,10 +95,10 @@ impl Leases {
         let Some(token) = leases.first().map(|lease| lease.token) else { return Vec::new() };
         let held: Vec<Held> =
             leases.into_iter().map(|lease| (Arc::new(lease), CancelSignal::default())).collect();
-        let claim = HeldClaim { renewed_at: sent_at, lost: false, jobs: BTreeMap::new() };
+        let claim = HeldClaim { renewed_at: sent_at, lost: false, jobs: Jobs::default() };
         let signals = held.iter().map(|(lease, cancel)| (lease.spec.id, cancel.clone()));
         let mut table = self.lock();
-        table.claims.entry(token).or_insert(claim).jobs.extend(signals);
+        table.claims.entry(token).or_insert(claim).jobs.add(signals);
         let due = sent_at + self.lease / 3;
         let is_soon = table.next_look.is_none_or(|at| due < at);
         if is_soon {
@@ -73,13 +116,15 @@ impl Leases {
         self.added.notified().await;
     }
 
-    /// Forgets a job whose outcome the store has taken.
-    pub(super) fn remove(&self, token: ClaimToken, id: JobId) {
+    /// Forgets jobs whose outcomes the store has taken.
+    pub(super) fn remove(&self, jobs: impl Iterator<Item = (ClaimToken, JobId)>) {
         let mut table = self.lock();
-        if let Some(claim) = table.claims.get_mut(&token) {
-            claim.jobs.remove(&id);
-            if claim.jobs.is_empty() {
-                table.claims.remove(&token);
+        for (token, id) in jobs {
+            if let Some(claim) = table.claims.get_mut(&token) {
+                claim.jobs.remove(id);
+                if claim.jobs.is_empty() {
+                    table.claims.remove(&token);
+                }
             }
         }
     }
@@ -109,15 +154,13 @@ impl Leases {
         match renewal {
             Renewal::Held { cancel_requested } => {
                 claim.renewed_at = claim.renewed_at.max(sent_at);
-                for signal in cancel_requested.iter().filter_map(|id| claim.jobs.get(id)) {
+                for signal in cancel_requested.iter().filter_map(|id| claim.jobs.get(*id)) {
                     signal.fire(CancelReason::Requested);
                 }
             }
             Renewal::Lost => {
                 claim.lost = true;
-                for signal in claim.jobs.values() {
-                    signal.fire(CancelReason::LeaseLost);
-                }
+                claim.jobs.fire_all(CancelReason::LeaseLost);
             }
         }
     }
@@ -128,18 +171,14 @@ impl Leases {
         let now = Instant::now();
         let usable = self.lease - self.lease / 10;
         for claim in self.lock().claims.values().filter(|claim| now >= claim.renewed_at + usable) {
-            for signal in claim.jobs.values() {
-                signal.fire(CancelReason::LeaseLost);
-            }
+            claim.jobs.fire_all(CancelReason::LeaseLost);
         }
     }
 
     /// Stops every job.
     pub(super) fn stop_all(&self, reason: CancelReason) {
         for claim in self.lock().claims.values() {
-            for signal in claim.jobs.values() {
-                signal.fire(reason);
-            }
+            claim.jobs.fire_all(reason);
         }
     }
 }

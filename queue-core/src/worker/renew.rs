@@ -1,5 +1,5 @@
 //! Keeps the leases alive, from a thread of its own: handlers that block every thread of the
-//! runtime do not stop it.
+//! runtime do not stop it. The same thread sees to it that no attempt waits behind such a handler.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::StartError;
 use super::leases::Leases;
 use super::panics::caught;
+use super::starts::Starts;
 use crate::backend::PASS_MAX;
 use crate::{ClaimToken, Error, Queue, RenewRequest};
 
@@ -32,13 +33,14 @@ impl Renewer {
     pub(super) fn start(
         queue: Queue,
         leases: Arc<Leases>,
+        starts: Arc<Starts>,
         lease: Duration,
     ) -> Result<Self, StartError> {
         let refused = |error: std::io::Error| StartError::Thread(error.to_string());
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refused)?;
         let shared = Arc::new(Shared::default());
-        let renewals = Renewals { queue, leases, lease, shared: Arc::clone(&shared) };
+        let renewals = Renewals { queue, leases, starts, lease, shared: Arc::clone(&shared) };
         std::thread::Builder::new()
             .name("queue-renew".to_owned())
             .spawn(move || runtime.block_on(renewals.run()))
@@ -63,6 +65,7 @@ impl Drop for Renewer {
 struct Renewals {
     queue: Queue,
     leases: Arc<Leases>,
+    starts: Arc<Starts>,
     lease: Duration,
     shared: Arc<Shared>,
 }
@@ -73,6 +76,7 @@ impl Renewals {
             () = self.shared.end.cancelled() => {}
             () = self.renew_for_ever() => {}
             () = self.watch_for_ever() => {}
+            () = self.starts.watch_for_ever() => {}
         }
     }
 

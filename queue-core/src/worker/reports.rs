@@ -58,13 +58,11 @@ async fn send(queue: &Queue, reports: &[Report], reporters: &[Reporter]) -> Dura
 
 /// Sends what an attempt told at its end, while its token still counts. Gives up after a second:
 /// the outcome matters more.
-pub(super) async fn send_last(queue: &Queue, reporter: &Reporter) {
-    if let Some(report) = reporter.take_up() {
-        let reports = [report];
-        let sent = timeout(LAST_REPORT_MAX, caught(queue.backend().report_boxed(&reports))).await;
-        if !matches!(sent, Ok(Ok(Ok(_)))) {
-            tracing::warn!(event = "last_report_lost", job_id = %reports[0].id);
-        }
-        reporter.sent(&reports[0]);
+pub(super) async fn send_last(queue: &Queue, reporter: &Reporter, report: Report) {
+    let reports = [report];
+    let sent = timeout(LAST_REPORT_MAX, caught(queue.backend().report_boxed(&reports))).await;
+    if !matches!(sent, Ok(Ok(Ok(_)))) {
+        tracing::warn!(event = "last_report_lost", job_id = %reports[0].id);
     }
+    reporter.sent(&reports[0]);
 }

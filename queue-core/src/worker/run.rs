@@ -1,6 +1,7 @@
 //! One attempt: runs the executor, keeps its time, and says how it ended.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -56,8 +57,11 @@ pub(super) async fn attempt(
     let context =
         Context::new(Arc::clone(&lease), deadline, cancel.clone(), states, reporter.clone());
     let end = watched(executor.as_ref(), context, deadline, &cancel, &conditions).await;
-    if cancel.reason() != Some(CancelReason::LeaseLost) && !conditions.abort.is_cancelled() {
-        send_last(&conditions.queue, &reporter).await;
+    if let Some(told) = reporter.take_up()
+        && cancel.reason() != Some(CancelReason::LeaseLost)
+        && !conditions.abort.is_cancelled()
+    {
+        Box::pin(send_last(&conditions.queue, &reporter, told)).await;
     }
     report.send(outcome(&lease, end, cancel.reason(), limits));
 }
@@ -72,7 +76,12 @@ async fn watched(
 ) -> End {
     // The executor is called inside: the part before its first await may panic, too.
     let mut run = Box::pin(caught(async move { executor.run_boxed(context).await }));
-    let end = raced(&mut run, deadline, cancel, conditions).await;
+    let first = std::future::poll_fn(|context| Poll::Ready(run.as_mut().poll(context)));
+    let end = match first.await {
+        Poll::Ready(answer) => answered(answer),
+        // In a box: attempts that end at once need no room for what the others wait for.
+        Poll::Pending => Box::pin(raced(&mut run, deadline, cancel, conditions)).await,
+    };
     // So may whatever the attempt holds when it is dropped.
     match caught_now(move || drop(run)) {
         Ok(()) => end,
@@ -80,16 +89,22 @@ async fn watched(
     }
 }
 
+/// What became of an executor that was called: an answer or a panic.
+type Answer = Result<Result<Option<Payload>, Fail>, String>;
+
+fn answered(answer: Answer) -> End {
+    match answer {
+        Ok(answer) => End::Answered(answer),
+        Err(message) => End::Panicked(message),
+    }
+}
+
 async fn raced(
-    run: &mut (impl Future<Output = Result<Result<Option<Payload>, Fail>, String>> + Unpin),
+    run: &mut (impl Future<Output = Answer> + Unpin),
     deadline: Instant,
     cancel: &CancelSignal,
     conditions: &Conditions,
 ) -> End {
-    let answered = |answer| match answer {
-        Ok(answer) => End::Answered(answer),
-        Err(message) => End::Panicked(message),
-    };
     tokio::select! {
         biased;
         answer = &mut *run => return answered(answer),

@@ -14,6 +14,7 @@ use super::presence::Presence;
 use super::renew::Renewer;
 use super::run::Conditions;
 use super::slots::Slots;
+use super::starts::Starts;
 use super::{CONCURRENCY_MAX, StartError, Worker, in_range};
 use crate::duration::deadline;
 use crate::{CancelReason, KindLimits, QueueName, WorkerId, telemetry};
@@ -154,7 +155,9 @@ impl Status {
 
 pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
     let leases = Arc::new(Leases::new(worker.lease));
-    let renewer = Renewer::start(worker.queue.clone(), Arc::clone(&leases), worker.lease)?;
+    let starts = Starts::new();
+    let (held, line) = (Arc::clone(&leases), Arc::clone(&starts));
+    let renewer = Renewer::start(worker.queue.clone(), held, line, worker.lease)?;
     let abort = CancellationToken::new();
     let status = Arc::new(Status::new(worker.concurrency, worker.selection.names()));
     let (phase, phase_seen) = watch::channel(Phase::Running);
@@ -175,6 +178,7 @@ pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
         routes: worker.routes,
         leases: Arc::clone(&leases),
         renewer,
+        starts,
         conditions: Arc::new(Conditions {
             states: Arc::new(worker.states),
             cancel_grace: worker.cancel_grace,

@@ -30,9 +30,10 @@ impl Turning {
     /// Counts what the store has made of attempts.
     pub(super) fn count_settled(&mut self) {
         let mut all = std::mem::take(&mut self.settled);
+        let ids = |ended: &Ended| (ended.settlement.token, ended.settlement.id);
+        self.set.leases.remove(all.iter().map(|(ended, _)| ids(ended)));
         for (ended, settled) in all.drain(..) {
             ended.settled(settled);
-            self.set.leases.remove(ended.settlement.token, ended.settlement.id);
             self.count(&ended.settlement.outcome, settled);
         }
         self.settled = all;
@@ -64,7 +65,7 @@ impl Turning {
             [ended] if !claims => {
                 let job_id = ended.settlement.id;
                 tracing::error!(event = "settle_refused", %error, %job_id);
-                self.set.leases.remove(ended.settlement.token, job_id);
+                self.set.leases.remove(std::iter::once((ended.settlement.token, job_id)));
                 self.report.lost += 1;
             }
             _ if claims => self.suspects.push(carried),

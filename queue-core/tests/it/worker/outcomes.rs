@@ -55,6 +55,33 @@ async fn runs_each_of_many_jobs_once_within_its_slots() {
     assert!(counts.1.load(Ordering::SeqCst) <= 7);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_behind_one_that_blocks_its_thread_run_on_another() {
+    let queue = Queue::memory();
+    let (tells, told) = std::sync::mpsc::channel();
+    let told = Arc::new(std::sync::Mutex::new(told));
+    // The first one ends once all others have run.
+    let handler = move |job: Number| {
+        let (tells, told) = (tells.clone(), Arc::clone(&told));
+        async move {
+            match job.n {
+                0 => assert_eq!(told.lock().unwrap().iter().take(7).count(), 7),
+                n => tells.send(n).unwrap(),
+            }
+            Ok::<_, Fail>(())
+        }
+    };
+    let jobs: Vec<NewJob> = (0..8).map(number).collect();
+    let ids: Vec<_> = jobs.iter().map(|job| job.spec.id).collect();
+    queue.enqueue_all(jobs).await.unwrap();
+    let worker = Worker::new(&queue).handle::<Number, _>(handler).start().unwrap();
+    for id in ids {
+        let record = finished(&queue, id).await;
+        assert_eq!((record.state, record.stalls), (JobState::Completed, 0));
+    }
+    assert_eq!(worker.drain(LONG).await.finished, 8);
+}
+
 #[tokio::test]
 async fn failures_retry_panics_are_failures_and_dead_is_dead() {
     let queue = Queue::memory();
