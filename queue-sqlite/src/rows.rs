@@ -14,7 +14,6 @@ use queue_core::{
     Kind, LimitKey, LimitKeys, Payload, Priority, QueueName, Timestamp,
 };
 use rusqlite::Row;
-use rusqlite::types::Type;
 
 use crate::session::Head;
 
@@ -170,13 +169,13 @@ pub(crate) fn spec(
     lane: &LaneName,
 ) -> rusqlite::Result<Result<JobSpec, Unreadable>> {
     let at = |offset: usize| first + offset;
-    if row.get_ref(at(1))?.data_type() == Type::Null {
+    let Some(codec) = whole(row, at(1))? else {
         return Ok(Err("its body is missing".to_owned()));
-    }
+    };
     let (Some(carried), Some(stored)) = (bytes(row, at(3))?, bytes(row, at(2))?) else {
         return Ok(Err("its body is not made of bytes".to_owned()));
     };
-    let payload = match payload(number(row, at(1))?, carried) {
+    let payload = match payload(codec, carried) {
         Ok(payload) => payload,
         Err(reason) => return Ok(Err(reason)),
     };

@@ -248,6 +248,8 @@ impl Turning {
         }
         self.ahead.extend(held, claim.more);
         self.fill_slots();
+        let slots = &self.set.slots;
+        self.waiting.revoke_unless(|claim| slots.can_take(claim));
     }
 
     /// Takes care of what the last answer has brought. The next request goes out before: the store

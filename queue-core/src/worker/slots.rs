@@ -106,6 +106,11 @@ impl Slots {
         self.busy < self.total && most.is_none_or(|(busy, most)| busy < most)
     }
 
+    /// How many jobs claims that are out may bring for which there will be no slot.
+    pub(super) fn asked_ahead(&self) -> usize {
+        (self.busy + self.asked).saturating_sub(self.total).min(self.asked)
+    }
+
     pub(super) fn busy(&self) -> usize {
         self.busy
     }
@@ -116,14 +121,16 @@ impl Slots {
         self.total.saturating_sub(self.busy + self.asked).min(of_kinds.sum())
     }
 
-    /// Whether the jobs of this claim, which is not among those that are out, would have free slots.
+    /// Whether the jobs of this claim would have slots now, if those that are out brought none.
     pub(super) fn can_take(&self, claim: &ClaimRequest) -> bool {
         let has_room = |KindSlots { kind, slots, .. }: &KindSlots| {
             let index = self.kinds.binary_search_by(|count| count.kind.cmp(kind));
             let count = index.ok().and_then(|index| self.kinds.get(index));
-            (*slots).min(claim.max) as usize <= count.map_or(0, |count| count.free(self.total))
+            let most = count.map_or(0, |count| count.most.unwrap_or(self.total));
+            let busy = count.map_or(0, |count| count.busy);
+            busy + (*slots).min(claim.max) as usize <= most
         };
-        claim.max as usize <= self.free() && claim.kinds.iter().all(has_room)
+        self.busy + claim.max as usize <= self.total && claim.kinds.iter().all(has_room)
     }
 
     /// Whether a kind has slots or limit keys of its own.
@@ -208,6 +215,9 @@ mod tests {
         assert!(!slots.can_take(&claim), "two jobs, one slot");
         slots.give_back(&kind("b").kind);
         slots.give_back(&kind("b").kind);
+        slots.ask(&claim);
+        assert!(slots.can_take(&claim), "another claim is out, and may bring nothing");
+        slots.give_up(&claim);
         slots.take(&kind("a").kind);
         assert!(slots.free() == 2 && !slots.can_take(&claim), "one slot for the first kind");
     }
@@ -238,5 +248,10 @@ mod tests {
         slots.take(&kind("a").kind);
         slots.give_up(&second);
         assert_eq!((per_kind(&slots), slots.free()), (vec![1, 4], 4));
+        let beyond = claim(&slots, 6);
+        slots.ask(&beyond);
+        assert_eq!((slots.free(), slots.asked_ahead()), (0, 2));
+        slots.give_up(&beyond);
+        assert_eq!((slots.free(), slots.asked_ahead()), (4, 0));
     }
 }

@@ -59,11 +59,20 @@ impl Waiting {
             return true;
         };
         let is_current = current == interest;
-        let Some(standing) = standing else { return !is_current };
-        if !is_current || !fits(&standing.request) {
+        if standing.is_none() {
+            return !is_current;
+        }
+        self.revoke_unless(|claim| is_current && fits(claim));
+        false
+    }
+
+    /// Revokes a standing claim unless it `fits`.
+    pub(super) fn revoke_unless(&mut self, fits: impl FnOnce(&ClaimRequest) -> bool) {
+        if let Some(Outstanding { standing: Some(standing), .. }) = &mut self.outstanding
+            && !fits(&standing.request)
+        {
             standing.wanted = None;
         }
-        false
     }
 
     /// Waits for `interest` from now on, with a standing claim if there is one.
@@ -107,11 +116,10 @@ impl Waiting {
     /// Stops waiting for jobs: a wake-up that comes now must go to another worker. A wait that is
     /// for cancel requests alone stays, and one with a standing claim until that is answered.
     pub(super) fn listen_for_cancels_at_most(&mut self) {
-        if let Some(Outstanding { standing: Some(standing), .. }) = &mut self.outstanding {
-            standing.wanted = None;
-            return;
-        }
-        self.outstanding.take_if(|outstanding| !outstanding.interest.kinds.is_empty());
+        self.revoke_unless(|_| false);
+        self.outstanding.take_if(|outstanding| {
+            outstanding.standing.is_none() && !outstanding.interest.kinds.is_empty()
+        });
     }
 
     /// The end of the outstanding wait; never, if there is none.

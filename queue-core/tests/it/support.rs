@@ -10,10 +10,11 @@ use queue_core::{
     Interest, Job, JobId, JobRecord, JobState, Lanes, LimitKey, LimitSettings, LimitStatus,
     LimitTarget, ListRequest, LiveWorker, Maintained, MemoryBackend, NewJob, Page, Placement,
     Queue, QueueName, QueueStats, RecoverOutcome, RenewRequest, Renewal, Report, Reported,
-    RetryOutcome, RetryRequest, SettleReply, SettleRequest, Wake, WatchRequest, Watched,
+    RetryOutcome, RetryRequest, SettleReply, SettleRequest, Wake, WatchRequest, Watched, Woken,
     WorkerInfo,
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const LONG: Duration = Duration::from_secs(20);
@@ -100,6 +101,8 @@ struct Trouble {
     claim_panics: bool,
     /// Every claim is told that the next job is due at once.
     always_due: bool,
+    /// Waits make the claims that stand behind them.
+    claims_stand: bool,
     /// Every settle waits for the gate.
     settles_wait: Option<Gate>,
     /// Every settle takes as long as a few other tasks.
@@ -173,7 +176,11 @@ impl Faulty {
         self.trouble().always_due = true;
     }
 
-    /// The next enqueue, and no other, waits for the gate.
+    /// From now on waits make the claims that stand behind them.
+    pub(crate) fn claims_stand(&self) {
+        self.trouble().claims_stand = true;
+    }
+
     /// From now on settles wait for the gate.
     pub(crate) fn settles_wait(&self) -> Gate {
         self.trouble().settles_wait.insert(Gate::default()).clone()
@@ -194,6 +201,7 @@ impl Faulty {
         self.trouble().most_settles_out
     }
 
+    /// The next enqueue, and no other, waits for the gate.
     pub(crate) fn enqueue_waits(&self) -> Gate {
         self.trouble().enqueue_waits.insert(Gate::default()).clone()
     }
@@ -335,6 +343,24 @@ impl Backend for Faulty {
     async fn wait(&self, interest: &Interest, timeout: Duration) -> Result<Wake, Error> {
         let _listening = (!interest.kinds.is_empty()).then(|| Listening::new(&self.0.listening));
         self.over_network(self.0.backend.wait(interest, timeout)).await
+    }
+
+    async fn wait_and_claim(
+        &self,
+        interest: &Interest,
+        request: &ClaimRequest,
+        revoked: oneshot::Receiver<()>,
+        timeout: Duration,
+    ) -> Result<Woken, Error> {
+        let wake = tokio::select! {
+            wake = self.wait(interest, timeout) => wake?,
+            _ = revoked => return Ok(Woken::without_claim(Wake::Timeout)),
+        };
+        if !self.trouble().claims_stand {
+            return Ok(Woken::without_claim(wake));
+        }
+        let claim = self.0.backend.claim(request).await?;
+        Ok(Woken::with_claim(wake, claim, Duration::ZERO))
     }
 
     async fn cancel(&self, ids: &[JobId]) -> Result<Vec<CancelOutcome>, Error> {

@@ -301,7 +301,10 @@ fn serve_lane(
             Ok(job) => {
                 wanted.bytes_left = wanted.bytes_left.saturating_sub(job.bytes());
                 for key in keys {
-                    wanted.held.entry(key.clone()).or_default().push(job.head.id);
+                    wanted.held.entry(key.clone()).or_default().push(job.spec.id);
+                }
+                if taken == 0 {
+                    wanted.taken.reserve(most.min(PASS_MAX) as usize);
                 }
                 wanted.taken.push(job);
                 taken += 1;
@@ -344,7 +347,7 @@ fn hold(
         return Ok(Vec::new());
     }
     let jobs = i64::try_from(taken.len()).unwrap_or(i64::MAX);
-    let runs: Runs = taken.iter().map(|job| job.head.job).collect();
+    let runs: Runs = taken.iter().map(|job| job.job).collect();
     let kinds = kinds.iter().filter(|asked| asked.left < asked.slots.slots);
     let fence = session.store.fence.saturating_add(1).max(ms(session.now).saturating_mul(1000));
     session.store.fence = fence.saturating_add(jobs - 1);

@@ -83,7 +83,7 @@ struct Ends {
 
 impl Ends {
     fn head(&mut self, session: &mut Session<'_>, id: JobId) -> Result<Option<Head>, Fault> {
-        match self.running.remove(&id) {
+        match self.take_running(id) {
             Some(Running::Kept(head)) => Ok(Some(*head)),
             _ => {
                 let head = session.head(id)?;
@@ -99,6 +99,11 @@ impl Ends {
         }
     }
 
+    fn take_running(&mut self, id: JobId) -> Option<Running> {
+        // Mostly nothing had to be read.
+        if self.running.is_empty() { None } else { self.running.remove(&id) }
+    }
+
     /// T6 for a job that is known to have no key; says whether it is one.
     fn complete(
         &mut self,
@@ -111,7 +116,7 @@ impl Ends {
         let id = settlement.id;
         let read = || self.running.get(&id)?.plain_of(id, holding.claim);
         let Some(job) = known.or_else(read) else { return Ok(false) };
-        self.running.remove(&id);
+        self.take_running(id);
         self.claims.let_go(holding.claim);
         session.let_go_of_keys(job.lane, id, holding, settlement.outcome.ending())?;
         if let Some(result) = result

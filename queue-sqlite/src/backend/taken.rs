@@ -53,7 +53,12 @@ const READ_AHEAD_BYTES: usize = 1024 * 1024;
 /// A job that a claim takes, with what its lease says.
 #[derive(Debug)]
 pub(super) struct Taken {
-    pub(super) head: Head,
+    pub(super) job: i64,
+    lane: i64,
+    due_at: Timestamp,
+    enqueued_at: Timestamp,
+    failures: u16,
+    stalls: u8,
     pub(super) spec: JobSpec,
 }
 
@@ -63,7 +68,7 @@ impl Taken {
             Ok(head) => head,
             Err(broken) => return Ok(Err(broken)),
         };
-        Self::with_spec(row, HEAD_COLUMNS, head, lane)
+        Self::with_spec(row, HEAD_COLUMNS, &head, lane)
     }
 
     /// As [`Taken::read`], from what a claim needs only.
@@ -74,7 +79,7 @@ impl Taken {
     ) -> rusqlite::Result<Result<Self, Broken>> {
         let raw = Raw::read_ready(row, rowid)?;
         match raw.flaw() {
-            None => Self::with_spec(row, READY_COLUMNS, raw.head(), lane),
+            None => Self::with_spec(row, READY_COLUMNS, &raw.head(), lane),
             Some(column) => Ok(Err(raw.broken_rule(column))),
         }
     }
@@ -82,20 +87,23 @@ impl Taken {
     fn with_spec(
         row: &Row<'_>,
         first: usize,
-        head: Head,
+        head: &Head,
         lane: &LaneName,
     ) -> rusqlite::Result<Result<Self, Broken>> {
-        Ok(match spec(row, first, &head, lane)? {
-            Ok(spec) => Ok(Self { head, spec }),
+        Ok(match spec(row, first, head, lane)? {
+            Ok(spec) => {
+                let Head { job, lane, due_at, enqueued_at, failures, stalls, .. } = *head;
+                Ok(Self { job, lane, due_at, enqueued_at, failures, stalls, spec })
+            }
             Err(reason) => Err(head.broken(reason)),
         })
     }
 
     /// Itself, if it has no key.
     pub(super) fn plain(&self) -> Option<Plain> {
-        let Head { id, job, lane, .. } = self.head;
-        let keep = self.spec.retention.completed;
-        self.spec.idempotency_key.is_none().then_some(Plain { id, job, lane, keep })
+        let Self { job, lane, spec, .. } = self;
+        let (id, job, lane, keep) = (spec.id, *job, *lane, spec.retention.completed);
+        spec.idempotency_key.is_none().then_some(Plain { id, job, lane, keep })
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -163,6 +171,7 @@ impl Pick {
             Some(after) => select.query((rowid, after, want))?,
         };
         let mut bytes = 0;
+        self.read.reserve(want.min(PASS_MAX) as usize);
         while bytes < READ_AHEAD_BYTES {
             let Some(row) = rows.next()? else { break };
             let (read, position) = if session.careful {
@@ -204,12 +213,11 @@ impl Claimed {
     /// Its job of this number.
     pub(super) fn lease(&self, job: Taken, number: i64, token: ClaimToken) -> Lease {
         let fence = self.fence.saturating_add(number).unsigned_abs();
-        let Taken { head, spec } = job;
-        let mut lease = Lease::new(spec, token, fence, self.claimed_at);
-        lease.failures = head.failures;
-        lease.stalls = head.stalls;
-        lease.enqueued_at = head.enqueued_at;
-        lease.due_at = head.due_at;
+        let mut lease = Lease::new(job.spec, token, fence, self.claimed_at);
+        lease.failures = job.failures;
+        lease.stalls = job.stalls;
+        lease.enqueued_at = job.enqueued_at;
+        lease.due_at = job.due_at;
         lease
     }
 
@@ -228,7 +236,7 @@ impl Claimed {
                 match held(row, session)? {
                     Ok(taken) => {
                         // Of a list that cannot be read, the place in it is not known.
-                        let place = taken.head.job.saturating_sub(first).clamp(0, PLACE_MAX);
+                        let place = taken.job.saturating_sub(first).clamp(0, PLACE_MAX);
                         let number = before.saturating_add(place);
                         leases.push(self.lease(taken, number, token));
                     }

@@ -1,6 +1,6 @@
 //! What the writer remembers of the claims that it has made.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use queue_core::{ClaimToken, JobId};
@@ -13,9 +13,20 @@ const JOBS_MAX: usize = 64 * 1024;
 /// undone: whoever ends such jobs counts what the claim still held.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
-    claims: HashMap<ClaimToken, Vec<Plain>>,
-    /// How many jobs these are.
+    /// Few: no need to hash.
+    claims: BTreeMap<ClaimToken, Remembered>,
+    /// How many jobs these claims had.
     jobs: usize,
+}
+
+/// What is remembered of one claim.
+#[derive(Debug)]
+struct Remembered {
+    /// In their order, less those that have ended.
+    jobs: Vec<Option<Plain>>,
+    left: usize,
+    /// Where the one may be that ends next.
+    next: usize,
 }
 
 /// A running job without a key, as far as its completion wants to know.
@@ -40,21 +51,29 @@ impl Memory {
             self.claims.clear();
             self.jobs = jobs.len();
         }
-        let before = self.claims.insert(token, jobs);
-        self.jobs = self.jobs.saturating_sub(before.map_or(0, |jobs| jobs.len()));
+        let (left, next) = (jobs.len(), jobs.len() - 1);
+        let jobs = jobs.into_iter().map(Some).collect();
+        let before = self.claims.insert(token, Remembered { jobs, left, next });
+        self.jobs = self.jobs.saturating_sub(before.map_or(0, |claim| claim.jobs.len()));
     }
 
     /// A job that ends, which is forgotten thereby.
     pub(crate) fn take(&mut self, token: ClaimToken, id: JobId) -> Option<Plain> {
-        let jobs = self.claims.get_mut(&token)?;
+        let claim = self.claims.get_mut(&token)?;
+        let is_it = |job: &Option<Plain>| job.is_some_and(|job| job.id == id);
+        let place = match claim.jobs.get(claim.next) {
+            Some(job) if is_it(job) => claim.next,
+            _ => claim.jobs.iter().rposition(is_it)?,
+        };
+        let job = claim.jobs.get_mut(place)?.take();
         // Workers report the last ones first.
-        let place = jobs.iter().rposition(|job| job.id == id)?;
-        let job = jobs.remove(place);
-        self.jobs = self.jobs.saturating_sub(1);
-        if jobs.is_empty() {
+        claim.next = place.saturating_sub(1);
+        claim.left -= 1;
+        if claim.left == 0 {
+            self.jobs = self.jobs.saturating_sub(claim.jobs.len());
             self.claims.remove(&token);
         }
-        Some(job)
+        job
     }
 }
 
@@ -84,7 +103,8 @@ mod tests {
     #[test]
     fn claims_that_nobody_asks_for_are_not_kept_for_ever() {
         let mut memory = Memory::default();
-        let remembered = |memory: &Memory| memory.claims.values().map(Vec::len).sum::<usize>();
+        let remembered =
+            |memory: &Memory| memory.claims.values().map(|c| c.jobs.len()).sum::<usize>();
         let last = ClaimToken::random();
         for _ in 0..3 * JOBS_MAX / 200 {
             memory.note(ClaimToken::random(), jobs(200));

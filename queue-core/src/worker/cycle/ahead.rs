@@ -1,9 +1,9 @@
 //! Jobs that are claimed before there is a slot for them.
 //!
 //! Where jobs are so short that a slot would stand idle for a good part of its time, waiting for the
-//! store to take one outcome and to give the next job, and calls with one job each would cost the
-//! store more than the jobs, a worker with few slots claims a few jobs more than it has slots. A
-//! slot that gets free starts one of them at once, and outcomes travel together.
+//! store to take one outcome and to give the next job, and what a call costs however few jobs it
+//! carries would cost the store more than they do, a worker claims more jobs than it has slots. A slot
+//! that gets free starts one of them at once, and outcomes travel together.
 //!
 //! Nobody is to notice but by the speed. Jobs wait here only while there are more ready ones than
 //! the store was asked for. If no slot gets free for [`PATIENCE`], or attempts get longer, they are
@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::Kind;
+use crate::backend::PASS_MAX;
 use crate::worker::attempts::Ended;
 use crate::worker::leases::Held;
 
@@ -29,12 +30,11 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// How long the outcome of a short attempt may wait for others.
 pub(super) const HOLD: Duration = Duration::from_millis(4);
 
-/// A worker with more slots makes calls with many jobs anyway.
-const SLOTS_MAX: usize = 32;
-
-/// The most jobs that wait, in all and for each slot.
-const JOBS_MAX: usize = 16;
+/// The most jobs that wait for each slot.
 const JOBS_PER_SLOT_MAX: usize = 4;
+
+/// The most jobs that a worker holds if some of them wait: with more slots, it makes large calls anyway.
+const HELD_MAX: usize = PASS_MAX as usize;
 
 /// The most work that waits for a slot: another worker might have begun it at once.
 const WORK_MAX: Duration = Duration::from_millis(10);
@@ -81,18 +81,23 @@ impl Ahead {
 
     /// How many may wait beside so many slots.
     fn depth(&self, slots: usize) -> usize {
-        if self.mean >= SHORT || slots > SLOTS_MAX {
+        if self.mean >= SHORT {
             return 0;
         }
         let per_slot = WORK_MAX.as_nanos() / self.mean.as_nanos().max(1);
         let per_slot = per_slot.min(JOBS_PER_SLOT_MAX as u128) as usize;
-        (per_slot * slots).min(JOBS_MAX)
+        (per_slot * slots).min(HELD_MAX.saturating_sub(slots))
     }
 
-    /// How many more may be claimed now.
-    pub(super) fn room(&self, slots: usize) -> usize {
+    /// How many jobs may be claimed now beside those for so many slots.
+    pub(super) fn claimable(&self, slots: usize) -> usize {
         let is_backlog = self.full_claims >= 2;
-        if is_backlog { self.depth(slots).saturating_sub(self.jobs.len()) } else { 0 }
+        if is_backlog { self.depth(slots) } else { 0 }
+    }
+
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.jobs.len()
     }
 
     /// Whether there are enough for the time of another call, that of a short attempt or so.
@@ -122,5 +127,30 @@ impl Ahead {
         }
         let taken = if all || is_late { std::mem::take(&mut self.jobs) } else { VecDeque::new() };
         taken.into_iter().map(|(_, held)| held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claimable(mean: Duration, full_claims: u32, slots: usize) -> usize {
+        Ahead { mean, full_claims, ..Ahead::new() }.claimable(slots)
+    }
+
+    #[test]
+    fn a_few_jobs_wait_for_each_slot_and_no_more_in_all_than_one_call_takes() {
+        let of_short = |slots| claimable(Duration::from_micros(100), 2, slots);
+        let counts = [1, 4, 40, 100, 101, 200, 500, 5000].map(|slots| (slots, of_short(slots)));
+        let most = [(1, 4), (4, 16), (40, 160), (100, 400), (101, 399), (200, 300)];
+        assert_eq!(counts[..6], most);
+        assert_eq!(counts[6..], [(500, 0), (5000, 0)]);
+    }
+
+    #[test]
+    fn little_work_waits_and_only_if_there_is_more_than_was_asked_for() {
+        assert_eq!(claimable(Duration::from_millis(4), 2, 2), 4);
+        assert_eq!(claimable(SHORT, 2, 2), 0);
+        assert_eq!(claimable(Duration::ZERO, 1, 2), 0);
     }
 }

@@ -39,6 +39,8 @@ impl Turning {
         let tick = ends.into_iter().flatten().min();
         tokio::select! {
             landed = self.flights.landed() => self.land(landed),
+            // Its jobs are leased, and nobody renews them before they are here.
+            heard = self.waiting.woken() => self.woken(heard),
             // A slot that gets free need not wait for the store if a job waits for it.
             Some(ended) = self.ended.recv(), if !self.ahead.is_empty() => self.take_in_reported(ended),
             () = self.gathering.reaches(enough), if may_follow && held_until.is_none() => {}

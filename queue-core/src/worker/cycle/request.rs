@@ -13,8 +13,8 @@ use crate::{ClaimRequest, ClaimToken, SettleRequest};
 /// The most requests that are out at a time.
 const FLIGHTS_MAX: usize = 2;
 
-/// A request follows another that is out once it reports the jobs of one in so many of the slots.
-/// Fewer jobs in more calls made no drain faster, and cost the store more.
+/// A request follows another that is out once it reports one in so many of the jobs that the worker
+/// may hold. Fewer jobs in more calls made no drain faster, and cost the store more.
 const WORTH_A_FLIGHT: usize = 2;
 
 /// The most jobs that a standing claim asks for. They are those that would wait for the end of their
@@ -22,17 +22,23 @@ const WORTH_A_FLIGHT: usize = 2;
 const STANDING_MAX: u32 = 8;
 
 impl Turning {
-    /// Whether a request may go out beside one that is out. There is no hurry while jobs wait for slots.
+    /// Whether a request may go out beside one that is out.
     pub(super) fn may_follow(&self) -> bool {
         self.flights.len() < FLIGHTS_MAX
             && self.suspects.is_empty()
-            && self.ahead.is_empty()
             && self.set.status.is_store_up()
     }
 
     /// How many ended attempts make a request that follows another one.
     pub(super) fn worth_a_flight(&self) -> usize {
-        self.set.slots.total().div_ceil(WORTH_A_FLIGHT).max(1)
+        let held_at_most = self.set.slots.total() + self.ahead_at_most();
+        held_at_most.div_ceil(WORTH_A_FLIGHT).max(1)
+    }
+
+    /// How many jobs may be claimed before there are slots for them.
+    fn ahead_at_most(&self) -> usize {
+        let slots = &self.set.slots;
+        if slots.has_bounded_kinds() { 0 } else { self.ahead.claimable(slots.total()) }
     }
 
     /// Until when the outcomes of short attempts wait for others, if they do: as long as slots have
@@ -72,8 +78,8 @@ impl Turning {
         // Not by calls of their own: those who wait for jobs are faster then.
         let is_busy = !carried.is_empty();
         let slots = &self.set.slots;
-        let may_be_ahead = is_busy && self.flights.is_empty() && !slots.has_bounded_kinds();
-        let ahead = if may_be_ahead { self.ahead.room(slots.total()) } else { 0 };
+        let are_ahead = self.ahead.len() + slots.asked_ahead();
+        let ahead = if is_busy { self.ahead_at_most().saturating_sub(are_ahead) } else { 0 };
         let has_room = phase == Phase::Running && slots.free() + ahead > 0;
         // Outcomes first: a store that takes them slowly must not be asked for yet more jobs.
         let may_claim = has_room && self.pending.is_empty() && now >= self.no_claim_before;

@@ -1,4 +1,4 @@
-//! Workers with few slots and short jobs, which claim a few more than they have slots.
+//! Workers with short jobs, which claim more than they have slots.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ async fn count(queue: &Queue, state: JobState) -> u64 {
 }
 
 /// The most jobs that the store takes for running.
-async fn most_claimed(jobs: impl Iterator<Item = NewJob>, queue: Queue) -> u64 {
+async fn most_claimed(slots: usize, jobs: impl Iterator<Item = NewJob>, queue: Queue) -> u64 {
     let jobs: Vec<NewJob> = jobs.collect();
     let total = jobs.len();
     queue.enqueue_all(jobs).await.unwrap();
@@ -26,7 +26,7 @@ async fn most_claimed(jobs: impl Iterator<Item = NewJob>, queue: Queue) -> u64 {
         counts.1.fetch_add(1, Ordering::SeqCst);
         Ok::<_, Fail>(())
     };
-    let worker = Worker::new(&queue).concurrency(2).state(queue.clone()).state(counts.clone());
+    let worker = Worker::new(&queue).concurrency(slots).state(queue.clone()).state(counts.clone());
     let worker = worker.handle::<Number, _>(look).start().unwrap();
     eventually("all have run", async || counts.1.load(Ordering::SeqCst) >= total).await;
     worker.drain(LONG).await;
@@ -36,14 +36,21 @@ async fn most_claimed(jobs: impl Iterator<Item = NewJob>, queue: Queue) -> u64 {
 
 #[tokio::test]
 async fn short_jobs_are_claimed_ahead_but_not_many() {
-    let most = most_claimed((0..500).map(number), Queue::memory()).await;
+    let most = most_claimed(2, (0..500).map(number), Queue::memory()).await;
     assert!((3..=10).contains(&most), "{most}");
+}
+
+/// With two requests out at a time.
+#[tokio::test]
+async fn many_slots_claim_a_few_jobs_more_for_each_at_most() {
+    let most = most_claimed(40, (0..4000).map(number), Queue::memory()).await;
+    assert!(most <= 200, "{most}");
 }
 
 #[tokio::test]
 async fn jobs_with_limit_keys_are_left_to_others() {
     let limited = (0..500).map(|n| number(n).limit("tenant:a"));
-    assert_eq!(most_claimed(limited, Queue::memory()).await, 2);
+    assert_eq!(most_claimed(2, limited, Queue::memory()).await, 2);
 }
 
 #[tokio::test]

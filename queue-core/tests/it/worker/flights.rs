@@ -44,6 +44,39 @@ async fn a_request_follows_another_that_is_out_and_asks_for_no_slot_twice() {
     assert_eq!(worker.drain(LONG).await.finished, 4);
 }
 
+/// Or a worker that always has a request out would let them lie until their lease is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_jobs_of_a_standing_claim_start_while_a_request_is_out() {
+    let faulty = Faulty::new(MemoryBackend::new());
+    faulty.claims_stand();
+    let queue = Queue::new(faulty.clone());
+    let gates: Arc<[Gate; 2]> = Arc::default();
+    let handler = async |State(gates): State<Arc<[Gate; 2]>>, job: Number| {
+        gates[job.n as usize].passed().await;
+        Ok::<_, Fail>(())
+    };
+    let worker = Worker::new(&queue)
+        .concurrency(2)
+        .state(Arc::clone(&gates))
+        .handle::<Number, _>(handler)
+        .start()
+        .unwrap();
+    let first = queue.enqueue(number(0)).await.unwrap().id;
+    let waits = async || worker.status().running == 1 && faulty.listening() == 1;
+    eventually("it listens with the other slot", waits).await;
+    let answers = faulty.settles_wait();
+    gates[0].open();
+    eventually("a request is out", async || faulty.settles_out().len() == 1).await;
+    let second = queue.enqueue(number(1)).await.unwrap().id;
+    eventually("it starts", async || worker.status().running == 1).await;
+    gates[1].open();
+    answers.open();
+    for id in [first, second] {
+        finished(&queue, id).await;
+    }
+    assert_eq!(worker.drain(LONG).await.finished, 2);
+}
+
 #[derive(Debug, Default)]
 struct Load {
     running: AtomicUsize,
