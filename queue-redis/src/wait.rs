@@ -161,7 +161,10 @@ impl Waiters {
         let standing = Standing::new(request.clone(), revoked);
         // The task answers when the time is over: only the server knows whether it has claimed.
         match self.ask(interest, until, Some(standing)).await {
-            Ok(End { token, brought }) => Ok((token.take(), brought.transpose()?)),
+            Ok(End { token, brought }) => {
+                let brought = brought.transpose()?;
+                Ok((token.take(), brought))
+            }
             Err(_) => {
                 sleep_until(until).await;
                 Ok((Wake::Timeout, None))

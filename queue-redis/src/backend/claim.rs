@@ -96,13 +96,15 @@ pub(super) async fn wait(
         backend.waiters.wait_and_claim(interest, request, revoked, timeout).await?;
     let Some(mut brought) = brought else { return Ok(Woken::without_claim(wake)) };
     let answer = brought.open()?;
+    let read_at = Instant::now();
     let ago = match backend.clock.now_ms() {
         0 => brought.sent_at.elapsed(),
         now_ms => Duration::from_millis(now_ms.saturating_sub(answer.now_ms)) + CLOCK_ERROR,
     };
+    let ago = ago + brought.sent_at.slept();
     let claim = accept(backend, request, answer).await;
     brought.accept();
-    Ok(Woken::with_claim(wake, claim, ago))
+    Ok(Woken::with_claim(wake, claim, ago + read_at.elapsed()))
 }
 
 /// Gives claimed jobs back that nobody will run. If that fails, too, their lease ends.

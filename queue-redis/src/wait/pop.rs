@@ -112,7 +112,8 @@ fn lost(error: RedisError, follows: bool) -> Popped {
 async fn refused(connection: &mut MultiplexedConnection, error: RedisError) -> Claimed {
     if is_noscript(&error) {
         // If this fails so will the next claim, and whoever waits claims by himself.
-        let _ = connection.send_packed_command(&scripts::standing_claim.load()).await;
+        let load = scripts::standing_claim.load();
+        let _ = timeout(MARGIN, connection.send_packed_command(&load)).await;
         return Claimed::No;
     }
     tracing::debug!(%error, "a standing claim was refused");

@@ -8,12 +8,12 @@
 //! who has gone are given back.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use queue_core::{ClaimRequest, ClaimToken, Error, JobId};
 use redis::{Cmd, Value};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use super::Home;
 use crate::backend::{self, ClaimAnswer};
@@ -24,6 +24,32 @@ use crate::scripts;
 pub(super) const INTERRUPT: &str = "i";
 /// Beside [`INTERRUPT`], revokes the claim behind the command. Either serves as the other.
 pub(super) const REVOKE: &str = "r";
+
+/// A point of time by two clocks: the one that measures times stands still while the host sleeps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    at: Instant,
+    wall: SystemTime,
+}
+
+impl Moment {
+    pub(super) fn now() -> Self {
+        Self { at: Instant::now(), wall: SystemTime::now() }
+    }
+
+    /// How long ago that is, but for the time in which the host has slept.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.at.elapsed()
+    }
+
+    /// How long the host has slept since then, as far as its clocks tell.
+    pub(crate) fn slept(&self) -> Duration {
+        const UNEQUAL: Duration = Duration::from_secs(1);
+        let by_wall = self.wall.elapsed().unwrap_or_default();
+        let slept = by_wall.saturating_sub(self.elapsed());
+        if slept > UNEQUAL { slept } else { Duration::ZERO }
+    }
+}
 
 /// A claim that a worker leaves with its wait.
 #[derive(Debug)]
@@ -63,7 +89,7 @@ pub(crate) struct Brought {
     home: Arc<Home>,
     request: ClaimRequest,
     /// When the claim was sent: it was made then or later.
-    pub(crate) sent_at: Instant,
+    pub(crate) sent_at: Moment,
     /// Until it is opened.
     reply: Option<Value>,
     /// Its jobs, while it is open.
@@ -74,7 +100,7 @@ impl Brought {
     pub(super) fn new(
         home: &Arc<Home>,
         request: ClaimRequest,
-        sent_at: Instant,
+        sent_at: Moment,
         reply: Value,
     ) -> Self {
         Self { home: home.clone(), request, sent_at, reply: Some(reply), jobs: Vec::new() }
@@ -109,4 +135,20 @@ impl Drop for Brought {
 
 fn jobs(answer: &ClaimAnswer) -> Vec<(JobId, ClaimToken)> {
     answer.claim.leases.iter().map(|lease| (lease.spec.id, lease.token)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_has_slept_is_found_out() {
+        let now = Moment::now();
+        assert_eq!(now.slept(), Duration::ZERO);
+        let nap = Duration::from_secs(40);
+        let before = Moment { wall: now.wall - nap, ..now };
+        assert!(before.slept() >= nap - Duration::from_millis(1), "{:?}", before.slept());
+        // A clock that was set back tells nothing.
+        assert_eq!(Moment { wall: now.wall + nap, ..now }.slept(), Duration::ZERO);
+    }
 }

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::pop::{Claimed, Follow, Popped, Stage, pop};
-use super::standing::{INTERRUPT, REVOKE};
+use super::standing::{INTERRUPT, Moment, REVOKE};
 use super::{Ask, Brought, End, Home, MARGIN, News, Tasks, Token, lock};
 use crate::connect::reconnect_pause;
 use crate::errors::{Reaction, diagnose};
@@ -22,6 +22,11 @@ const BLOCK: Duration = Duration::from_secs(60);
 /// How long to leave the lists alone after an error that trying again does not mend, such as a
 /// list that is none. Whoever waits asks again by itself meanwhile.
 const BROKEN_PAUSE: Duration = Duration::from_secs(5);
+/// How long a blocking command that is to come back may take before it is told so again: a word may
+/// be lost while the server does not take writes.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
+/// And before its connection is given up, and with it what may stand behind the command.
+const GIVE_UP: Duration = Duration::from_secs(3);
 /// How long the task stays after the last wait, for the next one to find everything in place.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -77,8 +82,10 @@ struct Task {
 
 struct Blocked {
     lists: BTreeSet<String>,
-    /// Whether it was asked to come back.
-    interrupted: bool,
+    /// Since when it is to come back.
+    interrupted: Option<Instant>,
+    /// When to tell it so again.
+    tell_again: Instant,
     /// The call whose claim stands behind it.
     claiming: Option<Claiming>,
     answer: Pin<Box<dyn Future<Output = Popped> + Send>>,
@@ -87,13 +94,13 @@ struct Blocked {
 struct Claiming {
     ask: Ask,
     /// It was sent then, or later.
-    sent_at: Instant,
+    sent_at: Moment,
     stage: Arc<Stage>,
 }
 
 impl Claiming {
     fn new(ask: Ask) -> Self {
-        Self { ask, sent_at: Instant::now(), stage: Arc::default() }
+        Self { ask, sent_at: Moment::now(), stage: Arc::default() }
     }
 
     /// Waits until nobody wants the claim any more.
@@ -120,6 +127,7 @@ enum Event {
     Asked(Option<Ask>),
     Answered(Popped),
     GivenUp,
+    Unanswered,
     Idle,
 }
 
@@ -138,6 +146,7 @@ impl Task {
             }
             Event::Answered(popped) => self.answered(popped),
             Event::GivenUp => self.revoke(),
+            Event::Unanswered => self.insist(),
             Event::Idle => return !self.leave_if_idle(),
         }
         true
@@ -145,18 +154,20 @@ impl Task {
 
     async fn next_event(&mut self) -> Event {
         let blocked = async {
-            let Some(Blocked { claiming, answer, interrupted, .. }) = &mut self.blocked else {
+            let Some(blocked) = &mut self.blocked else {
                 return std::future::pending().await;
             };
+            let is_interrupted = blocked.interrupted.is_some();
             let given_up = async {
-                match claiming.as_mut().filter(|_| !*interrupted) {
+                match blocked.claiming.as_mut().filter(|_| !is_interrupted) {
                     Some(claiming) => claiming.given_up().await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
-                popped = answer.as_mut() => Event::Answered(popped),
+                popped = blocked.answer.as_mut() => Event::Answered(popped),
                 () = given_up => Event::GivenUp,
+                () = sleep_until(blocked.tell_again), if is_interrupted => Event::Unanswered,
             }
         };
         tokio::select! {
@@ -207,19 +218,47 @@ impl Task {
             let follow = follow.as_ref().map(|(cmd, stage)| Follow { cmd: cmd.clone(), stage });
             pop(&home, connection, &names, left.min(BLOCK), follow).await
         });
-        self.blocked = Some(Blocked { lists, interrupted: false, claiming, answer });
+        let tell_again = Instant::now();
+        self.blocked = Some(Blocked { lists, interrupted: None, tell_again, claiming, answer });
     }
 
     /// Makes the blocking command come back, to go out again with another interest.
     fn interrupt(&mut self) {
-        let Some(blocked) = self.blocked.as_mut().filter(|blocked| !blocked.interrupted) else {
+        let Some(blocked) = self.blocked.as_mut().filter(|b| b.interrupted.is_none()) else {
             return;
         };
-        blocked.interrupted = true;
+        blocked.interrupted = Some(Instant::now());
+        self.tell();
+    }
+
+    fn tell(&mut self) {
+        let Some(blocked) = &mut self.blocked else { return };
+        blocked.tell_again = Instant::now() + TELL_AGAIN;
         let words: &[&str] =
             if blocked.claiming.is_some() { &[REVOKE, INTERRUPT] } else { &[INTERRUPT] };
         let (home, worker) = (self.home.clone(), self.worker.clone());
         tokio::spawn(async move { home.tell(&worker, words).await });
+    }
+
+    /// The blocking command does not come back. A server that hears that its connection is closed
+    /// forgets the command and the claim behind it.
+    fn insist(&mut self) {
+        let is_over = |b: &mut Blocked| b.interrupted.is_some_and(|at| at.elapsed() >= GIVE_UP);
+        let Some(blocked) = self.blocked.take_if(is_over) else { return self.tell() };
+        self.failures = self.failures.saturating_add(1);
+        if let Some(claiming) = blocked.claiming {
+            tracing::debug!(worker = %self.worker, "a claim was left to its connection's end");
+            self.go_on_without_claim(claiming);
+        }
+    }
+
+    /// Ends the wait of somebody who does not want its claim any more; another one goes on.
+    fn go_on_without_claim(&mut self, claiming: Claiming) {
+        if claiming.is_given_up() {
+            self.end(claiming.ask, Token::nothing(&self.home), None);
+        } else {
+            self.waiting.push(claiming.ask);
+        }
     }
 
     /// Takes the standing claim back.
@@ -236,24 +275,19 @@ impl Task {
         self.connection = popped.connection;
         let heard = self.note_health(popped.word);
         let Some(claiming) = claiming else { return self.hear(heard) };
-        let is_given_up = claiming.is_given_up();
-        let Claiming { ask, sent_at, .. } = claiming;
-        let request = ask.standing.as_ref().map(|standing| standing.request.clone());
+        let request = claiming.ask.standing.as_ref().map(|standing| standing.request.clone());
         let brought = match (popped.claimed, request) {
             (Claimed::Yes(reply), Some(request)) => {
-                Ok(Brought::new(&self.home, request, sent_at, reply))
+                Ok(Brought::new(&self.home, request, claiming.sent_at, reply))
             }
             (Claimed::InDoubt(error), _) => Err(diagnose(&error).error),
             _ => {
-                // It goes on waiting, and may be the one to hear this.
-                if is_given_up {
-                    self.end(ask, Token::nothing(&self.home), None);
-                } else {
-                    self.waiting.push(ask);
-                }
+                // Who goes on waiting may be the one to hear this.
+                self.go_on_without_claim(claiming);
                 return self.hear(heard);
             }
         };
+        let ask = claiming.ask;
         // The claim was made for it: what was heard has led to that.
         let token = match heard {
             Some((list, word)) if list == self.list && word == b"c" => {
@@ -364,6 +398,9 @@ impl Task {
         self.waiting.clear();
         self.interrupt();
         let Some(blocked) = self.blocked.take() else { return };
+        if let Some(claiming) = &blocked.claiming {
+            claiming.stage.take_back();
+        }
         let Ok(popped) = timeout(MARGIN, blocked.answer).await else { return };
         let ask = blocked.claiming.map(|claiming| (claiming.sent_at, claiming.ask.standing));
         if let (Claimed::Yes(reply), Some((sent_at, Some(standing)))) = (popped.claimed, ask) {

@@ -210,6 +210,25 @@ async fn a_claim_can_be_revoked_while_the_server_is_away() {
     assert_eq!((woken.as_ref().unwrap().wake, jobs_of(&woken.unwrap())), (Wake::Timeout, 0));
 }
 
+/// Or a worker would not stop until its wait is over.
+#[tokio::test]
+async fn a_claim_whose_revocation_is_refused_ends_with_its_connection() {
+    let harness = RedisHarness::new();
+    let backend = Arc::new(harness.now().await);
+    let standing = Standing::start(&harness, &backend).await;
+    let replicas = |count: &[u8]| {
+        harness.raw::<()>(&[b"CONFIG", b"SET", b"min-replicas-to-write", count]);
+    };
+    replicas(b"1");
+    drop(standing.wanted);
+    let woken = tokio::time::timeout(LONG, standing.end).await;
+    let woken = woken.expect("the wait ends before its time").unwrap().unwrap();
+    assert_eq!((woken.wake, woken.claim), (Wake::Timeout, None));
+    replicas(b"0");
+    enqueue(&backend, &[job("a")]).await;
+    assert_eq!(claim(&backend, &["a"], 1).await.len(), 1);
+}
+
 struct Nothing;
 
 impl Executor for Nothing {
