@@ -50,12 +50,14 @@ pub(super) struct Ahead {
     /// How many claims in a row have brought all that they asked for: after two, there are more jobs
     /// in the store than those.
     full_claims: u32,
+    /// Whether the last jobs that came had limit keys.
+    have_keys: bool,
 }
 
 impl Ahead {
     pub(super) fn new() -> Self {
         let freed_at = Instant::now();
-        Self { jobs: VecDeque::new(), freed_at, mean: LONG, full_claims: 0 }
+        Self { jobs: VecDeque::new(), freed_at, mean: LONG, full_claims: 0, have_keys: false }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -65,7 +67,10 @@ impl Ahead {
     /// Takes in the jobs of a claim, and whether there may be more.
     pub(super) fn extend(&mut self, held: Vec<Held>, may_be_more: bool) {
         self.full_claims = if may_be_more { self.full_claims.saturating_add(1) } else { 0 };
-        if held.iter().any(|(lease, _)| !lease.spec.limits.is_empty()) {
+        if !held.is_empty() {
+            self.have_keys = held.iter().any(|(lease, _)| !lease.spec.limits.is_empty());
+        }
+        if self.have_keys {
             self.mean = LONG;
         }
         let now = Instant::now();
@@ -81,7 +86,7 @@ impl Ahead {
 
     /// How many may wait beside so many slots.
     fn depth(&self, slots: usize) -> usize {
-        if self.mean >= SHORT {
+        if self.mean >= SHORT || self.have_keys {
             return 0;
         }
         let per_slot = WORK_MAX.as_nanos() / self.mean.as_nanos().max(1);
