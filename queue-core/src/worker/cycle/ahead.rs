@@ -137,7 +137,11 @@ impl Ahead {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::handler::CancelSignal;
+    use crate::{ClaimToken, Lease, NewJob, Payload, Timestamp};
 
     fn claimable(mean: Duration, full_claims: u32, slots: usize) -> usize {
         Ahead { mean, full_claims, ..Ahead::new() }.claimable(slots)
@@ -150,6 +154,23 @@ mod tests {
         let most = [(1, 4), (4, 16), (40, 160), (100, 400), (101, 399), (200, 300)];
         assert_eq!(counts[..6], most);
         assert_eq!(counts[6..], [(500, 0), (5000, 0)]);
+    }
+
+    #[test]
+    fn no_job_waits_after_one_with_limit_keys_however_short_they_are() {
+        let job = || NewJob::new(Kind::new("a").unwrap(), Payload::raw(Vec::new()));
+        let held = |job: NewJob| {
+            let lease = Lease::new(job.spec, ClaimToken::random(), 1, Timestamp::from_ms(0));
+            vec![(Arc::new(lease), CancelSignal::default())]
+        };
+        let mut ahead = Ahead::new();
+        for (job, expected) in [(job().limit("tenant:a"), 0), (job(), 300)] {
+            ahead.extend(held(job), true);
+            ahead.extend(Vec::new(), true);
+            // As many short attempts make it.
+            ahead.mean = Duration::from_micros(100);
+            assert_eq!(ahead.claimable(200), expected);
+        }
     }
 
     #[test]

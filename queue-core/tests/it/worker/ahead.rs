@@ -49,10 +49,8 @@ async fn many_slots_claim_a_few_jobs_more_for_each_at_most() {
 
 #[tokio::test]
 async fn jobs_with_limit_keys_are_left_to_others() {
-    for slots in [2, 100] {
-        let limited = (0..2000).map(|n| number(n).limit("tenant:a"));
-        assert_eq!(most_claimed(slots, limited, Queue::memory()).await, slots as u64);
-    }
+    let limited = (0..500).map(|n| number(n).limit("tenant:a"));
+    assert_eq!(most_claimed(2, limited, Queue::memory()).await, 2);
 }
 
 #[tokio::test]
