@@ -84,7 +84,7 @@ if is_claim(packed) then
       offsets[#offsets + 1], ids[#ids + 1] = i - 1, all[i]
     end
   end
-  local records = read('HMGET', JOBS, ids)
+  local records, stored = read('HMGET', JOBS, ids)
   local body_ids, numbers = {}, {}
   for i, record in ipairs(records) do
     local class = record and class_of(record)
@@ -98,7 +98,7 @@ if is_claim(packed) then
   save_meta()
   local maintain = maintain_needed()
   return answer(
-    claimed_ms, first_fence, false, due_ms, next_reopen_ms(), maintain, offsets, ids, records, bodies
+    claimed_ms, first_fence, false, due_ms, next_reopen_ms(), maintain, offsets, ids, stored, bodies
   )
 end
 

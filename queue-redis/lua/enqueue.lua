@@ -84,10 +84,12 @@ for i, group in ipairs(owners) do
   end
 end
 
--- The record of the `i`th job.
+-- The record of the `i`th job, as it is stored. Brief ones are of jobs that are due at once.
 local function record_of(i)
   local record, its_times = heads[i], owners[i].times
-  return its_times and sub(record, 1, 1) .. its_times .. sub(record, 14) or record
+  if not its_times then return record end
+  if byte(record) > 4 then return sub(record, 1, 1) .. sub(its_times, 1, 6) .. sub(record, 8) end
+  return sub(record, 1, 1) .. its_times .. sub(record, 14)
 end
 
 local records = {} -- id → record, of jobs that exist
@@ -126,7 +128,7 @@ end
 -- come last: comparing whole ones costs nothing (Lua keeps equal strings once), so only those
 -- that differ, perhaps in their options alone, are cut to the payload.
 local function is_same_work(id, i)
-  local a, b = records[id], record_of(i)
+  local a, b = records[id], whole_record(record_of(i))
   local class_a, from_a = class_of(a)
   local class_b, from_b = class_of(b)
   if not class_a or not class_b or byte(a, 20) ~= byte(b, 20) then return false end
@@ -219,7 +221,7 @@ local function create(i, id, group, replaced)
   local record = record_of(i)
   if replaced then met[#met + 1] = replaced end
   written[#written + 1], written[#written + 2] = id, record
-  records[id] = record
+  records[id] = whole_record(record)
   if bodies[i] then
     written_bodies[#written_bodies + 1], written_bodies[#written_bodies + 2] = id, bodies[i]
     known_bodies[id] = bodies[i]

@@ -9,7 +9,7 @@
 -- Invariant: writes nothing. The answer ends before the first job with which its bodies,
 -- results, histories and logs would have more than ANSWER_MAX_BYTES, but not before the first of all.
 
-local records = read('HMGET', JOBS, ARGV)
+local records, stored = read('HMGET', JOBS, ARGV)
 local states = states_of(ARGV)
 local atts, fins, runs = read('HMGET', ATT, ARGV), read('HMGET', FIN, ARGV), read('HMGET', RUN, ARGV)
 local flags = call('SCARD', CANCEL) > 0 and read('SMISMEMBER', CANCEL, ARGV) or {}
@@ -44,7 +44,7 @@ for i = 1, #ARGV do
       if is_claim(packed) then worker = worker_of(packed) end
     end
     replies[i] = {
-      states[i], records[i], body, atts[i] or '', fins[i] or '', result, until_ms, worker,
+      states[i], stored[i], body, atts[i] or '', fins[i] or '', result, until_ms, worker,
       flags[i] or 0, has_history and call('HGET', HISTORY, ARGV[i]) or '',
       has_log and call('HGET', LOG, ARGV[i]) or '',
     }

@@ -30,7 +30,8 @@ end
 -- Puts those of these jobs on the page that are in the state asked for; answers how many it has
 -- looked at before the page was full. `accept(i, class)` may refuse one.
 local function consider(ids, accept)
-  local records, states = read('HMGET', JOBS, ids), states_of(ids)
+  local records, stored = read('HMGET', JOBS, ids)
+  local states = states_of(ids)
   local atts, fins = read('HMGET', ATT, ids), read('HMGET', FIN, ids)
   for i, id in ipairs(ids) do
     if is_full() then return i - 1 end
@@ -38,7 +39,7 @@ local function consider(ids, accept)
     if #id == 16 and records[i] and states[i] == state then
       local class, head_bytes = class_of(records[i])
       if (not class or fits(class)) and (not accept or accept(i, class)) then
-        local head = class and sub(records[i], 1, head_bytes) or records[i]
+        local head = class and sub(records[i], 1, head_bytes) or stored[i]
         local fin = fins[i] and sub(fins[i], 1, 30) or ''
         jobs[#jobs + 1] = { id, head, atts[i] or '', fin }
         page_bytes = page_bytes + #head + #(atts[i] or '')

@@ -8,7 +8,7 @@
 -- Invariant: writes nothing. Cancelled jobs whose tickets are left may be counted.
 
 local id, jobs_max, lanes_max = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local record = #id == 16 and call('HGET', JOBS, id)
+local record = #id == 16 and read('HMGET', JOBS, { id })[1]
 local class = record and class_of(record)
 if not class or states_of({ id })[1] ~= READY then return { now } end
 

@@ -13,7 +13,8 @@ local ids, seen, ended = {}, {}, {}
 for i = 1, #ARGV, 3 do
   ids[#ids + 1], seen[#seen + 1], ended[#ended + 1] = ARGV[i], ARGV[i + 1], ARGV[i + 2] == '1'
 end
-local records, fins, atts = read('HMGET', JOBS, ids), read('HMGET', FIN, ids), read('HMGET', ATT, ids)
+local records, stored = read('HMGET', JOBS, ids)
+local fins, atts = read('HMGET', FIN, ids), read('HMGET', ATT, ids)
 local states = states_of(ids)
 local left, new_atts, new_keys, unfinished, parked = {}, {}, {}, {}, {}
 
@@ -68,7 +69,7 @@ local function recover(i, id)
   if left[id] then return 'u' .. READY end
   if states[i] ~= QUARANTINED then return 'u' .. states[i] end
   local class = class_of(records[i])
-  if not class or records[i] ~= seen[i] then return 'x7' end
+  if not class or stored[i] ~= seen[i] then return 'x7' end
   leave_quarantine(id)
   if ended[i] and fins[i] and fin_state(fins[i]) ~= QUARANTINED then
     return shelve_again(i, id, class)

@@ -66,7 +66,7 @@ local OWN = {
   -- Puts a job into its lane that is listed nowhere. In a long one its ticket has been looked for:
   -- what the job has suffered, and how many of its tickets are stale, must not have changed.
   PUSH = function(id, att, times)
-    local record = call('HGET', JOBS, id)
+    local record = read('HMGET', JOBS, { id })[1]
     local class = record and class_of(record)
     if not class then return end
     local lane = lane_of(class)
@@ -174,13 +174,13 @@ local OWN = {
   end,
   -- Drops a payload that is apart and should not be.
   UNBODY = function(id)
-    local record = call('HGET', JOBS, id)
+    local record = read('HMGET', JOBS, { id })[1]
     local class = record and class_of(record)
     if class and not class.apart then call('HDEL', BODY, id) end
   end,
   -- The same of a result.
   UNRESULT = function(id)
-    local fin = call('HGET', FIN, id)
+    local fin = read('HMGET', FIN, { id })[1]
     if fin and not has_result_apart(fin) then call('HDEL', RESULT, id) end
   end,
 }

@@ -24,7 +24,7 @@ local new_atts, new_keys, parked = {}, {}, {}
 local function holder_of(key)
   if taken[key] then return taken[key] end
   local id = call('HGET', IDEM, key)
-  local record = id and call('HGET', JOBS, id)
+  local record = id and read('HMGET', JOBS, { id })[1]
   local class = record and class_of(record)
   if not class or key_of(record, class) ~= key then return nil end
   if class.at_least and hold_end_ms(record, class) <= now then

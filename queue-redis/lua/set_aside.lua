@@ -12,7 +12,8 @@ local ids, seen = {}, {}
 for i = 2, #ARGV, 2 do
   ids[#ids + 1], seen[#seen + 1] = ARGV[i], ARGV[i + 1]
 end
-local records, runs, fins = read('HMGET', JOBS, ids), read('HMGET', RUN, ids), read('HMGET', FIN, ids)
+local records, stored = read('HMGET', JOBS, ids)
+local runs, fins = read('HMGET', RUN, ids), read('HMGET', FIN, ids)
 local states = states_of(ids)
 local flags = call('SCARD', CANCEL) > 0 and read('SMISMEMBER', CANCEL, ids) or {}
 
@@ -42,7 +43,7 @@ end
 
 for i, id in ipairs(ids) do
   local held = states[i] == RUNNING and sub(runs[i], 1, 16) == token
-  local unchanged = token == '' and states[i] ~= RUNNING and records[i] == seen[i]
+  local unchanged = token == '' and states[i] ~= RUNNING and stored[i] == seen[i]
   if records[i] and (held or unchanged) and not met_bad[id] then
     local class = class_of(records[i])
     take_out(i, id, class)

@@ -15,7 +15,6 @@
 -- step it lets go of its limit keys, which may let others start.
 
 local HEAD_BYTES = 31 -- of a settlement
-local COMPLETED_PREFIX = pack('>BBI6', COMPLETED, 0, now)
 local ids, heads, blobs, shorts = {}, {}, {}, {}
 for i = 1, #ARGV / 2 do
   local head = ARGV[#ARGV / 2 + i]
@@ -122,7 +121,7 @@ local function complete(id, record, class, head, blob)
   end
   local count = #finished
   finished[count + 1] = id
-  finished[count + 2] = COMPLETED_PREFIX .. settled .. blob
+  finished[count + 2] = packed_end(COMPLETED, 0, settled, blob)
   local has_key = byte(record, 18) + byte(record, 19) > 0
   local list = has_key and completed_with_key or completed
   local ids = list[class]
@@ -179,7 +178,7 @@ for i = 1, #ids do
     local class, head_bytes = class_of(record, IN_RUN)
     local keys = class and held_keys(run, class, head_bytes)
     if not class then
-      record = call('HGET', JOBS, id)
+      record = read('HMGET', JOBS, { id })[1]
       class = record and class_of(record)
       keys = class and class.keys
       has_lost_keys = true
@@ -202,6 +201,12 @@ for _, list in ipairs({ completed, completed_with_key }) do
   end
 end
 
+-- Whether this token is the one that was noted, of which brief ends keep 4 bytes (brief.lua).
+local function is_noted(token, noted)
+  if noted == token then return true end
+  return noted ~= NO_TOKEN and noted == sub(token, 1, 4) .. sub(NO_TOKEN, 5)
+end
+
 -- Settlements whose token does not hold the job: done before by this token, or stale.
 if #missed > 0 then
   local missed_ids = {}
@@ -212,7 +217,7 @@ if #missed > 0 then
     if not records[n] then
       answers[i] = 'g0'
     else
-      answers[i] = (tokens[n] == sub(heads[i], 16, HEAD_BYTES) and 'd' or 's') .. states[n]
+      answers[i] = (is_noted(sub(heads[i], 16, HEAD_BYTES), tokens[n]) and 'd' or 's') .. states[n]
     end
   end
 end

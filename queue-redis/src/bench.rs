@@ -7,13 +7,13 @@ use crate::record::{pack_job, unpack_job};
 /// A record as the store keeps it, of a job that came at the beginning of time.
 #[must_use]
 pub fn record(spec: &JobSpec) -> Vec<u8> {
-    pack_job(spec, 0).record
+    pack_job(spec, true, 0).record
 }
 
 /// Puts a job into its stored form; answers its bytes.
 #[must_use]
 pub fn pack(spec: &JobSpec) -> usize {
-    pack_job(spec, 0).bytes()
+    pack_job(spec, true, 0).bytes()
 }
 
 /// Decodes a record; answers its job.

@@ -17,7 +17,7 @@ use crate::reply::{self, Items};
 use crate::store::{self, Call, Repeat};
 
 /// The layout of the data that this program knows.
-const SCHEMA: &str = "3";
+const SCHEMA: &str = "4";
 
 async fn plain(link: &Link, words: &[&str]) -> Result<Value, Error> {
     let mut cmd = Cmd::new();

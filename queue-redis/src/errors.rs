@@ -235,7 +235,7 @@ mod tests {
         "NOPERM User w has no permissions to run the 'zadd' command",
         "NOPROTO unsupported protocol version",
         "DENIED Redis is running in protected mode",
-        "SCHEMA the store has schema 9, this program knows 3",
+        "SCHEMA the store has schema 9, this program knows 4",
         "WRONGTYPE Operation against a key holding the wrong kind of value",
         "EXECABORT Transaction discarded because of previous errors.",
         "ERR user_script:12: attempt to index a nil value script: ab, on @user_script:12.",

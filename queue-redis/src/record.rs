@@ -6,8 +6,8 @@ mod limits;
 mod traces;
 
 pub(crate) use attempts::{
-    Attempts, END_BYTES, RESULT_APART, dead_reason, finished_at, pack_result, unpack_attempts,
-    unpack_end,
+    Attempts, BRIEF_END, BRIEF_END_BYTES, END_BYTES, RESULT_APART, dead_reason, finished_at,
+    pack_result, unpack_attempts, unpack_end,
 };
 pub(crate) use limits::{pack_settings, unpack_settings, unpack_state};
 pub(crate) use traces::{unpack_history, unpack_log};
@@ -21,15 +21,27 @@ use queue_core::{
     LimitKeys, Payload, Priority, QueueName, Retention, Timestamp,
 };
 
-/// The layouts of records: of jobs that expire, and of those that do not. The next number after
+/// The whole layouts of records: of jobs that expire, and of those that do not. The next number after
 /// each is that of jobs with limit keys. A record of another version cannot be decoded.
 pub(crate) const EXPIRING: u8 = 1;
 pub(crate) const LASTING: u8 = 3;
-const LAST_VERSION: u8 = LASTING + 1;
-/// Version, enqueued_ms and due_ms.
-const TIMES_BYTES: usize = 13;
+/// Those of the brief layout (`lua/lib/brief.lua`), which most jobs have.
+pub(crate) const BRIEF: u8 = 5;
+const LAST_VERSION: u8 = BRIEF + 1;
 /// Everything before the queue's name, and before the time at which the job expires.
 const FIXED_BYTES: usize = 35;
+/// Everything before the queue's name in a brief record.
+const BRIEF_FIXED_BYTES: usize = 12;
+/// Its record is kept as long as usual when it has completed; the rest of the byte are 3 bits of the
+/// codec and 4 of the priority.
+const BRIEF_IS_KEPT: u8 = 128;
+/// The settings of jobs with brief records, but for those whose record goes when they have completed.
+const USUAL_ATTEMPTS: u16 = 10;
+const USUAL_STALLS: u8 = 3;
+const USUAL_RETENTION: Retention = Retention {
+    completed: Duration::from_secs(24 * 3600),
+    dead: Duration::from_secs(14 * 24 * 3600),
+};
 const EXPIRY_BYTES: usize = 6;
 /// Where the flags are.
 const FLAGS_AT: usize = 34;
@@ -82,8 +94,57 @@ impl PackedJob {
     }
 }
 
-/// Puts a job into its stored form, enqueued and due at a time that the script may change.
-pub(crate) fn pack_job(spec: &JobSpec, now_ms: u64) -> PackedJob {
+/// Whether the record of a job is kept when it has completed, as a brief record says it; `None` if the job
+/// cannot have a brief record.
+fn brief_retention(spec: &JobSpec) -> Option<u8> {
+    let is_brief = spec.expires_at.is_none()
+        && spec.idempotency_key.is_none()
+        && spec.hold == Hold::Kept
+        && (spec.max_attempts, spec.max_stalls) == (USUAL_ATTEMPTS, USUAL_STALLS)
+        && seconds(spec.retention.dead) == seconds(USUAL_RETENTION.dead)
+        && spec.options == JobOptions::default()
+        && spec.payload.codec().number() < 8
+        && spec.payload.bytes().len() < INLINE_MAX_BYTES;
+    let usual = seconds(USUAL_RETENTION.completed);
+    match seconds(spec.retention.completed) {
+        0 if is_brief => Some(0),
+        kept if is_brief && kept == usual => Some(BRIEF_IS_KEPT),
+        _ => None,
+    }
+}
+
+fn pack_brief(spec: &JobSpec, retention: u8, now_ms: u64) -> PackedJob {
+    let (queue, kind) = (spec.queue.as_str(), spec.kind.as_str());
+    let payload = spec.payload.bytes();
+    let bytes = BRIEF_FIXED_BYTES + queue.len() + kind.len() + payload.len();
+    let mut out = Vec::with_capacity(bytes);
+    out.push(BRIEF + u8::from(!spec.limits.is_empty()));
+    out.extend(ms6(now_ms));
+    out.extend(length::<u16>(payload.len()).to_be_bytes());
+    out.push(retention | spec.payload.codec().number() << 4 | spec.priority.level());
+    out.push(length(queue.len()));
+    out.push(length(kind.len()));
+    out.extend_from_slice(queue.as_bytes());
+    out.extend_from_slice(kind.as_bytes());
+    put_limits(spec, &mut out);
+    out.extend_from_slice(payload);
+    PackedJob { record: out, body: None }
+}
+
+fn put_limits(spec: &JobSpec, out: &mut Vec<u8>) {
+    if !spec.limits.is_empty() {
+        let limits = joined(&spec.limits);
+        out.extend(length::<u16>(limits.len()).to_be_bytes());
+        out.extend_from_slice(limits.as_bytes());
+    }
+}
+
+/// Puts a job into its stored form, enqueued and due at a time that the script may change; a brief one
+/// if the job `is_due` when it comes, and may have it.
+pub(crate) fn pack_job(spec: &JobSpec, is_due: bool, now_ms: u64) -> PackedJob {
+    if let Some(retention) = brief_retention(spec).filter(|_| is_due) {
+        return pack_brief(spec, retention, now_ms);
+    }
     let (queue, kind) = (spec.queue.as_str(), spec.kind.as_str());
     let key = spec.idempotency_key.as_ref().map_or("", IdempotencyKey::as_str);
     let payload = spec.payload.bytes();
@@ -116,11 +177,7 @@ pub(crate) fn pack_job(spec: &JobSpec, now_ms: u64) -> PackedJob {
     if let Hold::AtLeast(time) = spec.hold {
         out.extend(ms6(millis(time)));
     }
-    if !spec.limits.is_empty() {
-        let limits = joined(&spec.limits);
-        out.extend(length::<u16>(limits.len()).to_be_bytes());
-        out.extend_from_slice(limits.as_bytes());
-    }
+    put_limits(spec, &mut out);
     if apart {
         return PackedJob { record: out, body: Some([payload.as_ref(), &options].concat()) };
     }
@@ -160,8 +217,17 @@ pub(crate) struct StoredJob {
     pub(crate) due_at: Timestamp,
 }
 
-/// The parts of a record whose lengths it states itself.
+/// What the head of a record says, and where the parts are whose lengths it states itself.
 struct Layout {
+    enqueued_at: Timestamp,
+    due_at: Timestamp,
+    codec: u8,
+    priority: u8,
+    max_attempts: u16,
+    max_stalls: u8,
+    retention: Retention,
+    flags: u8,
+    expires_at: Option<Timestamp>,
     queue: Range<usize>,
     kind: Range<usize>,
     key: Range<usize>,
@@ -170,39 +236,85 @@ struct Layout {
     /// Where payload and options begin, if they are not apart.
     end: usize,
     payload_bytes: usize,
+    /// Whether the options are the usual ones, and left out.
+    is_brief: bool,
 }
 
 impl Layout {
     fn of(bytes: &[u8]) -> Result<Self, String> {
-        match bytes.first() {
-            Some(&(EXPIRING..=LAST_VERSION)) => {}
+        let layout = match bytes.first() {
+            Some(&(EXPIRING..BRIEF)) => Self::of_whole(bytes),
+            Some(&(BRIEF..=LAST_VERSION)) => Self::of_brief(bytes),
             Some(version) => return Err(format!("its record has the unknown version {version}")),
             None => return Err("its record is empty".to_owned()),
-        }
-        Self::of_whole(bytes).ok_or_else(|| "its record is cut short".to_owned())
+        };
+        layout.ok_or_else(|| "its record is cut short".to_owned())
     }
 
     fn of_whole(bytes: &[u8]) -> Option<Self> {
-        let fixed = bytes.get(..FIXED_BYTES)?;
+        let fixed: &[u8; FIXED_BYTES] = bytes.first_chunk()?;
+        let flags = fixed[FLAGS_AT];
         let payload_bytes = usize::try_from(unsigned(&fixed[13..17])).ok()?;
         let key_bytes = usize::from(fixed[17]) << 8 | usize::from(fixed[18]);
         let names_at = if fixed[0] < LASTING { FIXED_BYTES + EXPIRY_BYTES } else { FIXED_BYTES };
+        let expiry = bytes.get(FIXED_BYTES..names_at)?;
         let queue = names_at..names_at + usize::from(fixed[20]);
         let kind = queue.end..queue.end + usize::from(fixed[21]);
         let key = kind.end..kind.end + key_bytes;
-        let hold_bytes = if fixed[FLAGS_AT] & HOLD_AT_LEAST == 0 { 0 } else { HOLD_BYTES };
-        let hold_end = key.end + hold_bytes;
-        let mut limits = hold_end..hold_end;
-        if is_limited(fixed[0]) {
-            let length = bytes.get(hold_end..hold_end + 2)?;
-            limits.start += 2;
-            limits.end = limits.start + usize::try_from(unsigned(length)).ok()?;
-        }
+        let hold_bytes = if flags & HOLD_AT_LEAST == 0 { 0 } else { HOLD_BYTES };
+        let limits = limits_at(bytes, key.end + hold_bytes)?;
         let end = limits.end;
-        let is_whole = end <= bytes.len()
-            && (fixed[FLAGS_AT] & HAS_LIMITS != 0) == is_limited(fixed[0])
-            && (fixed[0] < LASTING || fixed[FLAGS_AT] & HAS_EXPIRY == 0);
-        is_whole.then_some(Self { queue, kind, key, limits, end, payload_bytes })
+        let is_legal = end <= bytes.len()
+            && (flags & HAS_LIMITS != 0) == is_limited(fixed[0])
+            && (fixed[0] < LASTING || flags & HAS_EXPIRY == 0);
+        let kept = |bytes: &[u8]| Duration::from_secs(unsigned(bytes));
+        is_legal.then(|| Self {
+            enqueued_at: time(&fixed[1..7]),
+            due_at: time(&fixed[7..13]),
+            codec: fixed[19],
+            priority: fixed[22],
+            max_attempts: u16::from(fixed[23]) << 8 | u16::from(fixed[24]),
+            max_stalls: fixed[25],
+            retention: Retention { completed: kept(&fixed[26..30]), dead: kept(&fixed[30..34]) },
+            flags,
+            expires_at: (flags & HAS_EXPIRY != 0).then(|| time(expiry)),
+            queue,
+            kind,
+            key,
+            limits,
+            end,
+            payload_bytes,
+            is_brief: false,
+        })
+    }
+
+    fn of_brief(bytes: &[u8]) -> Option<Self> {
+        let fixed: &[u8; BRIEF_FIXED_BYTES] = bytes.first_chunk()?;
+        let queue = BRIEF_FIXED_BYTES..BRIEF_FIXED_BYTES + usize::from(fixed[10]);
+        let kind = queue.end..queue.end + usize::from(fixed[11]);
+        let limits = limits_at(bytes, kind.end)?;
+        let end = limits.end;
+        let payload_bytes = usize::try_from(unsigned(&fixed[7..9])).ok()?;
+        let is_kept = fixed[9] & BRIEF_IS_KEPT != 0;
+        let completed = if is_kept { USUAL_RETENTION.completed } else { Duration::ZERO };
+        (end <= bytes.len()).then(|| Self {
+            enqueued_at: time(&fixed[1..7]),
+            due_at: time(&fixed[1..7]),
+            codec: (fixed[9] & !BRIEF_IS_KEPT) >> 4,
+            priority: fixed[9] & 0b1111,
+            max_attempts: USUAL_ATTEMPTS,
+            max_stalls: USUAL_STALLS,
+            retention: Retention { completed, ..USUAL_RETENTION },
+            flags: if is_limited(fixed[0]) { HAS_LIMITS } else { 0 },
+            expires_at: None,
+            key: kind.end..kind.end,
+            queue,
+            kind,
+            limits,
+            end,
+            payload_bytes,
+            is_brief: true,
+        })
     }
 
     fn queue(&self, bytes: &[u8]) -> Result<QueueName, String> {
@@ -214,7 +326,7 @@ impl Layout {
     }
 
     fn hold(&self, bytes: &[u8]) -> Hold {
-        match bytes[FLAGS_AT] & (HOLD_LIVE | HOLD_AT_LEAST) {
+        match self.flags & (HOLD_LIVE | HOLD_AT_LEAST) {
             0 => Hold::Kept,
             HOLD_LIVE => Hold::Live,
             _ => {
@@ -224,8 +336,12 @@ impl Layout {
         }
     }
 
+    fn priority(&self) -> Result<Priority, String> {
+        Priority::new(self.priority).ok_or_else(|| "its priority is out of range".to_owned())
+    }
+
     fn limits(&self, bytes: &[u8]) -> Result<LimitKeys, String> {
-        if !is_limited(bytes[0]) {
+        if self.flags & HAS_LIMITS == 0 {
             return Ok(LimitKeys::NONE);
         }
         split(text(bytes, self.limits.clone())?)
@@ -238,12 +354,17 @@ fn is_limited(version: u8) -> bool {
     version.is_multiple_of(2)
 }
 
-fn time(bytes: &[u8], from: usize) -> Timestamp {
-    Timestamp::from_ms(unsigned(&bytes[from..from + 6]))
+/// Where the limit keys are of a record that has them from `from` on, behind their length.
+fn limits_at(bytes: &[u8], from: usize) -> Option<Range<usize>> {
+    if !is_limited(bytes[0]) {
+        return Some(from..from);
+    }
+    let length = usize::try_from(unsigned(bytes.get(from..from + 2)?)).ok()?;
+    Some(from + 2..from + 2 + length)
 }
 
-fn priority(bytes: &[u8]) -> Result<Priority, String> {
-    Priority::new(bytes[22]).ok_or_else(|| "its priority is out of range".to_owned())
+fn time(bytes: &[u8]) -> Timestamp {
+    Timestamp::from_ms(unsigned(bytes))
 }
 
 fn text(bytes: &[u8], range: Range<usize>) -> Result<&str, String> {
@@ -271,16 +392,18 @@ pub(crate) fn unpack_next_job(
 ) -> Result<StoredJob, String> {
     let bytes = Bytes::from(bytes);
     let layout = Layout::of(&bytes)?;
-    let codec = Codec::from_number(bytes[19]).ok_or("its codec is unknown")?;
+    let codec = Codec::from_number(layout.codec).ok_or("its codec is unknown")?;
     let key = text(&bytes, layout.key.clone())?;
-    let body = match bytes[FLAGS_AT] & BODY_APART {
+    let body = match layout.flags & BODY_APART {
         0 => bytes.slice(layout.end..),
         _ => Bytes::from(body),
     };
     let options = body.get(layout.payload_bytes..).ok_or("its payload is cut short or missing")?;
-    let options = JobOptions::decode(options)?;
+    let options = match options {
+        [] if layout.is_brief => JobOptions::default(),
+        options => JobOptions::decode(options)?,
+    };
     let payload = Payload::from_parts(codec, body.slice(..layout.payload_bytes));
-    let kept = |from: usize| Duration::from_secs(unsigned(&bytes[from..from + 4]));
     let is_alike = |last: &&JobSpec| {
         last.queue.as_str().as_bytes() == &bytes[layout.queue.clone()]
             && last.kind.as_str().as_bytes() == &bytes[layout.kind.clone()]
@@ -290,21 +413,19 @@ pub(crate) fn unpack_next_job(
         None => (layout.queue(&bytes)?, layout.kind(&bytes)?),
     };
     let mut spec = JobSpec::new(id, queue, kind, payload);
-    spec.priority = priority(&bytes)?;
-    spec.max_attempts = u16::from(bytes[23]) << 8 | u16::from(bytes[24]);
-    spec.max_stalls = bytes[25];
-    spec.retention = Retention { completed: kept(26), dead: kept(30) };
+    spec.priority = layout.priority()?;
+    spec.max_attempts = layout.max_attempts;
+    spec.max_stalls = layout.max_stalls;
+    spec.retention = layout.retention;
     spec.hold = layout.hold(&bytes);
     spec.limits = layout.limits(&bytes)?;
-    let expires = bytes[FLAGS_AT] & HAS_EXPIRY != 0;
-    spec.expires_at = expires.then(|| time(&bytes, FIXED_BYTES));
+    spec.expires_at = layout.expires_at;
     spec.idempotency_key = match key {
         "" => None,
         key => Some(IdempotencyKey::new(key).map_err(|e| e.to_string())?),
     };
     spec.options = options;
-    debug_assert!(bytes.len() >= TIMES_BYTES);
-    Ok(StoredJob { spec, enqueued_at: time(&bytes, 1), due_at: time(&bytes, 7) })
+    Ok(StoredJob { spec, enqueued_at: layout.enqueued_at, due_at: layout.due_at })
 }
 
 /// Decodes what a listing shows of a record's head.
@@ -318,9 +439,9 @@ pub(crate) fn unpack_summary(
 ) -> Result<JobSummary, String> {
     let layout = Layout::of(bytes)?;
     let (queue, kind) = (layout.queue(bytes)?, layout.kind(bytes)?);
-    let mut summary = JobSummary::new(id, queue, kind, state, time(bytes, 1));
-    summary.priority = priority(bytes)?;
-    summary.due_at = time(bytes, 7);
+    let mut summary = JobSummary::new(id, queue, kind, state, layout.enqueued_at);
+    summary.priority = layout.priority()?;
+    summary.due_at = layout.due_at;
     Ok(summary)
 }
 
@@ -358,8 +479,8 @@ pub(crate) fn unpack_head(bytes: &[u8]) -> Option<Head> {
     let pair = format!("{queue}/{kind}");
     let limits = layout.limits(bytes).ok()?;
     let index = match joined(&limits).as_str() {
-        "" => priority(bytes).ok()?.level().to_string(),
-        keys => format!("{}/{keys}", priority(bytes).ok()?.level()),
+        "" => layout.priority().ok()?.level().to_string(),
+        keys => format!("{}/{keys}", layout.priority().ok()?.level()),
     };
     Some(Head {
         lane: format!("{pair}/{index}"),
@@ -367,12 +488,12 @@ pub(crate) fn unpack_head(bytes: &[u8]) -> Option<Head> {
         pair,
         queue: queue.to_string(),
         key: bytes[layout.key.clone()].to_vec(),
-        completed_ms: unsigned(&bytes[26..30]) * 1000,
-        dead_ms: unsigned(&bytes[30..34]) * 1000,
-        enqueued_ms: unsigned(&bytes[1..7]),
-        due_ms: unsigned(&bytes[7..13]),
+        completed_ms: millis(layout.retention.completed),
+        dead_ms: millis(layout.retention.dead),
+        enqueued_ms: layout.enqueued_at.as_ms(),
+        due_ms: layout.due_at.as_ms(),
         hold: layout.hold(bytes),
-        body_apart: bytes[FLAGS_AT] & BODY_APART != 0,
+        body_apart: layout.flags & BODY_APART != 0,
     })
 }
 
@@ -418,7 +539,7 @@ mod tests {
             b"bulkemail.sendkey\0\xff!",
             b"\x81\xaeschema_version\x03",
         ];
-        let packed = pack_job(&job(), 7);
+        let packed = pack_job(&job(), true, 7);
         assert_eq!((packed.record, packed.body), (expected.concat(), None));
     }
 
@@ -433,7 +554,7 @@ mod tests {
             b"bulkemail.sendkey\0\xff!",
             b"\x81\xaeschema_version\x03",
         ];
-        let packed = pack_job(&spec, 7);
+        let packed = pack_job(&spec, true, 7);
         assert_eq!(packed.record, expected.concat());
         let stored = unpack_job(spec.id, packed.record.clone(), Vec::new()).unwrap();
         assert_eq!((stored.spec, stored.due_at), (spec.clone(), Timestamp::from_ms(7)));
@@ -456,7 +577,7 @@ mod tests {
             b"\0\x13provider:x,tenant:a\0\xff!",
             b"\x81\xaeschema_version\x03",
         ];
-        let packed = pack_job(&spec, 7);
+        let packed = pack_job(&spec, true, 7);
         assert_eq!(packed.record, expected.concat());
         let whole = packed.record;
         assert_eq!(unpack_job(spec.id, whole.clone(), Vec::new()).unwrap().spec, spec);
@@ -472,6 +593,56 @@ mod tests {
     }
 
     #[test]
+    fn a_usual_job_has_a_brief_record() {
+        let usual = NewJob::new(Kind::new("send").unwrap(), Payload::raw(&b"\0\xff!"[..])).spec;
+        let expected = b"\x05\0\0\0\0\0\x07\0\x03\x85\x07\x04defaultsend\0\xff!";
+        assert_eq!(pack_job(&usual, true, 7).record, expected);
+        assert_eq!(pack_job(&usual, false, 7).record[0], LASTING);
+
+        let mut limited = usual.clone();
+        limited.payload = Payload::from_parts(Codec::Msgpack, Bytes::from_static(b"\x01"));
+        limited.priority = Priority::new(9).unwrap();
+        limited.retention.completed = Duration::ZERO;
+        limited.limits = LimitKeys::parse(["tenant:a"]).unwrap();
+        let expected = b"\x06\0\0\0\0\0\x07\0\x01\x29\x07\x04defaultsend\0\x08tenant:a\x01";
+        assert_eq!(pack_job(&limited, true, 7).record, expected);
+        for spec in [usual, limited] {
+            let brief = pack_job(&spec, true, 7).record;
+            let unpack = |bytes| unpack_job(spec.id, bytes, Vec::new());
+            let whole = unpack(pack_job(&spec, false, 7).record);
+            assert_eq!(unpack(brief.clone()).unwrap().spec, spec);
+            assert_eq!(unpack(brief.clone()), whole);
+            for at in 0..brief.len() {
+                assert!(unpack(brief[..at].to_vec()).is_err(), "cut at {at}");
+                let mut flipped = brief.clone();
+                flipped[at] ^= 0xff;
+                let _ = unpack(flipped);
+            }
+            assert!(unpack([&brief[..], b"\0"].concat()).is_err());
+        }
+    }
+
+    #[test]
+    fn an_unusual_job_has_a_whole_record() {
+        let new = || NewJob::new(Kind::new("a").unwrap(), Payload::raw(vec![7; 1023]));
+        let usual = Retention::default();
+        let brief = [new(), new().retention(Retention { completed: Duration::ZERO, ..usual })];
+        let whole = [
+            NewJob::new(Kind::new("a").unwrap(), Payload::raw(vec![7; 1024])),
+            new().max_attempts(9),
+            new().max_stalls(1),
+            new().idempotency_key("k"),
+            new().expires_at(std::time::UNIX_EPOCH),
+            new().retention(Retention { completed: Duration::from_secs(1), ..usual }),
+            new().retention(Retention { dead: Duration::ZERO, ..usual }),
+            new().schema_version(1),
+        ];
+        let version = |job: &NewJob| pack_job(&job.spec, true, 7).record[0];
+        assert!(brief.iter().all(|job| version(job) == BRIEF));
+        assert!(whole.iter().all(|job| version(job) < BRIEF));
+    }
+
+    #[test]
     fn a_large_job_has_its_body_apart_and_only_that() {
         let options = job().options.encode();
         let filling = |bytes: usize| {
@@ -480,14 +651,14 @@ mod tests {
             spec
         };
         let (small, large) = (filling(INLINE_MAX_BYTES), filling(INLINE_MAX_BYTES + 1));
-        let inline = pack_job(&small, 7);
+        let inline = pack_job(&small, true, 7);
         assert_eq!(inline.body, None);
-        let apart = pack_job(&large, 7);
+        let apart = pack_job(&large, true, 7);
         assert_eq!(apart.bytes(), inline.bytes() + 1);
         let body = apart.body.unwrap();
         assert_eq!(body, [large.payload.bytes().as_ref(), options.as_slice()].concat());
         let mut head = inline.record[..inline.record.len() - INLINE_MAX_BYTES].to_vec();
-        head[TIMES_BYTES + 3] += 1; // the payload's length
+        head[16] += 1; // the payload's length
         head[FLAGS_AT] |= BODY_APART;
         assert_eq!(apart.record, head);
 
@@ -504,14 +675,14 @@ mod tests {
         let id = JobId::new();
         let mut expected = job();
         expected.id = id;
-        let stored = unpack_job(id, pack_job(&expected, 7).record, Vec::new()).unwrap();
+        let stored = unpack_job(id, pack_job(&expected, true, 7).record, Vec::new()).unwrap();
         assert_eq!(stored.spec, expected);
         assert_eq!((stored.enqueued_at.as_ms(), stored.due_at.as_ms()), (7, 7));
     }
 
     #[test]
     fn damaged_records_are_errors_and_never_panics() {
-        let whole = pack_job(&job(), 7).record;
+        let whole = pack_job(&job(), true, 7).record;
         let unpack = |bytes| unpack_job(JobId::new(), bytes, Vec::new());
         for end in 0..whole.len() {
             assert!(unpack(whole[..end].to_vec()).is_err(), "cut at {end}");
@@ -524,6 +695,6 @@ mod tests {
         let mut newer = whole;
         newer[0] = LAST_VERSION + 1;
         let error = unpack(newer).unwrap_err();
-        assert!(error.contains("unknown version 5"), "{error}");
+        assert!(error.contains("unknown version 7"), "{error}");
     }
 }

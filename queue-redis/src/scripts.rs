@@ -91,6 +91,7 @@ macro_rules! scripts {
                     include_str!("../lua/lib/start.lua"),
                     $($(include_str!(concat!("../lua/", $short, ".lua")),)*)?
                     include_str!("../lua/lib/meta.lua"),
+                    include_str!("../lua/lib/brief.lua"),
                     $($(include_str!(concat!("../lua/", $plain, ".lua")),)*)?
                     // A function of its own sees the locals above as upvalues, 60 at most, which makes
                     // each closure below cheaper. It may have 200 locals.

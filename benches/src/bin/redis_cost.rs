@@ -58,6 +58,9 @@ async fn main() -> anyhow::Result<()> {
         for &batch in &options.batch {
             let jobs = if batch == 1 { options.jobs / 10 } else { options.jobs };
             measure(scene, batch, jobs).await?;
+            if scene == Scene::Kept {
+                kept_bytes(batch, jobs).await?;
+            }
         }
     }
     Ok(())
@@ -87,6 +90,10 @@ async fn measure(scene: Scene, batch: usize, jobs: usize) -> anyhow::Result<()> 
     let set_us = server.plain_set_us(SETS)?;
     println!("  a pipelined SET, to compare with: {set_us:.2} us of CPU");
     let backend = RedisBackend::connect(&redis.url(), Namespace::default()).await?;
+
+    // The server learns the scripts, which take memory.
+    backend.enqueue(&[job(scene, 0)?], Durability::Memory).await?;
+    settle(&backend, &[backend.claim(&request(1)?).await?.leases]).await?;
 
     let (cpu, memory) = (server.cpu_us()?, server.memory_bytes()?);
     for first in (0..jobs).step_by(batch) {
@@ -122,6 +129,28 @@ async fn measure(scene: Scene, batch: usize, jobs: usize) -> anyhow::Result<()> 
     let cpu = server.cpu_us()?;
     settle(&backend, &rest).await?;
     report(&mut server, "settle, an older record dropped", jobs - cap, cpu)
+}
+
+/// The memory of completed jobs, in so many queues that none has more of them than are kept.
+async fn kept_bytes(batch: usize, jobs: usize) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let redis = Redis::start(folder.path())?;
+    let mut server = ServerFigures::connect(&redis.url())?;
+    let backend = RedisBackend::connect(&redis.url(), Namespace::default()).await?;
+    let mut memory = 0.0;
+    // What comes first makes the server know the scripts.
+    for first in (0..jobs + batch).step_by(batch) {
+        let queue = format!("queue{}", first / usize::try_from(FINISHED_MAX)?);
+        let some = (first..first + batch).map(|n| Ok(job(Scene::Kept, n)?.queue(&*queue)));
+        backend.enqueue(&some.collect::<anyhow::Result<Vec<_>>>()?, Durability::Memory).await?;
+        let request = ClaimRequest { queues: vec![QueueName::new(queue)?], ..request(batch)? };
+        settle(&backend, &[backend.claim(&request).await?.leases]).await?;
+        if first == 0 {
+            memory = server.memory_bytes()?;
+        }
+    }
+    println!("  {:.0} bytes a completed job", (server.memory_bytes()? - memory) / jobs as f64);
+    Ok(())
 }
 
 fn request(batch: usize) -> anyhow::Result<ClaimRequest> {

@@ -67,7 +67,7 @@ local function take(lane, kind, wanted)
       break
     end
     local gone = lane.gone > 0 and read('HMGET', PREFIX .. 'gone:' .. lane.name, tickets) or {}
-    local found = read('HMGET', JOBS, tickets)
+    local found, stored = read('HMGET', JOBS, tickets)
     local elsewhere = misplaced(tickets)
     for i, id in ipairs(tickets) do
       if halted then break end
@@ -101,7 +101,7 @@ local function take(lane, kind, wanted)
           taken = taken + 1
           if loose then taken_ids[id] = true end
           local count = #ids + 1
-          ids[count], records[count] = id, record
+          ids[count], records[count] = id, stored[i]
           runs[2 * count - 1], runs[2 * count] = id, token .. sub(record, 1, 1) .. sub(record, 18, head_bytes) .. added
           lane.started = lane.started + 1
           if class.apart then

@@ -29,17 +29,23 @@ local function each(command, key, arguments)
   end
 end
 
--- A variadic read in chunks; one answer per field, `false` where there is none.
+-- A variadic read in chunks; one answer per field, `false` where there is none. Records and ends are
+-- whole (brief.lua); as they are stored, they are in a second list.
 local function read(command, key, fields)
-  local count = #fields
-  if count == 0 then return {} end
-  if count <= CHUNK then return call(command, key, unpack(fields)) end
-  local answers = {}
+  local count, answers = #fields, {}
   for i = 1, count, CHUNK do
     local part = call(command, key, unpack(fields, i, min(i + CHUNK - 1, count)))
-    for j = 1, #part do answers[i + j - 1] = part[j] end
+    if count <= CHUNK then
+      answers = part
+    else
+      for j = 1, #part do answers[i + j - 1] = part[j] end
+    end
   end
-  return answers
+  local make_whole = key == JOBS and whole_record or key == FIN and whole_end
+  if not make_whole then return answers end
+  local whole = {}
+  for i = 1, count do whole[i] = answers[i] and make_whole(answers[i]) end
+  return whole, answers
 end
 
 -- The ids in a string of ids; none in one that is not such a string.

@@ -128,7 +128,7 @@ end
 local function keys_by(run, id)
   local class, head_bytes = class_of(run, IN_RUN)
   if class then return held_keys(run, class, head_bytes) or {} end
-  local record = call('HGET', JOBS, id)
+  local record = read('HMGET', JOBS, { id })[1]
   class = record and class_of(record)
   return class and class.keys or {}
 end

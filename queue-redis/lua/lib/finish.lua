@@ -21,7 +21,7 @@ local added = {} -- shelf → how many
 local function resting_place(id, head, class, state)
   local key = key_of(head, class)
   if key and state == COMPLETED and class.at_least then
-    local record = call('HGET', JOBS, id) -- RUN does not have the time at which it was enqueued
+    local record = read('HMGET', JOBS, { id })[1] -- RUN does not have the time at which it was enqueued
     local its_class = record and class_of(record)
     local hold_ms = its_class and its_class.at_least and hold_end_ms(record, its_class) or now
     if hold_ms > now then return 'held:' .. class.queue, hold_ms, nil end
@@ -65,10 +65,8 @@ local function finish(id, head, class, state, reason, settled, result)
     results[#results + 1], results[#results + 2] = id, result
     reason, result = reason + RESULT_APART, ''
   end
-  finished[#finished + 1] = id
-  finished[#finished + 1] = pack('>BBI6', state, reason, now)
-    .. (settled or NO_ELAPSED .. NO_TOKEN)
-    .. (result or '')
+  settled = settled or NO_ELAPSED .. NO_TOKEN
+  finished[#finished + 1], finished[#finished + 2] = id, packed_end(state, reason, settled, result or '')
   tally(field_of(class, state), 1)
   put_on_shelf(shelf, expiry, { id })
   return true

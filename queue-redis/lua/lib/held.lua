@@ -41,7 +41,7 @@ local function holders_among(page, name)
     if class then
       keys = held_keys(page[i + 1], class, head_bytes)
     else
-      local record = call('HGET', JOBS, page[i]) -- what `run` holds is a copy
+      local record = read('HMGET', JOBS, { page[i] })[1] -- what `run` holds is a copy
       class = record and class_of(record)
       keys = class and class.keys
     end

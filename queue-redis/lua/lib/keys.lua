@@ -28,5 +28,10 @@ local INLINE_MAX_BYTES = 1024
 -- some leaves up to SLACK more: dropping many at once costs each of them less.
 local FINISHED_MAX, SLACK = 10000, 100
 
+-- The usual settings of jobs: those of brief records that are not kept when they have completed, and those
+-- of others: most attempts (10), most stalls (3), seconds of retention if completed (0, a day) and dead
+-- (14 days), as in bytes 24 to 34 of whole records (class.lua).
+local USUAL = '\0\10\3\0\0\0\0\0\18\117\0' .. '\0\10\3\0\1\81\128\0\18\117\0'
+
 local meta -- what the script needs of META, the first three fields as start.lua reads them
 

@@ -1,5 +1,5 @@
-if meta[1] and meta[1] ~= '3' then
-  return redis.error_reply('SCHEMA the store has schema ' .. meta[1] .. ', this program knows 3')
+if meta[1] and meta[1] ~= '4' then
+  return redis.error_reply('SCHEMA the store has schema ' .. meta[1] .. ', this program knows 4')
 end
 local clock_ms = tonumber(meta[2]) or 0
 if not (clock_ms >= 0 and clock_ms <= TIME_MAX) then clock_ms = 0 end

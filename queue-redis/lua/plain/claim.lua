@@ -5,7 +5,7 @@
 
 local function claim_plain()
   local LANES_MAX, TIDY_DUE_MS, REOPEN_LOOKS_MAX, JOBS_MAX = 32, 60000, 16, 2 ^ 52
-  local argv, format, find, char, ceil = ARGV, string.format, string.find, string.char, math.ceil
+  local argv, format, find, ceil = ARGV, string.format, string.find, math.ceil
   local token, missing = argv[1], tonumber(argv[3])
   if stale > 0 or loose or missing > CHUNK or call('HGET', CLAIMS, token) then return nil end
   local due_ms = tonumber(call('ZRANGE', DUE, '0', '0', 'WITHSCORES')[2])
@@ -267,10 +267,11 @@ local function claim_plain()
 
   local runs, records = {}, {}
 
-  -- Where the head of a record ends, and what of it follows its times if other jobs of its lane may
-  -- have the same; nothing if it is not plain. RUN has that behind the token and the version.
-  local function meet(record, lane, tail)
-    local view, keys = view_of[lane], keys_of[lane]
+  -- What RUN has of a record behind its token, but for the keys that its worker adds; and what follows
+  -- the times of the record and where, as far as its limit keys, if other jobs of its lane may have the
+  -- same. Nothing if it is not plain.
+  local function meet(stored, lane, tail)
+    local view, keys, record = view_of[lane], keys_of[lane], whole_record(stored)
     local class, head_end = shared_class_of(record, 1)
     local version = byte(record)
     if not class or class.apart or class.expires_ms <= now then return nil end
@@ -284,7 +285,10 @@ local function claim_plain()
     end
     local is_common = version >= LASTING and head_end == class.names_end + #tail
       and byte(record, 18) + byte(record, 19) == 0
-    return head_end, is_common and sub(record, 18, class.names_end)
+    local run = sub(record, 1, 1) .. sub(record, 18, head_end)
+    if not is_common then return run end
+    if stored == record then return run, sub(record, 18, class.names_end), 18 end
+    return run, sub(stored, 10, class.names_end - 23), 10
   end
 
   -- Meets the records of what was taken; answers whether they are plain.
@@ -295,25 +299,29 @@ local function claim_plain()
     for n = 1, #parts, 3 do
       local lane = parts[n]
       local view, keys = view_of[lane], keys_of[lane]
-      local tail, version, variant = '', 3, 2 * priority_of[lane]
+      local tail, variant = '', 2 * priority_of[lane]
       if keys then
         lengths[#keys] = lengths[#keys] or pack('>H', #keys)
-        tail, version, variant = lengths[#keys] .. keys, 4, variant + 1
+        tail, variant = lengths[#keys] .. keys, variant + 1
       end
       view.texts = view.texts or {}
-      local text, holder = view.texts[variant], token .. char(version)
+      -- Of the last record of the variant with a common text: that, where it is, its version, and RUN's.
+      local texts = view.texts
+      local text, at, version = texts[variant], texts[variant + 20], texts[variant + 40]
       local expected = text and text .. tail
-      local common_run = expected and holder .. expected .. view.added
+      local common_run = text and token .. texts[variant + 60] .. tail .. view.added
       for i = parts[n + 1], parts[n + 2] do
         local record = records[i]
         if not record then return false end
         local run = common_run
-        if not expected or byte(record) ~= version or find(record, expected, 18, true) ~= 18 then
-          local head_end, common = meet(record, lane, tail)
-          if not head_end then return false end
-          run = token .. sub(record, 1, 1) .. sub(record, 18, head_end) .. view.added
+        if not expected or byte(record) ~= version or find(record, expected, at, true) ~= at then
+          local behind, common, common_at = meet(record, lane, tail)
+          if not behind then return false end
+          run = token .. behind .. view.added
           if common then
-            view.texts[variant], expected, common_run = common, common .. tail, run
+            expected, at, version, common_run = common .. tail, common_at, byte(record), run
+            texts[variant], texts[variant + 20], texts[variant + 40] = common, at, version
+            texts[variant + 60] = sub(behind, 1, #behind - #tail)
           end
         end
         runs[2 * i - 1], runs[2 * i] = ids[i], run

@@ -71,7 +71,10 @@ local function enqueue_plain()
     while nth < last do
       nth = nth + 1
       local record, size = argv[nth + count], 2 * (nth - ids_at)
-      if times then record = sub(record, 1, 1) .. times .. sub(record, 14) end
+      if times then
+        local is_brief = byte(record) > 4
+        record = sub(record, 1, 1) .. (is_brief and its_time or times) .. sub(record, is_brief and 8 or 14)
+      end
       written[size - 1], written[size] = argv[nth], record
     end
   end

@@ -7,7 +7,7 @@ local function look_at_old(shelf, ids, expiries, count, keys, owners)
   local jobs_of = {}
   local class, version, counter, ending, expiry -- of the record before
   for i = 1, count do
-    local record, fin = records[i], ends[i]
+    local record, fin = records[i] and whole_record(records[i]), ends[i] and whole_end(ends[i])
     if not record or not fin or #fin < 30 or #record < 35 then return nil end
     local key_high, key_low, _, queue_bytes, kind_bytes = byte(record, 18, 22)
     local its_version, key_bytes, flags = byte(record), key_high * 256 + key_low, byte(record, 35)

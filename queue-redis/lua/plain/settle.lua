@@ -36,7 +36,7 @@ repeat
   -- Of neighbours with one token, or one class.
   local front_from, front_token, fronts, row_from, row_class, rows = {}, {}, 0, {}, {}, 0
 
-  local prefix = pack('>BBI6', 4, 0, now) -- 4 is COMPLETED
+  local prefix, brief_prefix = pack('>BBI6', 4, 0, now), pack('>BI6', 20, now) -- brief.lua; 4 is COMPLETED
   local finished, size = {}, 0 -- id, record, …
   local last, front, version, text, kind, class, is_kept -- of the job before
   local head, settler, fin
@@ -196,7 +196,9 @@ repeat
       -- The token ends the head, which has 31 bytes (settle.lua); "C" is completed.
       is_plain = byte(head) == 67 and #head <= 31 + INLINE_MAX_BYTES
       if not is_plain then break end
-      settler, fin = sub(head, 16, 31), prefix .. sub(head, 10)
+      settler = sub(head, 16, 31)
+      local is_brief = #head == 31 and byte(head, 10) + byte(head, 11) + byte(head, 12) == 0
+      fin = is_brief and brief_prefix .. sub(head, 13, 19) or prefix .. sub(head, 10)
     end
     is_plain = settler == token
     if not is_plain then break end
@@ -458,7 +460,8 @@ repeat
     for i = 1, #ids do
       if ends[i] ~= last then
         last = ends[i]
-        is_plain = is_plain and last and sub(last, 1, 2) == '\4\0' -- COMPLETED, its result is not apart
+        -- COMPLETED, its result is not apart.
+        is_plain = is_plain and last and (byte(last) == 20 and #last == 14 or sub(last, 1, 2) == '\4\0')
       end
     end
     tagged_ids[n] = ids

@@ -177,8 +177,8 @@ repeat
     if not is_plain then break end
   end
 
-  -- The records: what is in `run` is the claim's token, and of a record its version and its head from
-  -- byte 18 on (class.lua).
+  -- The records: what is in `run` is the claim's token, and of a whole record its version and its head
+  -- from byte 18 on (class.lua), which brief ones have otherwise (brief.lua).
   local records, runs
   if count > 1 then
     records, runs = call('HMGET', PREFIX .. 'jobs', unpack(ids)), {}
@@ -186,21 +186,38 @@ repeat
     records = { call('HGET', PREFIX .. 'jobs', ids[1]) }
   end
   local of = queue .. kind
-  local names_end, version, flags, tail = 35 + #of, 3, 0, ''
-  if limit_keys then version, flags, tail = 4, 16, pack('>H', #limit_keys) .. limit_keys end
-  local head, run
+  local whole_version, flags, tail = 3, '\0', ''
+  if limit_keys then whole_version, flags, tail = 4, '\16', pack('>H', #limit_keys) .. limit_keys end
+  local version, head, head_at, run
   for i = 1, count do
     local record = records[i] or ''
-    if not head or byte(record) ~= version or string.find(record, head, 18, true) ~= 18 then
-      local key_high, key_low, _, queue_bytes, kind_bytes, its_priority = byte(record, 18, 23)
-      is_plain = byte(record) == version and its_priority == priority and byte(record, 35) == flags
-        and queue_bytes == #queue and kind_bytes == #kind and sub(record, 36, names_end) == of
+    if not head or byte(record) ~= version or string.find(record, head, head_at, true) ~= head_at then
+      version = byte(record)
+      local queue_bytes, kind_bytes, its_priority, head_end
+      if version == whole_version + 2 then
+        local mixed
+        head_at, head_end = 10, 12 + #of + #tail
+        mixed, queue_bytes, kind_bytes = byte(record, 10, 12)
+        is_plain = sub(record, 13, head_end) == of .. tail
+        if not is_plain then break end
+        -- What `whole_record` makes of it (brief.lua).
+        local kept = 11 * floor(mixed / 128)
+        its_priority = mixed % 16
+        run = token .. string.char(whole_version) .. '\0\0' .. string.char(floor(mixed / 16) % 8)
+          .. sub(record, 11, 12) .. string.char(its_priority) .. sub(USUAL, kept + 1, kept + 11) .. flags
+          .. of .. tail .. added
+      else
+        local key_high, key_low, _
+        key_high, key_low, _, queue_bytes, kind_bytes, its_priority = byte(record, 18, 23)
+        is_plain = version == whole_version and its_priority and sub(record, 35, 35 + #of) == flags .. of
+        if not is_plain then break end
+        head_at, head_end = 18, 35 + #of + key_high * 256 + key_low + #tail
+        is_plain = #record >= head_end and sub(record, head_end - #tail + 1, head_end) == tail
+        run = token .. sub(record, 1, 1) .. sub(record, 18, head_end) .. added
+      end
+      is_plain = is_plain and its_priority == priority and queue_bytes == #queue and kind_bytes == #kind
       if not is_plain then break end
-      local head_end = names_end + key_high * 256 + key_low + #tail
-      head = sub(record, 18, head_end)
-      is_plain = #head == head_end - 17 and sub(head, head_end - #tail - 16) == tail
-      if not is_plain then break end
-      run = token .. sub(record, 1, 1) .. head .. added
+      head = sub(record, head_at, head_end)
     end
     is_plain = #ids[i] == 16
     if not is_plain then break end

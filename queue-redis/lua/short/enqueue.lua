@@ -73,7 +73,10 @@ repeat
   local is_taken, written = false, nil
   if count == 1 then
     local record = argv[first + 1]
-    if times then record = sub(record, 1, 1) .. times .. sub(record, 14) end
+    if times then
+      local is_brief = byte(record) > 4
+      record = sub(record, 1, 1) .. (is_brief and its_time or times) .. sub(record, is_brief and 8 or 14)
+    end
     is_taken = call('HSETNX', jobs, argv[first], record) == 0
   else
     local found = call('HMGET', jobs, unpack(argv, first, at + count))
@@ -83,7 +86,10 @@ repeat
       local id, record = argv[at + i], argv[at + count + i]
       is_taken = is_taken or found[i] or seen[id]
       seen[id] = true
-      if times then record = sub(record, 1, 1) .. times .. sub(record, 14) end
+      if times then
+        local is_brief = byte(record) > 4
+        record = sub(record, 1, 1) .. (is_brief and its_time or times) .. sub(record, is_brief and 8 or 14)
+      end
       written[2 * i - 1], written[2 * i] = id, record
     end
   end

@@ -165,7 +165,8 @@ repeat
     for i = 1, old_count do
       if ends[i] ~= last then
         last = ends[i]
-        is_plain = is_plain and last and sub(last, 1, 2) == '\4\0' -- COMPLETED, its result is not apart
+        -- COMPLETED, its result is not apart.
+        is_plain = is_plain and last and (byte(last) == 20 and #last == 14 or sub(last, 1, 2) == '\4\0')
       end
     end
     if not is_plain then break end
@@ -185,7 +186,12 @@ repeat
   if is_kept then
     if old_count > 0 then call('ZCARD', AGES) end
     -- The first writes: they may still fail because of a wrong type, and are taken back then.
-    local fin, written = pack('>BBI6', 4, 0, now) .. sub(head, 10), nil -- 4 is COMPLETED
+    local fin, written
+    if #head == 31 and sub(head, 10, 12) == '\0\0\0' then
+      fin = pack('>BI6', 20, now) .. sub(head, 13, 19) -- brief.lua
+    else
+      fin = pack('>BBI6', 4, 0, now) .. sub(head, 10) -- 4 is COMPLETED
+    end
     if count > 1 then
       local finished = {}
       for i = 1, count do finished[2 * i - 1], finished[2 * i] = argv[i], fin end

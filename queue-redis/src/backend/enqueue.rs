@@ -139,7 +139,7 @@ pub(super) fn pack_some(jobs: &[NewJob], now_ms: u64) -> Vec<PackedJob> {
     let mut bytes = 0;
     let mut packed = Vec::with_capacity(jobs.len());
     for job in jobs {
-        let next = pack_job(&job.spec, now_ms);
+        let next = pack_job(&job.spec, job.due == Due::Now, now_ms);
         bytes += next.bytes() + OVERHEAD_BYTES;
         if (bytes > CALL_MAX_BYTES || packed.len() == CALL_MAX_JOBS) && !packed.is_empty() {
             break;

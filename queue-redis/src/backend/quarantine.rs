@@ -8,7 +8,7 @@ use queue_core::{ClaimToken, Error, JobId, JobState, RecoverOutcome};
 use redis::Value;
 
 use super::RedisBackend;
-use crate::record::{END_BYTES, state_of, unpack_job};
+use crate::record::{BRIEF_END, BRIEF_END_BYTES, END_BYTES, state_of, unpack_job};
 use crate::reply::{self, unexpected};
 use crate::scripts;
 use crate::store::{self, Call, Repeat};
@@ -97,7 +97,8 @@ impl Raw {
         let end = self.part(3);
         let state = end.first().copied().and_then(state_of);
         let is_end = |state: JobState| state.is_finished() && state != JobState::Quarantined;
-        end.len() >= END_BYTES && state.is_some_and(is_end)
+        let is_brief = end.len() == BRIEF_END_BYTES && end[0] == BRIEF_END;
+        is_brief || end.len() >= END_BYTES && state.is_some_and(is_end)
     }
 
     fn reason(&self, id: JobId) -> String {

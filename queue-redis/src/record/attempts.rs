@@ -12,6 +12,9 @@ const ATT_VERSION: u8 = 1;
 const ATT_BYTES: usize = 32;
 /// A finished record without its result.
 pub(crate) const END_BYTES: usize = 30;
+/// A brief one (`lua/lib/brief.lua`), which most scripts answer as a whole one, and its first byte.
+pub(crate) const BRIEF_END_BYTES: usize = 14;
+pub(crate) const BRIEF_END: u8 = 20;
 /// A finished record with this bit in its reason has its result elsewhere.
 pub(crate) const RESULT_APART: u8 = 128;
 

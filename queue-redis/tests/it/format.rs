@@ -141,12 +141,77 @@ async fn each_format_has_these_bytes() {
     assert_sound(&store.backend).await;
 }
 
+#[tokio::test]
+async fn usual_jobs_have_brief_records_and_ends() {
+    let store = Store::new().await;
+    let job = NewJob::new(Kind::new("a").unwrap(), Payload::raw("p")).id(*ID);
+    store.backend.enqueue(&[job], Durability::Memory).await.unwrap();
+    let record = concat!(
+        "05",               // version
+        "030000000001",     // enqueued
+        "0001",             // payload bytes
+        "85",               // kept, codec 0, priority 5
+        "0701",             // queue and kind bytes
+        "64656661756c7461", // default, a
+        "70",               // payload
+    );
+    assert_eq!(hex(&store.of_job("jobs")), record);
+    store.claim().await;
+    // As of the whole record of such a job.
+    let settings = concat!("000a03", "00015180", "00127500", "00");
+    let run = format!("{}030000000701 05{settings}64656661756c7461", "09".repeat(16));
+    assert_eq!(hex(&store.of_job("run")), run.replace(' ', ""));
+    let done = Outcome::Completed { result: None };
+    assert_eq!(store.settle(done.clone()).await, Settled::Applied(JobState::Completed));
+    assert_eq!(hex(&store.of_job("fin")), concat!("14", "030000000001", "000005", "09090909"));
+    assert_sound(&store.backend).await;
+
+    // What else ends the job has another token, and the same one has ended it before.
+    assert_eq!(store.settle(done.clone()).await, Settled::AlreadyDone(JobState::Completed));
+    let mut other = *TOKEN.as_bytes();
+    other[3] ^= 1;
+    let (id, token) = (*ID, ClaimToken::from_bytes(other));
+    let settlements = vec![Settlement { id, token, outcome: done, elapsed: Duration::ZERO }];
+    let request = SettleRequest { settlements, claim: None };
+    let settled = store.backend.settle(&request).await.unwrap().settled;
+    assert_eq!(settled, [Settled::Stale(JobState::Completed)]);
+
+    let found = store.backend.get(&[*ID]).await.unwrap().remove(0).unwrap();
+    assert_eq!((found.enqueued_at, found.finished_at), (START, Some(START)));
+    assert_eq!(found.spec.payload, Payload::raw("p"));
+}
+
+/// A job that has run for more than four hours or so has a whole end, and so does one with a result.
+#[tokio::test]
+async fn other_ends_are_whole() {
+    let store = Store::new().await;
+    let result = Some(Payload::raw("r"));
+    let ends = [((1 << 24) - 1, None, true), (1 << 24, None, false), (1, result, false)];
+    for (elapsed_ms, result, is_brief) in ends {
+        let job = NewJob::new(Kind::new("a").unwrap(), Payload::raw("p")).id(*ID);
+        store.backend.enqueue(&[job], Durability::Memory).await.unwrap();
+        store.claim().await;
+        let (id, token) = (*ID, *TOKEN);
+        let (outcome, elapsed) = (Outcome::Completed { result }, Duration::from_millis(elapsed_ms));
+        let settlements = vec![Settlement { id, token, outcome, elapsed }];
+        let request = SettleRequest { settlements, claim: None };
+        store.backend.settle(&request).await.unwrap();
+        assert_eq!(store.of_job("fin").len() == 14, is_brief, "{elapsed_ms} ms");
+        let found = store.backend.get(&[*ID]).await.unwrap().remove(0).unwrap();
+        assert_eq!(found.elapsed, Some(elapsed));
+        assert_sound(&store.backend).await;
+        store.backend.delete(&[(*ID, JobState::Completed)]).await.unwrap();
+    }
+}
+
 /// Records of jobs that do not expire once had room for the time at which they do.
 #[tokio::test]
 async fn a_record_with_an_empty_expiry_is_read() {
     let store = Store::new().await;
     for limits in [None, Some("tenant:a")] {
-        let mut job = NewJob::new(Kind::new("a").unwrap(), Payload::raw("p")).id(*ID);
+        // One with unusual settings, whose record is a whole one.
+        let mut job =
+            NewJob::new(Kind::new("a").unwrap(), Payload::raw("p")).id(*ID).max_attempts(9);
         if let Some(key) = limits {
             job = job.limit(key);
         }
@@ -195,9 +260,8 @@ async fn each_format_of_limits_has_these_bytes() {
     let job = NewJob::new(Kind::new("a").unwrap(), Payload::raw("p")).id(*ID).limit("tenant:a");
     store.backend.enqueue(&[job], Durability::Memory).await.unwrap();
     let record = hex(&store.of_job("jobs"));
-    let head = record.strip_suffix("7080").unwrap();
-    assert!(head.starts_with("04") && head.ends_with("64656661756c7461000874656e616e743a61"));
-    assert_eq!(&head[68..70], "10", "the flag");
+    let names = "64656661756c7461000874656e616e743a61"; // default, a, tenant:a behind its length
+    assert_eq!(record, format!("060300000000010001850701{names}70"));
     assert_eq!(store.members("lanes:default/a"), [("5/tenant:a".to_owned(), (5 << 48) + 1)]);
     assert_eq!(store.read("live", b"tenant:a"), b"1");
 
@@ -206,8 +270,8 @@ async fn each_format_of_limits_has_these_bytes() {
     request.kinds[0].limits = LimitKeys::parse(["provider:x"]).unwrap();
     assert_eq!(store.backend.claim(&request).await.unwrap().leases.len(), 1);
     let added = "70726f76696465723a78"; // the key that the worker has added
-    let run = format!("{}04{}{added}", "09".repeat(16), &head[34..]);
-    assert_eq!(hex(&store.of_job("run")), run);
+    let head = format!("0000000701 05 000a03 00015180 00127500 10 {names}").replace(' ', "");
+    assert_eq!(hex(&store.of_job("run")), format!("{}04{head}{added}", "09".repeat(16)));
     for held in ["hold:provider:x", "hold:tenant:a"] {
         let name = store.harness.key(&store.backend, held);
         let holders: Vec<Vec<u8>> = store.harness.raw(&[b"SMEMBERS", name.as_bytes()]);
