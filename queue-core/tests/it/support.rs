@@ -107,8 +107,8 @@ struct Trouble {
     settles_wait: Option<Gate>,
     /// Every settle takes as long as a few other tasks.
     lags: bool,
-    /// What settles that are out ask for: the most jobs of each claim.
-    settles_out: Vec<u32>,
+    /// How many attempts settles report that are out, and what they ask for: the most jobs of each claim.
+    settles_out: Vec<(usize, u32)>,
     most_settles_out: usize,
     /// The next enqueue waits for the gate.
     enqueue_waits: Option<Gate>,
@@ -193,7 +193,12 @@ impl Faulty {
 
     /// What the settles that wait ask for: the most jobs of each claim.
     pub(crate) fn settles_out(&self) -> Vec<u32> {
-        self.trouble().settles_out.clone()
+        self.trouble().settles_out.iter().map(|(_, asked)| *asked).collect()
+    }
+
+    /// How many attempts the settles report that wait.
+    pub(crate) fn settles_report(&self) -> Vec<usize> {
+        self.trouble().settles_out.iter().map(|(reported, _)| *reported).collect()
     }
 
     /// The most settles that ever waited at the same time.
@@ -305,7 +310,7 @@ impl Backend for Faulty {
             {
                 let mut trouble = self.trouble();
                 let asked = request.claim.as_ref().map_or(0, |claim| claim.max);
-                trouble.settles_out.push(asked);
+                trouble.settles_out.push((request.settlements.len(), asked));
                 trouble.most_settles_out = trouble.most_settles_out.max(trouble.settles_out.len());
             }
             match gate {

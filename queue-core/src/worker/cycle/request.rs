@@ -17,6 +17,11 @@ const FLIGHTS_MAX: usize = 2;
 /// may hold. Fewer jobs in more calls made no drain faster, and cost the store more.
 const WORTH_A_FLIGHT: usize = 2;
 
+/// If so many ended attempts or more make a request that follows another, none carries more than that: what
+/// is left waits for the next one, which goes out beside it that much sooner. Else one would carry two thirds of
+/// the attempts, the other never enough to follow it, and the store stand still while those of the first end.
+const PARTED_FROM: usize = 32;
+
 /// The most jobs that a standing claim asks for. They are those that would wait for the end of their
 /// lease if the worker's host vanished while it waited, without a word to the server.
 const STANDING_MAX: u32 = 8;
@@ -33,6 +38,14 @@ impl Turning {
     pub(super) fn worth_a_flight(&self) -> usize {
         let held_at_most = self.set.slots.total() + self.ahead_at_most();
         held_at_most.div_ceil(WORTH_A_FLIGHT).max(1)
+    }
+
+    /// How many ended attempts a request carries so that another one can follow it. Jobs that are given back
+    /// travel together, lest a claim between them gets the later ones.
+    fn carried_at_most(&self) -> Option<usize> {
+        let worth_it = self.worth_a_flight();
+        let is_parted = worth_it >= PARTED_FROM && self.pending.iter().all(Ended::was_started);
+        is_parted.then_some(worth_it.min(PASS_MAX as usize))
     }
 
     /// How many jobs may be claimed before there are slots for them.
@@ -71,7 +84,8 @@ impl Turning {
         }
         // Each job that is given back goes to the head of its lane: the first one goes last.
         self.pending.make_contiguous().sort_by_key(|ended| std::cmp::Reverse(ended.lease.fence));
-        let carried = self.pending.len().min(PASS_MAX as usize);
+        let at_most = self.carried_at_most();
+        let carried = self.pending.len().min(at_most.unwrap_or(PASS_MAX as usize));
         let carried: Vec<Ended> = self.pending.drain(..carried).collect();
         let now = Instant::now();
         let asks = self.ask || !carried.is_empty() || now >= self.ask_at;
@@ -82,7 +96,8 @@ impl Turning {
         let ahead = if is_busy { self.ahead_at_most().saturating_sub(are_ahead) } else { 0 };
         let has_room = phase == Phase::Running && slots.free() + ahead > 0;
         // Outcomes first: a store that takes them slowly must not be asked for yet more jobs.
-        let may_claim = has_room && self.pending.is_empty() && now >= self.no_claim_before;
+        let are_first = self.pending.is_empty() || at_most.is_some();
+        let may_claim = has_room && are_first && now >= self.no_claim_before;
         let in_doubt = self.in_doubt.take_if(|_| phase == Phase::Running);
         let claim = match in_doubt {
             Some(claim) => Some(Arc::unwrap_or_clone(claim)),

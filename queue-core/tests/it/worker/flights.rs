@@ -44,6 +44,36 @@ async fn a_request_follows_another_that_is_out_and_asks_for_no_slot_twice() {
     assert_eq!(worker.drain(LONG).await.finished, 4);
 }
 
+/// Or the first one carries most of them, and the store has nothing to do while those end that it brings.
+#[tokio::test]
+async fn a_large_request_leaves_attempts_for_the_one_that_follows_it() {
+    let faulty = Faulty::new(MemoryBackend::new());
+    let queue = Queue::new(faulty.clone());
+    let gates: Arc<[Gate; 2]> = Arc::default();
+    let handler = async |State(gates): State<Arc<[Gate; 2]>>, job: Number| {
+        gates[usize::from(job.n > 0)].passed().await;
+        Ok::<_, Fail>(())
+    };
+    let worker = Worker::new(&queue)
+        .concurrency(64)
+        .state(Arc::clone(&gates))
+        .handle::<Number, _>(handler)
+        .start()
+        .unwrap();
+    for n in 0..64 {
+        queue.enqueue(number(n)).await.unwrap();
+    }
+    eventually("all run", async || worker.status().running == 64).await;
+    let answers = faulty.settles_wait();
+    gates[0].open();
+    eventually("one is out", async || faulty.settles_report() == [1]).await;
+    gates[1].open();
+    eventually("half of the slots follow", async || faulty.settles_report() == [1, 32]).await;
+    answers.open();
+    assert_eq!(worker.drain(LONG).await.finished, 64);
+    assert_eq!(faulty.most_settles_out(), 2);
+}
+
 /// Or a worker that always has a request out would let them lie until their lease is over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_jobs_of_a_standing_claim_start_while_a_request_is_out() {
