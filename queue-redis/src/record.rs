@@ -1,5 +1,5 @@
 //! The packed records that scripts and this program both read: here a job (`jobs`, `body`), whose
-//! head is laid out in `lua/lib/record.lua`.
+//! head is laid out in `lua/lib/class.lua`; brief ones in `lua/lib/brief.lua`.
 
 mod attempts;
 mod limits;
