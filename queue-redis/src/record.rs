@@ -1,5 +1,5 @@
 //! The packed records that scripts and this program both read: here a job (`jobs`, `body`), whose
-//! head is laid out in `lua/lib/record.lua`.
+//! head is laid out in `lua/lib/class.lua`; brief ones in `lua/lib/brief.lua`.
 
 mod attempts;
 mod limits;
@@ -401,6 +401,7 @@ pub(crate) fn unpack_next_job(
     let options = body.get(layout.payload_bytes..).ok_or("its payload is cut short or missing")?;
     let options = match options {
         [] if layout.is_brief => JobOptions::default(),
+        _ if layout.is_brief => return Err("its record goes on behind its payload".to_owned()),
         options => JobOptions::decode(options)?,
     };
     let payload = Payload::from_parts(codec, body.slice(..layout.payload_bytes));
@@ -600,11 +601,12 @@ mod tests {
         assert_eq!(pack_job(&usual, false, 7).record[0], LASTING);
 
         let mut limited = usual.clone();
-        limited.payload = Payload::from_parts(Codec::Msgpack, Bytes::from_static(b"\x01"));
+        // It could be taken for options.
+        limited.payload = Payload::from_parts(Codec::Msgpack, Bytes::from_static(b"\x80"));
         limited.priority = Priority::new(9).unwrap();
         limited.retention.completed = Duration::ZERO;
         limited.limits = LimitKeys::parse(["tenant:a"]).unwrap();
-        let expected = b"\x06\0\0\0\0\0\x07\0\x01\x29\x07\x04defaultsend\0\x08tenant:a\x01";
+        let expected = b"\x06\0\0\0\0\0\x07\0\x01\x29\x07\x04defaultsend\0\x08tenant:a\x80";
         assert_eq!(pack_job(&limited, true, 7).record, expected);
         for spec in [usual, limited] {
             let brief = pack_job(&spec, true, 7).record;
@@ -618,7 +620,12 @@ mod tests {
                 flipped[at] ^= 0xff;
                 let _ = unpack(flipped);
             }
-            assert!(unpack([&brief[..], b"\0"].concat()).is_err());
+            for more in [b"\0", b"\x80"] {
+                assert!(unpack([&brief[..], more].concat()).is_err());
+            }
+            let mut shorter = brief;
+            shorter[8] -= 1;
+            assert!(unpack(shorter).is_err());
         }
     }
 
@@ -692,6 +699,12 @@ mod tests {
             flipped[at] ^= 0xff;
             let _ = unpack(flipped);
         }
+        // A payload that could be taken for options.
+        let mut spec = job();
+        spec.payload = Payload::from_parts(Codec::Msgpack, Bytes::from_static(b"\x81\xa0\x01"));
+        let mut shorter = pack_job(&spec, true, 7).record;
+        shorter[16] = 0;
+        assert!(unpack(shorter).is_err());
         let mut newer = whole;
         newer[0] = LAST_VERSION + 1;
         let error = unpack(newer).unwrap_err();

@@ -186,7 +186,9 @@ impl JobOptions {
         if bytes == OPTIONS_DEFAULT {
             return Ok(Self::default());
         }
-        rmp_serde::from_slice(bytes).map_err(|_| "job options are not valid MessagePack".to_owned())
+        let mut rest = bytes;
+        let options = rmp_serde::from_read(&mut rest).ok().filter(|_| rest.is_empty());
+        options.ok_or_else(|| "job options are not valid MessagePack".to_owned())
     }
 }
 
@@ -292,6 +294,7 @@ mod tests {
         let newer = rmp_serde::to_vec_named(&serde_json::json!({"schema_version": 2, "new": [1]}));
         assert_eq!(JobOptions::decode(&newer.unwrap()).unwrap().schema_version, 2);
         assert!(JobOptions::decode(&[0xc1, 1, 2]).is_err());
+        assert!(JobOptions::decode(&[0x80, 0x80]).is_err(), "something is behind them");
     }
 
     #[test]

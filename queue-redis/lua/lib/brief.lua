@@ -1,4 +1,4 @@
--- The brief forms of records and ends, which most jobs have: a fifth less memory, and fewer bytes for
+-- The brief forms of records and ends, which most jobs have: an eighth less memory, and fewer bytes for
 -- Lua to hash. `read` answers the whole forms instead (class.lua, finish.lua), so that only scripts of
 -- the hot path need to know the brief ones.
 --

@@ -100,7 +100,10 @@ impl Round<'_> {
     fn make(&mut self, n: usize) -> NewJob {
         let size = if self.rng.u8(..8) == 0 { 1500 } else { 5 };
         let kind = queue_core::Kind::new(["a", "b"][n % 2]).expect("a kind");
-        let job = NewJob::new(kind, Payload::raw(vec![7; size])).max_attempts(3);
+        let mut job = NewJob::new(kind, Payload::raw(vec![7; size]));
+        if self.rng.bool() {
+            job = job.max_attempts(3); // or it is a usual one, with a brief record
+        }
         let job = match self.rng.u8(..4) {
             0 => job.limit("tenant:a"),
             1 => job.limit("tenant:b").limit("provider:x"),
@@ -165,11 +168,12 @@ impl Round<'_> {
             .map(|lease| Settlement {
                 id: lease.spec.id,
                 token: lease.token,
-                outcome: match self.rng.u8(..6) {
+                outcome: match self.rng.u8(..7) {
                     0 => Outcome::Retry { delay: Duration::from_secs(30), error: error() },
                     1 => Outcome::Dead { error: error() },
                     2 => Outcome::Released,
                     3 => Outcome::Snoozed { delay: Duration::from_secs(3) },
+                    4 => Outcome::Completed { result: None },
                     _ => Outcome::Completed { result: Some(Payload::raw("done")) },
                 },
                 elapsed: Duration::from_millis(5),

@@ -9,8 +9,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use queue_core::conformance::Harness;
 use queue_core::{
-    Adaptive, Backend, Breaker, ClaimRequest, ClaimToken, Durability, ErrorKind, JobError, JobId,
-    Kind, KindSlots, Lease, LimitKeys, LimitSettings, LimitTarget, NewJob, Outcome, Payload,
+    Adaptive, Backend, Breaker, ClaimRequest, ClaimToken, Codec, Durability, ErrorKind, JobError,
+    JobId, Kind, KindSlots, Lease, LimitKeys, LimitSettings, LimitTarget, NewJob, Outcome, Payload,
     QueueName, Rate, Retention, SettleRequest, Settlement, Timestamp, WorkerId,
 };
 use queue_redis::RedisBackend;
@@ -147,7 +147,10 @@ impl<'a> Round<'a> {
         let kind = Kind::new(KINDS[self.rng.usize(..self.kinds)]).expect("a kind");
         let mut id = [0; 16];
         self.rng.fill(&mut id);
-        let mut job = NewJob::new(kind, Payload::raw("payload")).id(JobId::from_bytes(id));
+        let codec = [Codec::Raw, Codec::Json, Codec::Msgpack][self.rng.usize(..3)];
+        let size = [0, 7, 7, 1023, 1024][self.rng.usize(..5)];
+        let payload = Payload::from_parts(codec, vec![b'7'; size]);
+        let mut job = NewJob::new(kind, payload).id(JobId::from_bytes(id));
         job = job.queue(QUEUES[self.rng.usize(..self.queues)]);
         if self.one_in(4) {
             job = job.priority(self.rng.u8(..10));
@@ -159,7 +162,12 @@ impl<'a> Round<'a> {
             }
         }
         if self.one_in(6) {
-            job = job.retention(Retention { completed: Duration::ZERO, dead: Duration::ZERO });
+            // The usual time for dead ones, or none.
+            let dead = [Retention::default().dead, Duration::ZERO][self.rng.usize(..2)];
+            job = job.retention(Retention { completed: Duration::ZERO, dead });
+        }
+        if self.one_in(6) {
+            job = job.max_attempts(9);
         }
         if !is_odd {
             return job;

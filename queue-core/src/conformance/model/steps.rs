@@ -108,6 +108,8 @@ pub(super) struct JobPlan {
     max_stalls: u8,
     expires_in: Option<Duration>,
     retention_sec: u64,
+    /// Whether all settings are the usual ones, as a store may expect of most jobs.
+    usual: bool,
     limits: Vec<usize>,
 }
 
@@ -255,8 +257,8 @@ fn job_plan() -> impl Strategy<Value = JobPlan> {
         prop_oneof![3 => Just(86_400_u64), 1 => Just(0), 1 => Just(5)],
     );
     let keys = prop_oneof![Just(Vec::new()), prop::sample::subsequence(vec![0, 1, 2, 3], 0..=3),];
-    let all = (identity, order, conflict, limits, keys);
-    all.prop_map(|(identity, order, conflict, limits, keys)| JobPlan {
+    let all = (identity, order, conflict, limits, prop::bool::ANY, keys);
+    all.prop_map(|(identity, order, conflict, limits, usual, keys)| JobPlan {
         id: identity.0,
         payload: identity.1,
         kind: identity.2,
@@ -270,6 +272,7 @@ fn job_plan() -> impl Strategy<Value = JobPlan> {
         max_stalls: limits.1,
         expires_in: limits.2,
         retention_sec: limits.3,
+        usual,
         limits: keys,
     })
 }
@@ -346,11 +349,16 @@ impl World {
             .queue(QUEUES[plan.queue])
             .priority(plan.priority)
             .delay(Duration::from_millis(plan.delay_ms))
-            .max_attempts(plan.max_attempts)
-            .max_stalls(plan.max_stalls)
-            .hold(plan.hold)
-            .on_conflict(plan.on_conflict)
-            .retention(Retention { completed: kept, dead: kept });
+            .on_conflict(plan.on_conflict);
+        if plan.usual {
+            job = job.retention(Retention { completed: kept, ..Retention::default() });
+        } else {
+            job = job
+                .max_attempts(plan.max_attempts)
+                .max_stalls(plan.max_stalls)
+                .hold(plan.hold)
+                .retention(Retention { completed: kept, dead: kept });
+        }
         job = plan.limits.iter().fold(job, |job, key| job.limit(LIMITS[*key]));
         if let Some(key) = plan.key {
             job = job.idempotency_key(format!("key-{key}"));
