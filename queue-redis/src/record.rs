@@ -36,6 +36,7 @@ const BRIEF_FIXED_BYTES: usize = 12;
 /// codec and 4 of the priority.
 const BRIEF_IS_KEPT: u8 = 128;
 /// The settings of jobs with brief records, but for those whose record goes when they have completed.
+const USUAL_QUEUE: &str = "default";
 const USUAL_ATTEMPTS: u16 = 10;
 const USUAL_STALLS: u8 = 3;
 const USUAL_RETENTION: Retention = Retention {
@@ -115,6 +116,7 @@ fn brief_retention(spec: &JobSpec) -> Option<u8> {
 
 fn pack_brief(spec: &JobSpec, retention: u8, now_ms: u64) -> PackedJob {
     let (queue, kind) = (spec.queue.as_str(), spec.kind.as_str());
+    let queue = if queue == USUAL_QUEUE { "" } else { queue };
     let payload = spec.payload.bytes();
     let bytes = BRIEF_FIXED_BYTES + queue.len() + kind.len() + payload.len();
     let mut out = Vec::with_capacity(bytes);
@@ -317,12 +319,19 @@ impl Layout {
         })
     }
 
+    fn queue_bytes<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        match &bytes[self.queue.clone()] {
+            [] if self.is_brief => USUAL_QUEUE.as_bytes(),
+            queue => queue,
+        }
+    }
+
     fn queue(&self, bytes: &[u8]) -> Result<QueueName, String> {
-        QueueName::new(text(bytes, self.queue.clone())?).map_err(|e| e.to_string())
+        QueueName::new(text(self.queue_bytes(bytes))?).map_err(|e| e.to_string())
     }
 
     fn kind(&self, bytes: &[u8]) -> Result<Kind, String> {
-        Kind::new(text(bytes, self.kind.clone())?).map_err(|e| e.to_string())
+        Kind::new(text(&bytes[self.kind.clone()])?).map_err(|e| e.to_string())
     }
 
     fn hold(&self, bytes: &[u8]) -> Hold {
@@ -344,7 +353,7 @@ impl Layout {
         if self.flags & HAS_LIMITS == 0 {
             return Ok(LimitKeys::NONE);
         }
-        split(text(bytes, self.limits.clone())?)
+        split(text(&bytes[self.limits.clone()])?)
             .ok_or_else(|| "its limit keys are not legal".to_owned())
     }
 }
@@ -367,8 +376,8 @@ fn time(bytes: &[u8]) -> Timestamp {
     Timestamp::from_ms(unsigned(bytes))
 }
 
-fn text(bytes: &[u8], range: Range<usize>) -> Result<&str, String> {
-    std::str::from_utf8(&bytes[range]).map_err(|_| "a name is not text".to_owned())
+fn text(bytes: &[u8]) -> Result<&str, String> {
+    std::str::from_utf8(bytes).map_err(|_| "a name is not text".to_owned())
 }
 
 /// Decodes a job's record, and its body if that is apart (else empty). The payload shares the
@@ -393,7 +402,7 @@ pub(crate) fn unpack_next_job(
     let bytes = Bytes::from(bytes);
     let layout = Layout::of(&bytes)?;
     let codec = Codec::from_number(layout.codec).ok_or("its codec is unknown")?;
-    let key = text(&bytes, layout.key.clone())?;
+    let key = text(&bytes[layout.key.clone()])?;
     let body = match layout.flags & BODY_APART {
         0 => bytes.slice(layout.end..),
         _ => Bytes::from(body),
@@ -406,7 +415,7 @@ pub(crate) fn unpack_next_job(
     };
     let payload = Payload::from_parts(codec, body.slice(..layout.payload_bytes));
     let is_alike = |last: &&JobSpec| {
-        last.queue.as_str().as_bytes() == &bytes[layout.queue.clone()]
+        last.queue.as_str().as_bytes() == layout.queue_bytes(&bytes)
             && last.kind.as_str().as_bytes() == &bytes[layout.kind.clone()]
     };
     let (queue, kind) = match last.filter(is_alike) {
@@ -596,7 +605,7 @@ mod tests {
     #[test]
     fn a_usual_job_has_a_brief_record() {
         let usual = NewJob::new(Kind::new("send").unwrap(), Payload::raw(&b"\0\xff!"[..])).spec;
-        let expected = b"\x05\0\0\0\0\0\x07\0\x03\x85\x07\x04defaultsend\0\xff!";
+        let expected = b"\x05\0\0\0\0\0\x07\0\x03\x85\0\x04send\0\xff!";
         assert_eq!(pack_job(&usual, true, 7).record, expected);
         assert_eq!(pack_job(&usual, false, 7).record[0], LASTING);
 
@@ -606,7 +615,7 @@ mod tests {
         limited.priority = Priority::new(9).unwrap();
         limited.retention.completed = Duration::ZERO;
         limited.limits = LimitKeys::parse(["tenant:a"]).unwrap();
-        let expected = b"\x06\0\0\0\0\0\x07\0\x01\x29\x07\x04defaultsend\0\x08tenant:a\x80";
+        let expected = b"\x06\0\0\0\0\0\x07\0\x01\x29\0\x04send\0\x08tenant:a\x80";
         assert_eq!(pack_job(&limited, true, 7).record, expected);
         for spec in [usual, limited] {
             let brief = pack_job(&spec, true, 7).record;

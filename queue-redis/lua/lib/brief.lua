@@ -9,7 +9,7 @@
 --   8-9    payload bytes
 --   10     128 if its record is kept as long as usual when it has completed, else it is not kept at
 --          all; 16 times the codec; and the priority
---   11     queue bytes        12    kind bytes
+--   11     queue bytes, 0 for the queue "default"        12    kind bytes
 --   13..   queue, kind, the limit keys as in others, payload
 --
 -- A brief end is of a job that has completed without a result in less than 2^24 ms: 20 (16, and 4 for
@@ -28,11 +28,12 @@ local function whole_record(bytes)
     head_end, flags = head_end + 2 + high * 256 + low, '\16'
   end
   if #bytes < head_end then return bytes end
-  local its_times, kept = sub(bytes, 2, 7), 11 * floor(mixed / 128)
+  local its_times, kept, queue = sub(bytes, 2, 7), 11 * floor(mixed / 128), ''
+  if queue_bytes == 0 then queue = 'default' end
   -- The byte behind the payload is that of the usual options.
   return string.char(version - 2) .. its_times .. its_times .. '\0\0' .. sub(bytes, 8, 9)
-    .. '\0\0' .. string.char(floor(mixed / 16) % 8) .. sub(bytes, 11, 12) .. string.char(mixed % 16)
-    .. sub(USUAL, kept + 1, kept + 11) .. flags .. sub(bytes, 13) .. '\128'
+    .. '\0\0' .. string.char(floor(mixed / 16) % 8, queue_bytes + #queue, kind_bytes, mixed % 16)
+    .. sub(USUAL, kept + 1, kept + 11) .. flags .. queue .. sub(bytes, 13) .. '\128'
 end
 
 -- The end of a job that is finished now; `settled` is elapsed_ms and token.

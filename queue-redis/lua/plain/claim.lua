@@ -288,7 +288,8 @@ local function claim_plain()
     local run = sub(record, 1, 1) .. sub(record, 18, head_end)
     if not is_common then return run end
     if stored == record then return run, sub(record, 18, class.names_end), 18 end
-    return run, sub(stored, 10, class.names_end - 23), 10
+    local left_out = byte(stored, 11) == 0 and 7 or 0 -- "default"
+    return run, sub(stored, 10, class.names_end - 23 - left_out), 10
   end
 
   -- Meets the records of what was taken; answers whether they are plain.

@@ -193,30 +193,28 @@ repeat
     local record = records[i] or ''
     if not head or byte(record) ~= version or string.find(record, head, head_at, true) ~= head_at then
       version = byte(record)
-      local queue_bytes, kind_bytes, its_priority, head_end
+      local head_end
       if version == whole_version + 2 then
-        local mixed
-        head_at, head_end = 10, 12 + #of + #tail
-        mixed, queue_bytes, kind_bytes = byte(record, 10, 12)
-        is_plain = sub(record, 13, head_end) == of .. tail
+        local its_names = (queue == 'default' and kind or of) .. tail
+        local mixed, queue_bytes, kind_bytes = byte(record, 10, 12)
+        head_at, head_end = 10, 12 + #its_names
+        is_plain = sub(record, 13, head_end) == its_names and mixed % 16 == priority
+          and queue_bytes == (queue == 'default' and 0 or #queue) and kind_bytes == #kind
         if not is_plain then break end
         -- What `whole_record` makes of it (brief.lua).
         local kept = 11 * floor(mixed / 128)
-        its_priority = mixed % 16
-        run = token .. string.char(whole_version) .. '\0\0' .. string.char(floor(mixed / 16) % 8)
-          .. sub(record, 11, 12) .. string.char(its_priority) .. sub(USUAL, kept + 1, kept + 11) .. flags
-          .. of .. tail .. added
+        run = token .. string.char(whole_version, 0, 0, floor(mixed / 16) % 8, #queue, #kind, priority)
+          .. sub(USUAL, kept + 1, kept + 11) .. flags .. of .. tail .. added
       else
-        local key_high, key_low, _
-        key_high, key_low, _, queue_bytes, kind_bytes, its_priority = byte(record, 18, 23)
-        is_plain = version == whole_version and its_priority and sub(record, 35, 35 + #of) == flags .. of
+        local key_high, key_low, _, queue_bytes, kind_bytes, its_priority = byte(record, 18, 23)
+        is_plain = version == whole_version and its_priority == priority and queue_bytes == #queue
+          and kind_bytes == #kind and sub(record, 35, 35 + #of) == flags .. of
         if not is_plain then break end
         head_at, head_end = 18, 35 + #of + key_high * 256 + key_low + #tail
         is_plain = #record >= head_end and sub(record, head_end - #tail + 1, head_end) == tail
+        if not is_plain then break end
         run = token .. sub(record, 1, 1) .. sub(record, 18, head_end) .. added
       end
-      is_plain = is_plain and its_priority == priority and queue_bytes == #queue and kind_bytes == #kind
-      if not is_plain then break end
       head = sub(record, head_at, head_end)
     end
     is_plain = #ids[i] == 16

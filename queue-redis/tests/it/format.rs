@@ -147,13 +147,13 @@ async fn usual_jobs_have_brief_records_and_ends() {
     let job = NewJob::new(Kind::new("a").unwrap(), Payload::raw("p")).id(*ID);
     store.backend.enqueue(&[job], Durability::Memory).await.unwrap();
     let record = concat!(
-        "05",               // version
-        "030000000001",     // enqueued
-        "0001",             // payload bytes
-        "85",               // kept, codec 0, priority 5
-        "0701",             // queue and kind bytes
-        "64656661756c7461", // default, a
-        "70",               // payload
+        "05",           // version
+        "030000000001", // enqueued
+        "0001",         // payload bytes
+        "85",           // kept, codec 0, priority 5
+        "0001",         // queue and kind bytes; the queue is the usual one
+        "61",           // a
+        "70",           // payload
     );
     assert_eq!(hex(&store.of_job("jobs")), record);
     store.claim().await;
@@ -260,8 +260,8 @@ async fn each_format_of_limits_has_these_bytes() {
     let job = NewJob::new(Kind::new("a").unwrap(), Payload::raw("p")).id(*ID).limit("tenant:a");
     store.backend.enqueue(&[job], Durability::Memory).await.unwrap();
     let record = hex(&store.of_job("jobs"));
-    let names = "64656661756c7461000874656e616e743a61"; // default, a, tenant:a behind its length
-    assert_eq!(record, format!("060300000000010001850701{names}70"));
+    let names = "61000874656e616e743a61"; // a, tenant:a behind its length
+    assert_eq!(record, format!("060300000000010001850001{names}70"));
     assert_eq!(store.members("lanes:default/a"), [("5/tenant:a".to_owned(), (5 << 48) + 1)]);
     assert_eq!(store.read("live", b"tenant:a"), b"1");
 
@@ -270,7 +270,8 @@ async fn each_format_of_limits_has_these_bytes() {
     request.kinds[0].limits = LimitKeys::parse(["provider:x"]).unwrap();
     assert_eq!(store.backend.claim(&request).await.unwrap().leases.len(), 1);
     let added = "70726f76696465723a78"; // the key that the worker has added
-    let head = format!("0000000701 05 000a03 00015180 00127500 10 {names}").replace(' ', "");
+    let head =
+        format!("0000000701 05 000a03 00015180 00127500 10 64656661756c74{names}").replace(' ', "");
     assert_eq!(hex(&store.of_job("run")), format!("{}04{head}{added}", "09".repeat(16)));
     for held in ["hold:provider:x", "hold:tenant:a"] {
         let name = store.harness.key(&store.backend, held);

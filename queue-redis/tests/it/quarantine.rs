@@ -121,7 +121,7 @@ async fn every_call_that_meets_such_a_job_sets_it_aside() {
                 ("get", false) => spoilt[19] = b'!',
                 ("get", true) => spoilt[9] |= 0x70,
                 (_, false) => spoilt[41] = b'!',
-                (_, true) => spoilt[18] = b'!',
+                (_, true) => spoilt[12] = b'!',
             }
             record.write(&spoilt);
             match meeting {
