@@ -13,7 +13,7 @@ use queue_core::{
 use queue_redis::RedisBackend;
 
 use crate::support::harness::RedisHarness;
-use crate::support::jobs::{assert_sound, brief, claim, completed, ends, enqueue, job, settle};
+use crate::support::jobs::{assert_sound, claim, completed, ends, enqueue, job, settle, transient};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -63,8 +63,8 @@ async fn work(
         n += 1;
         let jobs: Vec<_> = (0..20)
             .map(|i| match i % 5 {
-                0 => brief(&kind).delay(Duration::from_millis(i)),
-                1 => brief(&kind).idempotency_key(format!("{kind}-live-{n}-{i}")),
+                0 => transient(&kind).delay(Duration::from_millis(i)),
+                1 => transient(&kind).idempotency_key(format!("{kind}-live-{n}-{i}")),
                 _ => make(&kind),
             })
             .collect();
@@ -234,7 +234,7 @@ async fn damage_is_found_and_repaired_while_others_work() {
     let backend = Arc::new(harness.now().await);
     let still = still(&backend).await;
     // What moves has no finished records: so few are counted at once.
-    while_working(&backend, &["b", "c"], brief, async |done| {
+    while_working(&backend, &["b", "c"], transient, async |done| {
         while done.load(Ordering::Relaxed) < 5 {
             tokio::task::yield_now().await;
         }

@@ -6,7 +6,7 @@ use queue_core::conformance::Harness;
 use queue_core::{ErrorKind, HISTORY_ERROR_MAX_BYTES, HISTORY_MAX, JobError, Outcome, Timestamp};
 
 use crate::support::harness::RedisHarness;
-use crate::support::jobs::{assert_sound, brief, claim, completed, enqueue, job, settle};
+use crate::support::jobs::{assert_sound, claim, completed, enqueue, job, settle, transient};
 
 /// The last error is kept whole, the ones before it shortened.
 #[tokio::test]
@@ -44,7 +44,7 @@ async fn many_lone_claims_are_not_looked_through() {
             harness.raw(&[b"OBJECT", b"ENCODING", key.as_bytes()])
         })
     };
-    enqueue(&backend, &(0..40).map(|_| brief("a")).collect::<Vec<_>>()).await;
+    enqueue(&backend, &(0..40).map(|_| transient("a")).collect::<Vec<_>>()).await;
     let mut leases = Vec::new();
     for _ in 0..35 {
         leases.extend(claim(&backend, &["a"], 1).await);

@@ -10,7 +10,9 @@ use queue_core::{
 use queue_redis::RedisBackend;
 
 use crate::support::harness::RedisHarness;
-use crate::support::jobs::{assert_sound, brief, claim, completed, enqueue, job, request, settle};
+use crate::support::jobs::{
+    assert_sound, claim, completed, enqueue, job, request, settle, transient,
+};
 
 const MIB: usize = 1024 * 1024;
 const START: Timestamp = Timestamp::from_ms(4_102_444_800_000);
@@ -74,15 +76,16 @@ async fn a_large_part_goes_with_its_job() {
     let backend = harness.fresh(START).await;
     let minute = Retention { completed: Duration::from_secs(60), dead: Duration::from_secs(60) };
     let kept = |kind| with_payload(job(kind).retention(minute), 1, 3000);
-    let brief = |kind| with_payload(brief(kind), 2, 3000);
+    let transient = |kind| with_payload(transient(kind), 2, 3000);
     let delay = Duration::from_secs(5);
     let expiring = |job: NewJob| job.expires_at(START.after(delay).into());
-    let cancelled = [kept("a"), brief("a"), kept("a").delay(delay), brief("a").delay(delay)];
+    let cancelled =
+        [kept("a"), transient("a"), kept("a").delay(delay), transient("a").delay(delay)];
     let cancelled = enqueue(&backend, &cancelled).await;
     backend.cancel(&cancelled).await.unwrap();
     assert_sound(&backend).await;
-    enqueue(&backend, &[expiring(kept("c")), expiring(brief("c"))]).await;
-    enqueue(&backend, &[kept("a"), brief("a"), kept("b"), brief("b")]).await;
+    enqueue(&backend, &[expiring(kept("c")), expiring(transient("c"))]).await;
+    enqueue(&backend, &[kept("a"), transient("a"), kept("b"), transient("b")]).await;
     let result = Outcome::Completed { result: Some(Payload::raw(vec![3; 3000])) };
     settle(&backend, &claim(&backend, &["a"], 5).await, &result).await;
     let error = queue_core::JobError::new(ErrorKind::Failed, "no");

@@ -12,8 +12,8 @@ use queue_redis::RedisBackend;
 
 use crate::support::harness::RedisHarness;
 use crate::support::jobs::{
-    assert_sound, brief, claim, completed, ends, enqueue, job, limited_populace, request,
-    set_limit, settle,
+    assert_sound, claim, completed, ends, enqueue, job, limited_populace, request, set_limit,
+    settle, transient,
 };
 
 const START: Timestamp = Timestamp::from_ms(4_102_444_800_000);
@@ -26,7 +26,7 @@ fn concurrency(most: u32) -> LimitSettings {
 async fn busy_tenants(backend: &RedisBackend, tenants: usize) {
     set_limit(backend, "tenant:*", &concurrency(1)).await;
     let all: Vec<NewJob> = (0..tenants)
-        .flat_map(|n| [(); 2].map(|()| brief("a").limit(format!("tenant:{n}"))))
+        .flat_map(|n| [(); 2].map(|()| transient("a").limit(format!("tenant:{n}"))))
         .collect();
     for some in all.chunks(500) {
         enqueue(backend, some).await;
@@ -103,7 +103,7 @@ async fn nothing_is_left_of_thousands_of_tenants() {
     };
     set_limit(&backend, "tenant:*", &settings).await;
     let all: Vec<NewJob> =
-        (0..TENANTS).map(|n| brief("a").limit(format!("tenant:{n}")).max_attempts(1)).collect();
+        (0..TENANTS).map(|n| transient("a").limit(format!("tenant:{n}")).max_attempts(1)).collect();
     for some in all.chunks(500) {
         enqueue(&backend, some).await;
     }

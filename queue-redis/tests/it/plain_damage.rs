@@ -12,7 +12,7 @@ use queue_redis::RedisBackend;
 
 use crate::support::harness::RedisHarness;
 use crate::support::jobs::{
-    brief, claim, claim_with, completed, ends, enqueue, job, request, set_limit, settle,
+    claim, claim_with, completed, ends, enqueue, job, request, set_limit, settle, transient,
 };
 use crate::support::twin::Twin;
 
@@ -74,11 +74,12 @@ async fn populate(backend: &RedisBackend, concurrency: Option<u32>) -> Vec<Lease
         let some = LimitSettings { concurrency: Some(most), ..LimitSettings::default() };
         set_limit(backend, "tenant:*", &some).await;
     }
-    enqueue(backend, &[job("a"), limited("a", "a"), job("b"), limited("b", "b"), brief("a")]).await;
+    enqueue(backend, &[job("a"), limited("a", "a"), job("b"), limited("b", "b"), transient("a")])
+        .await;
     let leases = claim(backend, &["a", "b"], 9).await;
     assert_eq!(leases.len(), 5);
     settle(backend, &leases[..2], &completed()).await;
-    let more = [job("a"), limited("a", "a"), job("b"), limited("b", "b"), brief("a"), job("a")];
+    let more = [job("a"), limited("a", "a"), job("b"), limited("b", "b"), transient("a"), job("a")];
     enqueue(backend, &more).await;
     enqueue(backend, &[limited("a", "b"), limited("a", "b"), job("b").priority(2)]).await;
     leases[2..].to_vec()
@@ -93,7 +94,7 @@ async fn use_all(backend: &RedisBackend, running: &[Lease]) {
     let mut added = request(&["a"], 2);
     added.kinds[0].limits = LimitKeys::parse(["tenant:a", "provider:x"]).unwrap();
     let two = backend.claim(&added).await;
-    let _ = backend.enqueue(&[limited("b", "b"), job("b"), brief("a")], memory).await;
+    let _ = backend.enqueue(&[limited("b", "b"), job("b"), transient("a")], memory).await;
     let _ = backend.settle(&ends(&running[1..], &completed())).await;
     for done in [one, two] {
         let leases = done.map(|claim| claim.leases).unwrap_or_default();

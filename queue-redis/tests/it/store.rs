@@ -13,7 +13,7 @@ use queue_redis::RedisBackend;
 
 use crate::support::harness::RedisHarness;
 use crate::support::jobs::{
-    assert_sound, brief, claim, completed, ends, enqueue, job, request, settle,
+    assert_sound, claim, completed, ends, enqueue, job, request, settle, transient,
 };
 use crate::support::server::TestRedis;
 
@@ -24,11 +24,11 @@ async fn a_drained_namespace_leaves_one_key() {
     let harness = RedisHarness::new();
     let backend = harness.now().await;
     let jobs: Vec<_> = (0..60_u8)
-        .map(|n| brief(["a", "b", "c"][usize::from(n % 3)]).priority(n % 10))
+        .map(|n| transient(["a", "b", "c"][usize::from(n % 3)]).priority(n % 10))
         .map(|job| job.queue("default"))
         .collect();
     let ids = enqueue(&backend, &jobs).await;
-    let later = brief("d").delay(Duration::from_secs(60)).idempotency_key("once");
+    let later = transient("d").delay(Duration::from_secs(60)).idempotency_key("once");
     let scheduled = enqueue(&backend, &[later]).await;
     backend.cancel(&ids[..7]).await.unwrap();
     backend.cancel(&scheduled).await.unwrap();
@@ -67,7 +67,7 @@ async fn scripts_that_the_server_forgot_are_sent_again_and_in_order() {
 async fn a_full_store_refuses_new_jobs_and_finishes_old_ones() {
     let harness = RedisHarness::new();
     let backend = harness.now().await;
-    enqueue(&backend, &[brief("a"), brief("a"), brief("a")]).await;
+    enqueue(&backend, &[transient("a"), transient("a"), transient("a")]).await;
     let running = claim(&backend, &["a"], 1).await;
     harness.raw::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
     assert!(matches!(
@@ -172,7 +172,7 @@ async fn a_user_with_the_documented_permissions_can_do_everything() {
     let url = format!("{}?user=worker&pass=secret", harness.redis.url());
     let namespace = Namespace::new("shop").unwrap();
     let backend = RedisBackend::connect(&url, namespace).await.unwrap();
-    let ids = enqueue(&backend, &[job("a").idempotency_key("k"), job("a"), brief("a")]).await;
+    let ids = enqueue(&backend, &[job("a").idempotency_key("k"), job("a"), transient("a")]).await;
     enqueue(&backend, &[job("b").delay(Duration::from_secs(1))]).await;
     backend.cancel(&ids[1..2]).await.unwrap();
     let leases = claim(&backend, &["a"], 2).await;
@@ -222,7 +222,7 @@ async fn operate(backend: &RedisBackend, ids: &[JobId]) {
 async fn a_worker_can_join_a_full_store() {
     let harness = RedisHarness::new();
     let backend = harness.now().await;
-    enqueue(&backend, &[brief("a")]).await;
+    enqueue(&backend, &[transient("a")]).await;
     harness.raw::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
     let joined = harness.open(backend.namespace()).await;
     let leases = claim(&joined, &["a"], 1).await;
@@ -311,7 +311,7 @@ async fn tickets_of_cancelled_jobs_do_not_pile_up_behind_a_live_one() {
     let mut again = Vec::new();
     for _ in 0..20 {
         // The newest stays behind a live one at the head, the others go; one has its id again.
-        let mut jobs: Vec<_> = (0..499).map(|_| brief("a")).collect();
+        let mut jobs: Vec<_> = (0..499).map(|_| transient("a")).collect();
         jobs.extend(again.pop());
         again.push(jobs[0].clone());
         let sent = enqueue(&backend, &jobs).await;
@@ -346,7 +346,7 @@ async fn tickets_of_cancelled_jobs_at_the_head_go_first() {
     let backend = harness.now().await;
     let mut sent = Vec::new();
     for _ in 0..20 {
-        let jobs: Vec<_> = (0..500).map(|_| brief("a")).collect();
+        let jobs: Vec<_> = (0..500).map(|_| transient("a")).collect();
         sent.extend(enqueue(&backend, &jobs).await);
     }
     for ids in sent[..5000].chunks(500) {

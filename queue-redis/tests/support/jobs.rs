@@ -17,7 +17,7 @@ pub fn job(kind: &str) -> NewJob {
 }
 
 /// A job whose record is dropped in the step that finishes it.
-pub fn brief(kind: &str) -> NewJob {
+pub fn transient(kind: &str) -> NewJob {
     job(kind).retention(Retention { completed: Duration::ZERO, dead: Duration::ZERO })
 }
 

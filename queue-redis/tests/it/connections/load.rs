@@ -7,7 +7,7 @@ use std::time::Duration;
 use queue_core::{JobState, Settled};
 
 use crate::support::harness::RedisHarness;
-use crate::support::jobs::{assert_sound, brief, claim, completed, enqueue, settle};
+use crate::support::jobs::{assert_sound, claim, completed, enqueue, settle, transient};
 
 const TASKS: usize = 4;
 const ROUNDS: usize = 40;
@@ -23,7 +23,7 @@ async fn under_load(harm: impl Fn(&RedisHarness)) {
             tokio::spawn(async move {
                 let kind = format!("kind-{task}");
                 for _ in 0..ROUNDS {
-                    enqueue(&backend, &[brief(&kind), brief(&kind)]).await;
+                    enqueue(&backend, &[transient(&kind), transient(&kind)]).await;
                     let leases = claim(&backend, &[&kind], 2).await;
                     assert_eq!(leases.len(), 2);
                     for settled in settle(&backend, &leases, &completed()).await {

@@ -10,7 +10,9 @@ use queue_core::{
 use queue_redis::{RedisBackend, RedisOptions};
 
 use crate::support::harness::RedisHarness;
-use crate::support::jobs::{assert_sound, brief, claim, completed, enqueue, interest, job, settle};
+use crate::support::jobs::{
+    assert_sound, claim, completed, enqueue, interest, job, settle, transient,
+};
 use crate::support::log::Log;
 use crate::support::proxy::Proxy;
 use crate::support::server::{TestRedis, until};
@@ -81,8 +83,9 @@ async fn futures<T>(futures: impl IntoIterator<Item = impl Future<Output = T>>) 
 async fn a_full_store_lets_everything_through_that_ends_jobs() {
     let harness = RedisHarness::new();
     let backend = harness.now().await;
-    let ids = enqueue(&backend, &[brief("a"), brief("a"), brief("a"), brief("a")]).await;
-    enqueue(&backend, &[brief("b").delay(Duration::from_secs(60))]).await;
+    let ids =
+        enqueue(&backend, &[transient("a"), transient("a"), transient("a"), transient("a")]).await;
+    enqueue(&backend, &[transient("b").delay(Duration::from_secs(60))]).await;
     let running = claim(&backend, &["a"], 1).await;
     harness.raw::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
     let renewal = RenewRequest { tokens: vec![running[0].token], lease: Duration::from_secs(9) };
