@@ -276,6 +276,34 @@ async fn a_claim_that_leaves_no_other_work_names_when_a_key_has_room() {
     assert_eq!((claimed.leases.len(), claimed.next_due), (1, Some(second)));
 }
 
+/// What is remembered of a key ends with who waits for it. The byte in front of that may be a letter: here
+/// it is the last one of the time at which the key's concurrency was reduced.
+#[tokio::test]
+async fn a_claim_names_when_a_key_has_room_whatever_the_time() {
+    let harness = RedisHarness::new();
+    let delay = Duration::from_millis(1);
+    for letter in [0, u64::from(b'a'), u64::from(b'-'), u64::from(b'/')] {
+        let backend = harness.fresh(Timestamp::from_ms((START.as_ms() & !0xff) + letter)).await;
+        let adaptive = Some(Adaptive { floor: 1 });
+        let settings = LimitSettings { adaptive, ..concurrency(2) };
+        set_limit(&backend, "provider:y", &settings).await;
+        backend.maintain(500).await.unwrap();
+        enqueue(&backend, &[job("b"), job("a").limit("provider:y")]).await;
+        let leases = claim(&backend, &["b"], 1).await;
+        let limits = LimitKeys::parse(["provider:y"]).unwrap();
+        settle(&backend, &leases, &Outcome::Throttled { delay, limits }).await;
+        for _ in 0..2 {
+            let claimed = backend.claim(&request(&["a"], 1)).await.unwrap();
+            assert_eq!((claimed.leases.len(), claimed.next_due), (0, Some(delay)), "{letter}");
+        }
+        // The job that was throttled is due at the same time, too: without it the key alone counts.
+        let throttled = [leases[0].spec.id];
+        backend.cancel(&throttled).await.unwrap();
+        let claimed = backend.claim(&request(&["a"], 1)).await.unwrap();
+        assert_eq!((claimed.leases.len(), claimed.next_due), (0, Some(delay)), "{letter}");
+    }
+}
+
 /// Claims and ends go on beside keys of a wrong type.
 #[tokio::test]
 async fn a_wrong_type_stops_nobody_else() {
