@@ -8,7 +8,7 @@ use super::ahead::HOLD;
 use crate::backend::PASS_MAX;
 use crate::worker::attempts::Ended;
 use crate::worker::stop::Phase;
-use crate::{ClaimRequest, ClaimToken, SettleRequest};
+use crate::{ClaimRequest, ClaimToken, Outcome, SettleRequest};
 
 /// The most requests that are out at a time.
 const FLIGHTS_MAX: usize = 2;
@@ -37,15 +37,21 @@ impl Turning {
     /// How many ended attempts make a request that follows another one.
     pub(super) fn worth_a_flight(&self) -> usize {
         let held_at_most = self.set.slots.total() + self.ahead_at_most();
-        held_at_most.div_ceil(WORTH_A_FLIGHT).max(1)
+        held_at_most.div_ceil(WORTH_A_FLIGHT).clamp(1, PASS_MAX as usize)
     }
 
-    /// How many ended attempts a request carries so that another one can follow it. Jobs that are given back
-    /// travel together, lest a claim between them gets the later ones.
-    fn carried_at_most(&self) -> Option<usize> {
+    /// How many ended attempts a request carries so that another one can follow it. Jobs that go back to the head
+    /// of their lane travel together, lest a claim between them gets the later ones.
+    fn carried_at_most(&self, phase: Phase) -> Option<usize> {
+        let goes_back = |ended: &Ended| {
+            let outcome = &ended.settlement.outcome;
+            !ended.was_started() || matches!(outcome, Outcome::Released | Outcome::Cancelled)
+        };
         let worth_it = self.worth_a_flight();
-        let is_parted = worth_it >= PARTED_FROM && self.pending.iter().all(Ended::was_started);
-        is_parted.then_some(worth_it.min(PASS_MAX as usize))
+        let is_parted = phase == Phase::Running
+            && worth_it >= PARTED_FROM
+            && !self.pending.iter().any(goes_back);
+        is_parted.then_some(worth_it)
     }
 
     /// How many jobs may be claimed before there are slots for them.
@@ -82,9 +88,13 @@ impl Turning {
         if self.hold_until(phase).is_some() {
             return None;
         }
-        // Each job that is given back goes to the head of its lane: the first one goes last.
-        self.pending.make_contiguous().sort_by_key(|ended| std::cmp::Reverse(ended.lease.fence));
-        let at_most = self.carried_at_most();
+        // What stays behind is what has ended last.
+        let at_most = self.carried_at_most(phase);
+        if at_most.is_none() {
+            // Each job that is given back goes to the head of its lane: the first one goes last.
+            let pending = self.pending.make_contiguous();
+            pending.sort_by_key(|ended| std::cmp::Reverse(ended.lease.fence));
+        }
         let carried = self.pending.len().min(at_most.unwrap_or(PASS_MAX as usize));
         let carried: Vec<Ended> = self.pending.drain(..carried).collect();
         let now = Instant::now();
@@ -94,7 +104,7 @@ impl Turning {
         let slots = &self.set.slots;
         let are_ahead = self.ahead.len() + slots.asked_ahead();
         let ahead = if is_busy { self.ahead_at_most().saturating_sub(are_ahead) } else { 0 };
-        let has_room = phase == Phase::Running && slots.free() + ahead > 0;
+        let has_room = phase == Phase::Running && self.claimable(ahead) > 0;
         // Outcomes first: a store that takes them slowly must not be asked for yet more jobs.
         let are_first = self.pending.is_empty() || at_most.is_some();
         let may_claim = has_room && are_first && now >= self.no_claim_before;
@@ -109,9 +119,15 @@ impl Turning {
         Some((settle_request(&carried, claim), carried))
     }
 
-    /// For the slots that are free, and `ahead` jobs more.
+    /// How many jobs may be claimed for the slots that are free, and `ahead` jobs more. Those whose attempts have
+    /// ended and stay behind hold their places in the store: their slots are the next request's to fill.
+    fn claimable(&self, ahead: usize) -> usize {
+        (self.set.slots.free() + ahead).saturating_sub(self.pending.len())
+    }
+
+    /// For as many jobs as may be claimed.
     pub(super) fn next_claim(&mut self, ahead: usize) -> ClaimRequest {
-        let free = u32::try_from(self.set.slots.free() + ahead).unwrap_or(u32::MAX);
+        let free = u32::try_from(self.claimable(ahead)).unwrap_or(u32::MAX);
         ClaimRequest {
             token: ClaimToken::random(),
             worker: self.set.id.clone(),

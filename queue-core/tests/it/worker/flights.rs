@@ -69,6 +69,7 @@ async fn a_large_request_leaves_attempts_for_the_one_that_follows_it() {
     eventually("one is out", async || faulty.settles_report() == [1]).await;
     gates[1].open();
     eventually("half of the slots follow", async || faulty.settles_report() == [1, 32]).await;
+    assert_eq!(faulty.settles_out(), [1, 32], "the slots of the others are for who reports them");
     answers.open();
     assert_eq!(worker.drain(LONG).await.finished, 64);
     assert_eq!(faulty.most_settles_out(), 2);
