@@ -23,13 +23,16 @@ use tokio::sync::{mpsc, oneshot};
 use crate::errors::Fault;
 use crate::open::beside;
 use crate::threads::spawn;
-use bell::Bell;
+use bell::{Bell, Heard};
 use look::{Asked, FirstDue, Seen};
 pub(crate) use look::{SELECT_HAS_READY, has_work};
 use pace::Pace;
 
 /// Workers whose last news are remembered. Forgetting costs a needless wake-up.
 const WORKERS_TOLD_MAX: usize = 1024;
+/// How long writes to the log are heard after the last wait: whoever claims jobs that end at once
+/// comes back soon.
+const HEARS_ON: Duration = Duration::from_millis(50);
 
 /// Who waits, and what they have been told.
 #[derive(Debug, Default)]
@@ -183,10 +186,15 @@ impl Watch {
             }
             if state.waiters.is_empty() {
                 drop(state);
-                self.bell.wait(None, false);
+                if self.bell.wait(Some(HEARS_ON), false) == Heard::Nothing {
+                    self.bell.hear(false);
+                    self.bell.wait(None, false);
+                }
                 pace.quicken(Instant::now());
                 continue;
             }
+            // Before the look for whoever has come.
+            self.bell.hear(true);
             let now = Instant::now();
             let (held_back, deaf) = (pace.held_back(now), pace.deaf(now));
             let called = state.look || state.waiters.values().any(|waiter| waiter.fresh);
@@ -198,7 +206,7 @@ impl Watch {
                 self.bell.wait(Some(held_back), false);
             } else if !deaf.is_zero() {
                 self.bell.wait(Some(deaf), false);
-            } else if self.bell.wait(Some(pace.pause(now)), true) {
+            } else if self.bell.wait(Some(pace.pause(now)), true) == Heard::Write {
                 pace.quicken(Instant::now());
             }
         }

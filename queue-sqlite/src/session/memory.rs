@@ -25,7 +25,7 @@ struct Remembered {
     /// In their order, less those that have ended.
     jobs: Vec<Option<Plain>>,
     left: usize,
-    /// Where the one may be that ends next.
+    /// Where the one may be that ends next; at most their number.
     next: usize,
 }
 
@@ -51,9 +51,9 @@ impl Memory {
             self.claims.clear();
             self.jobs = jobs.len();
         }
-        let (left, next) = (jobs.len(), jobs.len() - 1);
+        let left = jobs.len();
         let jobs = jobs.into_iter().map(Some).collect();
-        let before = self.claims.insert(token, Remembered { jobs, left, next });
+        let before = self.claims.insert(token, Remembered { jobs, left, next: 0 });
         self.jobs = self.jobs.saturating_sub(before.map_or(0, |claim| claim.jobs.len()));
     }
 
@@ -61,13 +61,14 @@ impl Memory {
     pub(crate) fn take(&mut self, token: ClaimToken, id: JobId) -> Option<Plain> {
         let claim = self.claims.get_mut(&token)?;
         let is_it = |job: &Option<Plain>| job.is_some_and(|job| job.id == id);
-        let place = match claim.jobs.get(claim.next) {
-            Some(job) if is_it(job) => claim.next,
-            _ => claim.jobs.iter().rposition(is_it)?,
+        // Workers report the oldest first, and jobs mostly end in the order in which they began.
+        let (before, behind) = claim.jobs.split_at(claim.next);
+        let place = match behind.iter().position(is_it) {
+            Some(further) => claim.next + further,
+            None => before.iter().position(is_it)?,
         };
         let job = claim.jobs.get_mut(place)?.take();
-        // Workers report the last ones first.
-        claim.next = place.saturating_sub(1);
+        claim.next = place + 1;
         claim.left -= 1;
         if claim.left == 0 {
             self.jobs = self.jobs.saturating_sub(claim.jobs.len());

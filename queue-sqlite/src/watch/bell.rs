@@ -14,8 +14,19 @@ pub(super) struct Bell {
     ears: Option<ears::Ears>,
 }
 
+/// Why a wait for the bell ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// Its time was over.
+    Nothing,
+    /// It was rung, or a signal came.
+    Ring,
+    /// The log was written.
+    Write,
+}
+
 impl Bell {
-    /// A bell that also hears, where the system can tell, when the log at `log` is written.
+    /// A bell that at first also hears, where the system can tell, when the log at `log` is written.
     pub(super) fn new(log: &Path) -> Self {
         #[cfg(target_os = "linux")]
         {
@@ -41,9 +52,20 @@ impl Bell {
         self.called.notify_one();
     }
 
-    /// Waits until it rings, until the log is written if `listen`, or until `timeout`; says whether
-    /// the log was written.
-    pub(super) fn wait(&self, timeout: Option<Duration>, listen: bool) -> bool {
+    /// Hears from now on when the log is written, or does not any more: whoever writes pays for each
+    /// who hears it.
+    pub(super) fn hear(&self, hear: bool) {
+        #[cfg(target_os = "linux")]
+        if let Some(ears) = &self.ears {
+            ears.hear(hear);
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = hear;
+    }
+
+    /// Waits until it rings, until the log is written if `listen` and that is heard, or until
+    /// `timeout`.
+    pub(super) fn wait(&self, timeout: Option<Duration>, listen: bool) -> Heard {
         #[cfg(target_os = "linux")]
         if let Some(ears) = &self.ears {
             return ears.wait(timeout, listen);
@@ -61,25 +83,30 @@ impl Bell {
                 }
             }
         }
-        *rung = false;
-        false
+        if std::mem::take(&mut *rung) { Heard::Ring } else { Heard::Nothing }
     }
 }
 
 #[cfg(target_os = "linux")]
 mod ears {
     use std::os::fd::OwnedFd;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
+    use std::sync::{Mutex, PoisonError};
     use std::time::Duration;
 
     use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
     use rustix::fs::inotify;
     use rustix::io::{Result, read, write};
 
+    use super::Heard;
+
     #[derive(Debug)]
     pub(super) struct Ears {
         rung: OwnedFd,
         written: OwnedFd,
+        log: PathBuf,
+        /// The watch over the log, while there is one.
+        watch: Mutex<Option<i32>>,
     }
 
     impl Ears {
@@ -87,8 +114,25 @@ mod ears {
             let rung = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
             let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
             let written = inotify::init(flags)?;
-            inotify::add_watch(&written, log, inotify::WatchFlags::MODIFY)?;
-            Ok(Self { rung, written })
+            let watch = Mutex::new(Some(watch(&written, log)?));
+            Ok(Self { rung, written, log: log.to_owned(), watch })
+        }
+
+        pub(super) fn hear(&self, hear: bool) {
+            let mut watched = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+            match (hear, *watched) {
+                (true, None) => {
+                    self.drain();
+                    // Without, writes are found by asking.
+                    *watched = watch(&self.written, &self.log).ok();
+                }
+                (false, Some(number)) => {
+                    // It can only fail because the log is gone.
+                    let _ = inotify::remove_watch(&self.written, number);
+                    *watched = None;
+                }
+                _ => {}
+            }
         }
 
         pub(super) fn ring(&self) {
@@ -96,25 +140,37 @@ mod ears {
             let _ = write(&self.rung, &1_u64.to_ne_bytes());
         }
 
-        pub(super) fn wait(&self, timeout: Option<Duration>, listen: bool) -> bool {
+        pub(super) fn wait(&self, timeout: Option<Duration>, listen: bool) -> Heard {
             let mut both = [&self.rung, &self.written].map(|fd| PollFd::new(fd, PollFlags::IN));
             let heard = if listen { &mut both[..] } else { &mut both[..1] };
             let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
             // After a signal the caller looks whether there is something, and waits again.
             if poll(heard, timeout.as_ref()).is_err() {
-                return false;
+                return Heard::Ring;
             }
             let [rung, written] = both.map(|fd| !fd.revents().is_empty());
             if rung {
                 let _ = read(&self.rung, &mut [0; 8]);
             }
             if written {
-                // What was written does not matter, only that it was.
-                let mut events = [0; 4096];
-                while read(&self.written, &mut events).is_ok_and(|bytes| bytes > 0) {}
+                self.drain();
             }
-            written
+            match (written, rung) {
+                (true, _) => Heard::Write,
+                (false, true) => Heard::Ring,
+                (false, false) => Heard::Nothing,
+            }
         }
+
+        /// What was written does not matter, only that it was.
+        fn drain(&self) {
+            let mut events = [0; 4096];
+            while read(&self.written, &mut events).is_ok_and(|bytes| bytes > 0) {}
+        }
+    }
+
+    fn watch(written: &OwnedFd, log: &Path) -> Result<i32> {
+        inotify::add_watch(written, log, inotify::WatchFlags::MODIFY)
     }
 }
 
@@ -124,6 +180,7 @@ mod tests {
 
     use super::*;
 
+    const NOT_LONG: Option<Duration> = Some(Duration::ZERO);
     const LONG: Option<Duration> = Some(Duration::from_secs(20));
 
     fn bells(log: &Path) -> [Bell; 2] {
@@ -136,11 +193,11 @@ mod tests {
         for bell in bells(log.path()) {
             bell.ring();
             bell.ring();
-            assert!(!bell.wait(None, true));
-            assert!(!bell.wait(Some(Duration::ZERO), true));
+            assert_eq!(bell.wait(None, true), Heard::Ring);
+            assert_eq!(bell.wait(NOT_LONG, true), Heard::Nothing);
             std::thread::scope(|scope| {
                 scope.spawn(|| bell.ring());
-                assert!(!bell.wait(None, false));
+                assert_eq!(bell.wait(None, false), Heard::Ring);
             });
         }
     }
@@ -151,9 +208,27 @@ mod tests {
         let mut log = tempfile::NamedTempFile::new().unwrap();
         let bell = Bell::new(log.path());
         log.write_all(b"x").unwrap();
-        assert!(!bell.wait(Some(Duration::ZERO), false));
-        assert!(bell.wait(LONG, true));
-        assert!(!bell.wait(Some(Duration::ZERO), true));
+        assert_eq!(bell.wait(NOT_LONG, false), Heard::Nothing);
+        assert_eq!(bell.wait(LONG, true), Heard::Write);
+        assert_eq!(bell.wait(NOT_LONG, true), Heard::Nothing);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn who_does_not_hear_is_not_told_of_what_is_written_meanwhile() {
+        let mut log = tempfile::NamedTempFile::new().unwrap();
+        let bell = Bell::new(log.path());
+        for _ in 0..2 {
+            log.write_all(b"x").unwrap();
+            bell.hear(false);
+            bell.hear(false);
+            log.write_all(b"x").unwrap();
+            bell.hear(true);
+            assert_eq!(bell.wait(NOT_LONG, true), Heard::Nothing);
+            bell.hear(true);
+            log.write_all(b"x").unwrap();
+            assert_eq!(bell.wait(LONG, true), Heard::Write);
+        }
     }
 
     #[test]
@@ -166,8 +241,8 @@ mod tests {
         let bell = Bell::new(&beside(&path, "-wal"));
         for _ in 0..3 {
             conn.execute("UPDATE store SET turn = turn + 1", []).unwrap();
-            assert!(bell.wait(LONG, true));
+            assert_eq!(bell.wait(LONG, true), Heard::Write);
         }
-        assert!(!bell.wait(Some(Duration::ZERO), true));
+        assert_eq!(bell.wait(NOT_LONG, true), Heard::Nothing);
     }
 }
