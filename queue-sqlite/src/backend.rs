@@ -45,7 +45,7 @@ use crate::open::{Opened, Place, Role, Room, connect, prepare};
 use crate::reader::Reader;
 use crate::session::Session;
 use crate::watch::{Watch, WatchThread};
-use crate::writer::{Outside, Writer};
+use crate::writer::{Checkpoints, Outside, Writer};
 use crate::{SqliteOptions, options};
 pub(crate) use claim::lanes::SELECT_RUNNABLE;
 pub(crate) use claim::{HAS_PAUSE, SELECT_FIRST_DUE};
@@ -54,8 +54,8 @@ pub(crate) use enqueue::enqueue as enqueue_for_tests;
 
 /// A store in one SQLite file, for any number of processes of one host.
 ///
-/// Opening it starts four threads: one that writes, two that read, and one that wakes waiting
-/// workers. They end when it is dropped, after what was asked of them is done;
+/// Opening it starts five threads: one that writes, one that moves what was written from the log into
+/// the file, two that read, and one that wakes waiting workers. They end when it is dropped, after what was asked of them is done;
 /// [`SqliteBackend::close`] also waits for that.
 #[derive(Debug)]
 pub struct SqliteBackend {
@@ -84,13 +84,14 @@ impl SqliteBackend {
     pub fn open(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self, Error> {
         let Opened { path, place, room, conn } = prepare(path.as_ref(), &options)?;
         let (reading, readers_ended) = mpsc::channel(1);
+        let checkpoints = Checkpoints::start(&path, reading.clone())?;
         let reader = Reader::start(&path, reading.clone())?;
         let long_reader = Reader::start(&path, reading.clone())?;
         let watch = Watch::start(connect(&path, Role::Reader)?, &path, reading)?;
         let (ending, ended) = mpsc::channel(1);
         let watching = Arc::clone(watch.watch());
         let outside = Outside::new(Arc::clone(&place), room.clone(), watching, options.durability);
-        let writer = Writer::start(conn, outside, readers_ended, ending)?;
+        let writer = Writer::start(conn, outside, checkpoints, readers_ended, ending)?;
         // All connections are of one file.
         place.check()?;
         Ok(Self { path, options, place, room, writer, reader, long_reader, watch, ended })

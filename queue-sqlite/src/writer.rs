@@ -6,6 +6,7 @@
 //! each in a savepoint of its own.
 
 mod call;
+mod checkpoint;
 mod group;
 
 use queue_core::Error;
@@ -16,6 +17,7 @@ use crate::errors::Fault;
 use crate::session::Session;
 use crate::threads::spawn;
 use call::{Call, Pending};
+pub(crate) use checkpoint::Checkpoints;
 pub(crate) use group::Outside;
 
 /// Calls that wait for the writer before further callers have to wait for a place.
@@ -37,12 +39,14 @@ impl Writer {
     pub(crate) fn start(
         mut conn: Connection,
         outside: Outside,
+        mut checkpoints: Checkpoints,
         mut others: mpsc::Receiver<()>,
         ended: mpsc::Sender<()>,
     ) -> Result<Self, Error> {
         let (calls, waiting) = mpsc::channel(CALLS_WAITING_MAX);
         spawn("queue-sqlite-writer", move || {
-            group::run(&mut conn, waiting, &outside);
+            group::run(&mut conn, waiting, &outside, &mut checkpoints);
+            drop(checkpoints);
             while others.blocking_recv().is_some() {}
             group::close(conn);
             drop(ended);

@@ -27,9 +27,6 @@ const BUSY_WAITS: i32 = 2500;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The write-ahead log is cut to this size when it is reset (64 MiB).
 const JOURNAL_SIZE_LIMIT: i64 = 64 * 1024 * 1024;
-/// The log is written into the file once it has so many pages (16 MiB): each time waits for the disk
-/// twice, and a page that was written often goes into the file once.
-const CHECKPOINT_PAGES: i64 = 4096;
 pub(crate) const PAGE_SIZE: i64 = 4096;
 const AUTO_VACUUM_INCREMENTAL: i64 = 2;
 /// Prepared statements that a connection keeps: more than there are queries.
@@ -120,7 +117,8 @@ fn configure(conn: &Connection, role: Role) -> Result<(), Fault> {
     }
     use_wal(conn)?;
     set(conn, "synchronous", durability.synchronous())?;
-    set(conn, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    // `writer/checkpoint.rs` sees to that.
+    set(conn, "wal_autocheckpoint", 0)?;
     set(conn, "journal_size_limit", JOURNAL_SIZE_LIMIT)
 }
 

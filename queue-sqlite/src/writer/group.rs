@@ -13,6 +13,7 @@ use rusqlite::Connection;
 use tokio::sync::mpsc;
 
 use super::call::Pending;
+use super::checkpoint::Checkpoints;
 use crate::Durability;
 use crate::errors::Fault;
 use crate::open::{Place, Room, impatiently};
@@ -69,6 +70,7 @@ pub(super) fn run(
     conn: &mut Connection,
     mut waiting: mpsc::Receiver<Box<dyn Pending>>,
     outside: &Outside,
+    checkpoints: &mut Checkpoints,
 ) {
     let mut failed_sync = false;
     let mut tended = None;
@@ -78,7 +80,7 @@ pub(super) fn run(
             fail_all(calls, || Error::Refused(FAILED_SYNC.to_owned()));
             continue;
         }
-        failed_sync = commit_group(conn, calls, outside);
+        failed_sync = commit_group(conn, calls, outside) || checkpoints.committed(conn);
         tend(conn, outside, &mut tended);
     }
 }

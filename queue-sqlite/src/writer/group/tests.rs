@@ -165,7 +165,9 @@ fn after_a_failed_sync_nothing_is_acknowledged() {
     let (calls, waiting) = mpsc::channel(8);
     let (one, first) = call(|_| Ok(()));
     calls.try_send(one as Box<dyn Pending>).ok().unwrap();
-    let worker = std::thread::spawn(move || run(&mut conn, waiting, &outside));
+    let path = std::path::PathBuf::from(conn.path().unwrap());
+    let mut checkpoints = Checkpoints::start(&path, mpsc::channel(1).0).unwrap();
+    let worker = std::thread::spawn(move || run(&mut conn, waiting, &outside, &mut checkpoints));
     let answer = first.blocking_recv().unwrap();
     assert!(matches!(answer, Err(Error::Unavailable(_))));
     let (two, second) = call(|_| Ok(()));
