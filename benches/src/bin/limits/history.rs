@@ -6,12 +6,12 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 
 /// One attempt.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Run {
+    pub(crate) id: String,
     pub(crate) start_us: u64,
     /// When it ended, or when its process was dead for sure.
     pub(crate) end_us: u64,
-    pub(crate) was_killed: bool,
     /// The store's time at which it was given out, in milliseconds. (Fences are the time in
     /// microseconds, or a little more.)
     pub(crate) claimed_ms: u64,
@@ -20,26 +20,26 @@ pub(crate) struct Run {
 /// Reads the events; `killed` says when a process was dead.
 pub(crate) fn read(log: &Path, killed: &HashMap<u32, u64>) -> anyhow::Result<Vec<Run>> {
     let text = std::fs::read_to_string(log)?;
-    let mut open: HashMap<(u32, String), (u64, u64)> = HashMap::new();
+    let mut open: HashMap<(u32, String, String), (u64, u64)> = HashMap::new();
     let mut runs = Vec::new();
     for line in text.lines() {
         let parts: Vec<&str> = line.split(' ').collect();
         let [event, process, id, at_us, fence] = parts[..] else { bail!("no event: {line:?}") };
         let (process, at_us): (u32, u64) = (process.parse()?, at_us.parse()?);
-        let key = (process, format!("{id} {fence}"));
+        let key = (process, id.to_owned(), fence.to_owned());
         match event {
             "start" => {
                 open.insert(key, (at_us, fence.parse::<u64>()? / 1000));
             }
             _ => {
                 let (start_us, claimed_ms) = open.remove(&key).context("an end without a start")?;
-                runs.push(Run { start_us, end_us: at_us, was_killed: false, claimed_ms });
+                runs.push(Run { id: id.to_owned(), start_us, end_us: at_us, claimed_ms });
             }
         }
     }
-    for ((process, _), (start_us, claimed_ms)) in open {
+    for ((process, id, _), (start_us, claimed_ms)) in open {
         let end_us = *killed.get(&process).context("a run without an end in a live process")?;
-        runs.push(Run { start_us, end_us, was_killed: true, claimed_ms });
+        runs.push(Run { id, start_us, end_us, claimed_ms });
     }
     Ok(runs)
 }

@@ -11,6 +11,7 @@
 
 mod fair;
 mod history;
+mod holders;
 mod siege;
 mod throttled;
 mod worker;

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use clap::Args;
-use queue::{JobState, LimitSettings, NewJob, Rate};
+use queue::{JobState, LimitKey, LimitSettings, NewJob, Rate};
 
 use super::Scene;
 use super::history::{self, Run};
+use super::holders::{self, Looks, Watch};
 use super::worker::{Nap, PROVIDER, now_us};
 
 #[derive(Debug, Args)]
@@ -40,8 +41,8 @@ pub(crate) struct Options {
 
 const LEASE: Duration = Duration::from_secs(2);
 /// What a killed process may hold places for (promise P8).
-const RECOVERY: Duration = Duration::from_millis(3500);
-/// The share of places that may stay empty while jobs wait.
+const RECOVERY_US: u64 = 3_500_000;
+/// The share of places that may be idle while jobs wait, beside those.
 const IDLE_MAX: f64 = 0.05;
 
 /// A process that ends with this handle.
@@ -85,6 +86,7 @@ impl Scene<'_> {
         for _ in 0..options.replicas {
             replicas.push(start()?);
         }
+        let watch = Watch::start(self.queue.clone(), LimitKey::new(PROVIDER)?);
         let mut killed = HashMap::new();
         let (began, began_us) = (Instant::now(), now_us());
         let mut next_kill = Duration::from_millis(options.every_ms);
@@ -100,14 +102,15 @@ impl Scene<'_> {
                 victim = (victim + 1) % replicas.len();
             }
         }
-        let ended_us = now_us();
+        let (ended_us, looks) = (now_us(), watch.end().await?);
         let kills = killed.len();
         for mut replica in replicas {
             killed.extend([replica.kill()?]);
         }
         let runs = history::read(&log, &killed)?;
         println!("siege: {} runs, {kills} kills in {:.0?}", runs.len(), end);
-        judge(options, &runs, began_us, ended_us)
+        let killed: Vec<u64> = killed.into_values().collect();
+        judge(options, &runs, &looks, &killed, (began_us, ended_us))
     }
 
     /// Jobs always wait.
@@ -123,7 +126,13 @@ impl Scene<'_> {
     }
 }
 
-fn judge(options: &Options, runs: &[Run], began_us: u64, ended_us: u64) -> anyhow::Result<()> {
+fn judge(
+    options: &Options,
+    runs: &[Run],
+    looks: &Looks,
+    killed: &[u64],
+    time: (u64, u64),
+) -> anyhow::Result<()> {
     let mut most = 0;
     let spans: Vec<(u64, u64)> = runs.iter().map(|run| (run.start_us, run.end_us)).collect();
     history::sweep(&spans, |_, _, open| most = most.max(open));
@@ -140,21 +149,22 @@ fn judge(options: &Options, runs: &[Run], began_us: u64, ended_us: u64) -> anyho
         return Ok(());
     }
 
-    // What a killed process held is nobody's until its lease is over and reaped.
-    let recovery_us = u64::try_from(RECOVERY.as_micros())?;
-    let held =
-        |run: &Run| (run.start_us, run.end_us + if run.was_killed { recovery_us } else { 0 });
-    let held: Vec<(u64, u64)> = runs.iter().map(held).collect();
-    let places = i64::from(options.limit);
-    let mut idle_us = 0;
+    let (from_us, to_us) = time;
     // The first processes have to start up.
-    let from_us = began_us + 1_000_000;
-    history::sweep(&held, |start, end, open| {
-        let span = end.min(ended_us).saturating_sub(start.max(from_us));
-        idle_us += span * u64::try_from((places - open).max(0)).unwrap_or(0);
-    });
-    let idle = idle_us as f64 / ((ended_us - from_us) as f64 * f64::from(options.limit));
-    println!("{:.1} % of the places were empty while jobs waited", idle * 100.0);
-    ensure!(idle <= IDLE_MAX, "more than {:.0} %", IDLE_MAX * 100.0);
+    let time = (from_us + 1_000_000, to_us);
+    let spent = holders::spent(looks, runs, killed, u64::from(options.limit), time);
+    let share = |us: u64| us as f64 / spent.all_us.max(1) as f64;
+    let idle = share(spent.empty_us + spent.under_way_us);
+    println!(
+        "of the places {:.1} % were held by nobody and {:.1} % by jobs on the way while jobs waited; \
+         {:.1} % by killed processes, for {} ms at most",
+        share(spent.empty_us) * 100.0,
+        share(spent.under_way_us) * 100.0,
+        share(spent.dead_us) * 100.0,
+        spent.longest_dead_us / 1000,
+    );
+    ensure!(spent.stuck.is_empty(), "held by nobody who was killed: {:?}", spent.stuck);
+    ensure!(spent.longest_dead_us <= RECOVERY_US, "a killed process held a place for too long");
+    ensure!(idle <= IDLE_MAX, "more than {:.0} % were idle", IDLE_MAX * 100.0);
     Ok(())
 }
