@@ -25,8 +25,8 @@ struct Remembered {
     /// In their order, less those that have ended.
     jobs: Vec<Option<Plain>>,
     left: usize,
-    /// Where the one may be that ends next; at most their number.
-    next: usize,
+    /// The place of the one that has ended last.
+    last: Option<usize>,
 }
 
 /// A running job without a key, as far as its completion wants to know.
@@ -53,7 +53,7 @@ impl Memory {
         }
         let left = jobs.len();
         let jobs = jobs.into_iter().map(Some).collect();
-        let before = self.claims.insert(token, Remembered { jobs, left, next: 0 });
+        let before = self.claims.insert(token, Remembered { jobs, left, last: None });
         self.jobs = self.jobs.saturating_sub(before.map_or(0, |claim| claim.jobs.len()));
     }
 
@@ -61,14 +61,20 @@ impl Memory {
     pub(crate) fn take(&mut self, token: ClaimToken, id: JobId) -> Option<Plain> {
         let claim = self.claims.get_mut(&token)?;
         let is_it = |job: &Option<Plain>| job.is_some_and(|job| job.id == id);
-        // Workers report the oldest first, and jobs mostly end in the order in which they began.
-        let (before, behind) = claim.jobs.split_at(claim.next);
-        let place = match behind.iter().position(is_it) {
-            Some(further) => claim.next + further,
-            None => before.iter().position(is_it)?,
+        // Workers report the jobs of a claim in their order, or those that began last first.
+        let behind = claim.last.map_or(0, |last| last + 1);
+        let before = claim.last.and_then(|last| last.checked_sub(1));
+        let near = before.filter(|place| is_it(&claim.jobs[*place]));
+        let place = match near {
+            Some(place) => place,
+            None => {
+                let (passed, others) = claim.jobs.split_at(behind);
+                let further = others.iter().position(is_it).map(|place| behind + place);
+                further.or_else(|| passed.iter().position(is_it))?
+            }
         };
         let job = claim.jobs.get_mut(place)?.take();
-        claim.next = place + 1;
+        claim.last = Some(place);
         claim.left -= 1;
         if claim.left == 0 {
             self.jobs = self.jobs.saturating_sub(claim.jobs.len());
@@ -90,15 +96,17 @@ mod tests {
 
     #[test]
     fn a_job_is_taken_once_and_by_its_own_claim() {
-        let (mut memory, all) = (Memory::default(), jobs(3));
+        let (mut memory, all) = (Memory::default(), jobs(4));
         let [one, other] = [1, 2].map(|n| ClaimToken::from_bytes([n; 16]));
-        memory.note(one, all.clone());
-        assert_eq!(memory.take(other, all[0].id), None);
-        for job in [all[1], all[2], all[0]] {
-            assert_eq!(memory.take(one, job.id), Some(job));
-            assert_eq!(memory.take(one, job.id), None);
+        for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1], [1, 2, 0, 3]] {
+            memory.note(one, all.clone());
+            assert_eq!(memory.take(other, all[0].id), None);
+            for job in order.map(|place: usize| all[place]) {
+                assert_eq!(memory.take(one, job.id), Some(job));
+                assert_eq!(memory.take(one, job.id), None);
+            }
+            assert!(memory.claims.is_empty());
         }
-        assert!(memory.claims.is_empty());
     }
 
     #[test]
