@@ -107,8 +107,8 @@ struct Trouble {
     settles_wait: Option<Gate>,
     /// Every settle takes as long as a few other tasks.
     lags: bool,
-    /// How many attempts settles report that are out, and what they ask for: the most jobs of each claim.
-    settles_out: Vec<(usize, u32)>,
+    /// The jobs that settles report that are out, and what they ask for: the most jobs of each claim.
+    settles_out: Vec<(Vec<JobId>, u32)>,
     most_settles_out: usize,
     /// The next enqueue waits for the gate.
     enqueue_waits: Option<Gate>,
@@ -198,7 +198,12 @@ impl Faulty {
 
     /// How many attempts the settles report that wait.
     pub(crate) fn settles_report(&self) -> Vec<usize> {
-        self.trouble().settles_out.iter().map(|(reported, _)| *reported).collect()
+        self.settles_about().iter().map(Vec::len).collect()
+    }
+
+    /// The jobs that the settles report that wait.
+    pub(crate) fn settles_about(&self) -> Vec<Vec<JobId>> {
+        self.trouble().settles_out.iter().map(|(reported, _)| reported.clone()).collect()
     }
 
     /// The most settles that ever waited at the same time.
@@ -310,7 +315,8 @@ impl Backend for Faulty {
             {
                 let mut trouble = self.trouble();
                 let asked = request.claim.as_ref().map_or(0, |claim| claim.max);
-                trouble.settles_out.push((request.settlements.len(), asked));
+                let jobs = request.settlements.iter().map(|settlement| settlement.id);
+                trouble.settles_out.push((jobs.collect(), asked));
                 trouble.most_settles_out = trouble.most_settles_out.max(trouble.settles_out.len());
             }
             match gate {

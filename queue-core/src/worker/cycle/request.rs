@@ -1,7 +1,7 @@
 //! What goes to the store, and when.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Turning;
 use super::ahead::HOLD;
@@ -26,6 +26,16 @@ const PARTED_FROM: usize = 32;
 /// lease if the worker's host vanished while it waited, without a word to the server.
 const STANDING_MAX: u32 = 8;
 
+/// How long jobs that go back while the worker stops wait for those that have yet to be dropped. What goes
+/// back later stands before them.
+const GO_BACK_TOGETHER: Duration = Duration::from_millis(100);
+
+/// Whether the job goes back to the head of its lane.
+fn goes_back(ended: &Ended) -> bool {
+    let outcome = &ended.settlement.outcome;
+    !ended.was_started() || matches!(outcome, Outcome::Released | Outcome::Cancelled)
+}
+
 impl Turning {
     /// Whether a request may go out beside one that is out.
     pub(super) fn may_follow(&self) -> bool {
@@ -43,10 +53,6 @@ impl Turning {
     /// How many ended attempts a request carries so that another one can follow it. Jobs that go back to the head
     /// of their lane travel together, lest a claim between them gets the later ones.
     fn carried_at_most(&self, phase: Phase) -> Option<usize> {
-        let goes_back = |ended: &Ended| {
-            let outcome = &ended.settlement.outcome;
-            !ended.was_started() || matches!(outcome, Outcome::Released | Outcome::Cancelled)
-        };
         let worth_it = self.worth_a_flight();
         let is_parted = phase == Phase::Running
             && worth_it >= PARTED_FROM
@@ -60,10 +66,15 @@ impl Turning {
         if slots.has_bounded_kinds() { 0 } else { self.ahead.claimable(slots.total()) }
     }
 
-    /// Until when the outcomes of short attempts wait for others, if they do: as long as slots have
-    /// something to go on with.
+    /// Until when outcomes wait for others, if they do: those of short attempts as long as slots have
+    /// something to go on with, and jobs that go back while a worker stops for the rest of them.
     pub(super) fn hold_until(&self, phase: Phase) -> Option<Instant> {
         let slots = &self.set.slots;
+        if matches!(phase, Phase::Stopping { .. }) && slots.busy() > 0 {
+            let first =
+                self.pending.iter().filter(|ended| goes_back(ended)).map(|ended| ended.at).min()?;
+            return Some(first + GO_BACK_TOGETHER).filter(|until| Instant::now() < *until);
+        }
         let may_wait = phase == Phase::Running
             && slots.free() == 0
             && self.ahead.is_well_filled(slots.total())

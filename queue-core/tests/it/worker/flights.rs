@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use queue_core::{Fail, JobState, MemoryBackend, Queue, State, Worker};
+use queue_core::{Fail, JobId, JobState, MemoryBackend, NewJob, Queue, State, Worker};
 
 use crate::support::{Faulty, Gate, LONG, Number, eventually, finished, number};
 
@@ -73,6 +73,79 @@ async fn a_large_request_leaves_attempts_for_the_one_that_follows_it() {
     answers.open();
     assert_eq!(worker.drain(LONG).await.finished, 64);
     assert_eq!(faulty.most_settles_out(), 2);
+}
+
+/// Or what ended first would be reported last, for as long as there is more than a request carries.
+#[tokio::test]
+async fn a_large_request_carries_the_attempts_that_ended_first() {
+    let faulty = Faulty::new(MemoryBackend::new());
+    let queue = Queue::new(faulty.clone());
+    let (gates, passed): (Arc<[Gate; 3]>, Arc<AtomicUsize>) = Default::default();
+    let handler = async |State(gates): State<Arc<[Gate; 3]>>,
+                         State(passed): State<Arc<AtomicUsize>>,
+                         job: Number| {
+        let gate = match job.n {
+            0 => 0,
+            1..20 => 1,
+            _ => 2,
+        };
+        gates[gate].passed().await;
+        passed.fetch_add(1, Ordering::Relaxed);
+        Ok::<_, Fail>(())
+    };
+    let worker = Worker::new(&queue)
+        .concurrency(64)
+        .state(Arc::clone(&gates))
+        .state(Arc::clone(&passed))
+        .handle::<Number, _>(handler)
+        .start()
+        .unwrap();
+    let mut ids = Vec::new();
+    for n in 0..64 {
+        ids.push(queue.enqueue(number(n)).await.unwrap().id);
+    }
+    eventually("all run", async || worker.status().running == 64).await;
+    let answers = faulty.settles_wait();
+    gates[0].open();
+    eventually("one is out", async || faulty.settles_report() == [1]).await;
+    gates[1].open();
+    eventually("these have ended", async || passed.load(Ordering::Relaxed) == 20).await;
+    gates[2].open();
+    eventually("half of the slots follow", async || faulty.settles_report() == [1, 32]).await;
+    let carried = &faulty.settles_about()[1];
+    for id in &ids[1..20] {
+        assert!(carried.contains(id), "{carried:?}");
+    }
+    answers.open();
+    assert_eq!(worker.drain(LONG).await.finished, 64);
+}
+
+/// More than a call may carry, and ask for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_may_have_more_slots_than_a_call_has_jobs() {
+    let faulty = Faulty::new(MemoryBackend::new());
+    let queue = Queue::new(faulty.clone());
+    let gate = Gate::default();
+    let handler = async |State(gate): State<Gate>, _: Number| {
+        gate.passed().await;
+        Ok::<_, Fail>(())
+    };
+    let worker = Worker::new(&queue)
+        .concurrency(1_200)
+        .state(gate.clone())
+        .handle::<Number, _>(handler)
+        .start()
+        .unwrap();
+    let jobs: Vec<NewJob> = (0..2_000).map(number).collect();
+    let ids: Vec<JobId> = jobs.iter().map(|job| job.spec.id).collect();
+    queue.enqueue_all(jobs).await.unwrap();
+    eventually("all slots are taken", async || worker.status().running == 1_200).await;
+    gate.open();
+    for id in ids {
+        let record = finished(&queue, id).await;
+        assert_eq!((record.state, record.attempt()), (JobState::Completed, 1));
+    }
+    assert_eq!(worker.drain(LONG).await.finished, 2_000);
 }
 
 /// Or a worker that always has a request out would let them lie until their lease is over.
@@ -148,7 +221,8 @@ async fn requests_that_are_out_together_fill_no_more_slots_than_there_are() {
         finished(&queue, id).await;
     }
     let report = worker.drain(LONG).await;
-    assert_eq!((report.finished, report.lost, report.released), (JOBS as usize, 0, 0));
+    // A machine that is slow lets jobs that were claimed ahead go back before they have begun.
+    assert_eq!((report.finished, report.lost), (JOBS as usize, 0));
     assert_eq!(load.runs.load(Ordering::SeqCst), JOBS as usize);
     assert!(load.most.load(Ordering::SeqCst) <= SLOTS);
     assert!(faulty.most_settles_out() <= 2);

@@ -155,6 +155,26 @@ async fn a_drain_whose_grace_is_over_cancels_and_gives_back() {
     assert_eq!((record.state, record.failures), (JobState::Ready, 0));
 }
 
+/// Or those of a later call stand before those of an earlier one, although they came after them.
+#[tokio::test]
+async fn a_stop_gives_the_jobs_of_many_slots_back_in_one_call() {
+    let faulty = Faulty::new(queue_core::MemoryBackend::new());
+    let queue = Queue::new(faulty.clone());
+    let deaf = async |_: Number| std::future::pending::<Result<(), Fail>>().await;
+    let worker = Worker::new(&queue).concurrency(100).handle::<Number, _>(deaf).start().unwrap();
+    queue.enqueue_all((0..100).map(number)).await.unwrap();
+    eventually("all run", async || worker.status().running == 100).await;
+    let answers = faulty.settles_wait();
+    let look = async {
+        eventually("they go back", async || !faulty.settles_report().is_empty()).await;
+        assert_eq!(faulty.settles_report(), [100]);
+        answers.open();
+    };
+    let (stopped, ()) = tokio::join!(worker.stop_now(), look);
+    assert_eq!((stopped.finished, stopped.released, stopped.lost), (0, 100, 0));
+    assert_eq!(faulty.most_settles_out(), 1);
+}
+
 #[tokio::test]
 async fn a_stop_ends_in_time_although_the_store_is_away() {
     let faulty = Faulty::new(queue_core::MemoryBackend::new());
