@@ -6,7 +6,7 @@
 use std::io::{BufRead as _, Result as IoResult};
 use std::io::{BufReader, Read as _, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -109,20 +109,33 @@ fn number(bytes: &[u8], at: &mut usize, sign: u8) -> Option<usize> {
     std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
 }
 
-/// Sends the calls, each after the answer to the one before it, and tells how long it took.
+/// Sends the calls, each after the answer to the one before it, and tells how long it took. An enqueue
+/// says when it was sent, which ends it: as of now, or the server would make its records anew.
 ///
 /// # Errors
 /// If the server answers one with an error: then it did other work than what was recorded.
-pub fn replay(port: u16, calls: &[Vec<u8>]) -> anyhow::Result<Duration> {
+pub fn replay(port: u16, calls: &mut [Vec<u8>]) -> anyhow::Result<Duration> {
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
     stream.set_nodelay(true)?;
     let mut answers = BufReader::with_capacity(256 * 1024, stream.try_clone()?);
     let started = Instant::now();
     for call in calls {
+        if let Some(sent_ms) = sent_ms(call) {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            sent_ms.copy_from_slice(format!("{:013}", now.as_millis()).as_bytes());
+        }
         stream.write_all(call)?;
         skip_answer(&mut answers)?;
     }
     Ok(started.elapsed())
+}
+
+/// The time that a call ends with, if it does: 13 digits.
+fn sent_ms(call: &mut [u8]) -> Option<&mut [u8]> {
+    let digits = call.len().checked_sub(15)?;
+    let (before, last) = call.split_at_mut(digits);
+    let is_time = before.ends_with(b"$13\r\n") && last[..13].iter().all(u8::is_ascii_digit);
+    is_time.then_some(&mut last[..13])
 }
 
 fn skip_answer(answers: &mut BufReader<std::net::TcpStream>) -> anyhow::Result<()> {
@@ -150,7 +163,18 @@ fn skip_answer(answers: &mut BufReader<std::net::TcpStream>) -> anyhow::Result<(
 
 #[cfg(test)]
 mod tests {
-    use super::command_length;
+    use super::{command_length, sent_ms};
+
+    #[test]
+    fn only_a_call_that_ends_with_a_time_has_one() {
+        let mut call = b"*2\r\n$1\r\na\r\n$13\r\n1795411470123\r\n".to_vec();
+        assert_eq!(sent_ms(&mut call).as_deref(), Some(&b"1795411470123"[..]));
+        for other in
+            [&b"*1\r\n$13\r\n179541147012x\r\n"[..], b"*1\r\n$14\r\n01795411470123\r\n", b""]
+        {
+            assert_eq!(sent_ms(&mut other.to_vec()), None);
+        }
+    }
 
     #[test]
     fn a_command_ends_where_its_last_part_ends() {

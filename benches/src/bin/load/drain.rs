@@ -59,8 +59,8 @@ async fn recorded(settings: &Settings, keeps: bool) -> anyhow::Result<(Calls, Ca
 async fn alone(
     settings: &Settings,
     name: &str,
-    enqueues: Calls,
-    claims: Calls,
+    mut enqueues: Calls,
+    mut claims: Calls,
     results: &mut Results,
 ) -> anyhow::Result<()> {
     let store = Store::start()?;
@@ -68,8 +68,8 @@ async fn alone(
     store.queue().await?.stats().await?;
     let port = store.port();
     let took = tokio::task::spawn_blocking(move || {
-        replay(port, &enqueues)?;
-        replay(port, &claims)
+        replay(port, &mut enqueues)?;
+        replay(port, &mut claims)
     });
     let took = took.await.context("the replay panicked")??;
     let each = took.as_secs_f64() / settings.jobs as f64;

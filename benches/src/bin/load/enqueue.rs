@@ -108,7 +108,7 @@ async fn bulk(settings: &Settings, results: &mut Results) -> anyhow::Result<()> 
     let recorder = Recorder::start(recorded_at.port()).await?;
     let queue = Queue::connect(&recorder.url()).await?;
     queue.enqueue_all(jobs(settings.jobs, settings.payload_bytes, true)?).await?;
-    let calls = recorder.take();
+    let mut calls = recorder.take();
     drop((recorder, recorded_at));
     anyhow::ensure!(!calls.is_empty(), "nothing was recorded");
 
@@ -118,7 +118,7 @@ async fn bulk(settings: &Settings, results: &mut Results) -> anyhow::Result<()> 
     queue.stats().await?;
     let took = tokio::task::spawn_blocking({
         let port = store.port();
-        move || replay(port, &calls)
+        move || replay(port, &mut calls)
     });
     let took = took.await.context("the replay panicked")??;
     results.add("enqueue, calls alone", "jobs/s", 1.0 / each(took.as_secs_f64()));
