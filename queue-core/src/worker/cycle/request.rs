@@ -28,7 +28,7 @@ const STANDING_MAX: u32 = 8;
 
 /// How long jobs that go back while the worker stops wait for those that have yet to be dropped. What goes
 /// back later stands before them.
-const GO_BACK_TOGETHER: Duration = Duration::from_millis(100);
+const GO_BACK_TOGETHER: Duration = Duration::from_millis(20);
 
 /// Whether the job goes back to the head of its lane.
 fn goes_back(ended: &Ended) -> bool {
