@@ -84,7 +84,7 @@ impl SqliteBackend {
     pub fn open(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self, Error> {
         let Opened { path, place, room, conn } = prepare(path.as_ref(), &options)?;
         let (reading, readers_ended) = mpsc::channel(1);
-        let checkpoints = Checkpoints::start(&path, reading.clone())?;
+        let checkpoints = Checkpoints::start(&path, Arc::clone(&place), reading.clone())?;
         let reader = Reader::start(&path, reading.clone())?;
         let long_reader = Reader::start(&path, reading.clone())?;
         let watch = Watch::start(connect(&path, Role::Reader)?, &path, reading)?;

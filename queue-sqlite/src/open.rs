@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use queue_core::{Error, Namespace};
 
-pub(crate) use connection::{Role, connect, impatiently};
+pub(crate) use connection::{Patience, Role, connect, with_patience};
 pub(crate) use file::{FileSystem, file_system};
 pub(crate) use place::Place;
 pub(crate) use room::Room;

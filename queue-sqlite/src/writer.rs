@@ -45,10 +45,11 @@ impl Writer {
     ) -> Result<Self, Error> {
         let (calls, waiting) = mpsc::channel(CALLS_WAITING_MAX);
         spawn("queue-sqlite-writer", move || {
-            group::run(&mut conn, waiting, &outside, &mut checkpoints);
+            let failed_sync = group::run(&mut conn, waiting, &outside, &mut checkpoints);
+            let thread_failed_sync = checkpoints.failed_sync();
             drop(checkpoints);
             while others.blocking_recv().is_some() {}
-            group::close(conn);
+            group::close(conn, failed_sync || thread_failed_sync());
             drop(ended);
         })?;
         Ok(Self { calls })

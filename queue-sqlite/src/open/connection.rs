@@ -23,6 +23,7 @@ pub(crate) enum Role {
 /// How long a connection waits for another process's lock before it says that it is busy: so many
 /// times one to three milliseconds, about five seconds.
 const BUSY_WAITS: i32 = 2500;
+const BUSY_WAITS_BRIEF: i32 = 50;
 /// How long opening waits for others who open the same file.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The write-ahead log is cut to this size when it is reset (64 MiB).
@@ -75,12 +76,25 @@ fn explain(fault: Fault, path: &Path) -> Error {
     fault.into()
 }
 
-/// Runs `work` on a connection that does not wait for locks meanwhile.
-pub(crate) fn impatiently<T>(
+/// How long a connection waits for locks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Not at all.
+    None,
+    /// About a tenth of a second.
+    Some,
+}
+
+/// Runs `work` on a connection that waits less for locks than usual meanwhile.
+pub(crate) fn with_patience<T>(
     conn: &mut Connection,
+    patience: Patience,
     work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
 ) -> rusqlite::Result<T> {
-    conn.busy_timeout(Duration::ZERO)?;
+    conn.busy_handler(match patience {
+        Patience::None => None,
+        Patience::Some => Some(wait_briefly_for_lock as fn(i32) -> bool),
+    })?;
     let result = work(conn);
     conn.busy_handler(Some(wait_for_lock as fn(i32) -> bool))?;
     result
@@ -93,6 +107,11 @@ pub(crate) fn impatiently<T>(
 fn wait_for_lock(waits: i32) -> bool {
     std::thread::sleep(lock_pause(waits));
     waits < BUSY_WAITS
+}
+
+fn wait_briefly_for_lock(waits: i32) -> bool {
+    std::thread::sleep(lock_pause(waits));
+    waits < BUSY_WAITS_BRIEF
 }
 
 fn lock_pause(waits: i32) -> Duration {

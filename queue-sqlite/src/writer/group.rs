@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use queue_core::Error;
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use tokio::sync::mpsc;
 
 use super::call::Pending;
-use super::checkpoint::Checkpoints;
+use super::checkpoint::{Checkpoints, has_failed_sync};
 use crate::Durability;
 use crate::errors::Fault;
-use crate::open::{Place, Room, impatiently};
+use crate::open::{Patience, Place, Room, with_patience};
 use crate::session::{Memory, Session};
 use crate::watch::Watch;
 
@@ -65,53 +66,65 @@ fn commit(conn: &Connection) -> Result<(), Fault> {
     execute(conn, "COMMIT")
 }
 
-/// Serves calls until nobody can make any.
+/// Serves calls until nobody can make any; says whether a sync has failed.
 pub(super) fn run(
     conn: &mut Connection,
     mut waiting: mpsc::Receiver<Box<dyn Pending>>,
     outside: &Outside,
     checkpoints: &mut Checkpoints,
-) {
+) -> bool {
+    let thread_failed_sync = checkpoints.failed_sync();
     let mut failed_sync = false;
     let mut tended = None;
     while let Some(first) = waiting.blocking_recv() {
         let calls = gather(first, &mut waiting);
+        failed_sync |= thread_failed_sync();
         if failed_sync {
             fail_all(calls, || Error::Refused(FAILED_SYNC.to_owned()));
             continue;
         }
-        failed_sync = commit_group(conn, calls, outside) || checkpoints.committed(conn);
-        tend(conn, outside, &mut tended);
+        // Once a sync has failed, what the log holds may be nowhere else.
+        failed_sync = commit_group(conn, calls, outside)
+            || checkpoints.committed(conn)
+            || tend(conn, outside, &mut tended);
     }
+    failed_sync
 }
 
-/// Makes the reserve again if it was used, as soon as there is room. Looks now and then only.
-fn tend(conn: &mut Connection, outside: &Outside, tended: &mut Option<Instant>) {
+/// Makes the reserve again if it was used, as soon as there is room. Looks now and then only. Says
+/// whether a sync has failed.
+fn tend(conn: &mut Connection, outside: &Outside, tended: &mut Option<Instant>) -> bool {
     let soon = tended.is_some_and(|last| last.elapsed() < TEND_PAUSE);
     if soon {
-        return;
+        return false;
     }
     *tended = Some(Instant::now());
     if !outside.room.is_tight() || outside.place.check().is_err() {
-        return;
+        return false;
     }
     // The log may be large and hold nothing any more.
-    if let Err(error) = impatiently(conn, empty_log) {
-        tracing::debug!(%error, "the write-ahead log was not emptied");
+    if has_failed_sync(with_patience(conn, Patience::None, empty_log)) {
+        return true;
     }
     outside.room.keep_reserve();
+    false
 }
 
 fn empty_log(conn: &Connection) -> rusqlite::Result<()> {
     conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }
 
-/// Closes the connection.
-pub(super) fn close(mut conn: Connection) {
+/// Closes the connection. If a sync has failed, the log stays as it is: the file may lack what a checkpoint
+/// has written, and a sync that succeeds now would not say so.
+pub(super) fn close(mut conn: Connection, failed_sync: bool) {
     // The file alone is then the whole store. Other processes may keep the log from being
     // emptied, which does no harm and is not waited for.
-    if let Err(error) = impatiently(&mut conn, empty_log) {
-        tracing::debug!(%error, "the write-ahead log was not emptied at the end");
+    let failed_sync =
+        failed_sync || has_failed_sync(with_patience(&mut conn, Patience::None, empty_log));
+    if failed_sync
+        && let Err(error) = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+    {
+        tracing::warn!(%error, "the write-ahead log may be lost");
     }
     if let Err((_, error)) = conn.close() {
         tracing::warn!(%error, "the connection was not closed cleanly");

@@ -1,5 +1,7 @@
 //! What one group of calls does when some of them go wrong.
 
+use std::path::Path;
+
 use queue_core::{EnqueueOutcome, JobState, NewJob, Payload};
 use tempfile::TempDir;
 
@@ -7,7 +9,7 @@ use super::super::Answer;
 use super::super::call::Call;
 use super::*;
 use crate::SqliteOptions;
-use crate::open::{Opened, prepare};
+use crate::open::{Opened, beside, prepare};
 use crate::session::Finish;
 
 const STORED: queue_core::Durability = queue_core::Durability::Fsync;
@@ -18,6 +20,11 @@ fn store() -> (TempDir, Connection, Outside) {
     let Opened { place, room, conn, .. } = prepare(&path, &SqliteOptions::default()).unwrap();
     let outside = Outside::new(place, room, Arc::default(), Durability::Fsync);
     (directory, conn, outside)
+}
+
+fn checkpoints(conn: &Connection, outside: &Outside) -> Checkpoints {
+    let path = Path::new(conn.path().unwrap());
+    Checkpoints::start(path, Arc::clone(&outside.place), mpsc::channel(1).0).unwrap()
 }
 
 /// A call that writes `duplicates`, which is easy to look at, and then does something else.
@@ -165,8 +172,7 @@ fn after_a_failed_sync_nothing_is_acknowledged() {
     let (calls, waiting) = mpsc::channel(8);
     let (one, first) = call(|_| Ok(()));
     calls.try_send(one as Box<dyn Pending>).ok().unwrap();
-    let path = std::path::PathBuf::from(conn.path().unwrap());
-    let mut checkpoints = Checkpoints::start(&path, mpsc::channel(1).0).unwrap();
+    let mut checkpoints = checkpoints(&conn, &outside);
     let worker = std::thread::spawn(move || run(&mut conn, waiting, &outside, &mut checkpoints));
     let answer = first.blocking_recv().unwrap();
     assert!(matches!(answer, Err(Error::Unavailable(_))));
@@ -175,6 +181,47 @@ fn after_a_failed_sync_nothing_is_acknowledged() {
     assert!(matches!(second.blocking_recv().unwrap(), Err(Error::Refused(_))));
     drop(calls);
     worker.join().unwrap();
+}
+
+#[test]
+fn after_a_failed_sync_of_a_checkpoint_nothing_is_acknowledged() {
+    let (_directory, mut conn, outside) = store();
+    let mut checkpoints = checkpoints(&conn, &outside);
+    checkpoints.fail();
+    let (calls, waiting) = mpsc::channel(8);
+    let (one, answer) = call(|_| Ok(()));
+    calls.try_send(one as Box<dyn Pending>).ok().unwrap();
+    drop(calls);
+    assert!(run(&mut conn, waiting, &outside, &mut checkpoints));
+    assert!(matches!(answer.blocking_recv().unwrap(), Err(Error::Refused(_))));
+}
+
+/// It may hold what a sync of the file has lost, which another one would not tell.
+#[test]
+fn after_a_failed_sync_the_log_stays() {
+    let (_directory, mut conn, mut outside) = store();
+    let path = Path::new(conn.path().unwrap()).to_owned();
+    let log = || std::fs::metadata(beside(&path, "-wal")).unwrap().len();
+    // Without it there is a reason to empty the log.
+    std::fs::remove_file(beside(&path, "-reserve")).unwrap();
+    conn.execute("UPDATE store SET turn = turn + 1", []).unwrap();
+    let bytes = log();
+    assert!(bytes > 0);
+    outside.commit = |_| Err(failure(rusqlite::ffi::SQLITE_IOERR_FSYNC));
+    let mut checkpoints = checkpoints(&conn, &outside);
+    let (calls, waiting) = mpsc::channel(8);
+    let (one, answer) = call(|_| Ok(()));
+    calls.try_send(one as Box<dyn Pending>).ok().unwrap();
+    drop(calls);
+    let failed_sync = run(&mut conn, waiting, &outside, &mut checkpoints);
+    assert!(failed_sync && answer.blocking_recv().unwrap().is_err());
+    drop(checkpoints);
+    close(conn, failed_sync);
+    assert!(log() >= bytes);
+    // It is emptied as usual when the store was opened again and is closed without trouble.
+    let Opened { conn, .. } = prepare(&path, &SqliteOptions::default()).unwrap();
+    close(conn, false);
+    assert!(!beside(&path, "-wal").exists());
 }
 
 /// The system forgets that a sync has failed: another one may succeed without what was lost.
