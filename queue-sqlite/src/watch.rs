@@ -193,8 +193,12 @@ impl Watch {
                 pace.quicken(Instant::now());
                 continue;
             }
-            // Before the look for whoever has come.
-            self.bell.hear(true);
+            if !self.bell.hears() {
+                // Before the look for whoever has come; and not while the writer may want the lock.
+                drop(state);
+                self.bell.hear(true);
+                continue;
+            }
             let now = Instant::now();
             let (held_back, deaf) = (pace.held_back(now), pace.deaf(now));
             let called = state.look || state.waiters.values().any(|waiter| waiter.fresh);

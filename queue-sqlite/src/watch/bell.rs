@@ -63,6 +63,15 @@ impl Bell {
         let _ = hear;
     }
 
+    /// Whether it has been told to hear, or cannot.
+    pub(super) fn hears(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        if let Some(ears) = &self.ears {
+            return ears.hears();
+        }
+        true
+    }
+
     /// Waits until it rings, until the log is written if `listen` and that is heard, or until
     /// `timeout`.
     pub(super) fn wait(&self, timeout: Option<Duration>, listen: bool) -> Heard {
@@ -91,7 +100,7 @@ impl Bell {
 mod ears {
     use std::os::fd::OwnedFd;
     use std::path::{Path, PathBuf};
-    use std::sync::{Mutex, PoisonError};
+    use std::sync::{Mutex, MutexGuard, PoisonError};
     use std::time::Duration;
 
     use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -105,8 +114,18 @@ mod ears {
         rung: OwnedFd,
         written: OwnedFd,
         log: PathBuf,
-        /// The watch over the log, while there is one.
-        watch: Mutex<Option<i32>>,
+        watch: Mutex<Watch>,
+    }
+
+    /// The watch over the log.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Watch {
+        /// There is none.
+        None,
+        /// It has this number.
+        Kept(i32),
+        /// There could be none: writes are found by asking.
+        Refused,
     }
 
     impl Ears {
@@ -114,25 +133,39 @@ mod ears {
             let rung = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
             let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
             let written = inotify::init(flags)?;
-            let watch = Mutex::new(Some(watch(&written, log)?));
-            Ok(Self { rung, written, log: log.to_owned(), watch })
+            let watch = Watch::Kept(watch(&written, log)?);
+            Ok(Self { rung, written, log: log.to_owned(), watch: Mutex::new(watch) })
         }
 
         pub(super) fn hear(&self, hear: bool) {
-            let mut watched = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
-            match (hear, *watched) {
-                (true, None) => {
+            let mut kept = self.watch();
+            match (hear, *kept) {
+                (true, Watch::None) => {
                     self.drain();
-                    // Without, writes are found by asking.
-                    *watched = watch(&self.written, &self.log).ok();
+                    *kept = match watch(&self.written, &self.log) {
+                        Ok(number) => Watch::Kept(number),
+                        Err(error) => {
+                            tracing::debug!(%error, "writes of other processes are found by asking");
+                            Watch::Refused
+                        }
+                    };
                 }
-                (false, Some(number)) => {
+                (false, Watch::Kept(number)) => {
                     // It can only fail because the log is gone.
                     let _ = inotify::remove_watch(&self.written, number);
-                    *watched = None;
+                    *kept = Watch::None;
                 }
+                (false, Watch::Refused) => *kept = Watch::None,
                 _ => {}
             }
+        }
+
+        pub(super) fn hears(&self) -> bool {
+            *self.watch() != Watch::None
+        }
+
+        fn watch(&self) -> MutexGuard<'_, Watch> {
+            self.watch.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
         pub(super) fn ring(&self) {
@@ -222,13 +255,22 @@ mod tests {
             log.write_all(b"x").unwrap();
             bell.hear(false);
             bell.hear(false);
+            assert!(!bell.hears());
             log.write_all(b"x").unwrap();
             bell.hear(true);
             assert_eq!(bell.wait(NOT_LONG, true), Heard::Nothing);
             bell.hear(true);
+            assert!(bell.hears());
             log.write_all(b"x").unwrap();
             assert_eq!(bell.wait(LONG, true), Heard::Write);
         }
+        // If the log cannot be watched, nobody tries again and again.
+        bell.hear(false);
+        log.close().unwrap();
+        bell.hear(true);
+        assert!(bell.hears());
+        bell.hear(false);
+        assert!(!bell.hears());
     }
 
     #[test]
