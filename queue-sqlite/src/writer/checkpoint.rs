@@ -24,14 +24,14 @@ use crate::threads::spawn;
 /// The writer makes a checkpoint itself when the log has so many pages (16 MiB).
 const CHECKPOINT_PAGES: i64 = 4096;
 /// The writer waits for others when the log has so many (32 MiB), but not for long: somebody may read an
-/// old state of the file for hours. So it does again when it has [`CHECKPOINT_PAGES`] more.
+/// old state of the file for hours. So it does again when it has twice as many, and so on.
 const WAIT_PAGES: i64 = 2 * CHECKPOINT_PAGES;
 /// The thread is asked for one, as long as the writer makes none, whenever the log has so many more
 /// (8 MiB): each waits for the disk, and a page that was written often goes into the file once.
 const ASK_PAGES: i64 = 2048;
-/// How long the writer waits at most for others who make a checkpoint; and as long for others who
-/// commit or read ([`Patience::Some`]).
-const WAIT_MAX: Duration = Duration::from_millis(100);
+/// How long the writer waits at most for others who make a checkpoint: until their disk has it. For those
+/// who commit or read it waits less ([`Patience::Some`]).
+const WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Does what it can without waiting for anybody.
 const CHECKPOINT: &str = "PRAGMA wal_checkpoint(PASSIVE)";
@@ -131,7 +131,7 @@ impl Checkpoints {
             // Should somebody else make one, or the disk be full, the next commit tries again.
             make(conn, CHECKPOINT)
         } else {
-            self.wait_at = pages + CHECKPOINT_PAGES;
+            self.wait_at = 2 * pages;
             drop(self.thread.busy());
             with_patience(conn, Patience::Some, make_whole)
         })
@@ -148,9 +148,10 @@ fn pages(conn: &Connection) -> rusqlite::Result<i64> {
     conn.prepare_cached(LOOK)?.query_row([], |row| row.get(1))
 }
 
-/// Says whether it was kept from the end.
+/// Says whether somebody else is making one.
 fn make(conn: &Connection, checkpoint: &str) -> rusqlite::Result<bool> {
-    conn.prepare_cached(checkpoint)?.query_row([], |row| row.get(0))
+    // There are no numbers of pages then.
+    conn.prepare_cached(checkpoint)?.query_row([], |row| Ok(row.get::<_, i64>(1)? < 0))
 }
 
 /// SQLite waits for writers and readers, but not for who makes a checkpoint.
@@ -268,7 +269,7 @@ mod tests {
         let reader = Connection::open(&path).unwrap();
         reader.execute_batch("BEGIN; SELECT count(*) FROM store").unwrap();
         write(&mut conn, &mut checkpoints, WAIT_PAGES + CHECKPOINT_PAGES / 2);
-        assert!(checkpoints.wait_at > WAIT_PAGES + CHECKPOINT_PAGES / 2, "{checkpoints:?}");
+        assert!(checkpoints.wait_at >= 2 * WAIT_PAGES, "{checkpoints:?}");
         reader.execute_batch("COMMIT").unwrap();
         let log = bytes(&beside(&path, "-wal"));
         write(&mut conn, &mut checkpoints, WAIT_PAGES);
