@@ -245,6 +245,9 @@ mod tests {
     #[test]
     fn the_log_begins_again_although_two_writers_never_rest() {
         let (_directory, path, place, conn) = opened();
+        // The log goes with the last connection.
+        let last = connect(&path, Role::Reader).unwrap();
+        pages(&last).unwrap();
         std::thread::scope(|scope| {
             let write = |mut conn: Connection| {
                 let ended = mpsc::channel(1).0;
