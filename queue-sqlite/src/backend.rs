@@ -54,9 +54,9 @@ pub(crate) use enqueue::enqueue as enqueue_for_tests;
 
 /// A store in one SQLite file, for any number of processes of one host.
 ///
-/// Opening it starts five threads: one that writes, one that moves what was written from the log into
-/// the file, two that read, and one that wakes waiting workers. They end when it is dropped, after what was asked of them is done;
-/// [`SqliteBackend::close`] also waits for that.
+/// Opening it starts five threads: one that writes, one that moves what was written from the log
+/// into the file, two that read, and one that wakes waiting workers. They end when it is dropped,
+/// after what was asked of them is done; [`SqliteBackend::close`] also waits for that.
 #[derive(Debug)]
 pub struct SqliteBackend {
     path: PathBuf,

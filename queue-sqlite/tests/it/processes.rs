@@ -146,41 +146,91 @@ async fn killed_processes_lose_nothing_that_was_acknowledged() {
     let backend = open(&path);
     let rounds = std::env::var("KILL_ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
     for round in 0..rounds.unwrap_or(ROUNDS_DEFAULT) {
-        let mut helpers = [(); 2].map(|()| Helper::start("helper_works_until_it_is_killed", &path));
-        let mut enqueued = HashSet::new();
-        let mut completed = HashSet::new();
         // Killed after so many lines, wherever it is then: in the middle of a commit as likely as
         // not, since that is what it does most of its time.
-        for helper in &mut helpers {
-            for _ in 0..=(round % 8) * 5 {
-                enqueued.insert(helper.hear("enqueued").unwrap().parse::<JobId>().unwrap());
-            }
-        }
-        for helper in &mut helpers {
-            helper.child.kill().unwrap();
-        }
-        for helper in &mut helpers {
-            while let Some(line) = helper.hear("") {
-                let Some((word, id)) = line.split_once(' ') else { continue };
-                let Ok(id) = id.parse::<JobId>() else { continue };
-                match word {
-                    "enqueued" => enqueued.insert(id),
-                    _ => completed.insert(id),
-                };
-            }
-            helper.kill();
-        }
-        assert_sound(&backend).await;
-        let enqueued: Vec<JobId> = enqueued.into_iter().collect();
-        for ids in enqueued.chunks(500) {
-            for record in backend.get(ids).await.unwrap() {
-                let record = record.expect("an acknowledged job is there");
-                let done = completed.contains(&record.spec.id);
-                assert!(!done || record.state == JobState::Completed, "{}", record.state);
-            }
-        }
+        let said = killed("helper_works_until_it_is_killed", &path, 1 + (round % 8) * 5);
+        assert_kept(&backend, &said).await;
     }
     recover(&backend, &path).await;
+}
+
+/// Commits so much that the log goes into the file all the time, until it is killed.
+#[tokio::test]
+async fn helper_fills_the_log_until_it_is_killed() {
+    let Some(file) = file() else { return };
+    let backend = open(&file);
+    loop {
+        let jobs: Vec<NewJob> = (0..8).map(|_| job("x".repeat(100_000))).collect();
+        backend.enqueue(&jobs, STORED).await.unwrap();
+        jobs.iter().for_each(|job| say("enqueued", job.job_id()));
+        let claim = backend.claim(&request(8)).await.unwrap();
+        backend.settle(&completion(&claim.leases)).await.unwrap();
+        claim.leases.iter().for_each(|lease| say("completed", lease.spec.id));
+    }
+}
+
+/// Who opens the file next finds nobody there, and reads the log from its beginning.
+#[tokio::test]
+async fn processes_killed_while_the_log_goes_into_the_file_lose_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("queue.db");
+    open(&path).close().await;
+    for round in 0..4 {
+        let before = std::fs::metadata(&path).unwrap().len();
+        // Together they write some 16 MiB and more, with which the thread and the writers copy.
+        let said = killed("helper_fills_the_log_until_it_is_killed", &path, 104 + 24 * round);
+        let after = std::fs::metadata(&path).unwrap().len();
+        assert!(after > before + 4 * 1024 * 1024, "nothing was copied: {before}, {after}");
+        let backend = open(&path);
+        assert_kept(&backend, &said).await;
+        backend.close().await;
+    }
+}
+
+/// What processes said.
+#[derive(Default)]
+struct Said {
+    enqueued: HashSet<JobId>,
+    completed: HashSet<JobId>,
+}
+
+/// Runs two helpers, kills them after so many jobs were acknowledged by each, and tells what they said.
+fn killed(helper: &str, path: &Path, lines: usize) -> Said {
+    let mut helpers = [(); 2].map(|()| Helper::start(helper, path));
+    let mut said = Said::default();
+    for helper in &mut helpers {
+        for _ in 0..lines {
+            said.enqueued.insert(helper.hear("enqueued").unwrap().parse::<JobId>().unwrap());
+        }
+    }
+    for helper in &mut helpers {
+        helper.child.kill().unwrap();
+    }
+    for helper in &mut helpers {
+        while let Some(line) = helper.hear("") {
+            let Some((word, id)) = line.split_once(' ') else { continue };
+            let Ok(id) = id.parse::<JobId>() else { continue };
+            match word {
+                "enqueued" => said.enqueued.insert(id),
+                _ => said.completed.insert(id),
+            };
+        }
+        helper.kill();
+    }
+    said
+}
+
+/// All that was acknowledged is there, and nothing is damaged.
+async fn assert_kept(backend: &SqliteBackend, said: &Said) {
+    assert_sound(backend).await;
+    let enqueued: Vec<JobId> = said.enqueued.iter().copied().collect();
+    for ids in enqueued.chunks(500) {
+        for record in backend.get(ids).await.unwrap() {
+            let record = record.expect("an acknowledged job is there");
+            let done = said.completed.contains(&record.spec.id);
+            assert!(!done || record.state == JobState::Completed, "{}", record.state);
+        }
+    }
 }
 
 /// What the killed processes left running is taken back and done.

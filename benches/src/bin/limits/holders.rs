@@ -19,6 +19,8 @@ use super::worker::now_us;
 const PAUSE: Duration = Duration::from_millis(5);
 /// From when on a place that is held while nothing runs must be that of a killed process.
 const LONG_US: u64 = 250_000;
+/// How long before a process is known to be dead its last job may have been seen not to run.
+const DYING_US: u64 = 20_000;
 
 /// At which times which jobs held the key.
 pub(crate) type Looks = Vec<(u64, Vec<String>)>;
@@ -86,7 +88,7 @@ pub(crate) fn spent(
         spans.get(id).is_some_and(|of| of.iter().any(|(start, end)| (*start..*end).contains(&at)))
     };
     let mut spent = Spent::default();
-    let mut idle_since: HashMap<&str, u64> = HashMap::new();
+    let (mut idle_since, mut last): (HashMap<&str, u64>, u64) = (HashMap::new(), from_us);
     for pair in looks.windows(2) {
         let ((at, holders), (next, _)) = (&pair[0], &pair[1]);
         if *at < from_us || *next > to_us {
@@ -103,6 +105,11 @@ pub(crate) fn spent(
         for id in holders.iter().filter(|id| idle(id)) {
             idle_since.entry(id).or_insert(*at);
         }
+        last = *next;
+    }
+    // Or a place that is never given back would not be seen.
+    for (id, since) in idle_since {
+        spent.was_idle(id, since, last, killed);
     }
     spent
 }
@@ -113,7 +120,7 @@ impl Spent {
         let idle_us = until - since;
         if idle_us <= LONG_US {
             self.under_way_us += idle_us;
-        } else if killed.iter().any(|at| (since..since + LONG_US).contains(&(at + 20_000))) {
+        } else if killed.iter().any(|at| (since..since + LONG_US).contains(&(at + DYING_US))) {
             self.dead_us += idle_us;
             self.longest_dead_us = self.longest_dead_us.max(idle_us);
         } else {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use clap::Args;
-use queue::{JobState, LimitKey, LimitSettings, NewJob, Rate};
+use queue::{HOLDERS_SHOWN_MAX, JobState, LimitKey, LimitSettings, NewJob, Rate};
 
 use super::Scene;
 use super::history::{self, Run};
@@ -73,6 +73,9 @@ impl Drop for Replica {
 
 impl Scene<'_> {
     pub(super) async fn siege(&self, options: &Options) -> anyhow::Result<()> {
+        // Those are what the store names.
+        let most = HOLDERS_SHOWN_MAX;
+        ensure!(options.limit as usize <= most, "--limit: at most {most} places can be watched");
         let log = self.folder.join("runs.log");
         std::fs::write(&log, "")?;
         let settings = LimitSettings {
