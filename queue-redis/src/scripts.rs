@@ -123,10 +123,10 @@ scripts! {
     /// T1, T2, if no job may take the place of another: what that needs is left out, because
     /// making its functions costs each call more than a job.
     enqueue = "enqueue": "" declares 1 reads "short/enqueue_read"
-        short ["lib/times" "short/enqueue" "lib/read"] plain ["plain/enqueue"]
+        short ["lib/times" "lib/doubling" "short/enqueue" "lib/read"] plain ["plain/enqueue"]
         ["class" "record" "wake" "waits" "lanes" "due" "state" "admit"];
     /// T1, T2, if one may.
-    replace = "enqueue": "" short ["lib/times"]
+    replace = "enqueue": "" short ["lib/times" "lib/doubling"]
         ["class" "record" "shelf" "wake" "waits" "lanes" "due" "state" "quarantine" "finish"
          "forget" "compact" "unlist" "admit"];
     /// T3, T4.

@@ -17,7 +17,7 @@ const COMMANDS: &[&[&str]] = &[
     &["BLPOP", "K", "1"], &["DEL", "K"], &["EVALSHA", "0", "1", "K"], &["EXISTS", "K"],
     &["EXPIRE", "K", "1"],
     &["HDEL", "K", "f"], &["HEXISTS", "K", "f"], &["HGET", "K", "f"], &["HGETALL", "K"], &["HINCRBY", "K", "f", "1"],
-    &["HKEYS", "K"], &["HLEN", "K"], &["HMGET", "K", "f"], &["HSCAN", "K", "0"],
+    &["HKEYS", "K"], &["HLEN", "K"], &["HMGET", "K", "f"], &["HRANDFIELD", "K", "1"], &["HSCAN", "K", "0"],
     &["HSET", "K", "f", "v"], &["HSETNX", "K", "f", "v"], &["HSTRLEN", "K", "f"],
     &["LINDEX", "K", "0"], &["LLEN", "K"], &["LPOP", "K"], &["LPOS", "K", "v"],
     &["LPUSH", "K", "v"],

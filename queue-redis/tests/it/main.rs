@@ -6,6 +6,7 @@
 mod support;
 
 mod audit;
+mod backlog;
 mod bounds;
 mod check;
 mod connections;
