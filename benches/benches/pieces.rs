@@ -59,6 +59,7 @@ fn claim_of(max: u32) -> ClaimRequest {
         queues: vec![QueueName::default()],
         kinds: vec![KindSlots::new(Kind::new(Email::KIND).unwrap(), max)],
         max,
+        round_jobs: 0,
         lease: Duration::from_secs(30),
     }
 }

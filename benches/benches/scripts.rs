@@ -41,6 +41,7 @@ impl Store<'_> {
             queues: vec![QueueName::default()],
             kinds: vec![KindSlots::new(Kind::new("send").unwrap(), max)],
             max,
+            round_jobs: 0,
             lease: Duration::from_secs(600),
         };
         let leases = self.runtime.block_on(self.backend.claim(&request)).unwrap().leases;

@@ -1,7 +1,8 @@
 -- T4: leases jobs that the worker can run, after making due ones ready (T3).
 --
 -- KEYS   the first of the fixed keys and one that is never there
--- ARGV   claim token, worker, the most jobs, lease in ms, number of queues, the queues,
+-- ARGV   claim token, worker, the most jobs, lease in ms, how many jobs a turn of every lane may have if
+--        they are short (or 0), number of queues, the queues,
 --        then per kind: kind, slots, the limit keys that the worker adds (with commas between)
 -- Reply  { now_ms, claimed_ms, first fence, more, next due ms or -1, maintain, epoch,
 --          ids that cannot be decoded (joined), places in the claim of a repeat, ids (joined),
@@ -19,7 +20,7 @@
 -- This is how it begins, and the whole of a repeat. What follows is in claim/: take.lua, views.lua, serve.lua
 -- and save.lua.
 
-local LANES_MAX, BURIED_MAX, STALE_MAX, PROMOTED_MAX = 32, 500, 500, 500
+local BURIED_MAX, STALE_MAX, PROMOTED_MAX = 500, 500, 500
 local PARKED_MAX = 128 -- lanes that one call parks
 local token, worker, most, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 

@@ -127,6 +127,7 @@ async fn work(backend: &SqliteBackend, jobs: usize, batch: usize) -> Result<Dura
             queues: vec![QueueName::default()],
             kinds: vec![KindSlots::new(kind.clone(), max)],
             max,
+            round_jobs: 0,
             lease: Duration::from_secs(30),
         };
         settled += settlements.len();

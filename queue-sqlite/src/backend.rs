@@ -435,6 +435,7 @@ mod tests {
             queues: vec![QueueName::default()],
             kinds: vec![KindSlots::new("k".parse().unwrap(), 3)],
             max: 3,
+            round_jobs: 0,
             lease: Duration::from_secs(30),
         }
     }

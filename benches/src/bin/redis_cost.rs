@@ -161,6 +161,7 @@ fn request(batch: usize) -> anyhow::Result<ClaimRequest> {
         queues: vec![QueueName::default()],
         kinds: vec![KindSlots::new(Kind::new("send")?, max)],
         max,
+        round_jobs: 0,
         lease: Duration::from_secs(600),
     })
 }

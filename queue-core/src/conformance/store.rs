@@ -36,6 +36,7 @@ pub(super) fn claim_request(max: u32) -> ClaimRequest {
         queues: vec![QueueName::default()],
         kinds: vec![kind("a"), kind("b")],
         max,
+        round_jobs: 0,
         lease: LEASE,
     }
 }

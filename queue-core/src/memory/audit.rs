@@ -120,6 +120,7 @@ mod tests {
             queues: vec![QueueName::default()],
             kinds,
             max: 1,
+            round_jobs: 0,
             lease: Duration::from_secs(1),
         };
         assert_eq!(model.claim(&request).leases.len(), 1);

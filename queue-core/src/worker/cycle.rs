@@ -7,6 +7,7 @@ mod ahead;
 mod flight;
 mod idle;
 mod landing;
+mod pace;
 mod request;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -18,6 +19,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use self::ahead::Ahead;
 use self::flight::Flights;
+use self::pace::Pace;
 use super::attempts::{Ended, Gathering, Report};
 use super::leases::{Held, Leases};
 use super::maintain::Upkeep;
@@ -75,6 +77,7 @@ pub(super) struct Turning {
     settled: Vec<(Ended, Settled)>,
     /// Claimed jobs that have no slot yet.
     ahead: Ahead,
+    pace: Pace,
     /// Claimed jobs that have their slots and are about to start.
     to_start: VecDeque<Held>,
     /// Those of the job that started last: the next one is mostly alike.
@@ -118,6 +121,7 @@ impl Cycle {
             suspects: Vec::new(),
             settled: Vec::new(),
             ahead: Ahead::new(),
+            pace: Pace::new(Instant::now()),
             to_start: VecDeque::new(),
             metrics: None,
             in_doubt: None,
@@ -217,6 +221,7 @@ impl Turning {
         self.set.slots.give_back(&ended.lease.spec.kind);
         self.set.status.ended(&ended.lease.spec.queue);
         self.ahead.note(&ended);
+        self.pace.note(&ended);
         self.pending.push_back(ended);
         self.fill_slots();
     }

@@ -205,6 +205,7 @@ mod tests {
             queues: Vec::new(),
             kinds: slots.per_kind(0),
             max: 2,
+            round_jobs: 0,
             lease: std::time::Duration::from_secs(30),
         };
         assert!(slots.can_take(&claim));
@@ -233,6 +234,7 @@ mod tests {
             queues: Vec::new(),
             kinds: slots.per_kind(0),
             max,
+            round_jobs: 0,
             lease: std::time::Duration::from_secs(30),
         };
         let per_kind =

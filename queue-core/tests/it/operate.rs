@@ -300,6 +300,7 @@ async fn end_one(backend: &MemoryBackend, outcome: Outcome) {
         queues: vec![QueueName::default()],
         kinds: vec![KindSlots::new(Kind::new(Task::KIND).unwrap(), 1)],
         max: 1,
+        round_jobs: 0,
         lease: LONG,
     };
     let lease = backend.claim(&request).await.unwrap().leases.remove(0);

@@ -110,6 +110,7 @@ struct Trouble {
     /// The jobs that settles report that are out, and what they ask for: the most jobs of each claim.
     settles_out: Vec<(Vec<JobId>, u32)>,
     most_settles_out: usize,
+    most_round_jobs: u32,
     /// The next enqueue waits for the gate.
     enqueue_waits: Option<Gate>,
 }
@@ -207,6 +208,11 @@ impl Faulty {
     }
 
     /// The most settles that ever waited at the same time.
+    /// The most jobs that a claim has allowed for a turn of every lane.
+    pub(crate) fn most_round_jobs(&self) -> u32 {
+        self.trouble().most_round_jobs
+    }
+
     pub(crate) fn most_settles_out(&self) -> usize {
         self.trouble().most_settles_out
     }
@@ -308,7 +314,9 @@ impl Backend for Faulty {
 
     async fn settle(&self, request: &SettleRequest) -> Result<SettleReply, Error> {
         let (gate, lags) = {
-            let trouble = self.trouble();
+            let mut trouble = self.trouble();
+            let round_jobs = request.claim.as_ref().map_or(0, |claim| claim.round_jobs);
+            trouble.most_round_jobs = trouble.most_round_jobs.max(round_jobs);
             (trouble.settles_wait.clone(), trouble.lags)
         };
         if gate.is_some() || lags {

@@ -10,8 +10,7 @@ local function open_queue(queue, from)
   local open = {}
   for i, kind in ipairs(kinds) do
     local pair = queue .. '/' .. kind
-    local count = counted[from + i]
-    if slots[kind] > 0 and count and (tonumber(count) or 1) > 0 then
+    if may_serve(kind, from + i) then
       local index = try('ZRANGE', PREFIX .. 'lanes:' .. pair, 0, LANES_MAX - 1, 'WITHSCORES')
       if added_keys[kind] or limited and not index[1] then return nil end
       barren[pair] = true
@@ -48,22 +47,22 @@ local function open_queue(queue, from)
 end
 
 -- The lanes that take turns now: of the first by (priority, turn), those of the best priority.
-local function group_of(open)
+local function group_of(open, lanes_most)
   local able = {}
   for _, lane in ipairs(open) do
     if lane.live > 0 and slots[lane.kind] > 0 then able[#able + 1] = lane end
   end
   table.sort(able, function(a, b) return a.score < b.score end)
   local group = {}
-  for i = 1, min(#able, LANES_MAX) do
+  for i = 1, min(#able, lanes_most) do
     if able[i].priority ~= able[1].priority then break end
     group[i] = able[i]
   end
   return group
 end
 
-local function serve_round(open)
-  local group = group_of(open)
+local function serve_round(open, lanes_most)
+  local group = group_of(open, lanes_most)
   local share = math.ceil(missing / max(#group, 1))
   local served = false
   for _, lane in ipairs(group) do
@@ -86,7 +85,7 @@ for i, queue in ipairs(queues) do
     local from, before = (i - 1) * #kinds, #ids
     local open = open_queue(queue, from)
     if open then
-      while missing > 0 and not halted and serve_round(open) do end
+      serve_rounds(queue, from, function(lanes_most) return serve_round(open, lanes_most) end)
     else
       for _, kind in ipairs(kinds) do barren[queue .. '/' .. kind] = nil end
       views = views or make_views()

@@ -1,8 +1,8 @@
 -- What a claim has taken so far, and taking tickets from lanes.
 
 local queues, slots, kinds, added_keys = {}, {}, {}, {}
-for i = 1, tonumber(ARGV[5]) do queues[i] = ARGV[5 + i] end
-for i = 6 + #queues, #ARGV, 3 do
+for i = 1, tonumber(ARGV[6]) do queues[i] = ARGV[6 + i] end
+for i = 7 + #queues, #ARGV, 3 do
   local kind = ARGV[i]
   kinds[#kinds + 1] = kind
   slots[kind] = tonumber(ARGV[i + 1])
@@ -23,6 +23,25 @@ local started_of = {} -- queue → jobs that start
 local body_bytes, body_ids, body_numbers = 0, {}, {} -- of the taken jobs whose bodies are apart
 local taken_ids = {} -- of lanes that are not trusted
 local parkings, shown = {}, {} -- entries to be parked; views and keys whose place may change
+
+-- Whether a kind has slots, and ready jobs in a queue; their counter is at `place`.
+local function may_serve(kind, place)
+  local count = counted[place]
+  return slots[kind] > 0 and count and (tonumber(count) or 1) > 0
+end
+
+-- Serves the lanes of a queue, round after round, until nothing is missing or none can serve. The
+-- counters of its kinds are behind the place `from`.
+local function serve_rounds(queue, from, serve_round)
+  local names = {}
+  for i, kind in ipairs(kinds) do
+    if may_serve(kind, from + i) then names[#names + 1] = queue .. '/' .. kind end
+  end
+  local turn_jobs, lanes_most = turn_for(missing, names), 0
+  repeat
+    lanes_most = lanes_for(missing, turn_jobs, lanes_most)
+  until missing <= 0 or halted or not serve_round(lanes_most)
+end
 
 -- Which of these tickets are of jobs that are elsewhere. Looked up only while there are stale tickets,
 -- or where a damaged job may have left one: those are not trusted.

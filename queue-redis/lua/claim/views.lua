@@ -177,8 +177,8 @@ local function make_views()
   end
 
   -- The entries that take turns now: of the first with room, by score, those of the best priority.
-  local function group_of(of_queue)
-    local size = missing == 1 and 1 or LANES_MAX -- one job needs no shares
+  local function group_of(of_queue, lanes_most)
+    local size = missing == 1 and 1 or lanes_most -- one job needs no shares
     while not halted do
       local able = {}
       for _, view in ipairs(of_queue) do
@@ -268,8 +268,8 @@ local function make_views()
     return lane.served or entry.gone
   end
 
-  local function serve_round(of_queue)
-    local group = group_of(of_queue)
+  local function serve_round(of_queue, lanes_most)
+    local group = group_of(of_queue, lanes_most)
     local shared, all_weights, served = missing, 0, false
     local weights = {}
     for i, entry in ipairs(group) do
@@ -285,12 +285,12 @@ local function make_views()
   local function serve_queue(queue, from)
     local of_queue = {}
     for j, kind in ipairs(kinds) do
-      local count = counted[from + j]
-      if slots[kind] > 0 and count and (tonumber(count) or 1) > 0 then
+      if may_serve(kind, from + j) then
         of_queue[#of_queue + 1] = view_of(from + j, queue, kind)
       end
     end
-    while missing > 0 and not halted and #of_queue > 0 and serve_round(of_queue) do end
+    if #of_queue == 0 then return end
+    serve_rounds(queue, from, function(lanes_most) return serve_round(of_queue, lanes_most) end)
   end
 
   local function is_empty(view, entry)

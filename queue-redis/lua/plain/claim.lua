@@ -4,7 +4,7 @@
 -- Where both can, both do the same.
 
 local function claim_plain()
-  local LANES_MAX, TIDY_DUE_MS, REOPEN_LOOKS_MAX, JOBS_MAX = 32, 60000, 16, 2 ^ 52
+  local TIDY_DUE_MS, REOPEN_LOOKS_MAX, JOBS_MAX = 60000, 16, 2 ^ 52
   local argv, format, find, ceil = ARGV, string.format, string.find, math.ceil
   local token, missing = argv[1], tonumber(argv[3])
   if stale > 0 or loose or missing > CHUNK or call('HGET', CLAIMS, token) then return nil end
@@ -35,10 +35,10 @@ local function claim_plain()
   end
 
   -- The queues and kinds of which something may be there; without limits, those that have a counter.
-  local queues_end = 5 + argv[5]
+  local queues_end = 6 + argv[6]
   local kind_count, fields, is_met = (#argv - queues_end) / 3, {}, {}
   local size = 0
-  for q = 6, queues_end do
+  for q = 7, queues_end do
     for k = queues_end + 1, #argv, 3 do
       local pair = argv[q] .. '/' .. argv[k]
       if is_met[pair] then return nil end -- one that is named twice
@@ -50,7 +50,7 @@ local function claim_plain()
   local counted, views, running_fields = call('HMGET', COUNT, unpack(fields)), {}, {}
   for i = 1, size do
     if counted[i] or limited then
-      local queue = argv[6 + floor((i - 1) / kind_count)]
+      local queue = argv[7 + floor((i - 1) / kind_count)]
       local k = queues_end + 1 + 3 * ((i - 1) % kind_count)
       local pair, added = queue .. '/' .. argv[k], argv[k + 2]
       local is_paused = paused and string.find(paused, ',' .. queue .. ',', 1, true)
@@ -115,12 +115,14 @@ local function claim_plain()
     return text
   end
 
+  local lanes_most = LANES_MAX -- that take turns in a round
+
   -- Reads the next lanes of a queue and kind; answers whether they are plain.
   local function read_lanes(view)
     local lanes = view.lanes or {}
     local first = #lanes
     local name, from = PREFIX .. 'lanes:' .. view.pair, text_of(first)
-    local index = try('ZRANGE', name, from, text_of(first + LANES_MAX - 1), 'WITHSCORES')
+    local index = try('ZRANGE', name, from, text_of(first + lanes_most - 1), 'WITHSCORES')
     if index.err then return false end
     view.lanes = lanes
     if first == 0 and not index[1] then
@@ -141,7 +143,7 @@ local function claim_plain()
       lanes[#lanes + 1], view_of[lane], index_of[lane] = lane, view, member
       priority_of[lane], keys_of[lane], score_of[lane] = priority, keys, tonumber(index[i + 1])
     end
-    view.is_part, view.read_to = #index == 2 * LANES_MAX, score_of[lane_count]
+    view.is_part, view.read_to = #index == 2 * lanes_most, score_of[lane_count]
     return true
   end
 
@@ -164,7 +166,7 @@ local function claim_plain()
       end
       if not is_sorted then table.sort(able, is_ahead) end
       local priority = able[1] and priority_of[able[1]] or 9
-      local last = able[LANES_MAX]
+      local last = able[lanes_most]
       for _, view in ipairs(of_queue) do
         if
           view.is_part and slots[view.kind] > 0 and floor(view.read_to / 2 ^ 48) <= priority
@@ -176,7 +178,7 @@ local function claim_plain()
       end
       if not has_read then
         local group = {}
-        for i = 1, min(#able, LANES_MAX) do
+        for i = 1, min(#able, lanes_most) do
           if priority_of[able[i]] ~= priority then break end
           group[i] = able[i]
         end
@@ -225,7 +227,7 @@ local function claim_plain()
 
   -- Serves the lanes of a queue in rounds; answers whether all was plain.
   local new_turn = turn
-  local function serve(of_queue)
+  local function serve(of_queue, turn_jobs)
     while missing > 0 do
       local group = next_group(of_queue)
       if not group then return false end
@@ -246,23 +248,30 @@ local function claim_plain()
           passed_over[#passed_over + 1] = lane
         end
       end
+      lanes_most = lanes_for(missing, turn_jobs, lanes_most)
     end
     return true
   end
 
   local at = 1
   while views[at] do
-    local of_queue, queue = {}, views[at].queue
+    local of_queue, names, queue = {}, {}, views[at].queue
     while views[at] and views[at].queue == queue do
       local view = views[at]
       local is_open = not view.is_paused and not view.shut
       if missing > 0 and is_open and slots[view.kind] > 0 and view.ready > 0 then
-        if not read_lanes(view) then return nil end
-        of_queue[#of_queue + 1] = view
+        of_queue[#of_queue + 1], names[#names + 1] = view, view.pair
       end
       at = at + 1
     end
-    if of_queue[1] and not serve(of_queue) then return nil end
+    if of_queue[1] then
+      local turn_jobs = turn_for(missing, names)
+      lanes_most = lanes_for(missing, turn_jobs, 0)
+      for i = 1, #of_queue do
+        if not read_lanes(of_queue[i]) then return nil end
+      end
+      if not serve(of_queue, turn_jobs) then return nil end
+    end
   end
 
   local runs, records = {}, {}

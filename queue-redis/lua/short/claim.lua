@@ -49,10 +49,10 @@ repeat
     end
   end
 
-  local queue, kind_at = argv[6], 7
+  local queue, kind_at = argv[7], 8
   if not is_one then
     local kind_count = (#argv - queues_end) / 3
-    queue = argv[6 + floor((nth - 1) / kind_count)]
+    queue = argv[7 + floor((nth - 1) / kind_count)]
     kind_at = queues_end + 1 + 3 * ((nth - 1) % kind_count)
   end
   local kind, wanted, wanted_text, added = argv[kind_at], missing, argv[3], argv[kind_at + 2]

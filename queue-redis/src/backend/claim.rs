@@ -37,10 +37,11 @@ pub(super) fn call(backend: &RedisBackend, request: &ClaimRequest) -> Call {
 
 /// The call of a script that takes what a claim does.
 pub(crate) fn cmd(script: &Source, keys: &Keys, request: &ClaimRequest) -> Cmd {
-    let arguments = 5 + request.queues.len() + 3 * request.kinds.len();
+    let arguments = 6 + request.queues.len() + 3 * request.kinds.len();
     let mut cmd = script.call(keys, arguments, arguments * 32);
     cmd.arg(request.token.as_bytes().as_slice()).arg(request.worker.as_str());
-    cmd.arg(request.max).arg(millis(request.lease)).arg(request.queues.len());
+    cmd.arg(request.max).arg(millis(request.lease)).arg(request.round_jobs);
+    cmd.arg(request.queues.len());
     for queue in &request.queues {
         cmd.arg(queue.as_str());
     }

@@ -32,6 +32,7 @@ fn request() -> ClaimRequest {
         queues: vec![QueueName::default()],
         kinds: vec![KindSlots::new(Kind::new("a").unwrap(), 9)],
         max: 9,
+        round_jobs: 0,
         lease: Duration::from_secs(30),
     }
 }

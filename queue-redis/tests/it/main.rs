@@ -29,6 +29,7 @@ mod repair;
 mod shelves;
 mod standing;
 mod store;
+mod turns;
 mod waiting;
 
 mod contract {

@@ -228,6 +228,7 @@ impl<'a> Round<'a> {
             queues,
             kinds,
             max,
+            round_jobs: [0, 0, 12, 400][self.rng.usize(..4)],
             lease: Duration::from_secs(30),
         }
     }

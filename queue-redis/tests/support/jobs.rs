@@ -29,6 +29,7 @@ pub fn request(kinds: &[&str], max: u32) -> ClaimRequest {
         queues: vec![QueueName::default()],
         kinds: kinds.iter().map(slots).collect(),
         max,
+        round_jobs: 0,
         lease: Duration::from_secs(30),
     }
 }

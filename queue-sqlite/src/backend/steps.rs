@@ -29,6 +29,7 @@ fn request() -> ClaimRequest {
         queues: vec![QueueName::default()],
         kinds: vec![KindSlots::new("k".parse().unwrap(), 10)],
         max: 10,
+        round_jobs: 0,
         lease: Duration::from_secs(30),
     }
 }

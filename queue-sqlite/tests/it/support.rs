@@ -92,6 +92,7 @@ pub(crate) fn request(max: u32) -> ClaimRequest {
         queues: vec![QueueName::default()],
         kinds: vec![KindSlots::new(kind(), max)],
         max,
+        round_jobs: 0,
         lease: Duration::from_secs(30),
     }
 }

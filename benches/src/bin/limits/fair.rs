@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
-use queue::{Fail, Job, JobId, LimitSettings, NewJob, Worker};
+use queue::{Fail, Job, LimitSettings, NewJob, State, Worker};
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::time::timeout;
 
 use super::{Scene, quantile};
 
@@ -20,13 +22,16 @@ pub(crate) struct Options {
     /// How many jobs of tenants that come late are measured.
     #[arg(long, default_value_t = 200)]
     probes: u32,
-    /// How many jobs of one tenant run at once.
+    /// How many jobs of one tenant run at once; 0 if nothing is to be set.
     #[arg(long, default_value_t = 2)]
     limit: u32,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Task;
+struct Task {
+    /// Whether somebody waits for it.
+    is_probe: bool,
+}
 
 impl Job for Task {
     const KIND: &'static str = "limits.task";
@@ -34,21 +39,38 @@ impl Job for Task {
 
 impl Scene<'_> {
     pub(super) async fn fair(&self, options: &Options) -> anyhow::Result<()> {
-        let limit = LimitSettings { concurrency: Some(options.limit), ..LimitSettings::default() };
-        self.limit("tenant:*", &limit).await?;
+        if options.limit > 0 {
+            let limit =
+                LimitSettings { concurrency: Some(options.limit), ..LimitSettings::default() };
+            self.limit("tenant:*", &limit).await?;
+        }
         let began = Instant::now();
         let jobs = self.fill(options).await?;
         println!("{jobs} jobs of {} tenants enqueued in {:.1?}", options.tenants, began.elapsed());
+        // Its record might be gone before anybody asks for it.
+        let (tell, mut told) = unbounded_channel::<Instant>();
+        let handler = async |State(tell): State<UnboundedSender<Instant>>, task: Task| {
+            if task.is_probe {
+                tell.send(Instant::now())?;
+            }
+            Ok::<_, Fail>(())
+        };
         let worker = Worker::new(&self.queue)
             .concurrency(64)
-            .handle::<Task, _>(async |_: Task| Ok::<_, Fail>(()))
+            .state(tell)
+            .handle::<Task, _>(handler)
             .start()?;
         let began = Instant::now();
         let mut waits = Vec::new();
         for probe in 0..options.probes {
-            let job = NewJob::of(&Task)?.limit(format!("tenant:late-{probe}"));
-            let id = self.queue.enqueue(job).await?.id;
-            waits.push(self.wait_of(id).await?.as_secs_f64());
+            let task = Task { is_probe: true };
+            let job = NewJob::of(&task)?.limit(format!("tenant:late-{probe}"));
+            self.queue.enqueue(job).await?;
+            let enqueued = Instant::now();
+            let started = timeout(Duration::from_secs(120), told.recv()).await;
+            let started = started.context("the job did not run in 120 s")?;
+            let started = started.context("the worker is gone")?;
+            waits.push(started.saturating_duration_since(enqueued).as_secs_f64());
         }
         let took = began.elapsed();
         let left: u64 = self
@@ -73,11 +95,12 @@ impl Scene<'_> {
     }
 
     async fn fill(&self, options: &Options) -> anyhow::Result<u32> {
+        let task = Task { is_probe: false };
         let mut jobs = Vec::new();
         let mut count = 0;
         for tenant in 1..=options.tenants {
             for _ in 0..(options.largest / tenant).max(1) {
-                jobs.push(NewJob::of(&Task)?.limit(format!("tenant:{tenant}")));
+                jobs.push(NewJob::of(&task)?.limit(format!("tenant:{tenant}")));
                 count += 1;
             }
             if jobs.len() > 10_000 {
@@ -86,12 +109,5 @@ impl Scene<'_> {
         }
         self.queue.enqueue_all(jobs).await?;
         Ok(count)
-    }
-
-    async fn wait_of(&self, id: JobId) -> anyhow::Result<Duration> {
-        let record = self.queue.wait_finished(id, Duration::from_secs(120)).await?;
-        let record = record.context("the job is gone")?;
-        let finished_at = record.finished_at.context("the job did not finish in 120 s")?;
-        Ok(finished_at.since(record.enqueued_at))
     }
 }

@@ -46,6 +46,10 @@ impl KindSlots {
 ///    given and [`is_turn_over`](crate::is_turn_over) lets it keep the one it has.
 /// 3. Again from 1 until nothing is missing or no lane can serve.
 ///
+/// Lanes have a price in some stores. If a worker says by `round_jobs` that its jobs are
+/// short, such a store may look at fewer lanes in step 1, so that each of them gives up to 32 jobs, as long as
+/// a turn of all lanes of the queue, one after the other, takes no more than `round_jobs` jobs.
+///
 /// A job that is given holds all these keys until it ends, and counts for their rates. A store may
 /// look at more than 500 lanes that turn out not to be eligible in several calls, and says
 /// [`Claim::more`] then.
@@ -65,6 +69,9 @@ pub struct ClaimRequest {
     pub kinds: Vec<KindSlots>,
     /// The most jobs it wants, 1 to [`PASS_MAX`](crate::backend::PASS_MAX).
     pub max: u32,
+    /// How many jobs one turn of each lane may have together if their jobs are known to be short, or 0:
+    /// see above.
+    pub round_jobs: u32,
     /// How long it holds them without renewal; whole milliseconds, at least 1.
     pub lease: Duration,
 }

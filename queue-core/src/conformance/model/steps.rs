@@ -387,6 +387,7 @@ impl World {
                 })
                 .collect(),
             max: plan.max,
+            round_jobs: 0,
             lease: plan.lease,
         }
     }

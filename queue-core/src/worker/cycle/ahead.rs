@@ -19,7 +19,7 @@ use crate::worker::attempts::Ended;
 use crate::worker::leases::Held;
 
 /// Attempts that take less than this on the average are short.
-const SHORT: Duration = Duration::from_millis(5);
+pub(super) const SHORT: Duration = Duration::from_millis(5);
 
 /// The mean with which no job waits here: many short attempts have to follow.
 const LONG: Duration = Duration::from_secs(1);

@@ -109,6 +109,7 @@ impl Turning {
         let carried = self.pending.len().min(at_most.unwrap_or(PASS_MAX as usize));
         let carried: Vec<Ended> = self.pending.drain(..carried).collect();
         let now = Instant::now();
+        self.pace.count(carried.len(), now);
         let asks = self.ask || !carried.is_empty() || now >= self.ask_at;
         // Not by calls of their own: those who wait for jobs are faster then.
         let is_busy = !carried.is_empty();
@@ -145,6 +146,7 @@ impl Turning {
             queues: self.set.selection.next_order(),
             kinds: self.set.slots.per_kind(ahead),
             max: free.min(PASS_MAX),
+            round_jobs: self.pace.round_jobs(),
             lease: self.set.lease,
         }
     }
@@ -153,6 +155,7 @@ impl Turning {
     pub(super) fn standing_claim(&mut self) -> ClaimRequest {
         let mut claim = self.next_claim(0);
         claim.max = claim.max.min(STANDING_MAX);
+        claim.round_jobs = 0;
         claim
     }
 }

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::support::{Gate, LONG, Number, eventually, finished, number};
-use queue_core::{Fail, Job, JobState, NewJob, Queue, State, Worker};
+use crate::support::{Faulty, Gate, LONG, Number, eventually, finished, number};
+use queue_core::{Fail, Job, JobState, MemoryBackend, NewJob, Queue, State, Worker};
 
 async fn count(queue: &Queue, state: JobState) -> u64 {
     let stats = queue.stats().await.unwrap();
@@ -51,6 +52,40 @@ async fn many_slots_claim_a_few_jobs_more_for_each_at_most() {
 async fn jobs_with_limit_keys_are_left_to_others() {
     let limited = (0..500).map(|n| number(n).limit("tenant:a"));
     assert_eq!(most_claimed(2, limited, Queue::memory()).await, 2);
+}
+
+/// Runs 400 jobs of a tenant again and again, until the store is told that they are short; three times if
+/// they take a time.
+async fn most_round_jobs(takes: Duration) -> u32 {
+    let faulty = Faulty::new(MemoryBackend::new());
+    let queue = Queue::new(faulty.clone());
+    let handler = async |State(takes): State<Duration>, _: Number| {
+        if takes > Duration::ZERO {
+            tokio::time::sleep(takes).await;
+        }
+        Ok::<_, Fail>(())
+    };
+    let worker = Worker::new(&queue).concurrency(50).state(takes);
+    let worker = worker.handle::<Number, _>(handler).start().unwrap();
+    for times in 1.. {
+        let jobs = (0..400).map(|n| number(n).limit("tenant:a"));
+        queue.enqueue_all(jobs).await.unwrap();
+        let total = 400 * times;
+        eventually("all have run", async || count(&queue, JobState::Completed).await == total)
+            .await;
+        let told = faulty.most_round_jobs() > 0;
+        if told || takes > Duration::ZERO && times == 3 {
+            break;
+        }
+    }
+    worker.drain(LONG).await;
+    faulty.most_round_jobs()
+}
+
+#[tokio::test]
+async fn a_worker_tells_the_store_of_short_jobs_that_have_limit_keys() {
+    assert!(most_round_jobs(Duration::ZERO).await > 0);
+    assert_eq!(most_round_jobs(Duration::from_millis(6)).await, 0);
 }
 
 #[tokio::test]

@@ -1,0 +1,82 @@
+//! How many jobs a lane gives in a turn, if they are known to be short.
+
+use queue_core::{Backend, ClaimRequest, LimitSettings, LimitTarget, NewJob};
+use queue_redis::RedisBackend;
+
+use crate::support::harness::RedisHarness;
+use crate::support::jobs::{assert_sound, enqueue, job, request};
+
+/// So many jobs of each of so many tenants, in turn.
+async fn fill(backend: &RedisBackend, tenants: usize, each: usize) {
+    let of = |n: usize| job("a").limit(format!("tenant:{:03}", n % tenants));
+    let jobs: Vec<NewJob> = (0..tenants * each).map(of).collect();
+    for some in jobs.chunks(500) {
+        enqueue(backend, some).await;
+    }
+}
+
+/// How many jobs which tenant gives, in the order of their turns.
+async fn given(backend: &RedisBackend, max: u32, round_jobs: u32) -> Vec<(usize, usize)> {
+    let request = ClaimRequest { round_jobs, ..request(&["a"], max) };
+    let leases = backend.claim(&request).await.unwrap().leases;
+    let mut given: Vec<(usize, usize)> = Vec::new();
+    for lease in &leases {
+        let key = lease.spec.limits.iter().next().unwrap().as_str();
+        let tenant = key.strip_prefix("tenant:").unwrap().parse().unwrap();
+        match given.last_mut() {
+            Some((last, jobs)) if *last == tenant => *jobs += 1,
+            _ => given.push((tenant, 1)),
+        }
+    }
+    given
+}
+
+#[tokio::test]
+async fn short_jobs_come_from_fewer_lanes_that_still_take_turns() {
+    let harness = RedisHarness::new();
+    let backend = harness.now().await;
+    fill(&backend, 40, 60).await;
+    let few = |first: usize| vec![(first, 32), (first + 1, 32)];
+    assert_eq!(given(&backend, 64, 40 * 32).await, few(0));
+    assert_eq!(given(&backend, 64, u32::MAX).await, few(2));
+    // A turn of all lanes may have 410 jobs: of each ten.
+    let some: Vec<_> = (4..11).map(|tenant| (tenant, 10)).collect();
+    assert_eq!(given(&backend, 70, 410).await, some);
+    // One of each is as few as there are.
+    for (first, round_jobs) in [(11, 0), (11 + 32, 39), (11 + 64, 79)] {
+        let all: Vec<_> = (first..first + 32).map(|n| (n % 40, 2)).collect();
+        assert_eq!(given(&backend, 64, round_jobs).await, all, "{round_jobs}");
+    }
+    let mut left = 40 * 60 - (64 + 64 + 70 + 3 * 64);
+    while left > 0 {
+        let given = given(&backend, 200, u32::MAX).await;
+        assert!(!given.is_empty(), "{left} jobs are left");
+        left -= given.iter().map(|(_, jobs)| jobs).sum::<usize>();
+    }
+    assert_eq!(given(&backend, 200, u32::MAX).await, []);
+    assert_sound(&backend).await;
+}
+
+#[tokio::test]
+async fn where_lanes_have_few_jobs_a_claim_finds_as_many_as_it_asks_for() {
+    let harness = RedisHarness::new();
+    let backend = harness.now().await;
+    fill(&backend, 150, 1).await;
+    let first: Vec<_> = (0..140).map(|tenant| (tenant, 1)).collect();
+    assert_eq!(given(&backend, 140, u32::MAX).await, first);
+    assert_eq!(given(&backend, 140, u32::MAX).await.len(), 10);
+    assert_sound(&backend).await;
+}
+
+#[tokio::test]
+async fn where_limits_are_set_turns_are_as_short_as_ever() {
+    let harness = RedisHarness::new();
+    let backend = harness.now().await;
+    let target: LimitTarget = "tenant:007".parse().unwrap();
+    let settings = LimitSettings { concurrency: Some(50), ..LimitSettings::default() };
+    backend.set_limit(&target, Some(&settings)).await.unwrap();
+    fill(&backend, 40, 3).await;
+    let all: Vec<_> = (0..32).map(|tenant| (tenant, 2)).collect();
+    assert_eq!(given(&backend, 64, u32::MAX).await, all);
+    assert_sound(&backend).await;
+}
