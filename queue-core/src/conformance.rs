@@ -122,6 +122,7 @@ macro_rules! conformance {
                 replacements_meet_inside_a_batch,
                 a_replacement_that_is_due_earlier_wakes_a_sleeper;
             limit: a_concurrency_is_never_exceeded, jobs_without_keys_are_not_limited,
+                no_claim_hides_that_a_limit_is_set,
                 the_exact_name_counts_before_its_class, a_worker_adds_keys_to_its_kinds,
                 two_kinds_share_the_key_that_a_worker_adds, every_end_gives_the_place_back_once,
                 a_lost_lease_gives_the_place_back, a_repeated_claim_takes_no_more_room,

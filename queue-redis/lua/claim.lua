@@ -4,7 +4,7 @@
 -- ARGV   claim token, worker, the most jobs, lease in ms, how many jobs a turn of every lane may have if
 --        they are short (or 0), number of queues, the queues,
 --        then per kind: kind, slots, the limit keys that the worker adds (with commas between)
--- Reply  { now_ms, claimed_ms, first fence, more, next due ms or -1, maintain, epoch,
+-- Reply  { now_ms, claimed_ms, first fence, more (1) and no limits (2), next due ms or -1, maintain, epoch,
 --          ids that cannot be decoded (joined), places in the claim of a repeat, ids (joined),
 --          attempts, bodies, shut, expired, record, record, … }, where a list without elements is
 --          nothing; attempts is none or one per job ("" for none), without errors; bodies are those that are apart: number of the job from 1,
@@ -63,7 +63,7 @@ local function answer(
     end
   end
   local reply = {
-    now, claimed_ms, first_fence, more and 1 or 0, next_due, maintain, epoch,
+    now, claimed_ms, first_fence, (more and 1 or 0) + (limited and 0 or 2), next_due, maintain, epoch,
     concat(new_bad), concat(offsets, ','), concat(ids), atts[1] and atts or false,
     bodies[1] and bodies or false, shut[1] and shut or false, expired_of and {} or false,
   }

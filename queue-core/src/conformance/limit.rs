@@ -123,6 +123,24 @@ pub async fn jobs_without_keys_are_not_limited<H: Harness>(harness: &H) {
     store.audit().await;
 }
 
+/// Workers may hold more jobs than they run where nobody waits for a key (ADR 12).
+pub async fn no_claim_hides_that_a_limit_is_set<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    for (target, count) in [("tenant:a", 1), ("provider:*", 1), ("region:*", 40)] {
+        store.limit(target, &concurrency(1)).await;
+        for jobs in 0..3 {
+            let limited = |n: u32| job("a").limit(format!("tenant:{n}"));
+            store.enqueue_all(&(0..jobs * count).map(limited).collect::<Vec<_>>()).await;
+            let claim = store.claim(jobs.max(1)).await;
+            assert!(!claim.unlimited, "{target}");
+            for lease in &claim.leases {
+                store.complete(lease).await;
+            }
+        }
+        store.unlimit(target).await;
+    }
+}
+
 pub async fn the_exact_name_counts_before_its_class<H: Harness>(harness: &H) {
     let store = Store::new(harness).await;
     assert!(store.limit("tenant:*", &concurrency(1)).await);

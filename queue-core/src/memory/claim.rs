@@ -63,6 +63,7 @@ impl Model {
             next_due: next.map(|at| at.since(self.now)),
             maintain: self.needs_maintenance(),
             expired: BTreeMap::new(),
+            unlimited: self.limits.is_empty(),
         }
     }
 

@@ -529,7 +529,8 @@ local function claim_plain()
   for _, key in ipairs(to_calm) do try('DEL', key) end
   save_meta()
   return {
-    now, now, first_fence, missing == 0 and 1 or 0, next_ms <= TIME_MAX and max(next_ms - now, 0) or -1,
+    now, now, first_fence, (missing == 0 and 1 or 0) + (limited and 0 or 2),
+    next_ms <= TIME_MAX and max(next_ms - now, 0) or -1,
     maintain and 1 or 0, epoch, '', '', all, atts[1] and atts or false, false, shut[1] and shut or false,
     false, unpack(records),
   }

@@ -5,7 +5,7 @@
 
 repeat
   local argv, format = ARGV, string.format
-  local token, missing = argv[1], argv[3] + 0
+  local token, missing, unlimited = argv[1], argv[3] + 0, limited and 0 or 2
   if meta[8] or meta[4] and meta[4] ~= '0' or missing > CHUNK then break end
 
   -- Which queue and kind that is.
@@ -43,7 +43,7 @@ repeat
     if now ~= clock_ms then call('HSET', META, 'clock_ms', now_text) end
     do
       return {
-        now, now, 0, missing == 0 and 1 or 0, next_due, maintain and 1 or 0, meta[9] or '',
+        now, now, 0, (missing == 0 and 1 or 0) + unlimited, next_due, maintain and 1 or 0, meta[9] or '',
         '', '', '', false, false, false, false,
       }
     end
@@ -301,13 +301,13 @@ repeat
   if try('HINCRBY', span, queue, count) == count then try('EXPIRE', span, '90') end
   if count == 1 then
     return {
-      now, now, first_fence, missing == 1 and 1 or 0, next_due, maintain and 1 or 0, meta[9] or '',
+      now, now, first_fence, (missing == 1 and 1 or 0) + unlimited, next_due, maintain and 1 or 0, meta[9] or '',
       '', '', all, atts or false, false, false, false, records[1],
     }
   end
   do
     return {
-      now, now, first_fence, count == missing and 1 or 0, next_due, maintain and 1 or 0,
+      now, now, first_fence, (count == missing and 1 or 0) + unlimited, next_due, maintain and 1 or 0,
       meta[9] or '', '', '', all, atts or false, false, false, false, unpack(records),
     }
   end

@@ -72,11 +72,13 @@ async fn where_lanes_have_few_jobs_a_claim_finds_as_many_as_it_asks_for() {
 async fn where_limits_are_set_turns_are_as_short_as_ever() {
     let harness = RedisHarness::new();
     let backend = harness.now().await;
+    assert!(backend.claim(&request(&["a"], 1)).await.unwrap().unlimited);
     let target: LimitTarget = "tenant:007".parse().unwrap();
     let settings = LimitSettings { concurrency: Some(50), ..LimitSettings::default() };
     backend.set_limit(&target, Some(&settings)).await.unwrap();
     fill(&backend, 40, 3).await;
     let all: Vec<_> = (0..32).map(|tenant| (tenant, 2)).collect();
     assert_eq!(given(&backend, 64, u32::MAX).await, all);
+    assert!(!backend.claim(&request(&["a"], 1)).await.unwrap().unlimited);
     assert_sound(&backend).await;
 }

@@ -220,6 +220,7 @@ fn answer(
     let mut claim = Claim::default();
     claim.leases = leases;
     claim.more = more;
+    claim.unlimited = !session.limits.is_any_set()?;
     let due_at = first_due.map(|(due_ms, _)| time(due_ms));
     let room_at = next_room(session, request, keyed)?;
     let next = [due_at, room_at].into_iter().flatten().min();

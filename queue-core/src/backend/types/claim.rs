@@ -140,6 +140,9 @@ pub struct Claim {
     /// Jobs whose `expires_at` had passed and that this claim made dead, for metrics: a repeat does
     /// not name them again.
     pub expired: BTreeMap<(QueueName, Kind), u64>,
+    /// Whether no limit is set in the namespace: then no job waits for a key that another one holds. A
+    /// store that would have to look for long may say no.
+    pub unlimited: bool,
 }
 
 /// A worker extends claims.

@@ -8,7 +8,7 @@
 //! Nobody is to notice but by the speed. Jobs wait here only while there are more ready ones than
 //! the store was asked for. If no slot gets free for [`PATIENCE`], or attempts get longer, they are
 //! given back, and there are none here for a while; nor are there while jobs come that have limit
-//! keys, which others may want. They hold their lease, and a worker that stops gives them back.
+//! keys, if limits are set: others may want their places. They hold their lease, and a worker that stops gives them back.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -50,27 +50,28 @@ pub(super) struct Ahead {
     /// How many claims in a row have brought all that they asked for: after two, there are more jobs
     /// in the store than those.
     full_claims: u32,
-    /// Whether the last jobs that came had limit keys.
-    have_keys: bool,
+    /// Whether the last jobs that came may hold places that others wait for: those of their limit keys.
+    hold_places: bool,
 }
 
 impl Ahead {
     pub(super) fn new() -> Self {
         let freed_at = Instant::now();
-        Self { jobs: VecDeque::new(), freed_at, mean: LONG, full_claims: 0, have_keys: false }
+        Self { jobs: VecDeque::new(), freed_at, mean: LONG, full_claims: 0, hold_places: false }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.jobs.is_empty()
     }
 
-    /// Takes in the jobs of a claim, and whether there may be more.
-    pub(super) fn extend(&mut self, held: Vec<Held>, may_be_more: bool) {
+    /// Takes in the jobs of a claim: whether there may be more, and whether no limits are set.
+    pub(super) fn extend(&mut self, held: Vec<Held>, may_be_more: bool, unlimited: bool) {
         self.full_claims = if may_be_more { self.full_claims.saturating_add(1) } else { 0 };
         if !held.is_empty() {
-            self.have_keys = held.iter().any(|(lease, _)| !lease.spec.limits.is_empty());
+            let has_keys = |(lease, _): &Held| !lease.spec.limits.is_empty();
+            self.hold_places = !unlimited && held.iter().any(has_keys);
         }
-        if self.have_keys {
+        if self.hold_places {
             self.mean = LONG;
         }
         let now = Instant::now();
@@ -86,7 +87,7 @@ impl Ahead {
 
     /// How many may wait beside so many slots.
     fn depth(&self, slots: usize) -> usize {
-        if self.mean >= SHORT || self.have_keys {
+        if self.mean >= SHORT || self.hold_places {
             return 0;
         }
         let per_slot = WORK_MAX.as_nanos() / self.mean.as_nanos().max(1);
@@ -157,16 +158,19 @@ mod tests {
     }
 
     #[test]
-    fn no_job_waits_after_one_with_limit_keys_however_short_they_are() {
+    fn where_limits_are_set_no_job_waits_after_one_with_limit_keys() {
         let job = || NewJob::new(Kind::new("a").unwrap(), Payload::raw(Vec::new()));
         let held = |job: NewJob| {
             let lease = Lease::new(job.spec, ClaimToken::random(), 1, Timestamp::from_ms(0));
             vec![(Arc::new(lease), CancelSignal::default())]
         };
         let mut ahead = Ahead::new();
-        for (job, expected) in [(job().limit("tenant:a"), 0), (job(), 300)] {
-            ahead.extend(held(job), true);
-            ahead.extend(Vec::new(), true);
+        let keyed = || job().limit("tenant:a");
+        for (job, unlimited, expected) in
+            [(keyed(), false, 0), (job(), false, 300), (keyed(), false, 0), (keyed(), true, 300)]
+        {
+            ahead.extend(held(job), true, unlimited);
+            ahead.extend(Vec::new(), true, unlimited);
             // As many short attempts make it.
             ahead.mean = Duration::from_micros(100);
             assert_eq!(ahead.claimable(200), expected);
