@@ -46,9 +46,9 @@ pub use job::{
 pub use limit::{
     Adaptive, AdaptiveState, Blocked, Breaker, BreakerPhase, BreakerState, COOLDOWN_GROWTH_MAX,
     DRIFT_LOOKS_MAX, Ending, FORGOTTEN_AFTER, HOLDERS_SHOWN_MAX, InvalidLimit, InvalidLimitKey,
-    LIMIT_FAILURES_MAX, LIMIT_KEY_MAX_BYTES, LIMIT_KEYS_MAX, LIMIT_TIME_MAX, LimitKey, LimitKeys,
-    LimitSettings, LimitState, LimitStatus, LimitTarget, OpenState, QUEUE_CLASS, Rate, Room,
-    StartRate, WEIGHT_MAX, is_turn_over,
+    KeyRoom, LIMIT_FAILURES_MAX, LIMIT_KEY_MAX_BYTES, LIMIT_KEYS_MAX, LIMIT_TIME_MAX, LimitKey,
+    LimitKeys, LimitSettings, LimitState, LimitStatus, LimitTarget, OpenState, QUEUE_CLASS, Rate,
+    Room, Rooms, StartRate, WEIGHT_MAX, given_at_most, is_turn_over,
 };
 pub use memory::MemoryBackend;
 pub use name::{InvalidName, Kind, NAME_MAX_BYTES, Namespace, QueueName, WorkerId};

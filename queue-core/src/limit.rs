@@ -15,6 +15,7 @@ mod breaker;
 mod key;
 mod rate;
 mod room;
+mod rooms;
 mod settings;
 mod state;
 mod status;
@@ -27,6 +28,7 @@ pub use key::{
 };
 pub use rate::Rate;
 pub use room::{Blocked, Room};
+pub use rooms::{KeyRoom, Rooms, given_at_most};
 pub use settings::{
     Adaptive, Breaker, InvalidLimit, LIMIT_FAILURES_MAX, LIMIT_TIME_MAX, LimitSettings, WEIGHT_MAX,
 };

@@ -48,6 +48,7 @@ local function has_atts()
 end
 
 local shut = {} -- see the reply
+local spare = false -- whether nobody waits for the places of what is claimed
 local expired_of -- by queue and kind, once this call has made jobs dead
 
 local function answer(
@@ -63,7 +64,7 @@ local function answer(
     end
   end
   local reply = {
-    now, claimed_ms, first_fence, (more and 1 or 0) + (limited and 0 or 2), next_due, maintain, epoch,
+    now, claimed_ms, first_fence, (more and 1 or 0) + (spare and 2 or 0), next_due, maintain, epoch,
     concat(new_bad), concat(offsets, ','), concat(ids), atts[1] and atts or false,
     bodies[1] and bodies or false, shut[1] and shut or false, expired_of and {} or false,
   }

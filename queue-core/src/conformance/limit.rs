@@ -20,8 +20,9 @@ pub use wake::*;
 use super::Harness;
 use super::store::{LEASE, Store, claim_request, enqueue_on, failure, ids, job};
 use crate::{
-    Backend, Claim, ClaimRequest, JobId, JobState, Lease, LimitKey, LimitKeys, LimitSettings,
-    LimitStatus, LimitTarget, NewJob, Outcome, QueueName, Rate, Renewal, Settled,
+    Adaptive, Backend, Blocked, Breaker, Claim, ClaimRequest, JobId, JobState, Lease, LimitKey,
+    LimitKeys, LimitSettings, LimitStatus, LimitTarget, NewJob, Outcome, QueueName, Rate, Renewal,
+    Settled,
 };
 
 fn concurrency(most: u32) -> LimitSettings {
@@ -123,22 +124,67 @@ pub async fn jobs_without_keys_are_not_limited<H: Harness>(harness: &H) {
     store.audit().await;
 }
 
-/// Workers may hold more jobs than they run where nobody waits for a key (ADR 12).
-pub async fn no_claim_hides_that_a_limit_is_set<H: Harness>(harness: &H) {
+/// Workers may hold more jobs than they run where nobody waits for their keys (ADR 12).
+pub async fn a_claim_says_whether_its_keys_have_room_to_spare<H: Harness>(harness: &H) {
     let store = Store::new(harness).await;
-    for (target, count) in [("tenant:a", 1), ("provider:*", 1), ("region:*", 40)] {
-        store.limit(target, &concurrency(1)).await;
-        for jobs in 0..3 {
-            let limited = |n: u32| job("a").limit(format!("tenant:{n}"));
-            store.enqueue_all(&(0..jobs * count).map(limited).collect::<Vec<_>>()).await;
-            let claim = store.claim(jobs.max(1)).await;
-            assert!(!claim.unlimited, "{target}");
-            for lease in &claim.leases {
-                store.complete(lease).await;
-            }
+    let one_of = |tenant: &str| job("a").limit(format!("tenant:{tenant}"));
+    let some_of = |count: usize, tenant: &str| -> Vec<NewJob> {
+        std::iter::repeat_with(|| one_of(tenant)).take(count).collect()
+    };
+    let takes = async |jobs: &[NewJob]| {
+        store.enqueue_all(jobs).await;
+        let request = claim_request(9);
+        let claim = store.backend.claim(&request).await.unwrap();
+        assert_eq!(claim.leases.len(), jobs.len());
+        assert!(!store.backend.claim(&request).await.unwrap().spare || jobs.is_empty(), "a repeat");
+        for lease in &claim.leases {
+            store.complete(lease).await;
         }
-        store.unlimit(target).await;
+        claim.spare
+    };
+    assert!(takes(&[one_of("a"), job("a"), one_of("b")]).await);
+    store.limit("tenant:a", &concurrency(3)).await;
+    for (jobs, spare) in [(0, true), (1, true), (2, false), (3, false)] {
+        assert_eq!(takes(&some_of(jobs, "a")).await, spare, "{jobs} of 3");
+        let mixed = [some_of(jobs, "a"), some_of(4 - jobs, "b")].concat();
+        assert_eq!(takes(&mixed).await, spare, "{jobs} of 3, and others");
     }
+    assert!(takes(&[job("a"), job("b")]).await, "jobs without keys");
+    store.unlimit("tenant:a").await;
+    assert!(takes(&some_of(3, "a")).await, "no limit any more");
+    // What is limited in another way is not there to be held.
+    let rate = Rate::new(1000, Duration::from_secs(1));
+    let breaker =
+        Breaker { failures: 9, window: Duration::from_secs(1), cooldown: Duration::from_secs(1) };
+    let wide = concurrency(1000);
+    let none = LimitSettings::default();
+    for (settings, spare) in [
+        (wide.clone(), true),
+        (LimitSettings { max_live: Some(1000), ..none.clone() }, true),
+        (LimitSettings { weight: Some(3), ..none.clone() }, true),
+        (LimitSettings { rate: Some(rate), ..none.clone() }, false),
+        (LimitSettings { breaker: Some(breaker), ..none }, false),
+        (LimitSettings { adaptive: Some(Adaptive { floor: 1 }), ..wide }, false),
+    ] {
+        store.limit("tenant:*", &settings).await;
+        assert_eq!(takes(&[one_of("a"), one_of("b")]).await, spare, "{settings:?}");
+        assert_eq!(takes(&[one_of("a")]).await, spare, "alone: {settings:?}");
+    }
+    store.audit().await;
+}
+
+/// Those of one lane wait for its key once it is full: it takes care not to be.
+pub async fn a_lane_leaves_a_place_of_its_keys_free<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    store.limit("tenant:*", &concurrency(3)).await;
+    let jobs: Vec<NewJob> = (0..16).map(|n| job("a").limit(format!("tenant:{}", n % 4))).collect();
+    let sent = store.enqueue_all(&jobs).await;
+    let order = |lanes: &[usize]| -> Vec<JobId> { lanes.iter().map(|n| sent[*n]).collect() };
+    // Two of each in the first round, as far as they go, and one of each in the next one.
+    let first = [0, 4, 1, 5, 2, 6, 3, 7, 8, 9];
+    assert_eq!(store.takes(10).await, order(&first));
+    assert_eq!(store.takes(9).await, order(&[10, 11]));
+    store.audit().await;
 }
 
 pub async fn the_exact_name_counts_before_its_class<H: Harness>(harness: &H) {
@@ -286,6 +332,39 @@ pub async fn settings_that_come_late_count_what_runs<H: Harness>(harness: &H) {
     assert_eq!(store.takes(9).await, []);
     store.complete(&running[0]).await;
     assert_eq!(store.takes(9).await.len(), 1);
+    store.audit().await;
+}
+
+/// A schedule of days is none for settings that start jobs by the second.
+pub async fn a_faster_rate_counts_from_the_next_claim_on<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let (day, second) = (Duration::from_secs(86_400), Duration::from_secs(1));
+    for (round, own) in ["tenant:a", "tenant:*", "tenant:b"].into_iter().enumerate() {
+        let key = if own == "tenant:*" { "tenant:c" } else { own };
+        store.limit(own, &rate(3, day, 3)).await;
+        let jobs: Vec<NewJob> = (0..9).map(|_| job("a").limit(key)).collect();
+        store.enqueue_all(&jobs).await;
+        assert_eq!(store.takes(9).await.len(), 3);
+        if round == 2 {
+            // Those of the class count again.
+            store.limit("tenant:*", &rate(4, second, 2)).await;
+            store.unlimit(own).await;
+        } else {
+            store.limit(own, &rate(4, second, 2)).await;
+        }
+        // One at once, and no burst: it is not known how many have started lately.
+        assert_eq!((store.takes(9).await.len(), store.takes(9).await.len()), (1, 0));
+        for started in [1, 1, 2] {
+            let [Blocked::Rate { next_at }] = store.status(key).await.blocked[..] else {
+                panic!("the rate is used up")
+            };
+            assert_eq!(next_at, store.now().after(second / 4));
+            store.advance(second / 4 * started).await;
+            assert_eq!(store.takes(9).await.len(), started as usize);
+        }
+        store.advance(second * 9).await;
+        assert_eq!(store.takes(9).await.len(), 1);
+    }
     store.audit().await;
 }
 

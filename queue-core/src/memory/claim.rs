@@ -1,15 +1,15 @@
 //! T4 and T5: who gets which jobs, and for how long. The rule is stated at [`ClaimRequest`].
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::time::Duration;
 
-use super::limits::Rooms;
 use super::model::{Held, LaneKey, Model, PROMOTED_BY_CLAIM_MAX};
 use crate::backend::PASS_MAX;
 use crate::state::Cause;
 use crate::{
     Claim, ClaimRequest, ClaimToken, DeadReason, JobId, JobState, Kind, KindSlots, Lease, LimitKey,
-    QueueName, Renewal, Timestamp, is_turn_over,
+    QueueName, Renewal, Rooms, Timestamp, given_at_most, is_turn_over,
 };
 
 /// The most lanes of a queue that one round looks at.
@@ -24,6 +24,14 @@ struct Wanted {
     /// How many more expired jobs this call may bury.
     burials_left: u32,
     expired: BTreeMap<(QueueName, Kind), u64>,
+}
+
+impl Wanted {
+    /// How many more jobs may start that need all these keys.
+    fn room(&mut self, model: &Model, keys: &[LimitKey]) -> Option<u32> {
+        let Ok(room) = self.rooms.of(keys, |key| Ok::<_, Infallible>(model.key_room(key)));
+        room
+    }
 }
 
 impl Model {
@@ -51,9 +59,11 @@ impl Model {
         if !wanted.taken.is_empty() {
             self.hold(request, &wanted.taken);
         }
-        Claim { expired: wanted.expired, ..self.claimed(request, more) }
+        let spare = wanted.rooms.are_spare();
+        Claim { expired: wanted.expired, spare, ..self.claimed(request, more) }
     }
 
+    /// An answer but for what a new claim alone can tell.
     fn claimed(&self, request: &ClaimRequest, more: bool) -> Claim {
         let due = self.due.first().map(|(due_at, _)| *due_at);
         let next = [due, self.next_room(request)].into_iter().flatten().min();
@@ -63,7 +73,7 @@ impl Model {
             next_due: next.map(|at| at.since(self.now)),
             maintain: self.needs_maintenance(),
             expired: BTreeMap::new(),
-            unlimited: self.limits.is_empty(),
+            spare: false,
         }
     }
 
@@ -89,8 +99,8 @@ impl Model {
             let share = (missing * weight).div_ceil(weight_of_group);
             let Some(keys) = Self::keys_of(&lane, wanted) else { continue };
             let slots = wanted.kinds.get(&lane.1).map_or(0, |kind| kind.slots);
-            let room = wanted.rooms.of(self, &keys).unwrap_or(u32::MAX);
-            let most = share.min(wanted.missing).min(slots).min(room);
+            let most =
+                share.min(wanted.missing).min(slots).min(given_at_most(wanted.room(self, &keys)));
             served_any |= self.serve_lane(&lane, most, &keys, wanted);
         }
         served_any && wanted.burials_left > 0
@@ -113,7 +123,7 @@ impl Model {
 
     fn is_eligible(&self, lane: &LaneKey, wanted: &mut Wanted) -> bool {
         let Some(keys) = Self::keys_of(lane, wanted) else { return false };
-        wanted.rooms.of(self, &keys) != Some(0)
+        wanted.room(self, &keys) != Some(0)
     }
 
     /// The keys that the jobs of a lane need on this worker; `None` if it has no slots for them.

@@ -5,32 +5,10 @@ use std::collections::HashMap;
 use super::model::Model;
 use crate::backend::LIMITS_MAX;
 use crate::{
-    Ending, EnqueueOutcome, Error, HOLDERS_SHOWN_MAX, JobId, JobRecord, JobState, LimitKey,
-    LimitKeys, LimitSettings, LimitState, LimitStatus, LimitTarget, NewJob, QUEUE_CLASS, QueueName,
-    Room, Timestamp,
+    Ending, EnqueueOutcome, Error, HOLDERS_SHOWN_MAX, JobId, JobRecord, JobState, KeyRoom,
+    LimitKey, LimitKeys, LimitSettings, LimitState, LimitStatus, LimitTarget, NewJob, QUEUE_CLASS,
+    QueueName, Room, Timestamp,
 };
-
-/// The room of keys while a claim fills it.
-#[derive(Debug, Default)]
-pub(super) struct Rooms(HashMap<LimitKey, Option<u32>>);
-
-impl Rooms {
-    /// How many more jobs may start that need all these keys; `None` is as many as you like.
-    pub(super) fn of(&mut self, model: &Model, keys: &[LimitKey]) -> Option<u32> {
-        let rooms = keys
-            .iter()
-            .filter_map(|key| *self.0.entry(key.clone()).or_insert_with(|| model.room(key).jobs));
-        rooms.min()
-    }
-
-    pub(super) fn take(&mut self, keys: &[LimitKey], jobs: u32) {
-        for key in keys {
-            if let Some(Some(room)) = self.0.get_mut(key) {
-                *room = room.saturating_sub(jobs);
-            }
-        }
-    }
-}
 
 impl Model {
     /// The settings in force for a key, and what they were made for.
@@ -53,6 +31,11 @@ impl Model {
         let mut holders: Vec<JobId> = running.filter(holds).copied().collect();
         holders.sort_unstable();
         holders
+    }
+
+    /// The room of a key that a claim meets.
+    pub(super) fn key_room(&self, key: &LimitKey) -> KeyRoom {
+        KeyRoom::new(&self.settings(key), &self.room(key))
     }
 
     pub(super) fn room(&self, key: &LimitKey) -> Room {

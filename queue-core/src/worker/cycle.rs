@@ -251,7 +251,7 @@ impl Turning {
         for ((queue, kind), jobs) in &claim.expired {
             telemetry::expired(queue, kind, *jobs);
         }
-        self.ahead.extend(held, claim.more, claim.unlimited);
+        self.ahead.extend(held, claim.more, claim.spare);
         self.fill_slots();
         let slots = &self.set.slots;
         self.waiting.revoke_unless(|claim| slots.can_take(claim));

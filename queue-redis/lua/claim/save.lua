@@ -118,6 +118,7 @@ save_quarantined()
 save_finished()
 save_lanes()
 save_parkings()
+spare = not limit_engine or limits().is_spare()
 if limit_engine then
   local engine = limits()
   for _, one in ipairs(shown) do

@@ -7,7 +7,7 @@
 -- All functions are made when the first such queue is met: making them costs a claim more than a
 -- job.
 local function make_views()
-  local SOURCE_PAGE = most == 1 and 4 or LANES_MAX -- entries that are read at once
+  local source_page = most == 1 and 4 or LANES_MAX -- entries that are read at once
   local all, looks = {}, 0
 
   local function view_of(place, queue, kind)
@@ -49,21 +49,27 @@ local function make_views()
     return view.shut
   end
 
-  -- Whether an entry can run, as far as its keys go. One that cannot is parked and met no more.
+  -- Parks an entry at a key of its own that has no room: it is met no more.
+  local function park(view, entry, name)
+    entry.gone = true
+    limits().wait_for(limits().get(name), view.pair)
+    looks = looks + 1
+    if looks >= PARKED_MAX then halted = true end
+    if entry.parked ~= name or entry.lane then
+      parkings[#parkings + 1] = { view = view, entry = entry, key = name }
+    end
+  end
+
+  -- Whether an entry can run, as far as its keys go. One that cannot is parked, unless its keys were
+  -- filled by its own jobs: it comes after the others now, and may have room again when it is met.
   local function has_room(view, entry)
-    if entry.gone then return false end
+    if entry.gone or entry.full then return false end
     if not entry.keys and not added_keys[view.kind] then return true end
     local name = blocking(view, entry.keys)
     if not name then return true end
     for _, own in ipairs(entry.keys or {}) do
       if own == name then
-        entry.gone = true
-        limits().wait_for(limits().get(name), view.pair)
-        looks = looks + 1
-        if looks >= PARKED_MAX then halted = true end
-        if entry.parked ~= name or entry.lane then
-          parkings[#parkings + 1] = { view = view, entry = entry, key = name }
-        end
+        park(view, entry, name)
         return false
       end
     end
@@ -109,7 +115,7 @@ local function make_views()
   -- Reads the next entries of a source.
   local function read_source(view, source)
     local page =
-      try('ZRANGE', source.name, source.at, source.at + SOURCE_PAGE - 1, 'WITHSCORES')
+      try('ZRANGE', source.name, source.at, source.at + source_page - 1, 'WITHSCORES')
     if page.err then
       page = {}
       view.broken = true
@@ -127,8 +133,8 @@ local function make_views()
       end
     end
     if #names > 0 then limits().load(names) end
-    source.at = source.at + SOURCE_PAGE
-    source.done = #page < 2 * SOURCE_PAGE
+    source.at = source.at + source_page
+    source.done = #page < 2 * source_page
   end
 
   -- Lanes without keys that their index does not know any more are looked for, if it knows none.
@@ -228,13 +234,13 @@ local function make_views()
     end
   end
 
-  -- The most jobs that the keys of an entry let start.
+  -- The most jobs that the keys of an entry let start in one round: `given_at_most` of queue-core.
   local function room_for(view, entry)
     local most_ = math.huge
     for _, list in ipairs({ added_keys[view.kind] or {}, entry.keys or {} }) do
       for _, name in ipairs(list) do most_ = min(most_, limits().left(limits().get(name))) end
     end
-    return most_
+    return most_ > 1 and most_ - 1 or most_
   end
 
   -- `is_turn_over` of queue-core: whether a lane that has given so many jobs gets a new turn.
@@ -255,6 +261,7 @@ local function make_views()
     local before = #ids
     take(lane, view.kind, wanted)
     hold(view, entry, before + 1)
+    entry.full = blocking_among(entry.keys) ~= nil
     if lane.live <= 0 then
       entry.gone = true
     elseif lane.served then
@@ -269,6 +276,7 @@ local function make_views()
   end
 
   local function serve_round(of_queue, lanes_most)
+    if most > 1 then source_page = lanes_most end
     local group = group_of(of_queue, lanes_most)
     local shared, all_weights, served = missing, 0, false
     local weights = {}
@@ -327,7 +335,14 @@ local function make_views()
           end
         end
       until has_some or view.shut or not read_before(view, math.huge, 9)
-      return has_some
+      if has_some then return true end
+      -- Whoever waits for jobs is to hear of room for those, too.
+      for _, entry in ipairs(view.entries) do
+        local name = entry.full and not entry.gone and not is_empty(view, entry)
+          and blocking_among(entry.keys)
+        if name then park(view, entry, name) end
+      end
+      return false
     end
     local has_some = look()
     halted = was_halted

@@ -206,11 +206,13 @@ local function make_limits()
     end
   end
 
-  -- The schedule's next start as it counts now.
+  -- The schedule's next start as it counts now: one that these settings cannot have brought lets a job start
+  -- at once.
   local function next_us(key)
     local set, now_us = key.settings, now * 1000
-    local latest = now_us + set.tolerance_us + set.interval_us
-    return max(now_us, min(key.scheduled_us, latest))
+    local latest = now_us + set.tolerance_us
+    if key.scheduled_us > latest + set.interval_us then return latest end
+    return max(now_us, key.scheduled_us)
   end
 
   -- The end of a cool-down: as if it had begun with these settings, if they make it shorter.
@@ -267,6 +269,16 @@ local function make_limits()
   local function left(key)
     if not key.left then key.left = limited and room(key) or math.huge end
     return key.left
+  end
+
+  -- Whether there is room for as many jobs more as this call starts: Claim::spare of queue-core.
+  local function is_spare()
+    for _, key in ipairs(all) do
+      local set, jobs = key.settings, #key.started
+      local only_counts = not (set.interval_us or set.failures or set.lowest)
+      if jobs > 0 and not (only_counts and left(key) >= jobs) then return false end
+    end
+    return true
   end
 
   -- A job of this call starts.
@@ -489,7 +501,7 @@ local function make_limits()
   local function get(name) return known[name] end
 
   return {
-    load = load, get = get, left = left, start = start, let_go = let_go_, throttle = throttle,
+    load = load, get = get, left = left, is_spare = is_spare, start = start, let_go = let_go_, throttle = throttle,
     wait_for = wait_for, waits_name = waits_name, show = show, save = save, check = check,
     reset = reset, look_at_some = look_at_some, look_at_due = look_at_due,
     look_again = look_again, settings_of = settings_of,

@@ -1,13 +1,12 @@
 -- How many lanes a round of a claim looks at: at most 32 (the rule is at ClaimRequest). Each has its price. If
 -- the worker knows its jobs to be short, fewer of them give more, up to 32 jobs each, as long as one such turn
--- of every lane takes no more jobs than the worker says. Not where limits are set or remembered: a lane
--- that gives many meets them sooner.
+-- of every lane takes no more jobs than the worker says.
 local LANES_MAX, TURN_MAX = 32, 32
 
 -- How many jobs a turn has, for so many that are missing, if lanes of these queues and kinds are served.
 local function turn_for(missing, names)
   local round_jobs, lanes = tonumber(ARGV[5]), 0
-  if limited or missing == 1 or round_jobs == 0 then return 1 end
+  if missing == 1 or round_jobs == 0 then return 1 end
   for i = 1, #names do
     local size = try('ZCARD', PREFIX .. 'lanes:' .. names[i])
     lanes = lanes + (type(size) == 'number' and size or 0)

@@ -1,5 +1,5 @@
 -- Plain claims, which are most: nothing is due, expired, damaged or closed by a limit, no body is
--- apart, and the limit keys that are met have room for more jobs than are taken (room.lua). Answers
+-- apart, and the limit keys that are met have room (room.lua). Answers
 -- nothing if that is not so, before anything is written: the whole script (claim.lua) does it then.
 -- Where both can, both do the same.
 
@@ -23,15 +23,23 @@ local function claim_plain()
     maintain = maintain or not is_recent
   end
 
-  -- Limit keys of which something might be set or remembered, and how many jobs take each.
-  local asked, is_asked, taking = {}, {}, {}
+  -- Limit keys of which something might be set or remembered, and how many jobs take each. Those in
+  -- `asked` have yet to be met.
+  local asked, taking = {}, {}
   local is_shut = {} -- of those that workers add
+  local meet_keys, room_for, is_spare, save_rates
+  if limited then meet_keys, room_for, is_spare, save_rates = make_room(taking, is_shut) end
   local function ask(keys)
     for key in string.gmatch(keys, '[^,]+') do
       if is_shut[key] then return false end
-      if not is_asked[key] then is_asked[key], asked[#asked + 1], taking[key] = true, key, 0 end
+      if not taking[key] then asked[#asked + 1], taking[key] = key, 0 end
     end
     return true
+  end
+  local function meet_asked()
+    local names = asked
+    asked = {}
+    return meet_keys(names)
   end
 
   -- The queues and kinds of which something may be there; without limits, those that have a counter.
@@ -92,7 +100,7 @@ local function claim_plain()
     end
     return true
   end
-  if limited and not look_at_added() then return nil end
+  if limited and not (look_at_added() and meet_asked()) then return nil end
 
   local running = views[1] and call('HMGET', COUNT, unpack(running_fields)) or {}
   for i = 1, #views do
@@ -104,6 +112,7 @@ local function claim_plain()
   local lane_count = 0
   local view_of, index_of, priority_of, keys_of, score_of = {}, {}, {}, {}, {}
   local key_of, names_of, passed, is_empty = {}, {}, {}, {}
+  local is_full = {} -- whether the jobs of this claim have filled a key of the lane
 
   local digits = {} -- Lua writes a number as a text slowly
   local function text_of(number)
@@ -144,7 +153,7 @@ local function claim_plain()
       priority_of[lane], keys_of[lane], score_of[lane] = priority, keys, tonumber(index[i + 1])
     end
     view.is_part, view.read_to = #index == 2 * lanes_most, score_of[lane_count]
-    return true
+    return not limited or meet_asked()
   end
 
   -- The lanes that take turns now: of the first by score, those of the best priority. Nil if lanes
@@ -157,7 +166,7 @@ local function claim_plain()
         local lanes = slots[view.kind] > 0 and view.lanes or {}
         for i = 1, #lanes do
           local lane = lanes[i]
-          if not is_empty[lane] then
+          if not (is_empty[lane] or is_full[lane]) then
             local score = score_of[lane]
             able[#able + 1] = lane
             is_sorted, last_score = is_sorted and score > last_score, score
@@ -191,13 +200,20 @@ local function claim_plain()
   local parts = {} -- lane, its first number, its last number, …
   local passed_over = {} -- lanes that had a share, and no slot was left
 
-  -- Takes tickets of a lane; answers whether they are plain.
+  -- Takes up to so many tickets of a lane, and leaves a place of its keys free if there are more
+  -- (`given_at_most` of queue-core); answers whether it is plain.
   local function take(lane, wanted)
     local view, from, keys, key = view_of[lane], passed[lane] or 0, keys_of[lane], key_of[lane]
     if not key then
       key = PREFIX .. 'lane:' .. view.pair .. '/' .. index_of[lane]
       key_of[lane], names_of[lane] = key, keys and split_keys(keys) or {}
       if keys and not names_of[lane][1] then return false end
+    end
+    if limited then
+      local room = room_for(names_of[lane])
+      if view.added_names then room = min(room, room_for(view.added_names)) end
+      if room < 1 then return false end
+      if room <= wanted then wanted = max(room - 1, 1) end
     end
     -- One more, to see whether something is left.
     local tickets = try('LRANGE', key, text_of(from), text_of(from + wanted))
@@ -218,6 +234,7 @@ local function claim_plain()
       for _, name in ipairs(view.added_names or {}) do
         if not own[name] then taking[name] = taking[name] + taken end
       end
+      is_full[lane] = room_for(names_of[lane]) < 1
     end
     passed[lane], is_empty[lane] = from + taken, #tickets == taken
     view.taken, missing = view.taken + taken, missing - taken
@@ -341,27 +358,19 @@ local function claim_plain()
   end
   if count > 0 and not meet_records() then return nil end
 
-  -- Whether the keys had room, and have some left.
-  local most, have_room, save_rates
+  -- Whether the keys have some room left: each of those that were taken from has.
   if limited then
-    local bounds
-    bounds, have_room, save_rates = make_room(asked, taking, is_shut)
     for _, view in ipairs(views) do
       local is_left = view.ready > view.taken and not view.is_paused
       if is_left and not view.lanes and not read_lanes(view) then return nil end
     end
-    most = bounds()
-    if not most then return nil end
     for _, view in ipairs(views) do
-      if not view.shut and not have_room(view.added_names or {}, most) then return nil end
-    end
-    for n = 1, #parts, 3 do
-      if not have_room(names_of[parts[n]], most) then return nil end
+      if not view.shut and view.added_names and room_for(view.added_names) < 1 then return nil end
     end
     -- One without room would have had no share, and the others more.
     for _, lane in ipairs(passed_over) do
       local names = split_keys(keys_of[lane])
-      if not names or not have_room(names, most) then return nil end
+      if not names or room_for(names) < 1 then return nil end
     end
   end
 
@@ -386,14 +395,21 @@ local function claim_plain()
     local is_left = left > 0 and not view.is_paused
     if is_left and limited then
       is_left = false
-      for _, lane in ipairs(view.lanes) do
-        if not is_empty[lane] and not is_left then
-          local names = not keys_of[lane] and {} or split_keys(keys_of[lane])
-          if not names or not have_room(names, most) then return nil end
-          is_left = true
+      local has_full, looked = false, 0
+      repeat
+        if looked > 0 and not read_lanes(view) then return nil end
+        for n = looked + 1, #view.lanes do
+          local lane = view.lanes[n]
+          has_full = has_full or is_full[lane] and not is_empty[lane]
+          if not (is_empty[lane] or is_full[lane] or is_left) then
+            local names = not keys_of[lane] and {} or split_keys(keys_of[lane])
+            if not names or room_for(names) < 1 then return nil end
+            is_left = true
+          end
         end
-      end
-      if not is_left and view.is_part then return nil end
+        looked = #view.lanes
+      until is_left or not view.is_part
+      if not is_left and has_full then return nil end -- they begin to wait
       if view.shut then
         table.insert(shut, view.pair)
         table.insert(shut, view.shut)
@@ -529,7 +545,7 @@ local function claim_plain()
   for _, key in ipairs(to_calm) do try('DEL', key) end
   save_meta()
   return {
-    now, now, first_fence, (missing == 0 and 1 or 0) + (limited and 0 or 2),
+    now, now, first_fence, (missing == 0 and 1 or 0) + ((not limited or is_spare()) and 2 or 0),
     next_ms <= TIME_MAX and max(next_ms - now, 0) or -1,
     maintain and 1 or 0, epoch, '', '', all, atts[1] and atts or false, false, shut[1] and shut or false,
     false, unpack(records),

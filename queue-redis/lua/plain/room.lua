@@ -2,9 +2,9 @@
 -- when the next job may start, and nothing is set but how many jobs may run at once, how many may
 -- start in a time, and a breaker.
 
--- What tells of the keys in `asked`, of which `taking` says how many jobs take each, and `is_shut`
--- which are known to be closed. Made only if something may be set or remembered.
-local function make_room(asked, taking, is_shut)
+-- What tells of keys, of which `taking` says how many jobs take each, and `is_shut` which are known to
+-- be closed. Made only if something may be set or remembered.
+local function make_room(taking, is_shut)
   -- What is found in a hash of so many fields, in parts.
   local function found_in(hash, fields)
     if #fields <= CHUNK then return call('HMGET', hash, unpack(fields)) end
@@ -55,59 +55,90 @@ local function make_room(asked, taking, is_shut)
       head, scheduled_us, closed_ms, failures = struct.unpack('>HI8I6B', state)
       if head ~= 256 or closed_ms > now or failures > 0 then return false end
     end
-    next_us[key] = max(now_us, min(scheduled_us, now_us + burst + interval))
+    if scheduled_us > now_us + burst + interval then scheduled_us = now_us + burst end -- as limits.lua has it
+    next_us[key] = max(now_us, scheduled_us)
     startable[key] = floor((now_us + burst - next_us[key]) / interval) + 1
     interval_of[key] = interval
     return true
   end
 
-  -- How many jobs may run at once with each key that was asked for, if all that is set or remembered
-  -- is as above; nil if there is more to be minded.
-  local function bounds()
-    if not asked[1] then return {} end
-    local states = found_in(LIMITED, asked)
-    local targets, class_at, most = {}, {}, {}
-    for i = 1, #asked do targets[i] = asked[i] end
-    for i = 1, #asked do
-      local class = string.match(asked[i], '^[^:]*')
-      if not class_at[class] then
-        class_at[class] = #targets + 1
+  local most, set_of_class = {}, {} -- how many jobs may run at once; settings of classes
+  local free = {} -- how many more could run before this claim took any, of those that were looked at
+  local only_counts = {} -- whether nothing else of a key is limited, by the settings' bytes
+  local is_spare_key = {}
+
+  -- Reads what is set and remembered of keys; answers whether all of it is as above.
+  local function meet_keys(names)
+    if not names[1] then return true end
+    local states = found_in(LIMITED, names)
+    local targets, classes = {}, {}
+    for i = 1, #names do targets[i] = names[i] end
+    for i = 1, #names do
+      local class = string.match(names[i], '^[^:]*')
+      classes[i] = class
+      if set_of_class[class] == nil then
+        set_of_class[class] = false
         targets[#targets + 1] = class .. ':*'
       end
     end
     local set = found_in(LIMITS, targets)
-    for i = 1, #asked do
-      local key = asked[i]
-      local bytes = set[i] or set[class_at[string.match(key, '^[^:]*')]]
+    for i = #names + 1, #targets do set_of_class[sub(targets[i], 1, -3)] = set[i] end
+    for i = 1, #names do
+      local key = names[i]
+      local bytes = set[i] or set_of_class[classes[i]]
+      is_spare_key[key] = true
       if bytes then
-        local found = known[bytes]
-        if found == nil then
-          found = bound_in(bytes)
-          known[bytes] = found
+        local bound = known[bytes]
+        if bound == nil then
+          bound = bound_in(bytes)
+          known[bytes] = bound
+          local flags = byte(bytes, 2)
+          only_counts[bytes] = floor(flags / 2) % 8 == 0 -- no rate, no breaker, not adaptive
         end
-        if not found then return nil end
-        if found < NO_BOUND then most[key] = found end
+        if not bound then return false end
+        if bound < NO_BOUND then most[key] = bound end
+        is_spare_key[key] = only_counts[bytes]
       end
       if not is_shut[key] then
         if bytes and intervals[bytes] then
-          if not meet_rate(key, bytes, states[i]) then return nil end
+          if not meet_rate(key, bytes, states[i]) then return false end
         elseif states[i] then
-          return nil
+          return false
         end
       end
     end
-    return most
+    return true
   end
 
-  -- Whether keys have more room than what was taken.
-  local function have_room(names, most)
+  -- How many more jobs may start that need these keys, which were met; less than 0 if that cannot be
+  -- told.
+  local function room_for(names)
+    local room = math.huge
     for i = 1, #names do
       local key = names[i]
-      if startable[key] and taking[key] >= startable[key] then return false end
-      if most[key] then
-        local running = try('SCARD', PREFIX .. 'hold:' .. key)
-        if type(running) ~= 'number' or running + taking[key] >= most[key] then return false end
-        most[key] = nil -- looked at
+      local bound = most[key]
+      if bound then
+        local left = free[key]
+        if not left then
+          local running = try('SCARD', PREFIX .. 'hold:' .. key)
+          left = type(running) == 'number' and bound - running or -1
+          free[key] = left
+        end
+        left = left - taking[key]
+        if left < room then room = left end
+      end
+      local starts = startable[key]
+      if starts and starts - taking[key] < room then room = starts - taking[key] end
+    end
+    return room
+  end
+
+  -- Whether there is room for as many jobs more of each key as are taken, and nothing but their count
+  -- is limited: Claim::spare of queue-core.
+  local function is_spare()
+    for key, jobs in pairs(taking) do
+      if jobs > 0 then
+        if not is_spare_key[key] or most[key] and free[key] < 2 * jobs then return false end
       end
     end
     return true
@@ -128,6 +159,6 @@ local function make_room(asked, taking, is_shut)
     end
   end
 
-  return bounds, have_room, save_rates
+  return meet_keys, room_for, is_spare, save_rates
 end
 

@@ -5,7 +5,7 @@
 
 repeat
   local argv, format = ARGV, string.format
-  local token, missing, unlimited = argv[1], argv[3] + 0, limited and 0 or 2
+  local token, missing, spare = argv[1], argv[3] + 0, 2 -- whether the keys have room to spare (Claim::spare)
   if meta[8] or meta[4] and meta[4] ~= '0' or missing > CHUNK then break end
 
   -- Which queue and kind that is.
@@ -43,7 +43,7 @@ repeat
     if now ~= clock_ms then call('HSET', META, 'clock_ms', now_text) end
     do
       return {
-        now, now, 0, (missing == 0 and 1 or 0) + unlimited, next_due, maintain and 1 or 0, meta[9] or '',
+        now, now, 0, (missing == 0 and 1 or 0) + spare, next_due, maintain and 1 or 0, meta[9] or '',
         '', '', '', false, false, false, false,
       }
     end
@@ -155,7 +155,9 @@ repeat
         if has_most and is_plain then
           local holders = try('SCARD', PREFIX .. 'hold:' .. names[i])
           is_plain = type(holders) == 'number' and holders + take < most
+          if is_plain and holders + 2 * take > most then spare = 0 end
         end
+        if take > 0 and (has_rate or has_breaker or is_adaptive) then spare = 0 end
         local next_us = 0
         if state and is_plain then
           is_plain = #state == 17 and sub(state, 1, 2) == '\1\0' and sub(state, 11) == '\0\0\0\0\0\0\0'
@@ -164,7 +166,8 @@ repeat
         if has_rate and is_plain then
           local interval = max(math.ceil(period_ms * 1000 / starts), 1)
           local latest = now_us + (burst - 1) * interval
-          next_us = max(now_us, min(next_us, latest + interval))
+          if next_us > latest + interval then next_us = latest end
+          next_us = max(now_us, next_us)
           is_plain = take <= floor((latest - next_us) / interval) -- one more may start
           if take > 0 then
             rates = rates or {}
@@ -301,13 +304,13 @@ repeat
   if try('HINCRBY', span, queue, count) == count then try('EXPIRE', span, '90') end
   if count == 1 then
     return {
-      now, now, first_fence, (missing == 1 and 1 or 0) + unlimited, next_due, maintain and 1 or 0, meta[9] or '',
+      now, now, first_fence, (missing == 1 and 1 or 0) + spare, next_due, maintain and 1 or 0, meta[9] or '',
       '', '', all, atts or false, false, false, false, records[1],
     }
   end
   do
     return {
-      now, now, first_fence, (count == missing and 1 or 0) + unlimited, next_due, maintain and 1 or 0,
+      now, now, first_fence, (count == missing and 1 or 0) + spare, next_due, maintain and 1 or 0,
       meta[9] or '', '', '', all, atts or false, false, false, false, unpack(records),
     }
   end

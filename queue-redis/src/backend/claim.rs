@@ -166,7 +166,7 @@ pub(crate) fn read(request: &ClaimRequest, reply: Value) -> Result<Answer, Error
     let first_fence = items.count()?;
     let mut claim = Claim::default();
     let flags = items.count()?;
-    (claim.more, claim.unlimited) = (flags & 1 == 1, flags & 2 == 2);
+    (claim.more, claim.spare) = (flags & 1 == 1, flags & 2 == 2);
     claim.next_due = items.number()?.map(Duration::from_millis);
     claim.maintain = items.flag()?;
     let epoch = items.bytes()?;

@@ -488,8 +488,7 @@ async fn much_of_everything_is_met_alike() {
         settle(backend, &leases, &completed()).await;
         scene.assert_same("much");
     }
-    // All but the first, which looks at the keys that the new settings are about.
-    assert_eq!(scene.twin.tally("claim").plain, 3);
+    assert_eq!(scene.twin.tally("claim").plain, 4);
     assert!(backend.audit(false).await.unwrap().is_empty());
 }
 

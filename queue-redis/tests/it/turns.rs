@@ -69,16 +69,23 @@ async fn where_lanes_have_few_jobs_a_claim_finds_as_many_as_it_asks_for() {
 }
 
 #[tokio::test]
-async fn where_limits_are_set_turns_are_as_short_as_ever() {
+async fn turns_leave_a_place_of_limited_keys_free() {
     let harness = RedisHarness::new();
     let backend = harness.now().await;
-    assert!(backend.claim(&request(&["a"], 1)).await.unwrap().unlimited);
-    let target: LimitTarget = "tenant:007".parse().unwrap();
-    let settings = LimitSettings { concurrency: Some(50), ..LimitSettings::default() };
-    backend.set_limit(&target, Some(&settings)).await.unwrap();
-    fill(&backend, 40, 3).await;
-    let all: Vec<_> = (0..32).map(|tenant| (tenant, 2)).collect();
-    assert_eq!(given(&backend, 64, u32::MAX).await, all);
-    assert!(!backend.claim(&request(&["a"], 1)).await.unwrap().unlimited);
+    let limit = async |target: &str, most: u32| {
+        let target: LimitTarget = target.parse().unwrap();
+        let settings = LimitSettings { concurrency: Some(most), ..LimitSettings::default() };
+        backend.set_limit(&target, Some(&settings)).await.unwrap();
+    };
+    limit("tenant:*", 100).await;
+    limit("tenant:002", 5).await;
+    limit("tenant:003", 1).await;
+    fill(&backend, 40, 60).await;
+    assert_eq!(given(&backend, 64, u32::MAX).await, [(0, 32), (1, 32)]);
+    // The second round looks at four lanes.
+    let clamped = [(2, 4), (3, 1), (4, 15), (5, 15), (6, 15), (7, 14)];
+    assert_eq!(given(&backend, 64, u32::MAX).await, clamped);
+    // A lane whose key is full stands back.
+    assert_eq!(given(&backend, 64, u32::MAX).await, [(8, 32), (9, 32)]);
     assert_sound(&backend).await;
 }

@@ -2,14 +2,13 @@
 
 pub(super) mod lanes;
 pub(super) mod next;
-mod rooms;
 
 use std::collections::{BTreeMap, HashMap};
 
 use queue_core::backend::{CLAIM_MAX_BYTES, PASS_MAX};
 use queue_core::{
     Claim, ClaimRequest, DeadReason, JobId, JobState, Kind, KindSlots, Lease, LimitKey, LimitKeys,
-    QueueName, Timestamp,
+    QueueName, Rooms, Timestamp, given_at_most,
 };
 use rusqlite::{OptionalExtension, params};
 
@@ -24,7 +23,6 @@ use crate::session::{Added, Finish, Runs, Session, runs_of};
 use crate::watch::has_work;
 use lanes::{HAS_LIMITED, Lanes, Served};
 use next::next_room;
-use rooms::Rooms;
 
 pub(super) const SELECT_CLAIM: &str =
     "SELECT claim, claimed_ms, fence, runs FROM claim WHERE token = ?1";
@@ -118,7 +116,29 @@ impl<'r> Wanted<'r> {
     /// Whether jobs of a kind may start, as far as the worker is concerned.
     fn is_kind_open(&mut self, session: &mut Session<'_>, kind: usize) -> Result<bool, Fault> {
         let asked = &self.kinds[kind];
-        Ok(asked.left > 0 && self.rooms.of(session, &asked.slots.limits)? != Some(0))
+        Ok(asked.left > 0 && self.room(session, &asked.slots.limits)? != Some(0))
+    }
+
+    /// How many more jobs may start that need all these keys.
+    fn room(&mut self, session: &mut Session<'_>, keys: &[LimitKey]) -> Result<Option<u32>, Fault> {
+        let now = session.now;
+        self.rooms.of(keys, |key| session.limits.key_room(key, now))
+    }
+
+    /// Of these keys, the one at which a lane should wait; `None` if all have room.
+    fn closed(
+        &mut self,
+        session: &mut Session<'_>,
+        keys: &[LimitKey],
+    ) -> Result<Option<LimitKey>, Fault> {
+        for key in keys {
+            let is_used_up = self.room(session, std::slice::from_ref(key))? == Some(0);
+            if is_used_up && session.limits.room(key, session.now)?.is_open() {
+                // By this claim itself: mostly until one of its jobs ends.
+                return Ok(Some(key.clone()));
+            }
+        }
+        session.limits.closed(keys, session.now)
     }
 }
 
@@ -165,6 +185,7 @@ pub(super) fn claim(
     }
     let (keyed, served) = (wanted.keyed || wanted.waiting, std::mem::take(&mut wanted.served));
     let (rechecks, expired) = (wanted.rechecks, std::mem::take(&mut wanted.expired));
+    let spare = wanted.rooms.are_spare();
     let leases = hold(session, request, wanted)?;
     block_served(session, &served)?;
     if keyed {
@@ -174,6 +195,7 @@ pub(super) fn claim(
     let mut answer = answer(session, request, leases, more, keyed)?;
     answer.0.maintain |= rechecks;
     answer.0.expired = expired;
+    answer.0.spare = spare;
     Ok(answer)
 }
 
@@ -220,7 +242,6 @@ fn answer(
     let mut claim = Claim::default();
     claim.leases = leases;
     claim.more = more;
-    claim.unlimited = !session.limits.is_any_set()?;
     let due_at = first_due.map(|(due_ms, _)| time(due_ms));
     let room_at = next_room(session, request, keyed)?;
     let next = [due_at, room_at].into_iter().flatten().min();
@@ -261,7 +282,7 @@ fn serve_round(
         let share = (missing * weight).div_ceil(weight_of_group.max(1));
         let asked = &wanted.kinds[served.kind];
         let (slots, keys) = (asked.left, served.limits.union(&asked.slots.limits));
-        let room = wanted.rooms.of(session, &keys)?.unwrap_or(u32::MAX);
+        let room = given_at_most(wanted.room(session, &keys)?);
         let most = share.min(wanted.missing).min(slots).min(room);
         served_any |= serve_lane(session, &mut served, weight, most, &keys, wanted)?;
         lanes.put_back(session, served)?;

@@ -7,8 +7,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 use queue_core::{
-    BreakerPhase, Ending, FORGOTTEN_AFTER, JobId, Kind, LimitKey, LimitState, QueueName, Room,
-    Timestamp,
+    BreakerPhase, Ending, FORGOTTEN_AFTER, JobId, KeyRoom, Kind, LimitKey, LimitState, QueueName,
+    Room, Timestamp,
 };
 use rusqlite::{Connection, OptionalExtension, Row};
 
@@ -103,6 +103,12 @@ impl<'c> Limits<'c> {
         let known = self.known(key)?;
         let running = u32::try_from(known.running).unwrap_or(u32::MAX);
         Ok(known.state.room(&in_force.settings, running, now))
+    }
+
+    /// The room of a key that a claim meets.
+    pub(crate) fn key_room(&mut self, key: &LimitKey, now: Timestamp) -> Result<KeyRoom, Fault> {
+        let room = self.room(key, now)?;
+        Ok(KeyRoom::new(&self.in_force(key)?.settings, &room))
     }
 
     /// How many running jobs are counted as holding a key.

@@ -48,8 +48,8 @@ async fn a_large_batch_is_what_its_jobs_are_one_by_one() {
     for limited in [false, true] {
         let backend = fast(&directory.path().join(limited.to_string()));
         let model = MemoryBackend::default();
-        assert!(backend.claim(&request(1)).await.unwrap().unlimited);
-        assert!(model.claim(&request(1)).await.unwrap().unlimited);
+        assert!(backend.claim(&request(1)).await.unwrap().spare);
+        assert!(model.claim(&request(1)).await.unwrap().spare);
         let live = LimitSettings { max_live: Some(10), ..LimitSettings::default() };
         let target = LimitTarget::new("tenant:1").unwrap();
         if limited {

@@ -39,7 +39,8 @@ impl KindSlots {
 /// 1. Of the eligible lanes, the 32 with the lowest (priority, turn) are looked at; of these the
 ///    ones of the best priority form the group.
 /// 2. Each lane of the group, in the order of turns, gives up to its share of the missing jobs
-///    from its head, as far as the slots of its kind and the room of the keys reach. Its share is
+///    from its head, as far as the slots of its kind and the room of the keys reach, of which it
+///    leaves one place if there are more, so that it need not wait for it. Its share is
 ///    `ceil(missing × its weight / weight of the group)`; a lane weighs as much as the heaviest of
 ///    its own keys ([`LimitSettings::weight`](crate::LimitSettings::weight)), and 1 without any. A
 ///    lane that still holds jobs after serving gets a new turn, unless it weighs more than it has
@@ -140,9 +141,10 @@ pub struct Claim {
     /// Jobs whose `expires_at` had passed and that this claim made dead, for metrics: a repeat does
     /// not name them again.
     pub expired: BTreeMap<(QueueName, Kind), u64>,
-    /// Whether no limit is set in the namespace: then no job waits for a key that another one holds. A
-    /// store that would have to look for long may say no.
-    pub unlimited: bool,
+    /// Whether nobody waits for the places of these jobs: each limit key that they hold has room for as
+    /// many more as this claim gave of it, and nothing of it is limited but how many jobs run at once or
+    /// are live. A worker may hold some back then. Not for a repeat.
+    pub spare: bool,
 }
 
 /// A worker extends claims.

@@ -7,8 +7,8 @@
 //!
 //! Nobody is to notice but by the speed. Jobs wait here only while there are more ready ones than
 //! the store was asked for. If no slot gets free for [`PATIENCE`], or attempts get longer, they are
-//! given back, and there are none here for a while; nor are there while jobs come that have limit
-//! keys, if limits are set: others may want their places. They hold their lease, and a worker that stops gives them back.
+//! given back, and there are none here for a while; nor are there while jobs come of whose limit
+//! keys others may want the places ([`Claim::spare`](crate::Claim::spare)). They hold their lease, and a worker that stops gives them back.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -64,12 +64,12 @@ impl Ahead {
         self.jobs.is_empty()
     }
 
-    /// Takes in the jobs of a claim: whether there may be more, and whether no limits are set.
-    pub(super) fn extend(&mut self, held: Vec<Held>, may_be_more: bool, unlimited: bool) {
+    /// Takes in the jobs of a claim: whether there may be more, and whether nobody waits for their places.
+    pub(super) fn extend(&mut self, held: Vec<Held>, may_be_more: bool, spare: bool) {
         self.full_claims = if may_be_more { self.full_claims.saturating_add(1) } else { 0 };
         if !held.is_empty() {
             let has_keys = |(lease, _): &Held| !lease.spec.limits.is_empty();
-            self.hold_places = !unlimited && held.iter().any(has_keys);
+            self.hold_places = !spare && held.iter().any(has_keys);
         }
         if self.hold_places {
             self.mean = LONG;
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn where_limits_are_set_no_job_waits_after_one_with_limit_keys() {
+    fn no_job_waits_after_one_whose_place_others_may_want() {
         let job = || NewJob::new(Kind::new("a").unwrap(), Payload::raw(Vec::new()));
         let held = |job: NewJob| {
             let lease = Lease::new(job.spec, ClaimToken::random(), 1, Timestamp::from_ms(0));
@@ -166,11 +166,11 @@ mod tests {
         };
         let mut ahead = Ahead::new();
         let keyed = || job().limit("tenant:a");
-        for (job, unlimited, expected) in
+        for (job, spare, expected) in
             [(keyed(), false, 0), (job(), false, 300), (keyed(), false, 0), (keyed(), true, 300)]
         {
-            ahead.extend(held(job), true, unlimited);
-            ahead.extend(Vec::new(), true, unlimited);
+            ahead.extend(held(job), true, spare);
+            ahead.extend(Vec::new(), true, spare);
             // As many short attempts make it.
             ahead.mean = Duration::from_micros(100);
             assert_eq!(ahead.claimable(200), expected);

@@ -49,14 +49,19 @@ async fn many_slots_claim_a_few_jobs_more_for_each_at_most() {
 }
 
 #[tokio::test]
-async fn jobs_with_limit_keys_are_left_to_others_if_limits_are_set() {
-    let keyed = || (0..500).map(|n| number(n).limit("tenant:a"));
-    let limited = Queue::memory();
-    let settings = LimitSettings { concurrency: Some(5), ..LimitSettings::default() };
-    limited.set_limit(&"provider:*".parse().unwrap(), &settings).await.unwrap();
-    assert_eq!(most_claimed(2, keyed(), limited).await, 2);
-    let most = most_claimed(2, keyed(), Queue::memory()).await;
-    assert!((3..=10).contains(&most), "{most}");
+async fn jobs_of_a_key_without_room_to_spare_are_left_to_others() {
+    let most_with = async |target: &str, concurrency| {
+        let keyed = (0..500).map(|n| number(n).limit("tenant:a"));
+        let queue = Queue::memory();
+        let settings = LimitSettings { concurrency, ..LimitSettings::default() };
+        queue.set_limit(&target.parse().unwrap(), &settings).await.unwrap();
+        most_claimed(2, keyed, queue).await
+    };
+    assert_eq!(most_with("tenant:*", Some(3)).await, 2);
+    for (target, concurrency) in [("tenant:*", Some(100)), ("tenant:b", Some(1))] {
+        let most = most_with(target, concurrency).await;
+        assert!((3..=10).contains(&most), "{target}: {most}");
+    }
 }
 
 /// Runs 400 jobs of a tenant again and again, until the store is told that they are short; three times if

@@ -234,11 +234,11 @@ impl<'r> Lanes<'r> {
         if !wanted.is_kind_open(session, served.kind)? {
             return Ok(false);
         }
-        if wanted.rooms.of(session, &served.limits)? != Some(0) {
+        if wanted.room(session, &served.limits)? != Some(0) {
             return Ok(true);
         }
         wanted.looks_left = wanted.looks_left.saturating_sub(1);
-        let closed = wanted.rooms.closed(session, &served.limits)?;
+        let closed = wanted.closed(session, &served.limits)?;
         if let Some(closed) = &closed {
             session.limits.look_again(closed);
         }
@@ -298,7 +298,7 @@ fn is_open(
         return Ok(false);
     }
     let Some(key) = &source.at else { return Ok(true) };
-    let is_open = wanted.rooms.of(session, std::slice::from_ref(key))? != Some(0);
+    let is_open = wanted.room(session, std::slice::from_ref(key))? != Some(0);
     if !is_open {
         session.limits.look_again(key);
     }
