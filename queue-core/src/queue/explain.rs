@@ -1,12 +1,13 @@
 //! Why a job is not running, and why a queue has a backlog.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Queue;
 use crate::{
-    Blocked, Error, JobId, JobRecord, JobState, Kind, LimitKey, LimitStatus, LiveWorker, Place,
-    QueueName, Timestamp, WorkerId,
+    Blocked, Error, JobId, JobRecord, JobState, Kind, LaneSummary, LimitKey, LimitStatus,
+    LiveWorker, Place, QueueName, Timestamp, WorkerId,
 };
 
 /// Why a job is not running, and when it may.
@@ -20,12 +21,15 @@ pub struct Explanation {
     /// The store's time at which this was found out.
     pub now: Timestamp,
     /// What keeps it from running, in the order in which it has to be over. Empty if it only
-    /// waits for a free slot, and if it is running or finished.
+    /// waits for a free slot, and if it is running or finished. Where the workers that could run it
+    /// add different limit keys, and each of them one without room, all of these are named; one of the
+    /// workers is enough.
     pub blockers: Vec<Blocker>,
     /// What is before it, if it is ready.
     pub place: Option<Place>,
-    /// In what time it may start: judged by the rate of a key whose rate is used up, else by how
-    /// often jobs of its queue have started lately. `None` if that cannot be said, as when
+    /// In what time it may start: judged by the rate of a key whose rate is used up, and the jobs of its
+    /// queue that need it and come before, else by how often jobs of its queue have started lately.
+    /// `None` if that cannot be said, as when
     /// something keeps it that no time alone ends: a pause, a missing worker, a key of which as
     /// many run as may, or a breaker's probe.
     pub estimate: Option<Duration>,
@@ -187,31 +191,93 @@ impl Queue {
         if serving.nobody() {
             explanation.blockers.push(Blocker::NoWorker { elsewhere: serving.elsewhere.clone() });
         }
-        explanation.blockers.extend(self.limits_of(&record, &serving).await?);
-        explanation.estimate = explanation.estimated();
+        let (always, choices) = self.limits_of(&record, &serving).await?;
+        explanation.blockers.extend(always);
+        let easiest = choices.iter().min_by_key(|choice| {
+            let over_at = over_at(choice.as_slice());
+            (over_at.is_none(), over_at)
+        });
+        let kept_by: Vec<Blocker> =
+            explanation.blockers.iter().chain(easiest.into_iter().flatten()).cloned().collect();
+        explanation.estimate = self.estimated(&record, &serving, &explanation, &kept_by).await?;
+        for blocker in choices.into_iter().flatten() {
+            if !explanation.blockers.contains(&blocker) {
+                explanation.blockers.push(blocker);
+            }
+        }
+        explanation.blockers.sort_by_key(Blocker::reason_order);
         Ok(Some(explanation))
     }
 
-    /// The keys of the job, and those that every worker adds which could run it, that have no room.
+    /// In what time a job may start that is kept by these.
+    async fn estimated(
+        &self,
+        record: &JobRecord,
+        serving: &Serving,
+        of: &Explanation,
+        kept_by: &[Blocker],
+    ) -> Result<Option<Duration>, Error> {
+        let Some(over_at) = over_at(kept_by) else { return Ok(None) };
+        let until_open = over_at.since(of.now);
+        let rates = || kept_by.iter().filter(|blocker| blocker.reason() == Reason::Rate);
+        if rates().next().is_some() {
+            let lanes = match of.place {
+                Some(_) => self.backend.lanes_boxed(&record.spec.queue).await?.lanes,
+                None => Vec::new(),
+            };
+            let turns = rates().filter_map(|blocker| {
+                blocker.turn_by_rate(of.now, |status| {
+                    let is_added = serving.added.iter().any(|added| added.contains(&status.key));
+                    let needs_it =
+                        |lane: &&LaneSummary| is_added || lane.limits.contains(&status.key);
+                    starts_before(record, of.place, lanes.iter().filter(needs_it))
+                })
+            });
+            return Ok(turns.max().map(|turn| until_open.max(turn)));
+        }
+        let Some(place) = of.place else {
+            return Ok((!kept_by.is_empty()).then_some(until_open));
+        };
+        let before = place.lanes_ahead + place.jobs_ahead * place.lanes.max(1);
+        let interval = match place.starts.interval(of.now) {
+            Some(interval) => interval,
+            None if before == 0 => Duration::ZERO,
+            None => return Ok(None),
+        };
+        let before = u32::try_from(before).unwrap_or(u32::MAX);
+        Ok(Some(until_open.max(interval.saturating_mul(before))))
+    }
+
+    /// The keys of the job without room; and, if each worker that could run it adds some without room, these
+    /// for each of the workers that differ.
     async fn limits_of(
         &self,
         record: &JobRecord,
         serving: &Serving,
-    ) -> Result<Vec<Blocker>, Error> {
-        let own = record.spec.limits.iter().cloned();
-        let added = serving.added.iter().filter(|key| !record.spec.limits.contains(key));
-        let keys: Vec<LimitKey> = own.chain(added.cloned()).collect();
-        let own_keys = record.spec.limits.len();
-        let mut blockers = Vec::new();
-        for (place, status) in self.limit_status(&keys).await?.into_iter().enumerate() {
-            for blocked in status.blocked.clone() {
-                let status = Box::new(status.clone());
-                let of_worker = place >= own_keys;
-                blockers.push(Blocker::Limit { status, blocked, of_worker });
-            }
+    ) -> Result<(Vec<Blocker>, Vec<Vec<Blocker>>), Error> {
+        let own: BTreeSet<&LimitKey> = record.spec.limits.iter().collect();
+        let added = serving.added.iter().flatten();
+        let keys: BTreeSet<&LimitKey> = own.iter().copied().chain(added).collect();
+        let keys: Vec<LimitKey> = keys.into_iter().cloned().collect();
+        let mut blocked: BTreeMap<LimitKey, Vec<Blocker>> = BTreeMap::new();
+        for status in self.limit_status(&keys).await? {
+            let of_worker = !own.contains(&status.key);
+            let blockers = status.blocked.iter().map(|blocked| {
+                let (status, blocked) = (Box::new(status.clone()), *blocked);
+                Blocker::Limit { status, blocked, of_worker }
+            });
+            blocked.insert(status.key.clone(), blockers.collect());
         }
-        blockers.sort_by_key(Blocker::reason_order);
-        Ok(blockers)
+        let of = |key: &LimitKey| blocked.get(key).into_iter().flatten().cloned();
+        let always = own.iter().flat_map(|key| of(key)).collect();
+        let choice = |added: &BTreeSet<LimitKey>| -> Vec<Blocker> {
+            added.iter().filter(|key| !own.contains(key)).flat_map(of).collect()
+        };
+        let mut choices: Vec<Vec<Blocker>> = serving.added.iter().map(choice).collect();
+        if choices.iter().any(Vec::is_empty) {
+            choices.clear();
+        }
+        Ok((always, choices))
     }
 
     /// Why the jobs of a queue wait, by how many. Looks at no more than
@@ -240,7 +306,7 @@ impl Queue {
             serving.entry(&lane.kind).or_insert_with(of_kind);
         }
         let of_lanes = lanes.iter().flat_map(|lane| lane.limits.iter());
-        let added = serving.values().flat_map(|serving| &serving.added);
+        let added = serving.values().flat_map(|serving| serving.added.iter().flatten());
         let keys: BTreeSet<LimitKey> = of_lanes.chain(added).cloned().collect();
         let keys: Vec<LimitKey> = keys.into_iter().collect();
         let mut closed: BTreeMap<LimitKey, Reason> = BTreeMap::new();
@@ -250,8 +316,14 @@ impl Queue {
         }
         for lane in &lanes {
             let serving = &serving[&lane.kind];
-            let keys = lane.limits.iter().chain(&serving.added);
-            let closed = keys.filter_map(|key| closed.get(key).copied());
+            let first = |keys: &mut dyn Iterator<Item = &LimitKey>| {
+                let closed = keys.filter_map(|key| closed.get(key).copied());
+                closed.min_by_key(|reason| reason.order())
+            };
+            // One of the workers is enough: that which would come last.
+            let added = serving.added.iter().map(|added| first(&mut added.iter()));
+            let added = added.max_by_key(|r| r.map_or(usize::MAX, Reason::order)).flatten();
+            let closed = first(&mut lane.limits.iter()).into_iter().chain(added);
             let reason = match serving.nobody() {
                 true => Reason::Unroutable,
                 false => closed.min_by_key(|reason| reason.order()).unwrap_or(Reason::Slot),
@@ -272,36 +344,51 @@ impl Queue {
     }
 }
 
-impl Explanation {
-    fn estimated(&self) -> Option<Duration> {
-        let mut over = None;
-        for blocker in &self.blockers {
-            over = over.max(Some(blocker.over_at()?));
-        }
-        let until_open = over.map_or(Duration::ZERO, |over| over.since(self.now));
-        if let Some(turn) = self.blockers.iter().filter_map(|b| self.turn_by_rate(b)).max() {
-            return Some(until_open.max(turn));
-        }
-        let Some(place) = self.place else { return over.map(|_| until_open) };
-        let before = place.lanes_ahead + place.jobs_ahead * place.lanes.max(1);
-        let interval = match place.starts.interval(self.now) {
-            Some(interval) => interval,
-            None if before == 0 && self.blockers.is_empty() => Duration::ZERO,
-            None => return None,
-        };
-        let before = u32::try_from(before).unwrap_or(u32::MAX);
-        Some(until_open.max(interval.saturating_mul(before)))
-    }
+/// When all of these are over by time alone; `None` if one of them is not. The beginning of time
+/// if there are none.
+fn over_at(blockers: &[Blocker]) -> Option<Timestamp> {
+    let times: Option<Vec<Timestamp>> = blockers.iter().map(Blocker::over_at).collect();
+    Some(times?.into_iter().max().unwrap_or_default())
+}
 
-    /// In what time a used up rate reaches the job, if only those of its lane are before it.
-    fn turn_by_rate(&self, blocker: &Blocker) -> Option<Duration> {
-        let Blocker::Limit { status, blocked: Blocked::Rate { next_at }, .. } = blocker else {
+/// How many jobs start before a job does, of these lanes: all that are more urgent, and of those that take turns
+/// with its own as many as are before it there.
+fn starts_before<'l>(
+    record: &JobRecord,
+    place: Option<Place>,
+    lanes: impl Iterator<Item = &'l LaneSummary>,
+) -> u64 {
+    let Some(place) = place else { return 0 };
+    let spec = &record.spec;
+    let is_own = |lane: &LaneSummary| lane.kind == spec.kind && lane.limits == spec.limits;
+    let (mut before, mut others, mut urgent) = (place.jobs_ahead, 0, 0);
+    for lane in lanes {
+        match lane.priority.cmp(&spec.priority) {
+            Ordering::Less => (before, urgent) = (before + lane.jobs, urgent + 1),
+            Ordering::Equal if !is_own(lane) => {
+                before += lane.jobs.min(place.jobs_ahead);
+                others += u64::from(lane.jobs > place.jobs_ahead);
+            }
+            _ => {}
+        }
+    }
+    before + place.lanes_ahead.saturating_sub(urgent).min(others)
+}
+
+impl Blocker {
+    /// In what time a used up rate reaches a job, if so many start before.
+    fn turn_by_rate(
+        &self,
+        now: Timestamp,
+        starts_before: impl FnOnce(&LimitStatus) -> u64,
+    ) -> Option<Duration> {
+        let Self::Limit { status, blocked: Blocked::Rate { next_at }, .. } = self else {
             return None;
         };
         let rate = status.settings.as_ref()?.1.rate?;
-        let ahead = self.place.map_or(0, |place| place.jobs_ahead);
-        let ahead = Duration::from_micros(rate.interval_us().saturating_mul(ahead));
-        Some(next_at.since(self.now).saturating_add(ahead))
+        let before = starts_before(status);
+        let before = Duration::from_micros(rate.interval_us().saturating_mul(before));
+        Some(next_at.since(now).saturating_add(before))
     }
 }
 
@@ -330,8 +417,8 @@ impl Backlog {
 struct Serving {
     workers: usize,
     elsewhere: Vec<WorkerId>,
-    /// The limit keys that every one of these workers adds.
-    added: BTreeSet<LimitKey>,
+    /// The limit keys that these workers add: what differs, once.
+    added: BTreeSet<BTreeSet<LimitKey>>,
 }
 
 impl Serving {
@@ -346,10 +433,7 @@ impl Serving {
                 continue;
             }
             serving.workers += 1;
-            match serving.workers {
-                1 => serving.added = of_kind.limits.iter().cloned().collect(),
-                _ => serving.added.retain(|key| of_kind.limits.contains(key)),
-            }
+            serving.added.insert(of_kind.limits.iter().cloned().collect());
         }
         serving
     }

@@ -166,6 +166,101 @@ async fn an_estimate_follows_the_rate_and_is_none_at_a_full_key() {
 }
 
 #[tokio::test]
+async fn an_estimate_counts_the_other_lanes_that_need_the_rate() {
+    let rate = Some(Rate::new(1, Duration::from_secs(60)).with_burst(1));
+    // The worker adds the key to its jobs, or they carry it.
+    for added in [true, false] {
+        let queue = Queue::memory();
+        limit(&queue, "provider:x", &LimitSettings { rate, ..Default::default() }).await;
+        let of = |n: u32, tenant: &str| {
+            let job = number(n).limit(format!("tenant:{tenant}"));
+            if added { job } else { job.limit("provider:x") }
+        };
+        let worker = Worker::new(&queue).state(Gauge::default()).handle::<Number, _>(gauged);
+        let keys: &[&str] = if added { &["provider:x"] } else { &[] };
+        let worker = worker.limits("number", keys).start().unwrap();
+        eventually("it is known", async || queue.workers().await.unwrap().len() == 1).await;
+        queue.enqueue(of(0, "first")).await.unwrap();
+        eventually("it is used up", async || {
+            let key = "provider:x".parse().unwrap();
+            !queue.limit_status(&[key]).await.unwrap()[0].blocked.is_empty()
+        })
+        .await;
+        let mut jobs = Vec::new();
+        for (tenant, count) in [("a", 5), ("b", 1), ("c", 3)] {
+            for n in 0..count {
+                jobs.push(queue.enqueue(of(n, tenant)).await.unwrap().id);
+            }
+        }
+        let urgent = of(0, "urgent").priority(1);
+        queue.enqueue(urgent).await.unwrap();
+        let turns = async |nth: usize| {
+            let explanation = queue.explain(jobs[nth]).await.unwrap().unwrap();
+            let rate = explanation.blockers.iter().find_map(|blocker| match blocker {
+                Blocker::Limit { blocked: Blocked::Rate { next_at }, .. } => Some(*next_at),
+                _ => None,
+            });
+            let first = rate.expect("it waits for the rate").since(explanation.now);
+            (explanation.estimate.unwrap() - first).as_secs() / 60
+        };
+        let before = [turns(0).await, turns(4).await, turns(5).await, turns(8).await];
+        // The urgent one comes first; of "a", "b" and "c" each gives one in turn.
+        assert_eq!(before, [1, 1 + 4 + 1 + 3, 1 + 1, 1 + 2 + 1 + 2 + 1], "{added}");
+        worker.drain(Duration::ZERO).await;
+    }
+}
+
+#[tokio::test]
+async fn a_job_waits_for_a_key_if_each_of_its_workers_adds_one_that_is_full() {
+    let queue = Queue::memory();
+    limit(&queue, "provider:*", &concurrency(1)).await;
+    let slow = async |_: Number| {
+        std::future::pending::<()>().await;
+        Ok::<_, Fail>(())
+    };
+    let start = |key: &str| {
+        let worker = Worker::new(&queue).cancel_grace(Duration::ZERO).handle::<Number, _>(slow);
+        worker.limits("number", [key]).start().unwrap()
+    };
+    let workers = [start("provider:a"), start("provider:b")];
+    eventually("they are known", async || queue.workers().await.unwrap().len() == 2).await;
+    let running = || workers.iter().map(|worker| worker.status().running).sum::<usize>();
+    queue.enqueue(number(0)).await.unwrap();
+    eventually("one runs", async || running() == 1).await;
+    let reasons = async || {
+        let backlog = queue.backlog(&QueueName::default()).await.unwrap();
+        backlog.reasons.into_iter().collect::<Vec<_>>()
+    };
+    queue.enqueue(number(1)).await.unwrap();
+    eventually("both run", async || running() == 2).await;
+    let waits = queue.enqueue(number(2)).await.unwrap().id;
+    let explanation = queue.explain(waits).await.unwrap().unwrap();
+    let keys: Vec<&str> = explanation
+        .blockers
+        .iter()
+        .map(|blocker| match blocker {
+            Blocker::Limit { status, blocked: Blocked::Full { .. }, of_worker: true } => {
+                status.key.as_str()
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!((keys, explanation.estimate), (vec!["provider:a", "provider:b"], None));
+    assert_eq!(reasons().await, [(Reason::Limit, 1)]);
+    // A third worker has room.
+    let third = Worker::new(&queue).cancel_grace(Duration::ZERO).concurrency(1);
+    let third = third.handle::<Number, _>(slow).limits("number", ["provider:c"]).start().unwrap();
+    eventually("it runs there", async || third.status().running == 1).await;
+    limit(&queue, "provider:c", &concurrency(5)).await;
+    let waits = queue.enqueue(number(3)).await.unwrap().id;
+    assert_eq!(queue.explain(waits).await.unwrap().unwrap().blockers, []);
+    assert_eq!(reasons().await, [(Reason::Slot, 1)]);
+    for worker in workers.into_iter().chain([third]) {
+        worker.drain(Duration::ZERO).await;
+    }
+}
+
+#[tokio::test]
 async fn a_full_queue_says_so_and_when_to_come_back() {
     let queue = Queue::memory();
     let one = LimitSettings { max_live: Some(1), ..LimitSettings::default() };

@@ -10,7 +10,7 @@
 
 local function enqueue_plain()
   local argv, format, byte, find = ARGV, string.format, byte, string.find
-  local NAMES_FEW = 16
+  local NAMES_FEW, SETTINGS_FEW = 16, 32
   local NO_PLACE, NO_PLACE_TEXT = 1e17, '1e17' -- no lane has this score
   local run_bytes, carriers = argv[2], argv[3]
   if stale > 0 or #run_bytes > 4 * CHUNK then return nil end
@@ -136,17 +136,22 @@ local function enqueue_plain()
         end
       end
     end
+    -- Settings are few, mostly, and none of them says so.
+    local function says_so(bytes) return floor((byte(bytes, 2) or 255) / 32) % 2 == 1 end
+    local is_said = call('HLEN', LIMITS) > SETTINGS_FEW
+    local settings = is_said and {} or call('HGETALL', LIMITS)
+    for i = 2, #settings, 2 do is_said = is_said or says_so(settings[i]) end
     local targets, is_class = { 'queue:*' }, {}
     for set = 1, #sets do targets[set + 1] = 'queue:' .. queues[set] end
-    for i = keys_at + 1, ids_at do
+    for i = is_said and keys_at + 1 or ids_at + 1, ids_at do
       local class = string.match(argv[i], '^[^:]*')
       if not is_class[class] then is_class[class], targets[#targets + 1] = true, class .. ':*' end
       targets[#targets + 1] = argv[i]
     end
-    for first = 1, #targets, CHUNK do
+    for first = 1, is_said and #targets or 0, CHUNK do
       local bounds = call('HMGET', LIMITS, unpack(targets, first, min(first + CHUNK - 1, #targets)))
       for i = 1, #bounds do
-        if bounds[i] and floor((byte(bounds[i], 2) or 255) / 32) % 2 == 1 then return nil end
+        if bounds[i] and says_so(bounds[i]) then return nil end
       end
     end
   end

@@ -18,7 +18,7 @@ local function make_room(taking, is_shut)
 
   -- How many jobs settings let run at once, and how many microseconds are between two starts and in
   -- a burst; false if there is more to be minded. Settings that are not legal are none (limits.lua).
-  local NO_BOUND = 2 ^ 32
+  local NO_BOUND, SETTINGS_FEW = 2 ^ 32, 32
   local known, intervals, bursts = {}, {}, {} -- by the settings' bytes
   local function bound_in(bytes)
     local flags = byte(bytes, 2)
@@ -62,7 +62,9 @@ local function make_room(taking, is_shut)
     return true
   end
 
-  local most, set_of_class = {}, {} -- how many jobs may run at once; settings of classes
+  local most = {} -- how many jobs may run at once
+  local all_set, set_of_class = nil, {} -- all settings, if they are few; settings of classes
+  local is_any_remembered
   local free = {} -- how many more could run before this claim took any, of those that were looked at
   local only_counts = {} -- whether nothing else of a key is limited, by the settings' bytes
   local is_spare_key = {}
@@ -70,22 +72,28 @@ local function make_room(taking, is_shut)
   -- Reads what is set and remembered of keys; answers whether all of it is as above.
   local function meet_keys(names)
     if not names[1] then return true end
-    local states = found_in(LIMITED, names)
-    local targets, classes = {}, {}
-    for i = 1, #names do targets[i] = names[i] end
-    for i = 1, #names do
-      local class = string.match(names[i], '^[^:]*')
-      classes[i] = class
-      if set_of_class[class] == nil then
-        set_of_class[class] = false
-        targets[#targets + 1] = class .. ':*'
+    if is_any_remembered == nil then
+      is_any_remembered = call('HLEN', LIMITED) > 0
+      if call('HLEN', LIMITS) <= SETTINGS_FEW then
+        all_set = {}
+        local pairs_ = call('HGETALL', LIMITS)
+        for i = 1, #pairs_, 2 do all_set[pairs_[i]] = pairs_[i + 1] end
       end
     end
-    local set = found_in(LIMITS, targets)
-    for i = #names + 1, #targets do set_of_class[sub(targets[i], 1, -3)] = set[i] end
+    local states, set, targets, classes = {}, {}, {}, {}
+    if is_any_remembered then states = found_in(LIMITED, names) end
+    for i = 1, #names do
+      local class = string.match(names[i], '^[^:]*')
+      targets[i], classes[i] = names[i], class
+      if set_of_class[class] == nil then
+        local name = class .. ':*'
+        set_of_class[class] = all_set and (all_set[name] or false) or not all_set and call('HGET', LIMITS, name)
+      end
+    end
+    if not all_set then set = found_in(LIMITS, targets) end
     for i = 1, #names do
       local key = names[i]
-      local bytes = set[i] or set_of_class[classes[i]]
+      local bytes = set[i] or all_set and all_set[key] or set_of_class[classes[i]]
       is_spare_key[key] = true
       if bytes then
         local bound = known[bytes]

@@ -284,7 +284,7 @@ repeat
   -- Nothing may be remembered of the limit keys but when the next job may start: a completion changes
   -- nothing of that.
   local past = {} -- those of which nothing is to be remembered any more
-  if limited and keys > 0 then
+  if limited and keys > 0 and call('HLEN', LIMITED) > 0 then
     for first = 1, keys, CHUNK do
       local last = min(first + CHUNK - 1, keys)
       local states = call('HMGET', LIMITED, unpack(key_name, first, last))

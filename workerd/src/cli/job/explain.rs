@@ -65,7 +65,7 @@ fn text(explanation: &Explanation) -> String {
     let Explanation { id, state, blockers, place, estimate, .. } = explanation;
     let mut text = format!("{id} is {state}");
     if !state.is_waiting() {
-        return text + ": nothing keeps it from running\n";
+        return text + ": it waits for nothing\n";
     }
     text += if blockers.is_empty() { ", and waits for its turn only\n" } else { ", and waits:\n" };
     for blocker in blockers {

@@ -39,7 +39,7 @@ fn text(listed: &[LimitView]) -> String {
     }
     let row = |limit: &LimitView| {
         let blocked = limit.used.iter().flat_map(|used| &used.blocked);
-        let blocked: Vec<&str> = blocked.map(BlockedView::reason).collect();
+        let blocked: Vec<String> = blocked.map(BlockedView::short).collect();
         vec![
             limit.limit.clone(),
             limit.running_text().unwrap_or_default(),

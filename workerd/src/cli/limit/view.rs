@@ -3,6 +3,7 @@
 use queue::{Blocked, JobId, LimitSettings, LimitStatus, LimitTarget, QUEUE_CLASS};
 use serde::Serialize;
 
+use crate::display::time;
 use crate::limits::{self, name_of, of};
 
 /// A key, or a class, of which nothing but its settings is known. Times are milliseconds since
@@ -94,8 +95,12 @@ impl LimitView {
 }
 
 impl BlockedView {
-    pub(super) const fn reason(&self) -> &'static str {
-        self.reason
+    /// The reason, and when it is over if time alone ends it.
+    pub(super) fn short(&self) -> String {
+        match self.blocked.over_at() {
+            Some(until) => format!("{} until {}", self.reason, time(until)),
+            None => self.reason.to_owned(),
+        }
     }
 
     pub(super) fn to_text(&self) -> String {
