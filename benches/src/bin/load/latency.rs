@@ -5,11 +5,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use hdrhistogram::Histogram;
 use queue::{Context, Executor, Fail, Payload, Worker};
 use queue_benches::delivery::Delivery;
 use queue_benches::results::Results;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use super::Settings;
 use super::store::{Store, kind};
@@ -19,7 +21,6 @@ const PICK_UPS: u64 = 300;
 const REST: Duration = Duration::from_millis(20);
 
 pub(crate) async fn run(settings: &Settings, results: &mut Results) -> anyhow::Result<()> {
-    hand_overs(results).await?;
     pick_ups(settings, results).await?;
     for percentile in ["p50", "p99"] {
         results.add_ratio(
@@ -47,35 +48,87 @@ fn note(waits: &mut Histogram<u64>, wait: Duration) {
     waits.saturating_record(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX));
 }
 
-/// The least that waking somebody up costs through this server and client library.
-async fn hand_overs(results: &mut Results) -> anyhow::Result<()> {
+/// Two that wait, a bare client and an idle worker, take turns: whatever the machine does, it does to both. Who
+/// calls is a task, as in a service: the thread that runs `main` is no part of the runtime.
+async fn pick_ups(settings: &Settings, results: &mut Results) -> anyhow::Result<()> {
+    let (concurrency, bytes) = (settings.concurrency, settings.payload_bytes);
+    let waits = tokio::spawn(hand_overs_and_pick_ups(concurrency, bytes)).await;
+    let (hand_overs, pick_ups) = waits.context("the task panicked")??;
+    report(results, "BLPOP hand-over", &hand_overs);
+    report(results, "pick-up when idle", &pick_ups);
+    Ok(())
+}
+
+async fn hand_overs_and_pick_ups(
+    concurrency: usize,
+    bytes: usize,
+) -> anyhow::Result<(Histogram<u64>, Histogram<u64>)> {
+    let mut bare = HandOver::start().await?;
     let store = Store::start()?;
-    let client = redis::Client::open(store.url())?;
-    let mut pushes = client.get_multiplexed_async_connection().await?;
-    let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
-    let mut pops = client.get_multiplexed_async_connection_with_config(&config).await?;
-    let (sender, mut popped) = mpsc::unbounded_channel();
-    let popper = tokio::spawn(async move {
-        loop {
-            let answer: redis::RedisResult<(String, u64)> =
-                redis::cmd("BLPOP").arg("hand").arg(0).query_async(&mut pops).await;
-            if answer.is_err() || sender.send(Instant::now()).is_err() {
-                return;
-            }
-        }
-    });
-    let mut waits = histogram()?;
+    let queue = store.queue().await?;
+    let (sender, mut starts) = mpsc::unbounded_channel();
+    let kind = kind()?;
+    let worker = Worker::new(&queue)
+        .concurrency(concurrency)
+        .executor(kind.clone(), None, Starts(sender))
+        .start()?;
+    let (mut hand_overs, mut waits) = (histogram()?, histogram()?);
     for number in 0..PICK_UPS {
         tokio::time::sleep(REST).await;
-        let pushed = Instant::now();
-        redis::cmd("RPUSH").arg("hand").arg(number).exec_async(&mut pushes).await?;
-        if let Some(at) = popped.recv().await {
-            note(&mut waits, at.saturating_duration_since(pushed));
+        note(&mut hand_overs, bare.hand_over(number).await?);
+        tokio::time::sleep(REST).await;
+        let job = Delivery::job(&kind, number, bytes);
+        let enqueued = Instant::now();
+        queue.enqueue(job).await?;
+        if let Some(started) = starts.recv().await {
+            note(&mut waits, started.saturating_duration_since(enqueued));
         }
     }
-    popper.abort();
-    report(results, "BLPOP hand-over", &waits);
-    Ok(())
+    worker.drain(Duration::from_secs(10)).await;
+    Ok((hand_overs, waits))
+}
+
+/// The least that waking somebody up costs through this server and client library.
+struct HandOver {
+    pushes: redis::aio::MultiplexedConnection,
+    popped: mpsc::UnboundedReceiver<Instant>,
+    popper: JoinHandle<()>,
+    _store: Store,
+}
+
+impl HandOver {
+    async fn start() -> anyhow::Result<Self> {
+        let store = Store::start()?;
+        let client = redis::Client::open(store.url())?;
+        let pushes = client.get_multiplexed_async_connection().await?;
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+        let mut pops = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let (sender, popped) = mpsc::unbounded_channel();
+        let popper = tokio::spawn(async move {
+            loop {
+                let answer: redis::RedisResult<(String, u64)> =
+                    redis::cmd("BLPOP").arg("hand").arg(0).query_async(&mut pops).await;
+                if answer.is_err() || sender.send(Instant::now()).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { pushes, popped, popper, _store: store })
+    }
+
+    /// How long it takes until the popper has it.
+    async fn hand_over(&mut self, number: u64) -> anyhow::Result<Duration> {
+        let pushed = Instant::now();
+        redis::cmd("RPUSH").arg("hand").arg(number).exec_async(&mut self.pushes).await?;
+        let popped = self.popped.recv().await.context("the popper has ended")?;
+        Ok(popped.saturating_duration_since(pushed))
+    }
+}
+
+impl Drop for HandOver {
+    fn drop(&mut self) {
+        self.popper.abort();
+    }
 }
 
 /// Tells when each job started.
@@ -87,30 +140,6 @@ impl Executor for Starts {
         let _ = self.0.send(Instant::now());
         Ok(None)
     }
-}
-
-async fn pick_ups(settings: &Settings, results: &mut Results) -> anyhow::Result<()> {
-    let store = Store::start()?;
-    let queue = store.queue().await?;
-    let (sender, mut starts) = mpsc::unbounded_channel();
-    let kind = kind()?;
-    let worker = Worker::new(&queue)
-        .concurrency(settings.concurrency)
-        .executor(kind.clone(), None, Starts(sender))
-        .start()?;
-    let mut waits = histogram()?;
-    for number in 0..PICK_UPS {
-        tokio::time::sleep(REST).await;
-        let job = Delivery::job(&kind, number, settings.payload_bytes);
-        let enqueued = Instant::now();
-        queue.enqueue(job).await?;
-        if let Some(started) = starts.recv().await {
-            note(&mut waits, started.saturating_duration_since(enqueued));
-        }
-    }
-    worker.drain(Duration::from_secs(10)).await;
-    report(results, "pick-up when idle", &waits);
-    Ok(())
 }
 
 /// When each job should have come, and how long it then took to start.
