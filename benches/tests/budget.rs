@@ -8,7 +8,7 @@
 use std::alloc::System;
 use std::time::Duration;
 
-use queue::{Connect as _, Kind, NewJob, Queue, Retention, Worker};
+use queue::{Connect as _, Kind, LimitSettings, NewJob, Queue, Retention, Worker};
 use queue_benches::delivery::Delivery;
 use queue_benches::redis_server::Redis;
 use queue_benches::server_figures::{Commands, ServerFigures};
@@ -19,6 +19,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const JOBS: usize = 20_000;
 const CONCURRENCY: usize = 100;
+const TENANTS: usize = 1_000;
 
 /// What something cost, for each job.
 #[derive(Debug, Clone, Copy)]
@@ -106,6 +107,11 @@ async fn drained(queue: &Queue) {
     delivery.check().unwrap();
 }
 
+async fn limit(queue: &Queue, target: &str, most: u32) {
+    let settings = LimitSettings { concurrency: Some(most), ..LimitSettings::default() };
+    queue.set_limit(&target.parse().unwrap(), &settings).await.unwrap();
+}
+
 fn within(what: &str, measured: f64, budget: f64) {
     println!("{what:<48} {measured:>9.3} of {budget}");
     if std::env::var_os("BUDGET_SHOW").is_some() {
@@ -142,10 +148,26 @@ async fn a_job_costs_no_more_than_it_did() {
     within("enqueue: allocated bytes", enqueued.allocated_bytes, 1300.0);
     within("enqueue: server CPU, in SETs", enqueued.server_cpu, 8.0);
     within("run: round trips", ran.round_trips, 0.05);
-    within("run: commands", ran.commands, 0.8);
+    within("run: commands", ran.commands, 0.5);
     within("run: allocations", ran.allocations, 12.0);
     within("run: allocated bytes", ran.allocated_bytes, 3800.0);
     within("run: server CPU, in SETs", ran.server_cpu, 15.0);
+    for (most, commands, server_cpu) in [(100, 2.5, 25.0), (1, 9.0, 60.0)] {
+        limit(&queue, "tenant:*", most).await;
+        limit(&queue, "provider:p", 10_000).await;
+        let of_tenants = jobs(none)
+            .into_iter()
+            .enumerate()
+            .map(|(n, job)| job.limit(format!("tenant:t{}", n % TENANTS)).limit("provider:p"));
+        queue.enqueue_all(of_tenants).await.unwrap();
+        meter.read();
+        drained(&queue).await;
+        let ran = meter.cost(JOBS);
+        let what = format!("run, {most} at a time for each of {TENANTS} tenants");
+        within(&format!("{what}: commands"), ran.commands, commands);
+        within(&format!("{what}: server CPU, in SETs"), ran.server_cpu, server_cpu);
+    }
+
     // As many records as are kept of a queue are half of the jobs.
     within("whole life, half of the records kept: stored bytes", whole.stored_bytes, 172.0);
     within("whole life, records kept: commands", whole.commands, 0.9);
