@@ -335,35 +335,51 @@ pub async fn settings_that_come_late_count_what_runs<H: Harness>(harness: &H) {
     store.audit().await;
 }
 
-/// A schedule of days is none for settings that start jobs by the second.
-pub async fn a_faster_rate_counts_from_the_next_claim_on<H: Harness>(harness: &H) {
+/// A schedule of days is none for settings that start jobs by the second, and what a large burst has let
+/// start is none of a smaller one.
+pub async fn other_rates_count_from_their_beginning_on<H: Harness>(harness: &H) {
     let store = Store::new(harness).await;
     let (day, second) = (Duration::from_secs(86_400), Duration::from_secs(1));
-    for (round, own) in ["tenant:a", "tenant:*", "tenant:b"].into_iter().enumerate() {
+    let fill = async |key: &str| {
+        let jobs: Vec<NewJob> = (0..20).map(|_| job("a").limit(key)).collect();
+        store.enqueue_all(&jobs).await;
+    };
+    for own in ["tenant:a", "tenant:*", "tenant:b"] {
         let key = if own == "tenant:*" { "tenant:c" } else { own };
         store.limit(own, &rate(3, day, 3)).await;
-        let jobs: Vec<NewJob> = (0..9).map(|_| job("a").limit(key)).collect();
-        store.enqueue_all(&jobs).await;
-        assert_eq!(store.takes(9).await.len(), 3);
-        if round == 2 {
+        fill(key).await;
+        assert_eq!(store.takes(20).await.len(), 3);
+        if own == "tenant:b" {
             // Those of the class count again.
             store.limit("tenant:*", &rate(4, second, 2)).await;
             store.unlimit(own).await;
         } else {
             store.limit(own, &rate(4, second, 2)).await;
         }
-        // One at once, and no burst: it is not known how many have started lately.
-        assert_eq!((store.takes(9).await.len(), store.takes(9).await.len()), (1, 0));
+        let mut at = store.now();
         for started in [1, 1, 2] {
+            assert_eq!(store.takes(20).await.len(), 0, "{own}");
             let [Blocked::Rate { next_at }] = store.status(key).await.blocked[..] else {
                 panic!("the rate is used up")
             };
-            assert_eq!(next_at, store.now().after(second / 4));
+            at = at.after(second / 4);
+            assert_eq!(next_at, at, "{own}");
+            at = at.after(second / 4 * (started - 1));
             store.advance(second / 4 * started).await;
-            assert_eq!(store.takes(9).await.len(), started as usize);
+            assert_eq!(store.takes(20).await.len(), started as usize);
         }
-        store.advance(second * 9).await;
-        assert_eq!(store.takes(9).await.len(), 1);
+        for _ in 0..10 {
+            store.advance(second).await;
+            store.takes(20).await;
+        }
+    }
+    let key = "tenant:d";
+    store.limit(key, &rate(1, second * 60, 10)).await;
+    fill(key).await;
+    assert_eq!(store.takes(20).await.len(), 10);
+    for burst in (1..10).rev() {
+        store.limit(key, &rate(1, second * 60, burst)).await;
+        assert_eq!(store.takes(20).await.len(), 0, "a burst of {burst}");
     }
     store.audit().await;
 }

@@ -74,17 +74,23 @@ impl Rate {
         u64::from(self.burst.max(1) - 1) * self.interval_us()
     }
 
-    /// The schedule's next start as it counts at `now`: never in the past. One that is further ahead than
-    /// these settings can bring it comes from others that were in force before; it counts as one that lets
-    /// a job start at once, and no burst. (If it counted as the furthest that there can be, that would move
-    /// on with the time, and nothing would start until the old schedule is over.)
+    /// The furthest that these settings can bring the schedule by `now`.
+    fn furthest_us(&self, now: Timestamp) -> u64 {
+        now.as_ms() * 1000 + self.tolerance_us() + self.interval_us()
+    }
+
+    /// The schedule's next start as it counts at `now`: never in the past, and never further ahead
+    /// than these settings can bring it.
     fn next_us(&self, scheduled_us: u64, now: Timestamp) -> u64 {
-        let now_us = now.as_ms() * 1000;
-        let latest_us = now_us + self.tolerance_us();
-        if scheduled_us > latest_us + self.interval_us() {
-            return latest_us;
-        }
-        scheduled_us.max(now_us)
+        scheduled_us.clamp(now.as_ms() * 1000, self.furthest_us(now))
+    }
+
+    /// The schedule that others have left, when these settings come into force at `now`: a job may start
+    /// one interval later at the latest. It has to be remembered so: what is merely read as the furthest
+    /// moves on with the time, and nothing would start until the old schedule is over.
+    #[must_use]
+    pub(super) fn adopt(&self, scheduled_us: u64, now: Timestamp) -> u64 {
+        scheduled_us.min(self.furthest_us(now))
     }
 
     /// How many jobs may start at `now`, if the schedule stands at `scheduled_us` (microseconds
@@ -220,15 +226,14 @@ mod tests {
         let now = Timestamp::from_ms(START);
         let scheduled_us = slow.start(0, now, 100);
         let fast = Rate::new(10, Duration::from_secs(1)).with_burst(1);
-        assert_eq!((fast.room(scheduled_us, now), fast.reopens_at(scheduled_us, now)), (1, now));
-        let scheduled_us = fast.start(scheduled_us, now, 1);
-        let next = fast.reopens_at(scheduled_us, now);
-        assert_eq!((fast.room(scheduled_us, now), next), (0, now.after(fast.period / 10)));
-        assert_eq!((fast.room(scheduled_us, next), fast.reopens_at(scheduled_us, next)), (1, next));
-        // It counts as long as the settings could have brought it.
-        let wide = fast.with_burst(5);
-        let latest_us = now.as_ms() * 1000 + wide.tolerance_us() + wide.interval_us();
-        assert_eq!((wide.room(latest_us, now), wide.room(latest_us + 1, now)), (0, 1));
+        let later = now.after(Duration::from_millis(100));
+        assert_eq!(fast.reopens_at(scheduled_us, now), later);
+        let adopted_us = fast.adopt(scheduled_us, now);
+        assert_eq!((fast.room(adopted_us, now), fast.reopens_at(adopted_us, now)), (0, later));
+        assert_eq!((fast.room(adopted_us, later), fast.adopt(adopted_us, later)), (1, adopted_us));
+        // Nor does one with a smaller burst let more start.
+        let narrow = Rate::new(1, Duration::from_secs(3600)).with_burst(9);
+        assert_eq!(narrow.room(narrow.adopt(scheduled_us, now), now), 0);
     }
 
     #[test]

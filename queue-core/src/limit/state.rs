@@ -124,6 +124,13 @@ impl LimitState {
         self.adaptive.take_if(|adaptive| !adaptive.is_remembered(now));
     }
 
+    /// These settings come into force at `now`, after others or none.
+    pub fn adopt(&mut self, settings: &LimitSettings, now: Timestamp) {
+        if let Some(rate) = &settings.rate {
+            self.scheduled_us = rate.adopt(self.scheduled_us, now);
+        }
+    }
+
     /// From when on [`LimitState::tidy`] leaves nothing of this state, if nothing happens to it;
     /// `None` while a probe runs.
     #[must_use]

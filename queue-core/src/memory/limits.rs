@@ -150,14 +150,27 @@ impl Model {
         settings: Option<&LimitSettings>,
     ) -> Result<bool, Error> {
         self.news = true;
-        let Some(settings) = settings else { return Ok(self.limits.remove(target).is_some()) };
-        if self.limits.len() >= LIMITS_MAX && !self.limits.contains_key(target) {
+        if settings.is_some()
+            && self.limits.len() >= LIMITS_MAX
+            && !self.limits.contains_key(target)
+        {
             return Err(Error::BadRequest(format!(
                 "{LIMITS_MAX} limits are set; use class defaults such as tenant:*, or remove some"
             )));
         }
-        let before = self.limits.insert(target.clone(), settings.clone());
-        Ok(before.as_ref() != Some(settings))
+        let before = match settings {
+            Some(settings) => self.limits.insert(target.clone(), settings.clone()),
+            None => self.limits.remove(target),
+        };
+        if before.as_ref() == settings {
+            return Ok(false);
+        }
+        let now = self.now;
+        let keys: Vec<LimitKey> = self.limit_states.keys().cloned().collect();
+        for key in keys {
+            self.change(&key, |state, settings| state.adopt(settings, now));
+        }
+        Ok(true)
     }
 
     pub(super) fn reset_limit(&mut self, key: &LimitKey) -> bool {

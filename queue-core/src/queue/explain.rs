@@ -10,6 +10,10 @@ use crate::{
     LiveWorker, Place, QueueName, Timestamp, WorkerId,
 };
 
+/// How many workers that add different limit keys are looked at: with a key for each host there may be
+/// thousands.
+const CHOICES_MAX: usize = 16;
+
 /// Why a job is not running, and when it may.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -23,7 +27,7 @@ pub struct Explanation {
     /// What keeps it from running, in the order in which it has to be over. Empty if it only
     /// waits for a free slot, and if it is running or finished. Where the workers that could run it
     /// add different limit keys, and each of them one without room, all of these are named; one of the
-    /// workers is enough.
+    /// workers is enough. (If more than 16 differ, only those count that all of them add.)
     pub blockers: Vec<Blocker>,
     /// What is before it, if it is ready.
     pub place: Option<Place>,
@@ -199,7 +203,7 @@ impl Queue {
         });
         let kept_by: Vec<Blocker> =
             explanation.blockers.iter().chain(easiest.into_iter().flatten()).cloned().collect();
-        explanation.estimate = self.estimated(&record, &serving, &explanation, &kept_by).await?;
+        explanation.estimate = self.estimated(&record, &workers, &explanation, &kept_by).await?;
         for blocker in choices.into_iter().flatten() {
             if !explanation.blockers.contains(&blocker) {
                 explanation.blockers.push(blocker);
@@ -213,7 +217,7 @@ impl Queue {
     async fn estimated(
         &self,
         record: &JobRecord,
-        serving: &Serving,
+        workers: &[LiveWorker],
         of: &Explanation,
         kept_by: &[Blocker],
     ) -> Result<Option<Duration>, Error> {
@@ -225,12 +229,13 @@ impl Queue {
                 Some(_) => self.backend.lanes_boxed(&record.spec.queue).await?.lanes,
                 None => Vec::new(),
             };
+            let serving = serving_lanes(workers, &record.spec.queue, &lanes);
             let turns = rates().filter_map(|blocker| {
                 blocker.turn_by_rate(of.now, |status| {
-                    let is_added = serving.added.iter().any(|added| added.contains(&status.key));
-                    let needs_it =
-                        |lane: &&LaneSummary| is_added || lane.limits.contains(&status.key);
-                    starts_before(record, of.place, lanes.iter().filter(needs_it))
+                    let needs_it = |lane: &LaneSummary| {
+                        lane.limits.contains(&status.key) || serving[&lane.kind].adds(&status.key)
+                    };
+                    starts_before(record, of.place, &lanes, needs_it)
                 })
             });
             return Ok(turns.max().map(|turn| until_open.max(turn)));
@@ -300,11 +305,7 @@ impl Queue {
             return Ok(backlog);
         }
         let workers = self.backend.workers_boxed().await?;
-        let mut serving: BTreeMap<&Kind, Serving> = BTreeMap::new();
-        for lane in &lanes {
-            let of_kind = || Serving::of(&workers, queue, &lane.kind);
-            serving.entry(&lane.kind).or_insert_with(of_kind);
-        }
+        let serving = serving_lanes(&workers, queue, &lanes);
         let of_lanes = lanes.iter().flat_map(|lane| lane.limits.iter());
         let added = serving.values().flat_map(|serving| serving.added.iter().flatten());
         let keys: BTreeSet<LimitKey> = of_lanes.chain(added).cloned().collect();
@@ -351,12 +352,13 @@ fn over_at(blockers: &[Blocker]) -> Option<Timestamp> {
     Some(times?.into_iter().max().unwrap_or_default())
 }
 
-/// How many jobs start before a job does, of these lanes: all that are more urgent, and of those that take turns
-/// with its own as many as are before it there.
-fn starts_before<'l>(
+/// How many jobs that need a key start before a job does: all that are more urgent, and of the lanes that take
+/// turns with its own as many as are before it there.
+fn starts_before(
     record: &JobRecord,
     place: Option<Place>,
-    lanes: impl Iterator<Item = &'l LaneSummary>,
+    lanes: &[LaneSummary],
+    needs_it: impl Fn(&LaneSummary) -> bool,
 ) -> u64 {
     let Some(place) = place else { return 0 };
     let spec = &record.spec;
@@ -364,8 +366,11 @@ fn starts_before<'l>(
     let (mut before, mut others, mut urgent) = (place.jobs_ahead, 0, 0);
     for lane in lanes {
         match lane.priority.cmp(&spec.priority) {
-            Ordering::Less => (before, urgent) = (before + lane.jobs, urgent + 1),
-            Ordering::Equal if !is_own(lane) => {
+            Ordering::Less => {
+                before += if needs_it(lane) { lane.jobs } else { 0 };
+                urgent += 1;
+            }
+            Ordering::Equal if !is_own(lane) && needs_it(lane) => {
                 before += lane.jobs.min(place.jobs_ahead);
                 others += u64::from(lane.jobs > place.jobs_ahead);
             }
@@ -412,12 +417,26 @@ impl Backlog {
     }
 }
 
+/// Who could run the jobs of these lanes of a queue, by their kinds.
+fn serving_lanes<'l>(
+    workers: &[LiveWorker],
+    queue: &QueueName,
+    lanes: &'l [LaneSummary],
+) -> BTreeMap<&'l Kind, Serving> {
+    let mut serving = BTreeMap::new();
+    for lane in lanes {
+        serving.entry(&lane.kind).or_insert_with(|| Serving::of(workers, queue, &lane.kind));
+    }
+    serving
+}
+
 /// Who could run jobs of a queue and kind.
 #[derive(Debug, Default)]
 struct Serving {
     workers: usize,
     elsewhere: Vec<WorkerId>,
-    /// The limit keys that these workers add: what differs, once.
+    /// The limit keys that these workers add: what differs, once. If they differ too much, those alone
+    /// that all of them add.
     added: BTreeSet<BTreeSet<LimitKey>>,
 }
 
@@ -435,7 +454,15 @@ impl Serving {
             serving.workers += 1;
             serving.added.insert(of_kind.limits.iter().cloned().collect());
         }
+        if serving.added.len() > CHOICES_MAX {
+            let common = serving.added.into_iter().reduce(|common, added| &common & &added);
+            serving.added = common.into_iter().collect();
+        }
         serving
+    }
+
+    fn adds(&self, key: &LimitKey) -> bool {
+        self.added.iter().any(|added| added.contains(key))
     }
 
     fn nobody(&self) -> bool {

@@ -194,6 +194,10 @@ async fn an_estimate_counts_the_other_lanes_that_need_the_rate() {
         }
         let urgent = of(0, "urgent").priority(1);
         queue.enqueue(urgent).await.unwrap();
+        // Whoever runs these adds no key.
+        let kind = Kind::new("other").unwrap();
+        let other = |_| NewJob::new(kind.clone(), Payload::raw("x")).priority(1);
+        queue.enqueue_all((0..50).map(other)).await.unwrap();
         let turns = async |nth: usize| {
             let explanation = queue.explain(jobs[nth]).await.unwrap().unwrap();
             let rate = explanation.blockers.iter().find_map(|blocker| match blocker {

@@ -8,6 +8,7 @@
 -- job.
 local function make_views()
   local source_page = most == 1 and 4 or LANES_MAX -- entries that are read at once
+  local are_short = tonumber(ARGV[5]) > 0 -- the jobs of this worker
   local all, looks = {}, 0
 
   local function view_of(place, queue, kind)
@@ -61,7 +62,8 @@ local function make_views()
   end
 
   -- Whether an entry can run, as far as its keys go. One that cannot is parked, unless its keys were
-  -- filled by its own jobs: it comes after the others now, and may have room again when it is met.
+  -- filled by its own jobs and these are short: it comes after the others now, and may have room again
+  -- when it is met.
   local function has_room(view, entry)
     if entry.gone or entry.full then return false end
     if not entry.keys and not added_keys[view.kind] then return true end
@@ -261,7 +263,7 @@ local function make_views()
     local before = #ids
     take(lane, view.kind, wanted)
     hold(view, entry, before + 1)
-    entry.full = blocking_among(entry.keys) ~= nil
+    entry.full = are_short and blocking_among(entry.keys) ~= nil
     if lane.live <= 0 then
       entry.gone = true
     elseif lane.served then
@@ -335,16 +337,14 @@ local function make_views()
           end
         end
       until has_some or view.shut or not read_before(view, math.huge, 9)
-      if has_some then return true end
-      -- Whoever waits for jobs is to hear of room for those, too.
-      for _, entry in ipairs(view.entries) do
-        local name = entry.full and not entry.gone and not is_empty(view, entry)
-          and blocking_among(entry.keys)
-        if name then park(view, entry, name) end
-      end
-      return false
+      return has_some
     end
     local has_some = look()
+    -- Whoever waits for jobs is to hear of room for those that were met, too.
+    for _, entry in ipairs(has_some and {} or view.entries) do
+      local name = not entry.gone and not is_empty(view, entry) and blocking_among(entry.keys)
+      if name then park(view, entry, name) end
+    end
     halted = was_halted
     if not has_some and view.shut then return is_for_others(view), view.shut end
     return has_some

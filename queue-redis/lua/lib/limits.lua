@@ -206,13 +206,19 @@ local function make_limits()
     end
   end
 
-  -- The schedule's next start as it counts now: one that these settings cannot have brought lets a job start
-  -- at once.
+  -- The schedule's next start as it counts now.
   local function next_us(key)
     local set, now_us = key.settings, now * 1000
-    local latest = now_us + set.tolerance_us
-    if key.scheduled_us > latest + set.interval_us then return latest end
-    return max(now_us, key.scheduled_us)
+    local latest = now_us + set.tolerance_us + set.interval_us
+    return max(now_us, min(key.scheduled_us, latest))
+  end
+
+  -- Other settings may be in force than before: `LimitState::adopt` of queue-core.
+  local function adopt(key)
+    local set = key.settings
+    if set.interval_us then
+      key.scheduled_us = min(key.scheduled_us, now * 1000 + set.tolerance_us + set.interval_us)
+    end
   end
 
   -- The end of a cool-down: as if it had begun with these settings, if they make it shorter.
@@ -461,6 +467,7 @@ local function make_limits()
     load(names)
     if heal then heal(names) end
     for _, name in ipairs(names) do
+      adopt(known[name])
       known[name].touched, known[name].may_open = true, true
     end
     check()

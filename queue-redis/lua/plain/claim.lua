@@ -125,6 +125,7 @@ local function claim_plain()
   end
 
   local lanes_most = LANES_MAX -- that take turns in a round
+  local least_room = tonumber(argv[5]) > 0 and 1 or 2 -- lanes that are full are parked unless jobs are short
 
   -- Reads the next lanes of a queue and kind; answers whether they are plain.
   local function read_lanes(view)
@@ -212,7 +213,7 @@ local function claim_plain()
     if limited then
       local room = room_for(names_of[lane])
       if view.added_names then room = min(room, room_for(view.added_names)) end
-      if room < 1 then return false end
+      if room < least_room then return false end
       if room <= wanted then wanted = max(room - 1, 1) end
     end
     -- One more, to see whether something is left.

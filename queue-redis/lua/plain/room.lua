@@ -55,8 +55,7 @@ local function make_room(taking, is_shut)
       head, scheduled_us, closed_ms, failures = struct.unpack('>HI8I6B', state)
       if head ~= 256 or closed_ms > now or failures > 0 then return false end
     end
-    if scheduled_us > now_us + burst + interval then scheduled_us = now_us + burst end -- as limits.lua has it
-    next_us[key] = max(now_us, scheduled_us)
+    next_us[key] = max(now_us, min(scheduled_us, now_us + burst + interval))
     startable[key] = floor((now_us + burst - next_us[key]) / interval) + 1
     interval_of[key] = interval
     return true
@@ -100,10 +99,11 @@ local function make_room(taking, is_shut)
         if bound == nil then
           bound = bound_in(bytes)
           known[bytes] = bound
-          local flags = byte(bytes, 2)
-          only_counts[bytes] = floor(flags / 2) % 8 == 0 -- no rate, no breaker, not adaptive
         end
         if not bound then return false end
+        if only_counts[bytes] == nil then
+          only_counts[bytes] = floor(byte(bytes, 2) / 2) % 8 == 0 -- no rate, no breaker, not adaptive
+        end
         if bound < NO_BOUND then most[key] = bound end
         is_spare_key[key] = only_counts[bytes]
       end

@@ -166,8 +166,7 @@ repeat
         if has_rate and is_plain then
           local interval = max(math.ceil(period_ms * 1000 / starts), 1)
           local latest = now_us + (burst - 1) * interval
-          if next_us > latest + interval then next_us = latest end
-          next_us = max(now_us, next_us)
+          next_us = max(now_us, min(next_us, latest + interval))
           is_plain = take <= floor((latest - next_us) / interval) -- one more may start
           if take > 0 then
             rates = rates or {}

@@ -94,6 +94,29 @@ async fn a_damaged_probe_is_followed_by_another() {
     assert_eq!(claim_with(&backend, "a", "provider:p", 9).await.len(), 1);
 }
 
+/// What cannot be read limits nobody, however long it is.
+#[tokio::test]
+async fn damaged_settings_are_none() {
+    let harness = RedisHarness::new();
+    for (bytes, at_once) in
+        [(&b""[..], 1), (b"\x01", 4), (b"\x01\x01", 4), (b"xyz", 1), (&[1; 45], 4)]
+    {
+        let backend = harness.fresh(START).await;
+        set_limit(&backend, "tenant:*", &concurrency(1)).await;
+        let limits = harness.key(&backend, "limits");
+        harness.raw::<()>(&[b"HSET", limits.as_bytes(), b"tenant:*", bytes]);
+        let of = |n: usize| job("a").limit(format!("tenant:{}", n % 2));
+        enqueue(&backend, &(0..8).map(of).collect::<Vec<_>>()).await;
+        let mut claimed = 0;
+        while claimed < 8 {
+            let leases = claim(&backend, &["a"], at_once).await;
+            assert!(!leases.is_empty(), "{bytes:?}");
+            claimed += leases.len();
+            settle(&backend, &leases, &completed()).await;
+        }
+    }
+}
+
 /// More holders than one call looks at.
 #[tokio::test]
 async fn strays_are_found_among_thousands_of_holders() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use queue_core::{Backend, Interest, LimitKeys, LimitSettings, NewJob, Wake, WorkerId};
+use queue_core::{Backend, Interest, LimitKeys, LimitSettings, NewJob, Rate, Wake, WorkerId};
 use queue_redis::RedisBackend;
 use tokio::task::JoinHandle;
 
@@ -191,4 +191,30 @@ async fn a_new_lane_that_was_parked_at_once_is_found() {
     backend.set_limit(&queue_core::LimitTarget::new(KEY).unwrap(), None).await.unwrap();
     assert_eq!(claim(&backend, &["a"], 99).await.len(), 11);
     assert_sound(&backend).await;
+}
+
+/// The key of its provider shuts one worker out, and another one adds none: what they wait for differs.
+#[tokio::test]
+async fn who_adds_no_key_hears_of_room_in_a_lane_behind_a_shut_provider() {
+    let harness = RedisHarness::new();
+    for round_jobs in [0, 100] {
+        let backend = Arc::new(harness.now().await);
+        let one = LimitSettings { concurrency: Some(1), ..LimitSettings::default() };
+        set_limit(&backend, "tenant:*", &one).await;
+        let rate = Some(Rate::new(1, Duration::from_secs(3600)).with_burst(1));
+        set_limit(&backend, KEY, &LimitSettings { rate, ..LimitSettings::default() }).await;
+        enqueue(&backend, &[(); 2].map(|()| job("a").limit("tenant:a"))).await;
+        let mut with_key = request(&["a"], 2);
+        with_key.kinds[0].limits = LimitKeys::parse([KEY]).unwrap();
+        with_key.round_jobs = round_jobs;
+        let held = backend.claim(&with_key).await.unwrap().leases;
+        assert_eq!(held.len(), 1);
+        let other = interest("two", &["a"]);
+        while backend.wait(&other, SHORT).await.unwrap() == Wake::Work {}
+        let waits = wait(&backend, other);
+        settle(&backend, &held, &completed()).await;
+        assert_eq!(waits.await.unwrap(), Wake::Work, "{round_jobs}");
+        assert_eq!(claim(&backend, &["a"], 2).await.len(), 1);
+        assert_sound(&backend).await;
+    }
 }

@@ -89,3 +89,21 @@ async fn turns_leave_a_place_of_limited_keys_free() {
     assert_eq!(given(&backend, 64, u32::MAX).await, [(8, 32), (9, 32)]);
     assert_sound(&backend).await;
 }
+
+/// Lanes of long jobs wait at their keys, where no claim meets them.
+#[tokio::test]
+async fn a_new_tenant_does_not_stand_behind_those_that_run_what_they_may() {
+    let harness = RedisHarness::new();
+    let backend = harness.now().await;
+    let target: LimitTarget = "tenant:*".parse().unwrap();
+    let one = LimitSettings { concurrency: Some(1), ..LimitSettings::default() };
+    backend.set_limit(&target, Some(&one)).await.unwrap();
+    fill(&backend, 400, 2).await;
+    let mut running = 0;
+    while running < 400 {
+        running += given(&backend, 1, 0).await.len();
+    }
+    enqueue(&backend, &[job("a").limit("tenant:999")]).await;
+    assert_eq!(given(&backend, 1, 0).await, [(999, 1)]);
+    assert_sound(&backend).await;
+}

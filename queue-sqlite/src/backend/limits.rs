@@ -33,6 +33,9 @@ pub(super) const HAS_RECHECK: &str = "SELECT 1 FROM limit_recheck LIMIT 1";
 /// The keys of a class at which lanes wait, after one of them.
 pub(super) const SELECT_WAITED_FOR: &str = "SELECT DISTINCT key FROM limit_wait \
      WHERE key > ?1 AND key < ?2 ORDER BY key LIMIT ?3";
+/// Keys of which something is remembered.
+pub(super) const SELECT_REMEMBERED: &str = "SELECT name FROM limit_key \
+     WHERE name > ?1 AND name < ?2 AND state IS NOT NULL ORDER BY name LIMIT ?3";
 
 /// Sets or removes the settings of a target; says whether that was a change.
 pub(super) fn set_limit(
@@ -72,7 +75,7 @@ pub(super) fn set_limit(
         return Ok(true);
     }
     match target {
-        LimitTarget::Key(key) => session.limits.look_again(key),
+        LimitTarget::Key(key) => session.limits.adopt(key, session.now)?,
         LimitTarget::Class(class) => {
             session.conn.prepare_cached(UPSERT_RECHECK)?.execute((class.as_ref(), ""))?;
             recheck(session)?;
@@ -100,8 +103,8 @@ fn check_room(conn: &Connection) -> Result<(), Fault> {
     .into())
 }
 
-/// Looks at keys whose class has new settings, some at a time: lanes that wait at them may have
-/// room now.
+/// Looks at keys whose class has new settings, some at a time: what is remembered of them may have to
+/// be adopted, and lanes that wait at them may have room now.
 pub(super) fn recheck(session: &mut Session<'_>) -> Result<(), Fault> {
     let mut select = session.conn.prepare_cached(SELECT_RECHECK)?;
     let found = select.query_row([], |row| {
@@ -114,12 +117,18 @@ pub(super) fn recheck(session: &mut Session<'_>) -> Result<(), Fault> {
     // What lies between: all keys of the class, since a semicolon follows the colon.
     let (first, end) = (format!("{class}:"), format!("{class};"));
     let after = if after.starts_with(&first) { after } else { first };
-    let mut select = session.conn.prepare_cached(SELECT_WAITED_FOR)?;
-    let keys = select
-        .query_map((after, end, PASS_MAX), |row| Ok(text(row, 0)?.unwrap_or("").to_owned()))?;
-    let keys: Vec<String> = keys.collect::<Result<_, _>>()?;
+    let mut keys = BTreeSet::new();
+    for names in [SELECT_WAITED_FOR, SELECT_REMEMBERED] {
+        let mut select = session.conn.prepare_cached(names)?;
+        let values = (&after, &end, PASS_MAX);
+        let names = select.query_map(values, |row| Ok(text(row, 0)?.unwrap_or("").to_owned()))?;
+        for name in names {
+            keys.insert(name?);
+        }
+    }
+    let keys: Vec<String> = keys.into_iter().take(PASS_MAX as usize).collect();
     for key in keys.iter().filter_map(|key| LimitKey::new(key).ok()) {
-        session.limits.look_again(&key);
+        session.limits.adopt(&key, session.now)?;
     }
     match keys.last() {
         Some(last) if keys.len() >= PASS_MAX as usize => {

@@ -229,6 +229,7 @@ const PLANNED: &[Planned] = planned![
     set::DELETE_RECHECK => ["SEARCH limit_recheck USING PRIMARY KEY (class=?)"],
     set::SELECT_RECHECK => ["SCAN limit_recheck"],
     set::HAS_RECHECK => ["SCAN limit_recheck"],
+    set::SELECT_REMEMBERED => ["SEARCH limit_key USING PRIMARY KEY (name>? AND name<?)"],
     set::SELECT_WAITED_FOR => ["SEARCH limit_wait USING PRIMARY KEY (key>? AND key<?)"],
     claimed::HAS_LIMITED => [
         "SCAN CONSTANT ROW",

@@ -269,6 +269,13 @@ impl<'c> Limits<'c> {
         })
     }
 
+    /// Other settings are in force for a key than before: those who wait at it may have room now.
+    pub(crate) fn adopt(&mut self, key: &LimitKey, now: Timestamp) -> Result<(), Fault> {
+        self.change(key, now, |known, in_force| known.state.adopt(&in_force.settings, now))?;
+        self.look_again(key);
+        Ok(())
+    }
+
     /// Ends by hand what would end by itself some time; answers whether there was any of it.
     pub(crate) fn reset(&mut self, key: &LimitKey, now: Timestamp) -> Result<bool, Fault> {
         let mut was_closed = false;
