@@ -146,6 +146,7 @@ fn of_load(results: &Results) -> Vec<(&'static str, String)> {
                 "drain, server CPU of the whole life",
                 "drain, records kept, server CPU of the whole life",
                 "two limit keys, 1000 tenants, server CPU of the life",
+                "two limit keys with limits, 1000 tenants, server CPU of the life",
             ],
         ),
     ];
