@@ -128,6 +128,7 @@ macro_rules! conformance {
                 two_kinds_share_the_key_that_a_worker_adds, every_end_gives_the_place_back_once,
                 a_lost_lease_gives_the_place_back, a_repeated_claim_takes_no_more_room,
                 a_lower_limit_stops_nobody, settings_that_come_late_count_what_runs,
+                a_repeat_knows_when_there_is_room,
                 other_rates_count_from_their_beginning_on,
                 a_rate_lets_so_many_start, an_expired_job_takes_no_token,
                 a_job_waits_for_each_of_its_keys, a_lane_that_cannot_use_a_place_passes_it_on,

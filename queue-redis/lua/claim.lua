@@ -99,8 +99,9 @@ if is_claim(packed) then
   call('ZADD', LEASES, max(ends, min(now + lease_ms, TIME_MAX)), token)
   save_meta()
   local maintain = maintain_needed()
+  -- A repeat looks at no lanes: the worker is to ask again, who knows what waits for room.
   return answer(
-    claimed_ms, first_fence, false, due_ms, next_reopen_ms(), maintain, offsets, ids, stored, bodies
+    claimed_ms, first_fence, false, due_ms, limited and now, maintain, offsets, ids, stored, bodies
   )
 end
 

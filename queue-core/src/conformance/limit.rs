@@ -335,6 +335,24 @@ pub async fn settings_that_come_late_count_what_runs<H: Harness>(harness: &H) {
     store.audit().await;
 }
 
+/// A claim is made again although it was answered, and meanwhile others have used up a rate that jobs need
+/// which no claim has met.
+pub async fn a_repeat_knows_when_there_is_room<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    store.limit("tenant:a", &rate(1, Duration::from_millis(20), 1)).await;
+    store.enqueue_all(&[job("b")]).await;
+    let first = claim_request(1);
+    assert_eq!(store.backend.claim(&first).await.unwrap().leases.len(), 1);
+    store.enqueue_all(&[job("a").limit("tenant:a"), job("b").limit("tenant:a")]).await;
+    let mut of_a = claim_request(1);
+    of_a.kinds.retain(|asked| asked.kind.as_str() == "a");
+    assert_eq!(store.backend.claim(&of_a).await.unwrap().leases.len(), 1);
+    let repeat = store.backend.claim(&first).await.unwrap();
+    let next = repeat.next_due.expect("there is room then");
+    assert!(next <= Duration::from_millis(20), "{next:?}");
+    store.audit().await;
+}
+
 /// A schedule of days is none for settings that start jobs by the second, and what a large burst has let
 /// start is none of a smaller one.
 pub async fn other_rates_count_from_their_beginning_on<H: Harness>(harness: &H) {
