@@ -241,7 +241,7 @@ impl<H: Harness> Pair<'_, H> {
         Ok(())
     }
 
-    /// With limits, it may ask to be asked, and to be maintained, earlier than the model does,
+    /// With limits, a store may ask to be asked, and to be maintained, earlier than the model does,
     /// and if there is more at once it need not have looked for anything later.
     fn equal_claims(&self, what: &str, model: &Claim, mut real: Claim) -> Result<(), String> {
         let far = Duration::MAX;

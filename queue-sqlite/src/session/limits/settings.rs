@@ -49,7 +49,7 @@ impl Limits<'_> {
         Ok(heaviest)
     }
 
-    pub(crate) fn is_any_set(&mut self) -> Result<bool, Fault> {
+    fn is_any_set(&mut self) -> Result<bool, Fault> {
         if let Some(known) = self.any_set {
             return Ok(known);
         }
