@@ -18,7 +18,7 @@ use queue_benches::server_figures::ServerFigures;
 use queue_redis::RedisBackend;
 
 const SETS: usize = 100_000;
-/// How many keys of one sort the jobs of [`Scene::Tenants`] have.
+/// How many keys of one sort the jobs of [`Scene::Tenants`] and [`Scene::Accounts`] have.
 const TENANTS: usize = 1000;
 
 #[derive(Parser)]
@@ -43,8 +43,10 @@ enum Scene {
     Unkept,
     /// Each job has the same two limit keys, without settings.
     Shared,
-    /// Two limit keys of a thousand tenants: as many lanes.
+    /// A limit key of a thousand tenants and one that all share: a thousand lanes.
     Tenants,
+    /// Two limit keys of a thousand tenants: as many lanes.
+    Accounts,
 }
 
 #[tokio::main]
@@ -76,6 +78,9 @@ fn job(scene: Scene, number: usize) -> anyhow::Result<NewJob> {
         }
         Scene::Shared => job.limit("provider:mail").limit("region:north"),
         Scene::Tenants => {
+            job.limit(format!("tenant:{}", number % TENANTS)).limit("provider:mail")
+        }
+        Scene::Accounts => {
             let tenant = number % TENANTS;
             job.limit(format!("tenant:{tenant}")).limit(format!("account:{tenant}"))
         }

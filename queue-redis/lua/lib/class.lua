@@ -32,14 +32,18 @@ local classes = {}
 -- ASCII, and far faster than ranges.
 local split_keys
 do
+  local KEY = '[%l%d_.-]+:[%l%d%u_.:@+-]+'
+  local ONE, TWO = '^' .. KEY .. '$', '^(' .. KEY .. '),(' .. KEY .. ')$'
   local is_legal = {}
   function split_keys(text)
+    local first, second = string.match(text, TWO) -- most have two
+    if first then return { first, second } end
     local keys, count, from = {}, 0, 1
     repeat
       local comma = string.find(text, ',', from, true)
       local key = sub(text, from, comma and comma - 1)
       if not is_legal[key] then
-        if not string.find(key, '^[%l%d_.-]+:[%l%d%u_.:@+-]+$') then return nil end
+        if not string.find(key, ONE) then return nil end
         is_legal[key] = true
       end
       count = count + 1

@@ -7,7 +7,12 @@ if #ARGV > 128 or now % 16 == 0 then
   local jobs = PREFIX .. 'jobs'
   local size = call('HLEN', jobs)
   if size > 65536 and math.frexp(size) < 0.5625 then
-    try('HRANDFIELD', jobs, string.format('%d', -max(floor(#ARGV / 4), 16)))
+    local added = 0 -- two bytes of each four in what tells how many jobs are of which lane (enqueue.lua)
+    for i = 3, #ARGV[2], 4 do
+      local high, low = byte(ARGV[2], i, i + 1)
+      added = added + high * 256 + low
+    end
+    try('HRANDFIELD', jobs, string.format('%d', -max(math.ceil(added / 2), 16)))
   end
 end
 

@@ -65,6 +65,7 @@ local function claim_plain()
       running_fields[#views + 1] = pair .. '/running'
       views[#views + 1] = {
         queue = queue, kind = k, pair = pair, is_paused = is_paused, added = added, taken = 0,
+        lane = PREFIX .. 'lane:' .. pair .. '/', -- what the names of its lanes begin with
         ready = tonumber(counted[i] or 0), is_counted = counted[i], lanes = false, is_part = false,
         read_to = 0, added_names = added ~= '' and split_keys(added), shut = false, texts = false,
       }
@@ -124,7 +125,9 @@ local function claim_plain()
     return text
   end
 
-  local lanes_most = LANES_MAX -- that take turns in a round
+  -- Lanes that take turns in a round: no more than jobs are missing, because without weights those that
+  -- come first get all.
+  local lanes_most = LANES_MAX
   local least_room = tonumber(argv[5]) > 0 and 1 or 2 -- lanes that are full are parked unless jobs are short
 
   -- Reads the next lanes of a queue and kind; answers whether they are plain.
@@ -206,7 +209,7 @@ local function claim_plain()
   local function take(lane, wanted)
     local view, from, keys, key = view_of[lane], passed[lane] or 0, keys_of[lane], key_of[lane]
     if not key then
-      key = PREFIX .. 'lane:' .. view.pair .. '/' .. index_of[lane]
+      key = view.lane .. index_of[lane]
       key_of[lane], names_of[lane] = key, keys and split_keys(keys) or {}
       if keys and not names_of[lane][1] then return false end
     end
@@ -266,7 +269,7 @@ local function claim_plain()
           passed_over[#passed_over + 1] = lane
         end
       end
-      lanes_most = lanes_for(missing, turn_jobs, lanes_most)
+      lanes_most = min(lanes_for(missing, turn_jobs, lanes_most), missing)
     end
     return true
   end
@@ -284,7 +287,7 @@ local function claim_plain()
     end
     if of_queue[1] then
       local turn_jobs = turn_for(missing, names)
-      lanes_most = lanes_for(missing, turn_jobs, 0)
+      lanes_most = min(lanes_for(missing, turn_jobs, 0), missing)
       for i = 1, #of_queue do
         if not read_lanes(of_queue[i]) then return nil end
       end
@@ -297,10 +300,26 @@ local function claim_plain()
   -- What RUN has of a record behind its token, but for the keys that its worker adds; and what follows
   -- the times of the record and where, as far as its limit keys, if other jobs of its lane may have the
   -- same. Nothing if it is not plain.
-  local function meet(stored, lane, tail)
-    local view, keys, record = view_of[lane], keys_of[lane], whole_record(stored)
+  local function meet(record, lane, tail)
+    local view, keys, version = view_of[lane], keys_of[lane], byte(record)
+    if version == (keys and 6 or 5) then
+      -- A brief one, and what `whole_record` makes of it (brief.lua).
+      local queue, kind = view.queue, argv[view.kind]
+      local mixed, queue_bytes, kind_bytes = byte(record, 10, 12)
+      local names = (queue == 'default' and '' or queue) .. kind
+      local names_end = 12 + #names
+      if
+        not kind_bytes or kind_bytes ~= #kind or queue_bytes + kind_bytes ~= #names
+        or mixed % 16 ~= priority_of[lane] or sub(record, 13, names_end + #tail) ~= names .. tail
+      then
+        return nil
+      end
+      local kept = 11 * floor(mixed / 128)
+      local run = string.char(version - 2, 0, 0, floor(mixed / 16) % 8, #queue, #kind, mixed % 16)
+        .. sub(USUAL, kept + 1, kept + 11) .. (keys and '\16' or '\0') .. queue .. kind .. tail
+      return run, sub(record, 10, names_end), 10
+    end
     local class, head_end = shared_class_of(record, 1)
-    local version = byte(record)
     if not class or class.apart or class.expires_ms <= now then return nil end
     head_end = head_end + (keys and #keys or 0)
     if
@@ -314,9 +333,7 @@ local function claim_plain()
       and byte(record, 18) + byte(record, 19) == 0
     local run = sub(record, 1, 1) .. sub(record, 18, head_end)
     if not is_common then return run end
-    if stored == record then return run, sub(record, 18, class.names_end), 18 end
-    local left_out = byte(stored, 11) == 0 and 7 or 0 -- "default"
-    return run, sub(stored, 10, class.names_end - 23 - left_out), 10
+    return run, sub(record, 18, class.names_end), 18
   end
 
   -- Meets the records of what was taken; answers whether they are plain.
@@ -360,6 +377,7 @@ local function claim_plain()
   if count > 0 and not meet_records() then return nil end
 
   -- Whether the keys have some room left: each of those that were taken from has.
+  lanes_most = LANES_MAX
   if limited then
     for _, view in ipairs(views) do
       local is_left = view.ready > view.taken and not view.is_paused

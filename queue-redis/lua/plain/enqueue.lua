@@ -10,7 +10,7 @@
 
 local function enqueue_plain()
   local argv, format, byte, find = ARGV, string.format, byte, string.find
-  local NAMES_FEW, SETTINGS_FEW = 16, 32
+  local NAMES_FEW, SETTINGS_FEW, LOOKS_FEW, LOOKS_SHARE = 16, 32, 16, 8
   local NO_PLACE, NO_PLACE_TEXT = 1e17, '1e17' -- no lane has this score
   local run_bytes, carriers = argv[2], argv[3]
   if stale > 0 or #run_bytes > 4 * CHUNK then return nil end
@@ -195,7 +195,6 @@ local function enqueue_plain()
   end
 
   -- What may still fail is taken back: an id that comes twice, and a lane of a wrong type.
-  local is_new, is_any_old = { unpack(argv, 1, most) }, false -- by groups
   local function take_back(pushed)
     call('HDEL', JOBS, unpack(argv, ids_at + 1, ids_at + count))
     for group = pushed, 1, -1 do
@@ -204,6 +203,9 @@ local function enqueue_plain()
     end
   end
   if call('HSET', JOBS, unpack(written)) ~= count then return take_back(0) end
+  -- Groups whose lanes are new, and those of others whose places are looked for: of many, some by turns.
+  local new, old = {}, {}
+  local each_of = seen > LOOKS_FEW and LOOKS_SHARE or 1
   for group = 1, seen do
     local first, last, list, pushed = first_of[group], last_of[group], list_of[group], nil
     if list then
@@ -215,8 +217,11 @@ local function enqueue_plain()
       pushed = try('RPUSH', lane_of[group], unpack(argv, first, last))
     end
     if type(pushed) == 'table' then return take_back(group - 1) end
-    is_new[group] = pushed == last - first + 1
-    is_any_old = is_any_old or not is_new[group]
+    if pushed == last - first + 1 then
+      new[#new + 1] = group
+    elseif (group + now) % each_of == 0 then
+      old[#old + 1] = group
+    end
   end
   call('HSET', COUNT, unpack(sums))
   if key_count > NAMES_FEW then widen(LIVE) end
@@ -225,45 +230,44 @@ local function enqueue_plain()
   end
 
   -- A lane that has jobs and no place, which is damage, is found out by a score that none has.
-  for set = 1, is_any_old and #sets or 0 do
-    local list, size = { unpack(argv, 1, 2 * most) }, 0
-    for group = 1, seen do
-      if not is_new[group] and not waits[group] and set_of[family_of[group] or 1] == set then
-        list[size + 1], list[size + 2] = NO_PLACE_TEXT, index_of[group]
-        size = size + 2
+  for set = 1, old[1] and #sets or 0 do
+    local groups, list = {}, {}
+    for i = 1, #old do
+      local group = old[i]
+      if not waits[group] and set_of[family_of[group] or 1] == set then
+        groups[#groups + 1] = group
+        list[#list + 1], list[#list + 2] = NO_PLACE_TEXT, index_of[group]
       end
     end
     local lanes, added = PREFIX .. 'lanes:' .. sets[set], 0
-    for first = 1, size, CHUNK do
-      added = added + call('ZADD', lanes, 'NX', unpack(list, first, min(first + CHUNK - 1, size)))
+    for first = 1, #list, CHUNK do
+      added = added + call('ZADD', lanes, 'NX', unpack(list, first, min(first + CHUNK - 1, #list)))
     end
-    for i = 2, added > 0 and size or 0, 2 do
-      local index = list[i]
-      for group = 1, seen do
-        if index_of[group] == index and set_of[family_of[group] or 1] == set then
-          is_new[group] = tonumber(call('ZSCORE', lanes, index)) == NO_PLACE
-        end
-      end
+    for i = 1, added > 0 and #groups or 0 do
+      if tonumber(call('ZSCORE', lanes, index_of[groups[i]])) == NO_PLACE then new[#new + 1] = groups[i] end
     end
+    if added > 0 then table.sort(new) end
   end
 
   -- New lanes have their turns in the order of their first jobs.
   local is_met, places = {}, {} -- by sets
-  for group = 1, seen do
+  for group = 1, next(waits) and seen or 0 do
+    if not waits[group] then is_met[set_of[family_of[group] or 1]] = true end
+  end
+  if not next(waits) then is_met = sets end -- all
+  for i = 1, #new do
+    local group = new[i]
     if not waits[group] then
       local family = family_of[group] or 1
       local set = set_of[family]
-      is_met[set] = true
-      if is_new[group] then
-        local list = places[set]
-        if not list then
-          list = {}
-          places[set] = list
-        end
-        local size = #list
-        turn = turn + 1
-        list[size + 1], list[size + 2] = format('%d', base_of[family] + turn), index_of[group]
+      local list = places[set]
+      if not list then
+        list = {}
+        places[set] = list
       end
+      local size = #list
+      turn = turn + 1
+      list[size + 1], list[size + 2] = format('%d', base_of[family] + turn), index_of[group]
     end
   end
   for set = 1, #sets do

@@ -42,6 +42,32 @@ async fn a_lane_of_a_wrong_type_stops_only_itself() {
     assert_eq!(claim(&backend, &["broken"], 5).await.len(), 1);
 }
 
+/// Enqueues find lanes that have jobs and no turn. One with jobs of many tenants looks for some of
+/// them, by the clock.
+#[tokio::test]
+async fn lanes_that_lost_their_turns_get_new_ones() {
+    let harness = RedisHarness::new();
+    let start = Timestamp::from_ms(4_102_444_800_000);
+    for (tenants, enqueues) in [(16_usize, 1), (40, 8)] {
+        let backend = harness.fresh(start).await;
+        let jobs = || (0..tenants).map(|n| job("a").limit(format!("tenant:{n}"))).collect::<Vec<_>>();
+        enqueue(&backend, &jobs()).await;
+        let lanes = harness.key(&backend, "lanes:default/a");
+        let placed = || harness.raw::<usize>(&[b"ZCARD", lanes.as_bytes()]);
+        harness.raw::<()>(&[b"ZREMRANGEBYRANK", lanes.as_bytes(), b"1", b"-1"]);
+        assert_eq!(placed(), 1);
+        for n in 0..enqueues {
+            assert!(placed() < tenants, "{tenants} tenants, {n} enqueues");
+            harness.set_clock(&backend, start.after(Duration::from_millis(n))).await;
+            enqueue(&backend, &jobs()).await;
+        }
+        assert_eq!(placed(), tenants);
+        let all = claim(&backend, &["a"], 500).await;
+        assert_eq!(all.len() as u64, tenants as u64 * (enqueues + 1));
+        assert_eq!(backend.audit(false).await.unwrap(), []);
+    }
+}
+
 #[tokio::test]
 async fn a_record_of_garbage_leaves_its_lane_and_keeps_its_bytes() {
     let harness = RedisHarness::new();

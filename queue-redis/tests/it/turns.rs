@@ -107,3 +107,29 @@ async fn a_new_tenant_does_not_stand_behind_those_that_run_what_they_may() {
     assert_eq!(given(&backend, 1, 0).await, [(999, 1)]);
     assert_sound(&backend).await;
 }
+
+/// A claim reads no more lanes than it wants jobs, and the next ones if these are not enough.
+#[tokio::test]
+async fn few_jobs_come_from_as_many_lanes_in_the_order_of_their_turns() {
+    let harness = RedisHarness::new();
+    let backend = harness.now().await;
+    fill(&backend, 40, 2).await;
+    let ones = |from: usize, to: usize| (from..to).map(|n| (n, 1)).collect::<Vec<_>>();
+    assert_eq!(given(&backend, 5, 0).await, ones(0, 5));
+    assert_eq!(given(&backend, 31, 0).await, ones(5, 36));
+    // Beyond the slots of a kind, the claim goes on to the next lanes.
+    enqueue(&backend, &[job("b"), job("b"), job("b")]).await;
+    let claimed = async |slots: [u32; 2]| {
+        let mut request = request(&["a", "b"], 6);
+        for (kind, slots) in request.kinds.iter_mut().zip(slots) {
+            kind.slots = slots;
+        }
+        let leases = backend.claim(&request).await.unwrap().leases;
+        leases.iter().map(|lease| lease.spec.kind.as_str().to_owned()).collect::<String>()
+    };
+    assert_eq!(claimed([6, 2]).await, "aaaaaa");
+    assert_eq!(claimed([4, 6]).await, "aaaabb");
+    assert_eq!(claimed([1, 6]).await, "ab");
+    assert_eq!(claimed([6, 6]).await, "aaaaaa");
+    assert_sound(&backend).await;
+}
