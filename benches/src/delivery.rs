@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
 use queue::{Context, Executor, Fail, Kind, NewJob, Payload};
 use tokio::sync::Notify;
 
 /// Numbered jobs, and who has run.
 #[derive(Debug, Clone)]
-pub struct Delivery(Arc<Inner>);
+pub struct Delivery(Arc<Inner>, Duration);
 
 #[derive(Debug)]
 struct Inner {
@@ -24,13 +25,20 @@ impl Delivery {
     #[must_use]
     pub fn new(jobs: usize) -> Self {
         let runs = std::iter::repeat_with(AtomicU8::default).take(jobs).collect();
-        Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             runs,
             invented: AtomicU64::new(0),
             done: AtomicU64::new(0),
             target: AtomicU64::new(u64::MAX),
             reached: Notify::new(),
-        }))
+        });
+        Self(inner, Duration::ZERO)
+    }
+
+    /// An attempt takes so long, on the average: from half of it to one and a half, by the job's number.
+    #[must_use]
+    pub fn lasting(self, attempt: Duration) -> Self {
+        Self(self.0, attempt)
     }
 
     /// The job with this number; its payload has `bytes` bytes, at least eight.
@@ -59,6 +67,12 @@ impl Delivery {
         }
     }
 
+    fn lasts(&self, payload: &Payload) -> Duration {
+        let number = Self::number(payload).unwrap_or(0);
+        let share = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54; // of 1024
+        self.1 / 2 + self.1 * u32::try_from(share).unwrap_or(0) / 1024
+    }
+
     /// How many runs there were.
     #[must_use]
     pub fn runs(&self) -> u64 {
@@ -70,7 +84,7 @@ impl Delivery {
         self.0.target.store(runs, Ordering::SeqCst);
         while self.runs() < runs {
             // Looks again now and then: the last run may have come before the target was set.
-            let wait = std::time::Duration::from_millis(20);
+            let wait = Duration::from_millis(20);
             let _ = tokio::time::timeout(wait, self.0.reached.notified()).await;
         }
     }
@@ -96,6 +110,9 @@ impl Delivery {
 
 impl Executor for Delivery {
     async fn run(&self, context: Context) -> Result<Option<Payload>, Fail> {
+        if !self.1.is_zero() {
+            tokio::time::sleep(self.lasts(&context.spec().payload)).await;
+        }
         self.ran(&context.spec().payload);
         Ok(None)
     }

@@ -77,9 +77,7 @@ fn job(scene: Scene, number: usize) -> anyhow::Result<NewJob> {
             job.retention(retention)
         }
         Scene::Shared => job.limit("provider:mail").limit("region:north"),
-        Scene::Tenants => {
-            job.limit(format!("tenant:{}", number % TENANTS)).limit("provider:mail")
-        }
+        Scene::Tenants => job.limit(format!("tenant:{}", number % TENANTS)).limit("provider:mail"),
         Scene::Accounts => {
             let tenant = number % TENANTS;
             job.limit(format!("tenant:{tenant}")).limit(format!("account:{tenant}"))

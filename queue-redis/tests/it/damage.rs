@@ -50,7 +50,8 @@ async fn lanes_that_lost_their_turns_get_new_ones() {
     let start = Timestamp::from_ms(4_102_444_800_000);
     for (tenants, enqueues) in [(16_usize, 1), (40, 8)] {
         let backend = harness.fresh(start).await;
-        let jobs = || (0..tenants).map(|n| job("a").limit(format!("tenant:{n}"))).collect::<Vec<_>>();
+        let jobs =
+            || (0..tenants).map(|n| job("a").limit(format!("tenant:{n}"))).collect::<Vec<_>>();
         enqueue(&backend, &jobs()).await;
         let lanes = harness.key(&backend, "lanes:default/a");
         let placed = || harness.raw::<usize>(&[b"ZCARD", lanes.as_bytes()]);

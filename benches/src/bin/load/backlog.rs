@@ -30,7 +30,7 @@ async fn small(settings: &Settings, drained: usize) -> anyhow::Result<f64> {
     let rounds = drained.div_ceil(SMALL);
     for _ in 0..rounds {
         queue.enqueue_all(jobs(SMALL, settings.payload_bytes, false)?).await?;
-        took += super::drain::drain(&queue, SMALL, settings.concurrency).await?;
+        took += super::drain::drain(&queue, SMALL, settings).await?;
     }
     Ok((rounds * SMALL) as f64 / took.as_secs_f64())
 }

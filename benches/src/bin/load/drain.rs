@@ -28,12 +28,13 @@ pub(crate) async fn run(settings: &Settings, results: &mut Results) -> anyhow::R
 pub(crate) async fn drain(
     queue: &Queue,
     jobs: usize,
-    concurrency: usize,
+    settings: &Settings,
 ) -> anyhow::Result<Duration> {
-    let delivery = Delivery::new(jobs);
+    let attempt = Duration::from_millis(settings.attempt_ms);
+    let delivery = Delivery::new(jobs).lasting(attempt);
     let started = Instant::now();
     let worker = Worker::new(queue)
-        .concurrency(concurrency)
+        .concurrency(settings.concurrency)
         .executor(kind()?, None, delivery.clone())
         .start()?;
     delivery.reaches(jobs as u64).await;
@@ -52,7 +53,7 @@ async fn recorded(settings: &Settings, keeps: bool) -> anyhow::Result<(Calls, Ca
     let queue = Queue::connect(&recorder.url()).await?;
     queue.enqueue_all(jobs(settings.jobs, settings.payload_bytes, keeps)?).await?;
     let enqueues = recorder.take();
-    drain(&queue, settings.jobs, settings.concurrency).await?;
+    drain(&queue, settings.jobs, settings).await?;
     Ok((enqueues, recorder.take()))
 }
 
@@ -90,7 +91,7 @@ async fn measured(
     let born = figures.cpu_us()?;
     queue.enqueue_all(jobs).await?;
     let (server, commands, client) = (figures.cpu_us()?, figures.commands()?, own_cpu());
-    let took = drain(&queue, settings.jobs, settings.concurrency).await?;
+    let took = drain(&queue, settings.jobs, settings).await?;
     let used = (own_cpu() - client).as_secs_f64() * 1e6;
     let (end, commands) = (figures.cpu_us()?, figures.commands()?.since(commands));
     let each = |total: f64| total / settings.jobs as f64;

@@ -36,7 +36,7 @@ pub(crate) async fn run(settings: &Settings, results: &mut Results) -> anyhow::R
         let born = figures.cpu_us()?;
         queue.enqueue_all(jobs).await?;
         let enqueued = figures.cpu_us()?;
-        let took = drain(&queue, settings.jobs, settings.concurrency).await?;
+        let took = drain(&queue, settings.jobs, settings).await?;
         let each = |total: f64| total / settings.jobs as f64;
         let (drained, end) = (1.0 / each(took.as_secs_f64()), figures.cpu_us()?);
         results.add(&format!("{name}, drain"), "jobs/s", drained);

@@ -40,6 +40,9 @@ struct Settings {
     /// How many jobs a worker runs at a time.
     #[arg(long, default_value_t = 200)]
     concurrency: usize,
+    /// How many milliseconds an attempt takes in a drain, on the average.
+    #[arg(long, default_value_t = 0)]
+    attempt_ms: u64,
     /// How often everything is measured.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -126,6 +129,7 @@ fn about(settings: &Settings, results: &mut Results) -> anyhow::Result<()> {
     results.tell("jobs", settings.jobs);
     results.tell("payload bytes", settings.payload_bytes);
     results.tell("concurrency", settings.concurrency);
+    results.tell("attempt ms", settings.attempt_ms);
     results.tell("rounds", settings.rounds);
     Ok(())
 }

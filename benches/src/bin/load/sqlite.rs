@@ -49,7 +49,7 @@ async fn measured(
     results.add(&format!("{name}, bulk"), "jobs/s", 1.0 / each(took));
     results.add(&format!("{name}, bulk, CPU"), "us/job", each(cpu * 1e6));
     let used = own_cpu();
-    let took = drain(&queue, settings.jobs, settings.concurrency).await?.as_secs_f64();
+    let took = drain(&queue, settings.jobs, settings).await?.as_secs_f64();
     let cpu = (own_cpu() - used).as_secs_f64();
     results.add(&format!("{name}, drain"), "jobs/s", 1.0 / each(took));
     results.add(&format!("{name}, drain, CPU"), "us/job", each(cpu * 1e6));
