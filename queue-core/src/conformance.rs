@@ -130,6 +130,7 @@ macro_rules! conformance {
                 a_lower_limit_stops_nobody, settings_that_come_late_count_what_runs,
                 a_repeat_knows_when_there_is_room,
                 other_rates_count_from_their_beginning_on,
+                another_rate_reaches_each_of_many_keys,
                 a_rate_lets_so_many_start, an_expired_job_takes_no_token,
                 a_job_waits_for_each_of_its_keys, a_lane_that_cannot_use_a_place_passes_it_on,
                 a_blocked_lane_can_be_emptied_and_filled, queues_share_a_key,

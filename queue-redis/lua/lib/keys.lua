@@ -21,6 +21,8 @@ local TIME_MAX = 2 ^ 48 - 1
 -- Arguments per call: `unpack` has a limit. Divisible by 2 and 16, and above PASS_MAX of queue-core, so
 -- that a call with as many jobs as it may have takes the short way.
 local CHUNK = 512
+-- Settings of limits that are read at once, whichever are asked for.
+local SETTINGS_FEW = 32
 -- Payload and options, or a result, of more bytes than this live in a hash of their own: no pass
 -- over records has to read them.
 local INLINE_MAX_BYTES = 1024

@@ -10,7 +10,7 @@
 
 local function enqueue_plain()
   local argv, format, byte, find = ARGV, string.format, byte, string.find
-  local NAMES_FEW, SETTINGS_FEW, LOOKS_FEW, LOOKS_SHARE = 16, 32, 16, 8
+  local NAMES_FEW, LOOKS_FEW, LOOKS_SHARE = 16, 16, 8
   local NO_PLACE, NO_PLACE_TEXT = 1e17, '1e17' -- no lane has this score
   local run_bytes, carriers = argv[2], argv[3]
   if stale > 0 or #run_bytes > 4 * CHUNK then return nil end

@@ -18,7 +18,7 @@ local function make_room(taking, is_shut)
 
   -- How many jobs settings let run at once, and how many microseconds are between two starts and in
   -- a burst; false if there is more to be minded. Settings that are not legal are none (limits.lua).
-  local NO_BOUND, SETTINGS_FEW = 2 ^ 32, 32
+  local NO_BOUND = 2 ^ 32
   local known, intervals, bursts = {}, {}, {} -- by the settings' bytes
   local function bound_in(bytes)
     local flags = byte(bytes, 2)
