@@ -16,8 +16,8 @@ use crate::exit::Outcome;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// List all limits with what they have running and what keeps jobs waiting; keys that have
-    /// nothing but the default of their class are shown by name
+    /// List all limits with what they have running and what keeps jobs waiting; of keys without
+    /// settings of their own those that live workers add and that are closed, others are shown by name
     Ls,
     /// Show everything about keys, with the jobs that hold them
     Show {

@@ -291,11 +291,24 @@ async fn a_command_that_is_turned_away_closes_its_provider(store: Store) {
     let explained = ask(&store, &["job", "explain", &second]).json();
     assert_eq!(explained["blockers"][0]["limit"], "provider:x", "{explained}");
 
+    // Closed keys are listed as long as a live worker adds them, with settings or without.
+    assert_eq!(ask(&store, &["limit", "rm", "provider:x"]).code, 0);
+    let listed = until("the worker known", async || {
+        let listed = ask(&store, &["limit", "ls"]).json()["limits"].clone();
+        (listed != json!([])).then_some(listed)
+    })
+    .await;
+    assert_eq!((&listed[0]["limit"], &listed[0]["settings"]), (&json!("provider:x"), &Value::Null));
+    assert_eq!(listed[0]["blocked"][0]["reason"], "throttled");
+    let plainly = ask_plainly(&store, &["limit", "ls"]).out;
+    assert!(plainly.contains("throttled until "), "{plainly}");
+
     std::fs::write(recovered, "").unwrap();
     let reset = ask(&store, &["limit", "reset", "provider:x"]).json();
     assert_eq!((&reset["reset"], &reset["blocked"]), (&json!(true), &json!([])));
     let record = until_finished(&queue, second.parse().unwrap()).await;
     assert_eq!((record.state, record.snoozes), (JobState::Completed, 0));
+    assert_eq!(ask(&store, &["limit", "ls"]).json()["limits"], json!([]));
     let plainly = ask_plainly(&store, &["limit", "reset", "provider:x"]).out;
     assert_eq!(plainly, "provider:x had nothing to end\n");
 }

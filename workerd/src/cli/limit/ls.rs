@@ -1,6 +1,8 @@
 //! `workerd limit ls`.
 
-use queue::{LimitKey, LimitSettings, LimitTarget, Queue};
+use std::collections::BTreeSet;
+
+use queue::{Error, LimitKey, LimitSettings, LimitStatus, LimitTarget, Queue};
 use serde::Serialize;
 
 use super::view::{BlockedView, LimitView};
@@ -8,6 +10,9 @@ use crate::cli::Common;
 use crate::display::table;
 use crate::exit::{Exit, Outcome};
 use crate::limits;
+
+/// How many keys without settings are looked at. Workers may add one for each of thousands of hosts.
+const ADDED_MAX: usize = 500;
 
 #[derive(Serialize)]
 struct Listed {
@@ -25,12 +30,30 @@ pub(super) async fn execute(common: &Common, queue: &Queue) -> Outcome {
             LimitTarget::Class(_) => classes.push((target, settings)),
         }
     }
-    let statuses = queue.limit_status(&keys).await?.into_iter().map(LimitView::of_key);
+    let mut statuses = queue.limit_status(&keys).await?;
+    statuses.extend(closed_without_settings(queue, &keys).await?);
+    let statuses = statuses.into_iter().map(LimitView::of_key);
     let classes =
         classes.into_iter().map(|(t, settings)| LimitView::of_settings(&t, Some(settings)));
     let listed = Listed { limits: statuses.chain(classes).collect() };
     common.answer(&listed, || text(&listed.limits))?;
     Ok(Exit::Done)
+}
+
+/// The keys that live workers add and that keep jobs from starting, other than `known`: a provider
+/// may ask for a pause that has no settings.
+async fn closed_without_settings(
+    queue: &Queue,
+    known: &[LimitKey],
+) -> Result<Vec<LimitStatus>, Error> {
+    let workers = queue.workers().await?;
+    let kinds = workers.iter().flat_map(|worker| &worker.info.kinds);
+    let added: BTreeSet<&LimitKey> = kinds.flat_map(|kind| kind.limits.iter()).collect();
+    let others: Vec<LimitKey> =
+        added.into_iter().filter(|key| !known.contains(key)).take(ADDED_MAX).cloned().collect();
+    let mut statuses = queue.limit_status(&others).await?;
+    statuses.retain(|status| !status.blocked.is_empty());
+    Ok(statuses)
 }
 
 fn text(listed: &[LimitView]) -> String {
