@@ -125,9 +125,16 @@ local function claim_plain()
     return text
   end
 
-  -- Lanes that take turns in a round: no more than jobs are missing, because without weights those that
-  -- come first get all.
+  -- Lanes that take turns in a round. No more than jobs are missing: without weights those that come first
+  -- get one each, unless a kind's slots run out before.
   local lanes_most = LANES_MAX
+  local function lanes_in_round(turn_jobs, last)
+    local lanes = lanes_for(missing, turn_jobs, last)
+    for _, free in pairs(slots) do
+      if free > 0 and free < missing then return lanes end
+    end
+    return min(lanes, missing)
+  end
   local least_room = tonumber(argv[5]) > 0 and 1 or 2 -- lanes that are full are parked unless jobs are short
 
   -- Reads the next lanes of a queue and kind; answers whether they are plain.
@@ -269,7 +276,7 @@ local function claim_plain()
           passed_over[#passed_over + 1] = lane
         end
       end
-      lanes_most = min(lanes_for(missing, turn_jobs, lanes_most), missing)
+      lanes_most = lanes_in_round(turn_jobs, lanes_most)
     end
     return true
   end
@@ -287,7 +294,7 @@ local function claim_plain()
     end
     if of_queue[1] then
       local turn_jobs = turn_for(missing, names)
-      lanes_most = min(lanes_for(missing, turn_jobs, 0), missing)
+      lanes_most = lanes_in_round(turn_jobs, 0)
       for i = 1, #of_queue do
         if not read_lanes(of_queue[i]) then return nil end
       end

@@ -203,9 +203,9 @@ local function enqueue_plain()
     end
   end
   if call('HSET', JOBS, unpack(written)) ~= count then return take_back(0) end
-  -- Groups whose lanes are new, and those of others whose places are looked for: of many, some by turns.
+  -- Groups whose lanes are new, and those of others whose places are looked for: of many, some by chance.
   local new, old = {}, {}
-  local each_of = seen > LOOKS_FEW and LOOKS_SHARE or 1
+  local each_of, chance = seen > LOOKS_FEW and LOOKS_SHARE or 1, byte(argv[ids_at + 1], -1)
   for group = 1, seen do
     local first, last, list, pushed = first_of[group], last_of[group], list_of[group], nil
     if list then
@@ -219,7 +219,7 @@ local function enqueue_plain()
     if type(pushed) == 'table' then return take_back(group - 1) end
     if pushed == last - first + 1 then
       new[#new + 1] = group
-    elseif (group + now) % each_of == 0 then
+    elseif (group + chance) % each_of == 0 then
       old[#old + 1] = group
     end
   end

@@ -43,13 +43,12 @@ async fn a_lane_of_a_wrong_type_stops_only_itself() {
 }
 
 /// Enqueues find lanes that have jobs and no turn. One with jobs of many tenants looks for some of
-/// them, by the clock.
+/// them, by chance.
 #[tokio::test]
 async fn lanes_that_lost_their_turns_get_new_ones() {
     let harness = RedisHarness::new();
-    let start = Timestamp::from_ms(4_102_444_800_000);
-    for (tenants, enqueues) in [(16_usize, 1), (40, 8)] {
-        let backend = harness.fresh(start).await;
+    for tenants in [16_usize, 40] {
+        let backend = harness.now().await;
         let jobs =
             || (0..tenants).map(|n| job("a").limit(format!("tenant:{n}"))).collect::<Vec<_>>();
         enqueue(&backend, &jobs()).await;
@@ -57,14 +56,20 @@ async fn lanes_that_lost_their_turns_get_new_ones() {
         let placed = || harness.raw::<usize>(&[b"ZCARD", lanes.as_bytes()]);
         harness.raw::<()>(&[b"ZREMRANGEBYRANK", lanes.as_bytes(), b"1", b"-1"]);
         assert_eq!(placed(), 1);
-        for n in 0..enqueues {
-            assert!(placed() < tenants, "{tenants} tenants, {n} enqueues");
-            harness.set_clock(&backend, start.after(Duration::from_millis(n))).await;
+        let mut enqueued = tenants;
+        while placed() < tenants {
+            let before = placed();
             enqueue(&backend, &jobs()).await;
+            enqueued += tenants;
+            assert!(placed() == tenants || tenants > 16 && placed() <= before + tenants / 8);
+            assert!(enqueued < 1000 * tenants, "{} of {tenants} have turns", placed());
         }
-        assert_eq!(placed(), tenants);
-        let all = claim(&backend, &["a"], 500).await;
-        assert_eq!(all.len() as u64, tenants as u64 * (enqueues + 1));
+        let mut claimed = 0;
+        while claimed < enqueued {
+            let some = claim(&backend, &["a"], 500).await.len();
+            assert!(some > 0, "{claimed} of {enqueued}");
+            claimed += some;
+        }
         assert_eq!(backend.audit(false).await.unwrap(), []);
     }
 }

@@ -1,6 +1,6 @@
 //! How many jobs a lane gives in a turn, if they are known to be short.
 
-use queue_core::{Backend, ClaimRequest, LimitSettings, LimitTarget, NewJob};
+use queue_core::{Backend, ClaimRequest, Lease, LimitSettings, LimitTarget, NewJob};
 use queue_redis::RedisBackend;
 
 use crate::support::harness::RedisHarness;
@@ -132,4 +132,28 @@ async fn few_jobs_come_from_as_many_lanes_in_the_order_of_their_turns() {
     assert_eq!(claimed([1, 6]).await, "ab");
     assert_eq!(claimed([6, 6]).await, "aaaaaa");
     assert_sound(&backend).await;
+}
+
+/// Where the slots of a kind run out within a round, the others share what is left of it.
+#[tokio::test]
+async fn slots_that_run_out_leave_the_round_to_the_other_lanes() {
+    let harness = RedisHarness::new();
+    for (max, round_jobs, expected) in [
+        (5, 0, "a0 b0 b1 b0 b1"),
+        (5, 10, "a0 b0 b1 b0 b1"),
+        (7, 0, "a0 b0 b1 b0 b0 b1 b1"),
+        (4, 0, "a0 b0 b1 b0"),
+    ] {
+        let backend = harness.now().await;
+        let of = |kind: &str, n: usize| job(kind).limit(format!("tenant:{kind}{n}"));
+        let of_a = (0..8).map(|n| of("a", n));
+        let jobs: Vec<NewJob> = of_a.chain((0..20).map(|n| of("b", n % 2))).collect();
+        enqueue(&backend, &jobs).await;
+        let mut request = ClaimRequest { round_jobs, ..request(&["a", "b"], max) };
+        request.kinds[0].slots = 1;
+        let leases = backend.claim(&request).await.unwrap().leases;
+        let tenant = |lease: &Lease| lease.spec.limits.iter().next().unwrap().name().to_owned();
+        assert_eq!(leases.iter().map(tenant).collect::<Vec<_>>().join(" "), expected, "{max}");
+        assert_sound(&backend).await;
+    }
 }
