@@ -35,13 +35,13 @@ use queue_core::backend::{CheckFinding, QuarantinedJob, Violation};
 use queue_core::{
     Backend, CancelOutcome, Claim, ClaimRequest, DeleteOutcome, Durability, EnqueueOutcome, Error,
     Interest, JobId, JobRecord, JobState, Lanes, LimitKey, LimitSettings, LimitStatus, LimitTarget,
-    ListRequest, LiveWorker, Maintained, NewJob, Page, Placement, QueueName, QueueStats,
+    ListRequest, LiveWorker, Maintained, Namespace, NewJob, Page, Placement, QueueName, QueueStats,
     RecoverOutcome, RenewRequest, Renewal, Report, Reported, RetryOutcome, RetryRequest,
     SettleReply, SettleRequest, Wake, WatchRequest, Watched, WorkerId, WorkerInfo,
 };
 use tokio::sync::mpsc;
 
-use crate::open::{Opened, Place, Role, Room, connect, prepare};
+use crate::open::{Opened, Place, Role, Room, connect, path_of_namespace, prepare};
 use crate::reader::Reader;
 use crate::session::Session;
 use crate::watch::{Watch, WatchThread};
@@ -95,6 +95,15 @@ impl SqliteBackend {
         // All connections are of one file.
         place.check()?;
         Ok(Self { path, options, place, room, writer, reader, long_reader, watch, ended })
+    }
+
+    /// The file that [`SqliteBackend::open`] would use, which need not be there: that of a namespace stands
+    /// beside the others.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if `path` is a directory.
+    pub fn file_of(path: impl AsRef<Path>, namespace: &Namespace) -> Result<PathBuf, Error> {
+        path_of_namespace(path.as_ref(), namespace)
     }
 
     /// The file that holds the jobs: absolute, without symbolic links, and with the namespace's

@@ -77,7 +77,7 @@ fn check_library(version: i32) -> Result<(), Error> {
 
 /// Every namespace has a file of its own: their writers do not wait for each other, no query can
 /// forget to say whose jobs it means, and dropping a namespace is deleting a file.
-fn path_of_namespace(path: &Path, namespace: &Namespace) -> Result<PathBuf, Error> {
+pub(crate) fn path_of_namespace(path: &Path, namespace: &Namespace) -> Result<PathBuf, Error> {
     let Some(name) = path.file_name().filter(|_| !path.is_dir()) else {
         return Err(Error::Refused(format!(
             "{} is a directory; name a file in it, such as {}",

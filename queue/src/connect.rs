@@ -1,5 +1,7 @@
 //! From a URL to a [`Queue`].
 
+use std::path::PathBuf;
+
 use queue_core::payload::PAYLOAD_DEFAULT_MAX_BYTES;
 use queue_core::{Durability, Error, Namespace, Queue};
 
@@ -50,6 +52,31 @@ impl ConnectOptions {
     pub fn payload_max_bytes(mut self, bytes: usize) -> Self {
         self.payload_max_bytes = bytes;
         self
+    }
+
+    /// The file in which the jobs are that a `sqlite:` URL and the namespace mean, whether it is there or not.
+    /// `None` for other stores, and for a URL that names no file.
+    ///
+    /// ```
+    /// use queue::{ConnectOptions, Namespace};
+    ///
+    /// # fn main() -> Result<(), queue::Error> {
+    /// let options = ConnectOptions::default().namespace(Namespace::new("shop")?);
+    /// # #[cfg(feature = "sqlite")]
+    /// assert_eq!(options.file("sqlite:queue.db"), Some("queue.db.shop".into()));
+    /// assert_eq!(options.file("redis://localhost"), None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn file(&self, url: &str) -> Option<PathBuf> {
+        #[cfg(feature = "sqlite")]
+        if url.starts_with("sqlite:") {
+            let path = sqlite_path(url).ok()?;
+            return queue_sqlite::SqliteBackend::file_of(path, &self.namespace).ok();
+        }
+        let _ = url;
+        None
     }
 }
 
@@ -117,8 +144,7 @@ fn unknown(scheme: &str) -> Error {
 }
 
 #[cfg(feature = "sqlite")]
-async fn sqlite(url: &str, options: &ConnectOptions) -> Result<Queue, Error> {
-    use queue_sqlite::{SqliteBackend, SqliteOptions};
+fn sqlite_path(url: &str) -> Result<&str, Error> {
     let rest = url.strip_prefix("sqlite:").unwrap_or(url);
     let path = rest.strip_prefix("//").unwrap_or(rest);
     let why = match path {
@@ -127,9 +153,13 @@ async fn sqlite(url: &str, options: &ConnectOptions) -> Result<Queue, Error> {
         _ if path.contains('?') => "sqlite URL with parameters: there are none, write the path",
         _ => "",
     };
-    if !why.is_empty() {
-        return Err(Error::Unsupported(why.to_owned()));
-    }
+    if why.is_empty() { Ok(path) } else { Err(Error::Unsupported(why.to_owned())) }
+}
+
+#[cfg(feature = "sqlite")]
+async fn sqlite(url: &str, options: &ConnectOptions) -> Result<Queue, Error> {
+    use queue_sqlite::{SqliteBackend, SqliteOptions};
+    let path = sqlite_path(url)?;
     let asked = options.durability.unwrap_or(Durability::Fsync);
     let durability = match asked {
         Durability::Memory => queue_sqlite::Durability::Memory,

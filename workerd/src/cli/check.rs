@@ -41,9 +41,9 @@ pub(super) async fn check(common: &Common) -> Outcome {
         let hint = limits::hint(settings);
         findings.extend(hint.map(|hint| warning("limits", &allows, &hint)));
     }
-    if config.store.url()?.is_missing_file() {
-        let found = "there is no such file yet";
-        findings.push(warning("database", found, "the first workerd run or enqueue makes it"));
+    if let Some(file) = config.store.missing_file()? {
+        let found = format!("{} is not there yet", file.display());
+        findings.push(warning("database", &found, "the first workerd run or enqueue makes it"));
     } else {
         let queue = common.connect().await?;
         limits.extend(queue.limits().await?);

@@ -1,5 +1,7 @@
 //! The store that a command of the command line works on.
 
+use std::path::PathBuf;
+
 use queue::{Connect, ConnectOptions, Queue};
 
 use super::Common;
@@ -22,8 +24,8 @@ impl Common {
     /// What is wrong with the settings or the store.
     pub(crate) async fn connect(&self) -> Result<Queue, Failure> {
         let store = self.store()?;
-        if store.url()?.is_missing_file() {
-            let message = format!("{}: there is no such database", store.url()?);
+        if let Some(file) = store.missing_file()? {
+            let message = format!("{}: there is no such database", file.display());
             let failure = Failure::new(Exit::NotFound, message);
             return Err(failure.advice("the first workerd run or enqueue makes it"));
         }
@@ -61,6 +63,15 @@ impl Store {
                  WORKERD_URL, or name a file that has store.url with -c",
             )
         })
+    }
+
+    /// The file of the store, if it is one that is not there.
+    ///
+    /// # Errors
+    /// If nobody said where the store is.
+    pub(crate) fn missing_file(&self) -> Result<Option<PathBuf>, Failure> {
+        let file = self.options().file(self.url()?.reveal());
+        Ok(file.filter(|file| !file.exists()))
     }
 
     pub(crate) fn options(&self) -> ConnectOptions {

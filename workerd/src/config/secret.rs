@@ -1,7 +1,6 @@
 //! The store's address, whose password must not be shown.
 
 use std::fmt;
-use std::path::Path;
 
 /// The address of a store. Shows itself without secrets; [`StoreUrl::reveal`] is for connecting.
 #[derive(Clone, PartialEq, Eq)]
@@ -25,13 +24,6 @@ impl StoreUrl {
                       redis://HOST:PORT, rediss://HOST:PORT or memory://"
                 .to_owned()),
         }
-    }
-
-    /// Whether it is a file that does not exist.
-    pub(crate) fn is_missing_file(&self) -> bool {
-        let path =
-            self.0.strip_prefix("sqlite:").map(|path| path.strip_prefix("//").unwrap_or(path));
-        path.is_some_and(|path| !Path::new(path).exists())
     }
 
     /// Whether it is a store that ends with its process.

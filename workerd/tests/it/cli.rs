@@ -74,6 +74,35 @@ fn an_idempotency_key_makes_a_duplicate_or_a_conflict() {
     assert_eq!((&error["code"], &error["existing"]), (&json!("conflict"), &first["id"]));
 }
 
+/// On SQLite each namespace has a file of its own.
+#[test]
+fn commands_that_look_find_a_namespace_and_make_none() {
+    let store = Store::sqlite();
+    let of =
+        |namespace: &str, rest: &[&str]| ask(&store, &[&["--namespace", namespace], rest].concat());
+    let beside = |suffix: &str| {
+        let path = format!("{}{suffix}", store.url().strip_prefix("sqlite:").unwrap());
+        std::path::Path::new(&path).exists()
+    };
+    let id = of("shop", &["enqueue", "a"]).json()["id"].clone();
+    let set = of("shop", &["limit", "set", "tenant:a", "--concurrency", "1"]);
+    assert_eq!((set.code, beside(".shop"), beside("")), (0, true, false));
+    assert_eq!(of("shop", &["job", "show", text(&id)]).json()["state"], "ready");
+    assert_eq!(of("shop", &["limit", "ls"]).json()["limits"][0]["limit"], "tenant:a");
+    assert_eq!(of("shop", &["limit", "rm", "tenant:a"]).code, 0);
+    let checked = of("shop", &["check"]).json()["findings"].clone();
+    assert!(!checked.to_string().contains("is not there yet"), "{checked}");
+
+    ask(&store, &["enqueue", "a"]);
+    let typo = of("typo", &["queue", "ls"]);
+    assert_eq!((typo.code, beside(""), beside(".typo")), (4, true, false));
+    let message = typo.error()["error"]["message"].clone();
+    assert!(text(&message).contains(".typo: there is no such database"), "{message}");
+    let checked = of("typo", &["check"]).json()["findings"].clone();
+    assert!(checked.to_string().contains(".typo is not there yet"), "{checked}");
+    assert!(!beside(".typo"));
+}
+
 #[test]
 fn every_failure_has_its_exit_code() {
     let store = Store::sqlite();
