@@ -129,7 +129,11 @@ impl FromStr for Rate {
             InvalidLimit::new("rate", reason)
         };
         let (count, period) = text.split_once('/').ok_or_else(invalid)?;
-        let count: u32 = count.trim().parse().map_err(|_| invalid())?;
+        let count = count.trim();
+        let is_number = !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit());
+        // One that is too large is refused as such below.
+        let count: u32 =
+            if is_number { count.parse().unwrap_or(u32::MAX) } else { return Err(invalid()) };
         let period = period.trim();
         let digits = period.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = period.split_at(digits);
@@ -250,6 +254,18 @@ mod tests {
         {
             let error = bad.parse::<Rate>().unwrap_err().to_string();
             assert!(error.starts_with("rate: "), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_count_that_is_too_large_is_called_so() {
+        for count in ["4294967295", "4294967296", "99999999999999999999"] {
+            let error = format!("{count}/1s").parse::<Rate>().unwrap_err().to_string();
+            assert!(!error.contains("is not a rate"), "{error}");
+        }
+        for text in ["/s", "-1/s", "+1/s", "x/s", "1"] {
+            let error = text.parse::<Rate>().unwrap_err().to_string();
+            assert!(error.contains("is not a rate"), "{error}");
         }
     }
 }

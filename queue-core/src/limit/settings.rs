@@ -154,7 +154,10 @@ impl LimitSettings {
             match self.concurrency {
                 None => return refuse("adaptive", "it needs a concurrency to stay below"),
                 Some(most) if floor == 0 || floor > most => {
-                    return refuse("adaptive", "its floor is 1 to the concurrency");
+                    let reason = format!(
+                        "its floor of {floor} is not 1 to the concurrency, which is {most}"
+                    );
+                    return refuse("adaptive", &reason);
                 }
                 Some(_) => {}
             }

@@ -32,10 +32,10 @@ pub struct Explanation {
     /// What is before it, if it is ready.
     pub place: Option<Place>,
     /// In what time it may start: judged by the rate of a key whose rate is used up, and the jobs of its
-    /// queue that need it and come before, else by how often jobs of its queue have started lately.
-    /// `None` if that cannot be said, as when
+    /// queue that need it and come before, else by how often jobs of its queue have started lately; zero if
+    /// nothing is before it and its workers seem to have a slot. `None` if that cannot be said, as when
     /// something keeps it that no time alone ends: a pause, a missing worker, a key of which as
-    /// many run as may, or a breaker's probe.
+    /// many run as may (also if only one of its workers adds it), or a breaker's probe.
     pub estimate: Option<Duration>,
 }
 
@@ -197,12 +197,10 @@ impl Queue {
         }
         let (always, choices) = self.limits_of(&record, &serving).await?;
         explanation.blockers.extend(always);
-        let easiest = choices.iter().min_by_key(|choice| {
-            let over_at = over_at(choice.as_slice());
-            (over_at.is_none(), over_at)
-        });
+        // The one that is over first: that may be one which no time alone ends.
+        let first = choices.iter().min_by_key(|choice| over_at(choice));
         let kept_by: Vec<Blocker> =
-            explanation.blockers.iter().chain(easiest.into_iter().flatten()).cloned().collect();
+            explanation.blockers.iter().chain(first.into_iter().flatten()).cloned().collect();
         explanation.estimate = self.estimated(&record, &workers, &explanation, &kept_by).await?;
         for blocker in choices.into_iter().flatten() {
             if !explanation.blockers.contains(&blocker) {
@@ -244,13 +242,40 @@ impl Queue {
             return Ok((!kept_by.is_empty()).then_some(until_open));
         };
         let before = place.lanes_ahead + place.jobs_ahead * place.lanes.max(1);
+        // Without a free slot it waits for a start of its own as well.
+        let starts = before + u64::from(!self.has_slot(record, workers).await?);
         let interval = match place.starts.interval(of.now) {
             Some(interval) => interval,
-            None if before == 0 => Duration::ZERO,
+            None if starts == 0 => Duration::ZERO,
             None => return Ok(None),
         };
-        let before = u32::try_from(before).unwrap_or(u32::MAX);
-        Ok(Some(until_open.max(interval.saturating_mul(before))))
+        let starts = u32::try_from(starts).unwrap_or(u32::MAX);
+        Ok(Some(until_open.max(interval.saturating_mul(starts))))
+    }
+
+    /// Whether the workers that could run a job seem to have a slot for it: fewer jobs run, of its kind
+    /// and of all that they run, than they say they have slots for.
+    async fn has_slot(&self, record: &JobRecord, workers: &[LiveWorker]) -> Result<bool, Error> {
+        let (kind, queue) = (&record.spec.kind, &record.spec.queue);
+        let (mut of_kind, mut of_all, mut kinds) = (0_u64, 0_u64, BTreeSet::new());
+        for info in workers.iter().map(|worker| &worker.info) {
+            let Some(own) = info.kinds.iter().find(|own| own.kind == *kind) else { continue };
+            if info.queues.contains(queue) {
+                of_kind += u64::from(own.concurrency.min(info.concurrency));
+                of_all += u64::from(info.concurrency);
+                kinds.extend(info.kinds.iter().map(|kind| &kind.kind));
+            }
+        }
+        for row in self.stats().await? {
+            let running = row.jobs.get(&JobState::Running).copied().unwrap_or(0);
+            if row.kind == *kind {
+                of_kind = of_kind.saturating_sub(running);
+            }
+            if kinds.contains(&row.kind) {
+                of_all = of_all.saturating_sub(running);
+            }
+        }
+        Ok(of_kind > 0 && of_all > 0)
     }
 
     /// The keys of the job without room; and, if each worker that could run it adds some without room, these

@@ -264,6 +264,60 @@ async fn a_job_waits_for_a_key_if_each_of_its_workers_adds_one_that_is_full() {
     }
 }
 
+/// Whichever of its workers has room first runs it, and one of them may by an end that no time tells.
+#[tokio::test]
+async fn no_estimate_counts_on_one_worker_while_another_may_have_room_any_time() {
+    let queue = Queue::memory();
+    limit(&queue, "provider:a", &concurrency(1)).await;
+    let rate = Some(Rate::new(1, Duration::from_secs(3600)));
+    limit(&queue, "provider:b", &LimitSettings { rate, ..LimitSettings::default() }).await;
+    let slow = async |_: Number| {
+        std::future::pending::<()>().await;
+        Ok::<_, Fail>(())
+    };
+    let start = |key: &str| {
+        let worker = Worker::new(&queue).cancel_grace(Duration::ZERO).handle::<Number, _>(slow);
+        worker.limits("number", [key]).start().unwrap()
+    };
+    let workers = [start("provider:a"), start("provider:b")];
+    eventually("they are known", async || queue.workers().await.unwrap().len() == 2).await;
+    let running = || workers.iter().map(|worker| worker.status().running).sum::<usize>();
+    for n in 0..2 {
+        queue.enqueue(number(n)).await.unwrap();
+        eventually("it runs", async || running() > n as usize).await;
+    }
+    let waits = queue.enqueue(number(2)).await.unwrap().id;
+    let explanation = queue.explain(waits).await.unwrap().unwrap();
+    assert_eq!((explanation.blockers.len(), explanation.estimate), (2, None), "{explanation:?}");
+    for worker in workers {
+        worker.drain(Duration::ZERO).await;
+    }
+}
+
+#[tokio::test]
+async fn a_job_without_a_free_slot_does_not_start_at_once() {
+    let queue = Queue::memory();
+    let pass = Arc::new(tokio::sync::Semaphore::new(0));
+    let handler = async |State(pass): State<Arc<tokio::sync::Semaphore>>, _: Number| {
+        pass.acquire().await.unwrap().forget();
+        Ok::<_, Fail>(())
+    };
+    let worker = Worker::new(&queue).concurrency(1).state(Arc::clone(&pass));
+    let worker = worker.handle::<Number, _>(handler).start().unwrap();
+    eventually("it is known", async || queue.workers().await.unwrap().len() == 1).await;
+    let first = queue.enqueue(number(0)).await.unwrap().id;
+    eventually("it runs", async || worker.status().running == 1).await;
+    let waits = queue.enqueue(number(1)).await.unwrap().id;
+    let explanation = queue.explain(waits).await.unwrap().unwrap();
+    assert_eq!(explanation.blockers, []);
+    assert_eq!(explanation.place.unwrap().jobs_ahead, 0);
+    assert_ne!(explanation.estimate, Some(Duration::ZERO));
+    pass.add_permits(2);
+    assert_eq!(finished(&queue, first).await.state, JobState::Completed);
+    assert_eq!(finished(&queue, waits).await.state, JobState::Completed);
+    worker.drain(LONG).await;
+}
+
 #[tokio::test]
 async fn a_full_queue_says_so_and_when_to_come_back() {
     let queue = Queue::memory();

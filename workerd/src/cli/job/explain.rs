@@ -67,7 +67,11 @@ fn text(explanation: &Explanation) -> String {
     if !state.is_waiting() {
         return text + ": it waits for nothing\n";
     }
-    text += if blockers.is_empty() { ", and waits for its turn only\n" } else { ", and waits:\n" };
+    text += if blockers.is_empty() {
+        ", and waits for its turn and a free slot only\n"
+    } else {
+        ", and waits:\n"
+    };
     for blocker in blockers {
         text += &format!("  {}\n", blocker_text(blocker));
     }

@@ -58,7 +58,7 @@ async fn closed_without_settings(
 
 fn text(listed: &[LimitView]) -> String {
     if listed.is_empty() {
-        return "no limits\n".to_owned();
+        return "no limits are set; limit show KEY tells about any key\n".to_owned();
     }
     let row = |limit: &LimitView| {
         let blocked = limit.used.iter().flat_map(|used| &used.blocked);

@@ -146,7 +146,7 @@ impl Args {
         settings.validate(&self.target).map_err(|invalid| match invalid.field() {
             "queue" => reason(&invalid),
             "adaptive" => {
-                format!("--adaptive-floor: {}, or none", reason(&invalid))
+                format!("adaptive: {}; say --adaptive-floor N, or none", reason(&invalid))
             }
             field => format!("{field}: {}", reason(&invalid)),
         })?;
@@ -261,7 +261,7 @@ mod tests {
         let none = "--rate none --breaker none --adaptive-floor none --max-live none";
         assert_eq!(limits::settings(&set(&less, none).unwrap()), "concurrency 8");
         let refused = set(&all, "--concurrency none").unwrap_err();
-        assert!(refused.starts_with("--adaptive-floor: it needs a concurrency"), "{refused}");
+        assert!(refused.starts_with("adaptive: it needs a concurrency"), "{refused}");
     }
 
     #[test]
