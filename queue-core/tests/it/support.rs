@@ -207,12 +207,12 @@ impl Faulty {
         self.trouble().settles_out.iter().map(|(reported, _)| reported.clone()).collect()
     }
 
-    /// The most settles that ever waited at the same time.
     /// The most jobs that a claim has allowed for a turn of every lane.
     pub(crate) fn most_round_jobs(&self) -> u32 {
         self.trouble().most_round_jobs
     }
 
+    /// The most settles that ever waited at the same time.
     pub(crate) fn most_settles_out(&self) -> usize {
         self.trouble().most_settles_out
     }

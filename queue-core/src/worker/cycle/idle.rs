@@ -1,5 +1,6 @@
 //! What the cycle waits for while it has nothing to send.
 
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -20,6 +21,24 @@ const FRUITLESS_PAUSE_MAX: Duration = Duration::from_millis(50);
 /// So many times in a row may a time that the store has named bring no job: others were faster, or
 /// it was that of a job of another kind. Then the worker believes such times less and less.
 const IN_VAIN_FREE: u32 = 8;
+
+/// Lets the tasks run first that stand in the thread's line already. Attempts that wait for the same moment
+/// end one right after the other, and whoever is told of the first end comes before the second: one request
+/// would report a single attempt, and the next one all others.
+///
+/// Not `yield_now`, which waits for a look at the sockets as well, where no other thread can take the task over
+/// if one that is before it blocks.
+async fn behind_others() {
+    let mut is_behind = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut is_behind, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
 
 impl Turning {
     /// Waits until a request is answered, or another one may follow it.
@@ -93,7 +112,12 @@ impl Turning {
         }
         let is_deaf = !self.waiting.is_attached();
         tokio::select! {
-            Some(ended) = self.ended.recv() => self.take_in_reported(ended),
+            Some(ended) = self.ended.recv() => {
+                self.take_in_reported(ended);
+                if self.set.slots.busy() > 0 {
+                    behind_others().await;
+                }
+            }
             heard = self.waiting.woken() => self.woken(heard),
             () = tokio::time::sleep_until(tick.into()) => {}
             () = tokio::time::sleep(BUSY_PATIENCE), if is_deaf => self.listen(Vec::new()),

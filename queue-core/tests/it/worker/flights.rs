@@ -44,6 +44,34 @@ async fn a_request_follows_another_that_is_out_and_asks_for_no_slot_twice() {
     assert_eq!(worker.drain(LONG).await.finished, 4);
 }
 
+/// A thread of the runtime goes on with the task that was woken last, which is the worker's once the first of
+/// them has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn attempts_that_wait_for_the_same_moment_are_reported_together() {
+    let faulty = Faulty::new(MemoryBackend::new());
+    let queue = Queue::new(faulty.clone());
+    let gate = Gate::default();
+    let handler = async |State(gate): State<Gate>, _: Number| {
+        gate.passed().await;
+        Ok::<_, Fail>(())
+    };
+    let worker = Worker::new(&queue).concurrency(200).state(gate.clone());
+    let worker = worker.handle::<Number, _>(handler).start().unwrap();
+    let jobs: Vec<NewJob> = (0..40).map(number).collect();
+    let ids: Vec<JobId> = jobs.iter().map(NewJob::job_id).collect();
+    queue.enqueue_all(jobs).await.unwrap();
+    eventually("all run", async || worker.status().running == 40).await;
+    let answers = faulty.settles_wait();
+    tokio::spawn(async move { gate.open() });
+    eventually("they are reported", async || !faulty.settles_report().is_empty()).await;
+    assert_eq!(faulty.settles_report(), [40]);
+    answers.open();
+    for id in ids {
+        assert_eq!(finished(&queue, id).await.state, JobState::Completed);
+    }
+    worker.drain(LONG).await;
+}
+
 /// Or the first one carries most of them, and the store has nothing to do while those end that it brings.
 #[tokio::test]
 async fn a_large_request_leaves_attempts_for_the_one_that_follows_it() {
