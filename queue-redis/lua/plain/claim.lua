@@ -29,8 +29,9 @@ local function claim_plain()
   local is_shut = {} -- of those that workers add
   local meet_keys, room_for, is_spare, save_rates
   if limited then meet_keys, room_for, is_spare, save_rates = make_room(taking, is_shut) end
-  local function ask(keys)
-    for key in string.gmatch(keys, '[^,]+') do
+  local function ask(names)
+    for i = 1, #names do
+      local key = names[i]
       if is_shut[key] then return false end
       if not taking[key] then asked[#asked + 1], taking[key] = key, 0 end
     end
@@ -70,7 +71,7 @@ local function claim_plain()
         read_to = 0, added_names = added ~= '' and split_keys(added), shut = false, texts = false,
       }
       if not views[#views].ready then return nil end
-      if limited then ask(added) end
+      if limited then ask(views[#views].added_names or {}) end
     end
   end
   local slots = {}
@@ -156,7 +157,11 @@ local function claim_plain()
       if slash then
         if slash ~= 47 then return false end -- "/"
         keys = sub(member, 3)
-        if limited and not ask(keys) then return false end
+        if limited then
+          local names = split_keys(keys)
+          if not names or not ask(names) then return false end
+          names_of[lane_count + 1] = names
+        end
       end
       lane_count = lane_count + 1
       local lane = lane_count
@@ -217,7 +222,7 @@ local function claim_plain()
     local view, from, keys, key = view_of[lane], passed[lane] or 0, keys_of[lane], key_of[lane]
     if not key then
       key = view.lane .. index_of[lane]
-      key_of[lane], names_of[lane] = key, keys and split_keys(keys) or {}
+      key_of[lane], names_of[lane] = key, names_of[lane] or keys and split_keys(keys) or {}
       if keys and not names_of[lane][1] then return false end
     end
     if limited then
@@ -238,14 +243,16 @@ local function claim_plain()
     parts[nth + 1], parts[nth + 2], parts[nth + 3] = lane, count + 1, count + taken
     count = count + taken
     if limited then
-      local own = {}
-      for _, name in ipairs(names_of[lane]) do
-        own[name], taking[name] = true, taking[name] + taken
+      local names, own = names_of[lane], view.added_names and {}
+      for i = 1, #names do
+        local name = names[i]
+        taking[name] = taking[name] + taken
+        if own then own[name] = true end
       end
       for _, name in ipairs(view.added_names or {}) do
         if not own[name] then taking[name] = taking[name] + taken end
       end
-      is_full[lane] = room_for(names_of[lane]) < 1
+      is_full[lane] = room_for(names) < 1
     end
     passed[lane], is_empty[lane] = from + taken, #tickets == taken
     view.taken, missing = view.taken + taken, missing - taken
@@ -395,8 +402,7 @@ local function claim_plain()
     end
     -- One without room would have had no share, and the others more.
     for _, lane in ipairs(passed_over) do
-      local names = split_keys(keys_of[lane])
-      if not names or room_for(names) < 1 then return nil end
+      if room_for(names_of[lane]) < 1 then return nil end
     end
   end
 
@@ -428,8 +434,7 @@ local function claim_plain()
           local lane = view.lanes[n]
           has_full = has_full or is_full[lane] and not is_empty[lane]
           if not (is_empty[lane] or is_full[lane] or is_left) then
-            local names = not keys_of[lane] and {} or split_keys(keys_of[lane])
-            if not names or room_for(names) < 1 then return nil end
+            if room_for(names_of[lane] or {}) < 1 then return nil end
             is_left = true
           end
         end
