@@ -60,7 +60,7 @@ impl ConnectOptions {
     /// ```
     /// use queue::{ConnectOptions, Namespace};
     ///
-    /// # fn main() -> Result<(), queue::Error> {
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let options = ConnectOptions::default().namespace(Namespace::new("shop")?);
     /// # #[cfg(feature = "sqlite")]
     /// assert_eq!(options.file("sqlite:queue.db"), Some("queue.db.shop".into()));
