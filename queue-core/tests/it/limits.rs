@@ -214,19 +214,24 @@ async fn an_estimate_counts_the_other_lanes_that_need_the_rate() {
     }
 }
 
+/// A worker whose attempts never end.
+fn stuck(queue: &Queue) -> Worker {
+    let never = async |_: Number| {
+        std::future::pending::<()>().await;
+        Ok::<_, Fail>(())
+    };
+    Worker::new(queue).cancel_grace(Duration::ZERO).handle::<Number, _>(never)
+}
+
+fn start_stuck(queue: &Queue, key: &str) -> RunningWorker {
+    stuck(queue).limits("number", [key]).start().unwrap()
+}
+
 #[tokio::test]
 async fn a_job_waits_for_a_key_if_each_of_its_workers_adds_one_that_is_full() {
     let queue = Queue::memory();
     limit(&queue, "provider:*", &concurrency(1)).await;
-    let slow = async |_: Number| {
-        std::future::pending::<()>().await;
-        Ok::<_, Fail>(())
-    };
-    let start = |key: &str| {
-        let worker = Worker::new(&queue).cancel_grace(Duration::ZERO).handle::<Number, _>(slow);
-        worker.limits("number", [key]).start().unwrap()
-    };
-    let workers = [start("provider:a"), start("provider:b")];
+    let workers = [start_stuck(&queue, "provider:a"), start_stuck(&queue, "provider:b")];
     eventually("they are known", async || queue.workers().await.unwrap().len() == 2).await;
     let running = || workers.iter().map(|worker| worker.status().running).sum::<usize>();
     queue.enqueue(number(0)).await.unwrap();
@@ -252,8 +257,7 @@ async fn a_job_waits_for_a_key_if_each_of_its_workers_adds_one_that_is_full() {
     assert_eq!((keys, explanation.estimate), (vec!["provider:a", "provider:b"], None));
     assert_eq!(reasons().await, [(Reason::Limit, 1)]);
     // A third worker has room.
-    let third = Worker::new(&queue).cancel_grace(Duration::ZERO).concurrency(1);
-    let third = third.handle::<Number, _>(slow).limits("number", ["provider:c"]).start().unwrap();
+    let third = stuck(&queue).concurrency(1).limits("number", ["provider:c"]).start().unwrap();
     eventually("it runs there", async || third.status().running == 1).await;
     limit(&queue, "provider:c", &concurrency(5)).await;
     let waits = queue.enqueue(number(3)).await.unwrap().id;
@@ -271,15 +275,7 @@ async fn no_estimate_counts_on_one_worker_while_another_may_have_room_any_time()
     limit(&queue, "provider:a", &concurrency(1)).await;
     let rate = Some(Rate::new(1, Duration::from_secs(3600)));
     limit(&queue, "provider:b", &LimitSettings { rate, ..LimitSettings::default() }).await;
-    let slow = async |_: Number| {
-        std::future::pending::<()>().await;
-        Ok::<_, Fail>(())
-    };
-    let start = |key: &str| {
-        let worker = Worker::new(&queue).cancel_grace(Duration::ZERO).handle::<Number, _>(slow);
-        worker.limits("number", [key]).start().unwrap()
-    };
-    let workers = [start("provider:a"), start("provider:b")];
+    let workers = [start_stuck(&queue, "provider:a"), start_stuck(&queue, "provider:b")];
     eventually("they are known", async || queue.workers().await.unwrap().len() == 2).await;
     let running = || workers.iter().map(|worker| worker.status().running).sum::<usize>();
     for n in 0..2 {
