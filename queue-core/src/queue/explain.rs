@@ -197,7 +197,8 @@ impl Queue {
         }
         let (always, choices) = self.limits_of(&record, &serving).await?;
         explanation.blockers.extend(always);
-        // The one that is over first: that may be one which no time alone ends.
+        // One worker is enough. If no time tells when one of them has room, which is `None` and the least, it may
+        // be before all times that are known.
         let first = choices.iter().min_by_key(|choice| over_at(choice));
         let kept_by: Vec<Blocker> =
             explanation.blockers.iter().chain(first.into_iter().flatten()).cloned().collect();

@@ -66,7 +66,7 @@ local function claim_plain()
       running_fields[#views + 1] = pair .. '/running'
       views[#views + 1] = {
         queue = queue, kind = k, pair = pair, is_paused = is_paused, added = added, taken = 0,
-        lane = PREFIX .. 'lane:' .. pair .. '/', -- what the names of its lanes begin with
+        lane_prefix = PREFIX .. 'lane:' .. pair .. '/',
         ready = tonumber(counted[i] or 0), is_counted = counted[i], lanes = false, is_part = false,
         read_to = 0, added_names = added ~= '' and split_keys(added), shut = false, texts = false,
       }
@@ -221,7 +221,7 @@ local function claim_plain()
   local function take(lane, wanted)
     local view, from, keys, key = view_of[lane], passed[lane] or 0, keys_of[lane], key_of[lane]
     if not key then
-      key = view.lane .. index_of[lane]
+      key = view.lane_prefix .. index_of[lane]
       key_of[lane], names_of[lane] = key, names_of[lane] or keys and split_keys(keys) or {}
       if keys and not names_of[lane][1] then return false end
     end
