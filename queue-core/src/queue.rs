@@ -235,7 +235,9 @@ impl Queue {
     }
 
     /// Waits until a job is finished, at most `timeout`, and answers with its record as it is
-    /// then, finished or not; `None` if the store does not know it.
+    /// then, finished or not; `None` if the store does not know it. It looks every quarter of a second
+    /// at the latest: a record that is not kept, or that ten thousand others push out between two looks,
+    /// is not found any more.
     ///
     /// # Errors
     /// Those of every [`Backend`] call; one that a retry can help only at the end of `timeout`.

@@ -26,8 +26,8 @@ pub struct Explanation {
     pub now: Timestamp,
     /// What keeps it from running, in the order in which it has to be over. Empty if it only
     /// waits for a free slot, and if it is running or finished. Where the workers that could run it
-    /// add different limit keys, and each of them one without room, all of these are named; one of the
-    /// workers is enough. (If more than 16 differ, only those count that all of them add.)
+    /// add different limit keys, and each of them one without room, all of these are named, as alternatives:
+    /// room for one of the workers is enough. (If more than 16 differ, only those count that all of them add.)
     pub blockers: Vec<Blocker>,
     /// What is before it, if it is ready.
     pub place: Option<Place>,
@@ -63,6 +63,9 @@ pub enum Blocker {
         blocked: Blocked,
         /// Whether the workers add the key, rather than the job.
         of_worker: bool,
+        /// Whether it is enough that another worker's keys have room: not all that could run the job
+        /// add this one.
+        alternative: bool,
     },
 }
 
@@ -293,9 +296,10 @@ impl Queue {
         let mut blocked: BTreeMap<LimitKey, Vec<Blocker>> = BTreeMap::new();
         for status in self.limit_status(&keys).await? {
             let of_worker = !own.contains(&status.key);
+            let alternative = of_worker && serving.added.iter().any(|a| !a.contains(&status.key));
             let blockers = status.blocked.iter().map(|blocked| {
                 let (status, blocked) = (Box::new(status.clone()), *blocked);
-                Blocker::Limit { status, blocked, of_worker }
+                Blocker::Limit { status, blocked, of_worker, alternative }
             });
             blocked.insert(status.key.clone(), blockers.collect());
         }

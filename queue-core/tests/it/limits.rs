@@ -81,8 +81,13 @@ async fn a_throttled_handler_closes_the_keys_of_its_kind() {
     eventually("it is turned away", async || state().await == JobState::Scheduled).await;
     let second = queue.enqueue(number(1)).await.unwrap().id;
     let explanation = queue.explain(second).await.unwrap().unwrap();
-    let [Blocker::Limit { status, blocked: Blocked::Closed { until }, of_worker: true }] =
-        explanation.blockers.as_slice()
+    let [blocker] = explanation.blockers.as_slice() else { panic!("{explanation:?}") };
+    let Blocker::Limit {
+        status,
+        blocked: Blocked::Closed { until },
+        of_worker: true,
+        alternative: false,
+    } = blocker
     else {
         panic!("{explanation:?}");
     };
@@ -248,9 +253,12 @@ async fn a_job_waits_for_a_key_if_each_of_its_workers_adds_one_that_is_full() {
         .blockers
         .iter()
         .map(|blocker| match blocker {
-            Blocker::Limit { status, blocked: Blocked::Full { .. }, of_worker: true } => {
-                status.key.as_str()
-            }
+            Blocker::Limit {
+                status,
+                blocked: Blocked::Full { .. },
+                of_worker: true,
+                alternative: true,
+            } => status.key.as_str(),
             other => panic!("{other:?}"),
         })
         .collect();

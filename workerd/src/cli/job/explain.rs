@@ -45,9 +45,10 @@ fn blocker(blocker: &Blocker) -> Value {
     });
     match blocker {
         Blocker::NoWorker { elsewhere } => document["elsewhere"] = json!(texts(elsewhere)),
-        Blocker::Limit { status, of_worker, .. } => {
+        Blocker::Limit { status, of_worker, alternative, .. } => {
             document["limit"] = json!(status.key);
             document["of_worker"] = json!(of_worker);
+            document["alternative"] = json!(alternative);
             document["running"] = json!(status.running);
             document["allowed"] = json!(status.allowed);
             document["holders"] = json!(status.holders);
@@ -100,8 +101,12 @@ fn blocker_text(blocker: &Blocker) -> String {
             "for a worker: those that run its kind serve other queues: {}",
             escape(&texts(elsewhere).join(", "))
         ),
-        Blocker::Limit { status, blocked, of_worker } => {
-            let added = if *of_worker { " (which its worker adds)" } else { "" };
+        Blocker::Limit { status, blocked, of_worker, alternative } => {
+            let added = match (of_worker, alternative) {
+                (false, _) => "",
+                (true, false) => " (which its worker adds)",
+                (true, true) => " (which some of its workers add; room for others is enough)",
+            };
             let mut text = format!("for {}{added}: {}", status.key, limits::blocked(blocked));
             if blocked.over_at().is_none() && !status.holders.is_empty() {
                 let holders: Vec<String> = status.holders.iter().map(ToString::to_string).collect();
@@ -118,7 +123,7 @@ fn blocker_text(blocker: &Blocker) -> String {
 
 #[cfg(test)]
 mod tests {
-    use queue::{JobState, LimitSettings, LimitTarget, NewJob, Payload};
+    use queue::{Blocked, JobState, LimitKey, LimitSettings, LimitTarget, NewJob, Payload};
 
     use super::*;
 
@@ -140,5 +145,28 @@ mod tests {
         assert_eq!(document["blockers"][0], json!({ "reason": "paused", "until": null }));
         assert_eq!(document["blockers"][1]["elsewhere"], json!([]));
         assert_eq!(document["place"]["jobs_ahead"], 0);
+    }
+
+    #[tokio::test]
+    async fn a_key_of_some_workers_is_told_as_an_alternative() {
+        let queue = Queue::memory();
+        let shut = Blocked::Closed { until: queue::Timestamp::from_ms(0) };
+        let key = [LimitKey::new("provider:a").unwrap()];
+        let status = queue.limit_status(&key).await.unwrap().remove(0);
+        let text = |alternative| {
+            let status = Box::new(status.clone());
+            let of_worker = true;
+            blocker_text(&Blocker::Limit { status, blocked: shut, of_worker, alternative })
+        };
+        assert!(
+            text(false).contains("for provider:a (which its worker adds): "),
+            "{}",
+            text(false)
+        );
+        let told = text(true);
+        assert!(
+            told.contains("(which some of its workers add; room for others is enough)"),
+            "{told}"
+        );
     }
 }
