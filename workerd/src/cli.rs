@@ -19,7 +19,7 @@ mod workers;
 
 use std::path::PathBuf;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use queue::Worker;
 use serde::Serialize;
 
@@ -41,6 +41,7 @@ pub(crate) struct Cli {
 
 /// What every command understands.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options of all commands")]
 pub(crate) struct Common {
     /// The configuration file
     #[arg(short, long, global = true, value_name = "FILE")]
@@ -100,7 +101,28 @@ enum Command {
     },
 }
 
+/// Lets every option have a negative number as its value: whoever reads it says what is possible.
+/// (Else it would be an option that nobody knows.)
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|arg| {
+            let has_value = arg.get_action().takes_values();
+            arg.allow_negative_numbers(has_value)
+        })
+        .mut_subcommands(with_negative_numbers)
+}
+
 impl Cli {
+    /// What the command line of this process asks for.
+    ///
+    /// # Errors
+    /// What is wrong with it, or the help that it asks for.
+    pub(crate) fn of_process() -> Result<Self, clap::Error> {
+        let mut command = with_negative_numbers(Self::command());
+        let matches = command.try_get_matches_from_mut(std::env::args_os())?;
+        Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
+
     /// Does what was asked and tells why if it could not. `customize` adds handlers to the worker
     /// of `run`; without it, the configuration must have some.
     pub(crate) async fn execute(self, customize: Option<impl FnOnce(Worker) -> Worker>) -> Exit {

@@ -49,7 +49,6 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
 use queue::Worker;
 
 use cli::Cli;
@@ -76,7 +75,7 @@ pub fn main() -> ExitCode {
 }
 
 fn start(customize: Option<impl FnOnce(Worker) -> Worker>) -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::of_process() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };

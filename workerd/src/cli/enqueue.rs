@@ -31,7 +31,8 @@ pub(super) struct Args {
     queue: Option<String>,
 
     /// 0 (first) to 9 (last) [default: 5]
-    #[arg(long, value_name = "LEVEL", conflicts_with = "batch")]
+    #[arg(long, value_name = "LEVEL", conflicts_with = "batch",
+          value_parser = clap::value_parser!(u8).range(..=9))]
     priority: Option<u8>,
 
     /// What it needs to run, such as tenant:acme; can be given several times

@@ -142,6 +142,8 @@ fn every_failure_has_its_exit_code() {
         &["dead", "redrive", "--error", "12"],
         &["dead", "redrive", text(&id), "--dry-run"],
         &["enqueue", "a", "--hold", "live"],
+        &["enqueue", "a", "--priority", "10"],
+        &["enqueue", "a", "--priority", "-1"],
         &["enqueue", "a", "--durability", "disk"],
         &["enqueue", "a", "--durability", "replicas:1"],
         &["job", "wait", text(&id), "--timeout", "soon"],

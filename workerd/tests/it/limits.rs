@@ -223,6 +223,11 @@ async fn limits_are_set_shown_and_removed(store: Store) {
         let said = ask(&store, wrong);
         assert_eq!((said.code, &said.error()["error"]["code"]), (2, &json!("usage")), "{wrong:?}");
     }
+    // A negative number is a wrong value, not an option that nobody knows.
+    for (setting, least) in [("--concurrency", "from 1 to"), ("--max-live", "from 1 on")] {
+        let said = ask_plainly(&store, &["limit", "set", "a:b", setting, "-1"]);
+        assert!(said.code == 2 && said.err.contains(least), "{said:?}");
+    }
 }
 
 async fn keys_travel_with_jobs(store: Store) {
