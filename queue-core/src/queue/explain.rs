@@ -1,18 +1,22 @@
 //! Why a job is not running, and why a queue has a backlog.
 
+mod backlog;
+mod reason;
+mod serving;
+
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+pub use backlog::Backlog;
+pub use reason::Reason;
+use serving::{Serving, serving_lanes};
+
 use super::Queue;
 use crate::{
-    Blocked, Error, JobId, JobRecord, JobState, Kind, LaneSummary, LimitKey, LimitStatus,
-    LiveWorker, Place, QueueName, Timestamp, WorkerId,
+    Blocked, Error, JobId, JobRecord, JobState, LaneSummary, LimitKey, LimitStatus, LiveWorker,
+    Place, Timestamp, WorkerId,
 };
-
-/// How many workers that add different limit keys are looked at: with a key for each host there may be
-/// thousands.
-const CHOICES_MAX: usize = 16;
 
 /// Why a job is not running, and when it may.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,80 +96,6 @@ impl Blocker {
     }
 }
 
-/// Why jobs wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Reason {
-    /// It is not their time yet.
-    Scheduled,
-    /// Their queue is paused.
-    Paused,
-    /// No live worker takes them.
-    Unroutable,
-    /// As many run as a key allows.
-    Limit,
-    /// A key's rate is used up.
-    Rate,
-    /// A key's breaker is open, or waits for its probe.
-    Breaker,
-    /// A provider asked for a pause.
-    Throttled,
-    /// Nothing but a free slot.
-    Slot,
-}
-
-impl Reason {
-    /// Every reason, in the order in which it has to be over.
-    pub const ALL: [Self; 8] = [
-        Self::Scheduled,
-        Self::Paused,
-        Self::Unroutable,
-        Self::Throttled,
-        Self::Breaker,
-        Self::Limit,
-        Self::Rate,
-        Self::Slot,
-    ];
-
-    /// The reason's name in APIs and metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Scheduled => "scheduled",
-            Self::Paused => "paused",
-            Self::Unroutable => "unroutable",
-            Self::Limit => "limit",
-            Self::Rate => "rate",
-            Self::Breaker => "breaker",
-            Self::Throttled => "throttled",
-            Self::Slot => "slot",
-        }
-    }
-
-    fn of(blocked: &Blocked) -> Self {
-        match blocked {
-            Blocked::Closed { .. } => Self::Throttled,
-            Blocked::Open { .. } | Blocked::Probing { .. } => Self::Breaker,
-            Blocked::Full { .. } => Self::Limit,
-            Blocked::Rate { .. } => Self::Rate,
-        }
-    }
-}
-
-/// Why the jobs of a queue wait.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Backlog {
-    /// How many jobs wait for each reason; the first that holds for a job counts.
-    pub reasons: BTreeMap<Reason, u64>,
-    /// Ready jobs in lanes that were not looked at, because a queue has more lanes than a bounded
-    /// look sees.
-    pub not_looked_at: u64,
-    /// For how long the ready job that has waited longest could have run, as far as its lane was
-    /// looked at; `None` without ready jobs. The first jobs of lanes are compared.
-    pub oldest: Option<Duration>,
-}
-
 impl Queue {
     /// Why a job is not running: what keeps it, in order, what is before it, and an estimate. Reads
     /// a bounded part of the store, in several steps; `None` if the store does not know the job.
@@ -211,7 +141,7 @@ impl Queue {
                 explanation.blockers.push(blocker);
             }
         }
-        explanation.blockers.sort_by_key(Blocker::reason_order);
+        explanation.blockers.sort_by_key(|blocker| blocker.reason().order());
         Ok(Some(explanation))
     }
 
@@ -314,65 +244,6 @@ impl Queue {
         }
         Ok((always, choices))
     }
-
-    /// Why the jobs of a queue wait, by how many. Looks at no more than
-    /// [`PASS_MAX`](crate::backend::PASS_MAX) lanes.
-    ///
-    /// # Errors
-    /// Those of every [`Backend`](crate::Backend) call.
-    pub async fn backlog(&self, queue: &QueueName) -> Result<Backlog, Error> {
-        let mut backlog = Backlog::default();
-        let mut ready = 0;
-        for row in self.stats().await?.iter().filter(|row| row.queue == *queue) {
-            let count = |state| row.jobs.get(&state).copied().unwrap_or(0);
-            ready += count(JobState::Ready);
-            backlog.add(Reason::Scheduled, count(JobState::Scheduled) + count(JobState::Retrying));
-        }
-        let lanes = self.backend.lanes_boxed(queue).await?.lanes;
-        backlog.oldest = lanes.iter().map(|lane| lane.waiting).max();
-        if self.backend.paused_boxed().await?.contains(queue) {
-            backlog.add(Reason::Paused, ready);
-            return Ok(backlog);
-        }
-        let workers = self.backend.workers_boxed().await?;
-        let serving = serving_lanes(&workers, queue, &lanes);
-        let of_lanes = lanes.iter().flat_map(|lane| lane.limits.iter());
-        let added = serving.values().flat_map(|serving| serving.added.iter().flatten());
-        let keys: BTreeSet<LimitKey> = of_lanes.chain(added).cloned().collect();
-        let keys: Vec<LimitKey> = keys.into_iter().collect();
-        let mut closed: BTreeMap<LimitKey, Reason> = BTreeMap::new();
-        for status in self.limit_status(&keys).await? {
-            let reasons = status.blocked.iter().map(Reason::of);
-            closed.extend(reasons.min_by_key(|reason| reason.order()).map(|r| (status.key, r)));
-        }
-        for lane in &lanes {
-            let serving = &serving[&lane.kind];
-            let first = |keys: &mut dyn Iterator<Item = &LimitKey>| {
-                let closed = keys.filter_map(|key| closed.get(key).copied());
-                closed.min_by_key(|reason| reason.order())
-            };
-            // One of the workers is enough: that which would come last.
-            let added = serving.added.iter().map(|added| first(&mut added.iter()));
-            let added = added.max_by_key(|r| r.map_or(usize::MAX, Reason::order)).flatten();
-            let closed = first(&mut lane.limits.iter()).into_iter().chain(added);
-            let reason = match serving.nobody() {
-                true => Reason::Unroutable,
-                false => closed.min_by_key(|reason| reason.order()).unwrap_or(Reason::Slot),
-            };
-            backlog.add(reason, lane.jobs);
-            ready = ready.saturating_sub(lane.jobs);
-        }
-        backlog.not_looked_at = ready;
-        Ok(backlog)
-    }
-
-    /// The workers that have said lately that they are there.
-    ///
-    /// # Errors
-    /// Those of every [`Backend`](crate::Backend) call.
-    pub async fn workers(&self) -> Result<Vec<LiveWorker>, Error> {
-        self.backend.workers_boxed().await
-    }
 }
 
 /// When all of these are over by time alone; `None` if one of them is not. The beginning of time
@@ -424,78 +295,5 @@ impl Blocker {
         let before = starts_before(status);
         let before = Duration::from_micros(rate.interval_us().saturating_mul(before));
         Some(next_at.since(now).saturating_add(before))
-    }
-}
-
-impl Reason {
-    fn order(self) -> usize {
-        Self::ALL.iter().position(|reason| *reason == self).unwrap_or(Self::ALL.len())
-    }
-}
-
-impl Blocker {
-    fn reason_order(&self) -> usize {
-        self.reason().order()
-    }
-}
-
-impl Backlog {
-    fn add(&mut self, reason: Reason, jobs: u64) {
-        if jobs > 0 {
-            *self.reasons.entry(reason).or_default() += jobs;
-        }
-    }
-}
-
-/// Who could run the jobs of these lanes of a queue, by their kinds.
-fn serving_lanes<'l>(
-    workers: &[LiveWorker],
-    queue: &QueueName,
-    lanes: &'l [LaneSummary],
-) -> BTreeMap<&'l Kind, Serving> {
-    let mut serving = BTreeMap::new();
-    for lane in lanes {
-        serving.entry(&lane.kind).or_insert_with(|| Serving::of(workers, queue, &lane.kind));
-    }
-    serving
-}
-
-/// Who could run jobs of a queue and kind.
-#[derive(Debug, Default)]
-struct Serving {
-    workers: usize,
-    elsewhere: Vec<WorkerId>,
-    /// The limit keys that these workers add: what differs, once. If they differ too much, those alone
-    /// that all of them add.
-    added: BTreeSet<BTreeSet<LimitKey>>,
-}
-
-impl Serving {
-    fn of(workers: &[LiveWorker], queue: &QueueName, kind: &Kind) -> Self {
-        let mut serving = Self::default();
-        for worker in workers {
-            let Some(of_kind) = worker.info.kinds.iter().find(|k| k.kind == *kind) else {
-                continue;
-            };
-            if !worker.info.queues.contains(queue) {
-                serving.elsewhere.push(worker.info.id.clone());
-                continue;
-            }
-            serving.workers += 1;
-            serving.added.insert(of_kind.limits.iter().cloned().collect());
-        }
-        if serving.added.len() > CHOICES_MAX {
-            let common = serving.added.into_iter().reduce(|common, added| &common & &added);
-            serving.added = common.into_iter().collect();
-        }
-        serving
-    }
-
-    fn adds(&self, key: &LimitKey) -> bool {
-        self.added.iter().any(|added| added.contains(key))
-    }
-
-    fn nobody(&self) -> bool {
-        self.workers == 0
     }
 }

@@ -298,6 +298,39 @@ async fn no_estimate_counts_on_one_worker_while_another_may_have_room_any_time()
     }
 }
 
+/// With a key for each host there may be thousands of sets of them.
+#[tokio::test]
+async fn where_many_workers_add_different_keys_those_count_that_all_of_them_add() {
+    const WORKERS: u32 = 17;
+    let queue = Queue::memory();
+    limit(&queue, "host:*", &concurrency(1)).await;
+    limit(&queue, "fleet:all", &concurrency(WORKERS)).await;
+    let start = |n| {
+        let host = format!("host:{n}");
+        stuck(&queue).limits("number", ["fleet:all", host.as_str()]).start().unwrap()
+    };
+    let workers: Vec<RunningWorker> = (0..WORKERS).map(start).collect();
+    let known = async || queue.workers().await.unwrap().len() == workers.len();
+    eventually("they are known", known).await;
+    for n in 0..WORKERS {
+        queue.enqueue(number(n)).await.unwrap();
+    }
+    let running = || workers.iter().map(|worker| worker.status().running).sum::<usize>();
+    eventually("all run", async || running() == workers.len()).await;
+    let waits = queue.enqueue(number(WORKERS)).await.unwrap().id;
+    let blockers = queue.explain(waits).await.unwrap().unwrap().blockers;
+    let [Blocker::Limit { status, of_worker: true, alternative: false, .. }] = blockers.as_slice()
+    else {
+        panic!("{blockers:?}");
+    };
+    assert_eq!((status.key.as_str(), status.running), ("fleet:all", WORKERS.into()));
+    let backlog = queue.backlog(&QueueName::default()).await.unwrap();
+    assert_eq!(backlog.reasons.into_iter().collect::<Vec<_>>(), [(Reason::Limit, 1)]);
+    for worker in workers {
+        worker.drain(Duration::ZERO).await;
+    }
+}
+
 #[tokio::test]
 async fn a_job_without_a_free_slot_does_not_start_at_once() {
     let queue = Queue::memory();

@@ -1,0 +1,83 @@
+//! Why a queue has a backlog.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::reason::Reason;
+use super::serving::serving_lanes;
+use crate::{Error, JobState, LimitKey, Queue, QueueName};
+
+/// Why the jobs of a queue wait.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Backlog {
+    /// How many jobs wait for each reason; the first that holds for a job counts.
+    pub reasons: BTreeMap<Reason, u64>,
+    /// Ready jobs in lanes that were not looked at, because a queue has more lanes than a bounded
+    /// look sees.
+    pub not_looked_at: u64,
+    /// For how long the ready job that has waited longest could have run, as far as its lane was
+    /// looked at; `None` without ready jobs. The first jobs of lanes are compared.
+    pub oldest: Option<Duration>,
+}
+
+impl Queue {
+    /// Why the jobs of a queue wait, by how many. Looks at no more than
+    /// [`PASS_MAX`](crate::backend::PASS_MAX) lanes.
+    ///
+    /// # Errors
+    /// Those of every [`Backend`](crate::Backend) call.
+    pub async fn backlog(&self, queue: &QueueName) -> Result<Backlog, Error> {
+        let mut backlog = Backlog::default();
+        let mut ready = 0;
+        for row in self.stats().await?.iter().filter(|row| row.queue == *queue) {
+            let count = |state| row.jobs.get(&state).copied().unwrap_or(0);
+            ready += count(JobState::Ready);
+            backlog.add(Reason::Scheduled, count(JobState::Scheduled) + count(JobState::Retrying));
+        }
+        let lanes = self.backend.lanes_boxed(queue).await?.lanes;
+        backlog.oldest = lanes.iter().map(|lane| lane.waiting).max();
+        if self.backend.paused_boxed().await?.contains(queue) {
+            backlog.add(Reason::Paused, ready);
+            return Ok(backlog);
+        }
+        let workers = self.backend.workers_boxed().await?;
+        let serving = serving_lanes(&workers, queue, &lanes);
+        let of_lanes = lanes.iter().flat_map(|lane| lane.limits.iter());
+        let added = serving.values().flat_map(|serving| serving.added.iter().flatten());
+        let keys: BTreeSet<LimitKey> = of_lanes.chain(added).cloned().collect();
+        let keys: Vec<LimitKey> = keys.into_iter().collect();
+        let mut closed: BTreeMap<LimitKey, Reason> = BTreeMap::new();
+        for status in self.limit_status(&keys).await? {
+            let reasons = status.blocked.iter().map(Reason::of);
+            closed.extend(reasons.min_by_key(|reason| reason.order()).map(|r| (status.key, r)));
+        }
+        for lane in &lanes {
+            let serving = &serving[&lane.kind];
+            let first = |keys: &mut dyn Iterator<Item = &LimitKey>| {
+                let closed = keys.filter_map(|key| closed.get(key).copied());
+                closed.min_by_key(|reason| reason.order())
+            };
+            // One of the workers is enough: that which would come last.
+            let added = serving.added.iter().map(|added| first(&mut added.iter()));
+            let added = added.max_by_key(|r| r.map_or(usize::MAX, Reason::order)).flatten();
+            let closed = first(&mut lane.limits.iter()).into_iter().chain(added);
+            let reason = match serving.nobody() {
+                true => Reason::Unroutable,
+                false => closed.min_by_key(|reason| reason.order()).unwrap_or(Reason::Slot),
+            };
+            backlog.add(reason, lane.jobs);
+            ready = ready.saturating_sub(lane.jobs);
+        }
+        backlog.not_looked_at = ready;
+        Ok(backlog)
+    }
+}
+
+impl Backlog {
+    fn add(&mut self, reason: Reason, jobs: u64) {
+        if jobs > 0 {
+            *self.reasons.entry(reason).or_default() += jobs;
+        }
+    }
+}
