@@ -38,7 +38,8 @@ pub(crate) use runs::Runs;
 pub(crate) use shelves::{Part, Shelves};
 use starts::Starts;
 
-/// A write transaction and what it has read so far.
+/// A write transaction and what it has read so far, or what the one before has left of lanes and limit keys, if
+/// nobody else has written since.
 ///
 /// Operations run in it one after the other, each as one *step*: between
 /// [`Session::start_step`] and [`Session::end_step`] a step changes lanes, shelves, limit keys
@@ -57,6 +58,8 @@ pub(crate) struct Session<'c> {
     queues: Queues,
     saved: Store,
     changes_before: u64,
+    /// The version of the data when the transaction began.
+    version: i64,
     /// Something happened that a waiting worker may want to know.
     news: bool,
     unreadable: Unread,
@@ -81,6 +84,8 @@ pub(crate) struct Store {
 
 pub(crate) const SELECT_STORE: &str =
     "SELECT clock_ms, turn, fence, duplicates, queue_limits, starts FROM store WHERE one = 1";
+/// Another number once another connection has committed something.
+const DATA_VERSION: &str = "PRAGMA data_version";
 pub(crate) const UPDATE_STORE: &str = "UPDATE store SET clock_ms = ?1, turn = ?2, fence = ?3, \
      duplicates = ?4, queue_limits = ?5, starts = ?6 WHERE one = 1";
 
@@ -105,17 +110,20 @@ impl<'c> Session<'c> {
     /// Reads the store's row; the transaction has begun.
     pub(crate) fn new(conn: &'c Connection, memory: &'c RefCell<Memory>) -> Result<Self, Fault> {
         let store = Store::load(conn)?;
+        let version = conn.prepare_cached(DATA_VERSION)?.query_row([], |row| row.get(0))?;
+        let (lanes, limits) = memory.borrow_mut().take_rows(version);
         Ok(Self {
             conn,
             memory,
             now: rows::time(store.clock_ms),
             saved: store.clone(),
             store,
-            lanes: Lanes::new(conn),
+            lanes: Lanes::new(conn, lanes),
             shelves: Shelves::new(conn),
-            limits: Limits::new(conn),
+            limits: Limits::knowing(conn, limits),
             queues: Queues::default(),
             changes_before: conn.total_changes(),
+            version,
             news: false,
             unreadable: Unread::default(),
             careful: false,
@@ -177,8 +185,11 @@ impl<'c> Session<'c> {
         self.news = true;
     }
 
-    /// Whether waiting workers may have something to do once this is committed.
-    pub(crate) fn has_news(&self) -> bool {
-        self.news
+    /// The transaction is committed: what it knows of rows holds until somebody else commits. Says whether
+    /// waiting workers may have something to do.
+    pub(crate) fn committed(self) -> bool {
+        let Self { memory, version, lanes, limits, news, .. } = self;
+        memory.borrow_mut().note_rows(version, lanes.into_known(), limits.into_known());
+        news
     }
 }

@@ -204,6 +204,7 @@ const PLANNED: &[Planned] = planned![
     save::UPDATE_WAIT_LEFT => [WAIT],
     save::COUNT_BLOCKED => ["SEARCH lane USING COVERING INDEX lane_blocked (blocked_by=? AND queue=? AND kind=?)"],
     save::DELETE_WAIT => [WAIT],
+    save::HAS_WAITS => ["SCAN limit_wait USING COVERING INDEX limit_wait_open"],
     save::UPDATE_OPENS => ["SEARCH limit_wait USING PRIMARY KEY (key=?)"],
     // Of damaged stores.
     save::SELECT_LIMIT_KEYS => ["SCAN limit_key"],

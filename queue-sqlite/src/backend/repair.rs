@@ -65,6 +65,7 @@ pub(super) fn repair(session: &mut Session<'_>) -> Result<Vec<Violation>, Fault>
     // Such as those that were too many to be listed before.
     let new: Vec<Violation> = left.into_iter().filter(|left| !found.contains(left)).collect();
     found.extend(new);
+    session.reload()?;
     Ok(found)
 }
 

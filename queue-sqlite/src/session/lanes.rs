@@ -1,4 +1,4 @@
-//! The lanes that a transaction has touched.
+//! The lanes that a transaction has read.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -25,6 +25,8 @@ pub(crate) struct Lane {
     /// The same as it is stored.
     counted_at: Option<LimitKey>,
     changed: bool,
+    /// It is among those that may have changed.
+    touched: bool,
     /// It counted fewer jobs than it has: it does not go although it seems empty.
     kept: bool,
 }
@@ -83,6 +85,7 @@ impl Lane {
             blocked_by: None,
             counted_at: None,
             changed: false,
+            touched: false,
             kept: false,
         }
     }
@@ -166,38 +169,74 @@ fn count_index(state: JobState) -> usize {
     usize::try_from(state_number(state) - 1).unwrap_or(0)
 }
 
-/// The lanes that a transaction has read, by their rowid.
-#[derive(Debug)]
-pub(crate) struct Lanes<'c> {
-    conn: &'c Connection,
-    /// Mostly few.
+/// Lanes as they are stored, by their rowid and by their name.
+#[derive(Debug, Default)]
+pub(crate) struct KnownLanes {
     lanes: BTreeMap<i64, Lane>,
     names: HashMap<LaneName, i64>,
 }
 
+impl KnownLanes {
+    pub(super) fn len(&self) -> usize {
+        self.lanes.len()
+    }
+}
+
+/// The lanes that a transaction has read, or that are known from the one before.
+#[derive(Debug)]
+pub(crate) struct Lanes<'c> {
+    conn: &'c Connection,
+    known: KnownLanes,
+    /// Those that may have changed.
+    touched: Vec<i64>,
+}
+
 impl<'c> Lanes<'c> {
-    pub(super) fn new(conn: &'c Connection) -> Self {
-        Self { conn, lanes: BTreeMap::new(), names: HashMap::new() }
+    pub(super) fn new(conn: &'c Connection, known: KnownLanes) -> Self {
+        Self { conn, known, touched: Vec::new() }
     }
 
     pub(super) fn clear(&mut self) {
-        self.lanes.clear();
-        self.names.clear();
+        (self.known, self.touched) = (KnownLanes::default(), Vec::new());
+    }
+
+    /// What is known of lanes once all that has changed is written. A lane that counts fewer jobs than it
+    /// has is read again.
+    pub(super) fn into_known(mut self) -> KnownLanes {
+        self.known.lanes.retain(|_, lane| !lane.kept);
+        let Self { known: KnownLanes { lanes, mut names }, .. } = self;
+        if names.len() > lanes.len() {
+            names.retain(|_, lane| lanes.contains_key(lane));
+        }
+        KnownLanes { lanes, names }
     }
 
     /// The lane of a rowid.
     pub(crate) fn load(&mut self, lane: i64) -> Result<&mut Lane, Fault> {
-        match self.lanes.entry(lane) {
-            Entry::Occupied(known) => Ok(known.into_mut()),
+        let known = match self.known.lanes.entry(lane) {
+            Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) => {
                 let mut select = self.conn.prepare_cached(SELECT_LANE)?;
                 let found = select.query_row([lane], Lane::read).optional()?;
                 let missing = || Error::Corrupt(format!("lane {lane} is missing"));
                 let found = found.ok_or_else(missing)??;
-                self.names.insert(found.name.clone(), lane);
-                Ok(place.insert(found))
+                self.known.names.insert(found.name.clone(), lane);
+                place.insert(found)
             }
+        };
+        if !known.touched {
+            known.touched = true;
+            self.touched.push(lane);
         }
+        Ok(known)
+    }
+
+    /// Knows a lane as it is now.
+    fn learn(&mut self, lane: Lane) {
+        self.touched.push(lane.lane);
+        let lane = Lane { touched: true, ..lane };
+        self.known.names.insert(lane.name.clone(), lane.lane);
+        self.known.lanes.insert(lane.lane, lane);
     }
 
     /// Whether there is a lane of this rowid that can be read.
@@ -210,11 +249,11 @@ impl<'c> Lanes<'c> {
     }
 
     /// The lane of this name for new jobs; made if there is none.
-    pub(crate) fn of_name(&mut self, name: LaneName) -> Result<i64, Fault> {
-        if let Some(lane) = self.names.get(&name) {
+    pub(crate) fn of_name(&mut self, name: &LaneName) -> Result<i64, Fault> {
+        if let Some(lane) = self.known.names.get(name) {
             return Ok(*lane);
         }
-        let LaneName { queue, kind, priority, limits } = &name;
+        let LaneName { queue, kind, priority, limits } = name;
         let limits = limits_text(limits);
         let values = params![queue.as_str(), kind.as_str(), limits, priority.level()];
         let mut select = self.conn.prepare_cached(SELECT_LANE_BY_NAME)?;
@@ -228,8 +267,7 @@ impl<'c> Lanes<'c> {
             }
         };
         let rowid = lane.lane;
-        self.names.insert(name, rowid);
-        self.lanes.insert(rowid, lane);
+        self.learn(lane);
         Ok(rowid)
     }
 
@@ -251,8 +289,7 @@ impl<'c> Lanes<'c> {
                     count.query_row([lane.lane], |row| row.get(0))?;
                 (lane.changed, lane.kept) = (true, true);
             }
-            self.names.insert(lane.name.clone(), lane.lane);
-            self.lanes.insert(lane.lane, lane.clone());
+            self.learn(lane.clone());
             lanes.push(lane);
         }
         Ok(lanes)
@@ -262,8 +299,14 @@ impl<'c> Lanes<'c> {
     /// counted somewhere, not between its leaving one state and entering the next.
     fn save(&mut self, mut tell: impl FnMut(Change<'_>)) -> Result<(), Fault> {
         let mut gone = Vec::new();
-        for lane in self.lanes.values_mut().filter(|lane| lane.changed) {
-            lane.changed = false;
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        for rowid in touched.drain(..) {
+            let Some(lane) = self.known.lanes.get_mut(&rowid) else { continue };
+            lane.touched = false;
+            if !std::mem::take(&mut lane.changed) {
+                continue;
+            }
             if lane.ready() == 0 {
                 // It would have a new turn when it is looked for again.
                 lane.blocked_by = None;
@@ -289,9 +332,10 @@ impl<'c> Lanes<'c> {
                 jobs[4], jobs[5], jobs[6], jobs[7], blocked_by
             ])?;
         }
+        self.touched = touched; // its room is used again
         for name in gone {
-            if let Some(lane) = self.names.remove(&name) {
-                self.lanes.remove(&lane);
+            if let Some(lane) = self.known.names.remove(&name) {
+                self.known.lanes.remove(&lane);
             }
         }
         Ok(())

@@ -4,7 +4,7 @@ pub(crate) mod save;
 pub(crate) mod settings;
 
 use std::collections::{BTreeSet, HashMap};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use queue_core::{
     BreakerPhase, Ending, FORGOTTEN_AFTER, JobId, KeyRoom, Kind, LimitKey, LimitState, QueueName,
@@ -23,14 +23,29 @@ pub(crate) type Wait = (LimitKey, QueueName, Kind);
 pub(crate) const SELECT_LIMIT_KEY: &str =
     "SELECT live, running, state, look_ms FROM limit_key WHERE name = ?1";
 
-/// The keys and settings that a transaction has read, and what has happened to them.
+/// Limit keys and their settings as they are stored.
+#[derive(Debug, Default)]
+pub(crate) struct KnownLimits {
+    /// Whether any limit is set; `None` until somebody wants to know.
+    any_set: Option<bool>,
+    in_force: HashMap<LimitKey, Arc<InForce>>,
+    keys: HashMap<LimitKey, Known>,
+}
+
+impl KnownLimits {
+    pub(super) fn len(&self) -> usize {
+        self.in_force.len().max(self.keys.len())
+    }
+}
+
+/// The keys and settings that a transaction has read, or that are known from the one before, and what
+/// has happened to them.
 #[derive(Debug)]
 pub(crate) struct Limits<'c> {
     conn: &'c Connection,
-    /// Whether any limit is set; `None` until somebody wants to know.
-    any_set: Option<bool>,
-    in_force: HashMap<LimitKey, Rc<InForce>>,
-    keys: HashMap<LimitKey, Known>,
+    known: KnownLimits,
+    /// The keys that have changed.
+    changed: Vec<LimitKey>,
     /// Live jobs that came, less those that went, by the keys that they carry.
     live: HashMap<LimitKey, i64>,
     /// Lanes that have begun to wait, less those that have ceased to.
@@ -71,11 +86,14 @@ impl Known {
 
 impl<'c> Limits<'c> {
     pub(crate) fn new(conn: &'c Connection) -> Self {
+        Self::knowing(conn, KnownLimits::default())
+    }
+
+    pub(super) fn knowing(conn: &'c Connection, known: KnownLimits) -> Self {
         Self {
             conn,
-            any_set: None,
-            in_force: HashMap::new(),
-            keys: HashMap::new(),
+            known,
+            changed: Vec::new(),
             live: HashMap::new(),
             waits: HashMap::new(),
             unsure: BTreeSet::new(),
@@ -88,13 +106,26 @@ impl<'c> Limits<'c> {
         *self = Self::new(self.conn);
     }
 
+    /// What is known of keys once all that has happened to them is written.
+    pub(super) fn into_known(self) -> KnownLimits {
+        self.known
+    }
+
     fn known(&mut self, key: &LimitKey) -> Result<&mut Known, Fault> {
-        if !self.keys.contains_key(key) {
+        if !self.known.keys.contains_key(key) {
             let mut select = self.conn.prepare_cached(SELECT_LIMIT_KEY)?;
             let found = select.query_row([key.as_str()], Known::read).optional()?;
-            self.keys.insert(key.clone(), found.unwrap_or_default());
+            self.known.keys.insert(key.clone(), found.unwrap_or_default());
         }
-        Ok(self.keys.entry(key.clone()).or_default())
+        Ok(self.known.keys.entry(key.clone()).or_default())
+    }
+
+    /// Has a key written that has changed.
+    fn note_change(&mut self, key: &LimitKey) -> Result<(), Fault> {
+        if !std::mem::replace(&mut self.known(key)?.changed, true) {
+            self.changed.push(key.clone());
+        }
+        Ok(())
     }
 
     /// How many more jobs that need this key may start.
@@ -217,7 +248,7 @@ impl<'c> Limits<'c> {
         let known = self.known(key)?;
         change(known, &in_force);
         known.state.tidy(now);
-        known.changed = true;
+        self.note_change(key)?;
         self.unsure.insert(key.clone());
         Ok(())
     }

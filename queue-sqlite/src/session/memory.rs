@@ -1,12 +1,17 @@
-//! What the writer remembers of the claims that it has made.
+//! What the writer remembers of the claims that it has made, and of what it has read.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use queue_core::{ClaimToken, JobId};
 
+use super::lanes::KnownLanes;
+use super::limits::KnownLimits;
+
 /// The most jobs that are remembered (about 3 MiB).
 const JOBS_MAX: usize = 64 * 1024;
+/// The most lanes, and the most limit keys, that are remembered (about 5 MiB).
+const ROWS_MAX: usize = 8 * 1024;
 
 /// Of claims that this process has made, the jobs without a key: these can complete without being
 /// read again. Only a hint, since the claims may have lost them and transactions may have been
@@ -17,6 +22,16 @@ pub(crate) struct Memory {
     claims: BTreeMap<ClaimToken, Remembered>,
     /// How many jobs these claims had.
     jobs: usize,
+    rows: Option<KnownRows>,
+}
+
+/// Rows as the last transaction of this connection has left them.
+#[derive(Debug)]
+struct KnownRows {
+    /// The version of the data, which another connection's commit makes another one.
+    version: i64,
+    lanes: KnownLanes,
+    limits: KnownLimits,
 }
 
 /// What is remembered of one claim.
@@ -40,6 +55,20 @@ pub(crate) struct Plain {
 }
 
 impl Memory {
+    /// The rows that are known if the data has this version. Forgets them: they are noted again when the
+    /// transaction that asks is committed.
+    pub(super) fn take_rows(&mut self, version: i64) -> (KnownLanes, KnownLimits) {
+        let rows = self.rows.take().filter(|rows| rows.version == version);
+        rows.map(|KnownRows { lanes, limits, .. }| (lanes, limits)).unwrap_or_default()
+    }
+
+    /// Notes the rows that a transaction has left, which is committed.
+    pub(super) fn note_rows(&mut self, version: i64, lanes: KnownLanes, limits: KnownLimits) {
+        if lanes.len() <= ROWS_MAX && limits.len() <= ROWS_MAX {
+            self.rows = Some(KnownRows { version, lanes, limits });
+        }
+    }
+
     /// Notes such jobs of a claim, in their order.
     pub(crate) fn note(&mut self, token: ClaimToken, jobs: Vec<Plain>) {
         if jobs.is_empty() {

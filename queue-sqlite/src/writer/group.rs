@@ -295,7 +295,7 @@ fn transact(
     let takes_in = session.takes_in;
     let committed = (outside.commit)(conn);
     committed.map_err(|fault| Stop { takes_in, ..Stop::from(fault) })?;
-    Ok(session.has_news())
+    Ok(session.committed())
 }
 
 /// Sets what the next commit survives, which is possible outside of transactions only. A sync

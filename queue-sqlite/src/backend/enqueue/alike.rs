@@ -143,7 +143,7 @@ pub(super) fn enqueue(
         let before = number.checked_sub(1).filter(|before| has_lane_of(&jobs[*before], job));
         let lane = match before.and_then(|before| lanes.get(before)) {
             Some(lane) => *lane,
-            None => session.lanes.of_name(LaneName::of(&job.spec))?,
+            None => session.lanes.of_name(&LaneName::of(&job.spec))?,
         };
         insert.raw_bind_parameter(at, job.spec.id.as_bytes())?;
         insert.raw_bind_parameter(at + 1, lane)?;

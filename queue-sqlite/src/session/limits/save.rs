@@ -24,6 +24,7 @@ pub(crate) const COUNT_BLOCKED: &str =
     "SELECT count(*) FROM lane WHERE blocked_by = ?1 AND queue = ?2 AND kind = ?3";
 pub(crate) const DELETE_WAIT: &str =
     "DELETE FROM limit_wait WHERE key = ?1 AND queue = ?2 AND kind = ?3";
+pub(crate) const HAS_WAITS: &str = "SELECT 1 FROM limit_wait LIMIT 1";
 pub(crate) const UPDATE_OPENS: &str =
     "UPDATE limit_wait SET opens_ms = ?2 WHERE key = ?1 AND opens_ms IS NOT ?2";
 pub(crate) const SELECT_LIMIT_KEYS: &str = "SELECT name FROM limit_key WHERE running > 0";
@@ -46,20 +47,14 @@ impl Limits<'_> {
             if by != 0 {
                 let known = self.known(&key)?;
                 known.live = known.live.saturating_add(by).max(0);
-                known.changed = true;
+                self.note_change(&key)?;
             }
         }
         if std::mem::take(&mut self.recount) {
             self.count_running()?;
         }
         let conn = self.conn;
-        let keys: Vec<LimitKey> = self
-            .keys
-            .iter()
-            .filter(|(_, known)| known.changed)
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in keys {
+        for key in std::mem::take(&mut self.changed) {
             let known = self.known(&key)?;
             known.changed = false;
             known.look_ms = if known.state == LimitState::default() {
@@ -75,7 +70,11 @@ impl Limits<'_> {
         for (wait, by) in std::mem::take(&mut self.waits) {
             self.save_wait(&wait, by, now)?;
         }
-        for key in std::mem::take(&mut self.unsure) {
+        let unsure = std::mem::take(&mut self.unsure);
+        if unsure.is_empty() || !conn.prepare_cached(HAS_WAITS)?.exists([])? {
+            return Ok(());
+        }
+        for key in unsure {
             let opens_ms = self.opens_ms(&key, now)?;
             conn.prepare_cached(UPDATE_OPENS)?.execute((key.as_str(), opens_ms))?;
         }
@@ -119,7 +118,8 @@ impl Limits<'_> {
         for (key, count) in running {
             let known = self.known(&key)?;
             if known.running != count {
-                (known.running, known.changed) = (count, true);
+                known.running = count;
+                self.note_change(&key)?;
                 self.unsure.insert(key);
             }
         }

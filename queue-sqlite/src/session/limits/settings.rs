@@ -1,6 +1,6 @@
 //! What is set for limit keys.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use queue_core::{LimitKey, LimitSettings, LimitTarget};
 use rusqlite::{Connection, OptionalExtension};
@@ -22,9 +22,9 @@ pub(crate) struct InForce {
 
 impl Limits<'_> {
     /// The settings in force for a key: its own, else those of its class.
-    pub(crate) fn in_force(&mut self, key: &LimitKey) -> Result<Rc<InForce>, Fault> {
-        if let Some(known) = self.in_force.get(key) {
-            return Ok(Rc::clone(known));
+    pub(crate) fn in_force(&mut self, key: &LimitKey) -> Result<Arc<InForce>, Fault> {
+        if let Some(known) = self.known.in_force.get(key) {
+            return Ok(Arc::clone(known));
         }
         let mut in_force = InForce::default();
         if self.is_any_set()? {
@@ -35,8 +35,8 @@ impl Limits<'_> {
                 }
             }
         }
-        let in_force = Rc::new(in_force);
-        self.in_force.insert(key.clone(), Rc::clone(&in_force));
+        let in_force = Arc::new(in_force);
+        self.known.in_force.insert(key.clone(), Arc::clone(&in_force));
         Ok(in_force)
     }
 
@@ -50,18 +50,18 @@ impl Limits<'_> {
     }
 
     fn is_any_set(&mut self) -> Result<bool, Fault> {
-        if let Some(known) = self.any_set {
+        if let Some(known) = self.known.any_set {
             return Ok(known);
         }
         let any = self.conn.prepare_cached(HAS_SETTING)?.exists([])?;
-        self.any_set = Some(any);
+        self.known.any_set = Some(any);
         Ok(any)
     }
 
     /// Settings were changed.
     pub(crate) fn forget_settings(&mut self) {
-        self.any_set = None;
-        self.in_force.clear();
+        self.known.any_set = None;
+        self.known.in_force.clear();
     }
 }
 
