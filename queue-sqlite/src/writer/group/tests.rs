@@ -10,7 +10,8 @@ use super::super::call::Call;
 use super::*;
 use crate::SqliteOptions;
 use crate::open::{Opened, beside, prepare};
-use crate::session::Finish;
+use crate::rows::LaneName;
+use crate::session::{End, Finish};
 
 const STORED: queue_core::Durability = queue_core::Durability::Fsync;
 
@@ -42,6 +43,49 @@ fn call(
 
 fn saved(conn: &Connection) -> i64 {
     conn.query_row("SELECT duplicates FROM store", [], |row| row.get(0)).unwrap()
+}
+
+/// Counts a ready job more in a lane; says how many there were in the file afterwards.
+fn count_one(conn: &mut Connection, outside: &Outside) -> rusqlite::Result<i64> {
+    let (one, _answer) = call(|session| {
+        let (queue, kind) = ("q".parse().unwrap(), "k".parse().unwrap());
+        let priority = queue_core::Priority::default();
+        let limits = queue_core::LimitKeys::parse(["tenant:a"]).unwrap();
+        let lane = session.lanes.of_name(&LaneName { queue, kind, priority, limits })?;
+        session.push(lane, End::Tail)?;
+        Ok(())
+    });
+    commit_group(conn, vec![one], outside);
+    conn.query_row("SELECT ready FROM lane", [], |row| row.get(0))
+}
+
+fn live(conn: &Connection) -> i64 {
+    conn.query_row("SELECT live FROM limit_key WHERE name = 'tenant:a'", [], |row| row.get(0))
+        .unwrap()
+}
+
+#[test]
+fn rows_are_known_until_another_connection_commits() {
+    let (_directory, mut conn, outside) = store();
+    assert_eq!(count_one(&mut conn, &outside), Ok(1));
+    assert_eq!(count_one(&mut conn, &outside), Ok(2));
+    let other = Connection::open(conn.path().unwrap()).unwrap();
+    other.execute_batch("UPDATE lane SET ready = 7; UPDATE limit_key SET live = 7").unwrap();
+    assert_eq!((count_one(&mut conn, &outside), live(&conn)), (Ok(8), 8));
+    assert_eq!((count_one(&mut conn, &outside), live(&conn)), (Ok(9), 9));
+    // Their turn is their place among others: nobody's commit makes them known as they were.
+    other.execute_batch("DELETE FROM lane; DELETE FROM limit_key").unwrap();
+    assert_eq!((count_one(&mut conn, &outside), live(&conn)), (Ok(1), 1));
+}
+
+#[test]
+fn what_was_undone_is_not_known() {
+    let (_directory, mut conn, mut outside) = store();
+    assert_eq!(count_one(&mut conn, &outside), Ok(1));
+    outside.commit = |_| Err(failure(rusqlite::ffi::SQLITE_FULL));
+    assert_eq!((count_one(&mut conn, &outside), live(&conn)), (Ok(1), 1));
+    outside.commit = commit;
+    assert_eq!((count_one(&mut conn, &outside), live(&conn)), (Ok(2), 2));
 }
 
 #[test]
