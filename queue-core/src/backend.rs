@@ -26,8 +26,8 @@ use tokio::sync::oneshot;
 pub use erased::DynBackend;
 pub use types::{
     CancelOutcome, CheckFinding, Claim, ClaimRequest, Cursor, DeleteOutcome, Durability,
-    EnqueueOutcome, Enqueued, Interest, InvalidCursor, KindLimits, KindSlots, LaneSummary, Lanes,
-    Lease, ListRequest, LiveWorker, Maintained, Outcome, PLACE_MAX, Page, Place, Placement,
+    EnqueueOutcome, Enqueued, Epoch, Interest, InvalidCursor, KindLimits, KindSlots, LaneSummary,
+    Lanes, Lease, ListRequest, LiveWorker, Maintained, Outcome, PLACE_MAX, Page, Place, Placement,
     QuarantinedJob, QueueStats, RecoverOutcome, RenewRequest, Renewal, Report, Reported,
     RetryOutcome, RetryRequest, SettleReply, SettleRequest, Settled, Settlement, StateCounts,
     Verdict, Violation, WORKERS_MAX, Wake, WatchRequest, Watched, Woken, WorkerInfo, WorkerKind,
@@ -93,6 +93,10 @@ pub trait Backend: Send + Sync + 'static {
     /// lease as a renewal would, because nobody was there to renew it. A job that cannot be read
     /// is left out of the answer; an error other than [`Error::Unavailable`] means that nothing
     /// was leased.
+    ///
+    /// A claim is made from the data that this program has opened or adopted, which the store checks in
+    /// the same step: a store that has lost it gives nothing ([`Claim::was_reset`]), since what it was
+    /// told of limits is gone as well.
     ///
     /// A repeat that arrives after the claim's jobs were settled is a new claim to the store. The
     /// engine sends none: it repeats only what was not answered. A copy that was still on its way
@@ -297,6 +301,20 @@ pub trait Backend: Send + Sync + 'static {
     /// right, and marked so: counters are counted again, entries that lead nowhere are removed, a
     /// live job that is in no index becomes ready.
     fn audit(&self, repair: bool) -> impl Future<Output = Result<Vec<Violation>, Error>> + Send;
+
+    /// The name of the store's data, if that is other data than claims are made from
+    /// ([`Claim::was_reset`]). Data without a name gets one. A store that cannot lose its data while it
+    /// is open has nothing to say.
+    fn other_epoch(&self) -> impl Future<Output = Result<Option<Epoch>, Error>> + Send {
+        async { Ok(None) }
+    }
+
+    /// From now on claims are made from the data of this name, and from no other: if it has been
+    /// replaced meanwhile, they get nothing again.
+    fn adopt(&self, epoch: &Epoch) -> impl Future<Output = Result<(), Error>> + Send {
+        let _ = epoch;
+        async { Ok(()) }
+    }
 
     /// Checks what a store must have so that the promises hold: version, settings, permissions.
     fn check(&self) -> impl Future<Output = Result<Vec<CheckFinding>, Error>> + Send;

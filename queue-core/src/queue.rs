@@ -4,6 +4,7 @@ mod explain;
 mod limits;
 mod operate;
 mod redrive;
+mod reset;
 mod together;
 mod watch;
 
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
+use reset::Resets;
 use together::Together;
 
 pub use explain::{Backlog, Blocker, Explanation, Reason};
@@ -52,6 +54,7 @@ const CHUNKS_UNDER_WAY: usize = 2;
 pub struct Queue {
     backend: Arc<dyn DynBackend>,
     together: Arc<Together>,
+    resets: Arc<Resets>,
     payload_max_bytes: usize,
     durability: Durability,
 }
@@ -67,6 +70,7 @@ impl Queue {
         Self {
             backend: Arc::new(backend),
             together: Arc::default(),
+            resets: Arc::default(),
             payload_max_bytes: PAYLOAD_DEFAULT_MAX_BYTES,
             durability: Durability::Memory,
         }

@@ -14,6 +14,7 @@ mod maintain;
 mod panics;
 mod presence;
 mod renew;
+mod reopen;
 mod reports;
 mod run;
 mod selection;

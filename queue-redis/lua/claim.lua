@@ -3,8 +3,9 @@
 -- KEYS   the first of the fixed keys and one that is never there
 -- ARGV   claim token, worker, the most jobs, lease in ms, how many jobs a turn of every lane may have if
 --        they are short (or 0), number of queues, the queues,
---        then per kind: kind, slots, the limit keys that the worker adds (with commas between)
--- Reply  { now_ms, claimed_ms, first fence, more (1) and no limits (2), next due ms or -1, maintain, epoch,
+--        then per kind: kind, slots, the limit keys that the worker adds (with commas between),
+--        at last the epoch that the claim is made from: data of another one gives nothing
+-- Reply  { now_ms, claimed_ms, first fence, more (1), no limits (2) and another epoch (4), next due ms or -1, maintain, epoch,
 --          ids that cannot be decoded (joined), places in the claim of a repeat, ids (joined),
 --          attempts, bodies, shut, expired, record, record, … }, where a list without elements is
 --          nothing; attempts is none or one per job ("" for none), without errors; bodies are those that are apart: number of the job from 1,

@@ -27,7 +27,7 @@ pub(crate) use self::claim::{
     Answer as ClaimAnswer, cmd as claim_cmd, give_back, read as read_claim,
 };
 
-use queue_core::backend::{CheckFinding, PASS_MAX, QuarantinedJob, Violation};
+use queue_core::backend::{CheckFinding, Epoch, PASS_MAX, QuarantinedJob, Violation};
 use queue_core::{
     Backend, CancelOutcome, Claim, ClaimRequest, DeleteOutcome, Durability, EnqueueOutcome, Error,
     Interest, JobId, JobRecord, JobState, Lanes, LimitKey, LimitSettings, LimitStatus, LimitTarget,
@@ -42,7 +42,7 @@ use tokio::sync::oneshot;
 use crate::clock::ServerClock;
 use crate::connect::Link;
 use crate::durability::Groups;
-use crate::epoch::Epochs;
+use crate::epoch::Known;
 use crate::keys::Keys;
 use crate::reply::{self, Items};
 use crate::scripts;
@@ -63,7 +63,7 @@ pub struct RedisBackend {
     waiters: Waiters,
     /// Enqueues that are to survive more than the server's memory.
     groups: Groups,
-    epochs: Epochs,
+    epoch: Arc<Known>,
     clock: ServerClock,
 }
 
@@ -90,26 +90,17 @@ impl RedisBackend {
         let keys = Arc::new(Keys::new(&namespace));
         check::refuse_unfit(&link).await?;
         link.want_master();
-        let epochs = Epochs::new(check::open_namespace(&link, &keys).await?);
-        let waiters = Waiters::new(link.clone(), keys.clone());
+        let epoch = Arc::new(Known::new(check::open_namespace(&link, &keys).await?));
+        let waiters = Waiters::new(link.clone(), keys.clone(), epoch.clone());
         let groups = Groups::new(link.clone(), confirm_within);
         let clock = ServerClock::new();
-        Ok(Self { link, keys, namespace, waiters, groups, epochs, clock })
+        Ok(Self { link, keys, namespace, waiters, groups, epoch, clock })
     }
 
     /// The namespace it was opened with.
     #[must_use]
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
-    }
-
-    /// Says so loudly if the store is not the one that was opened.
-    async fn note_epoch(&self, seen: &[u8]) {
-        if self.epochs.note(seen)
-            && let Ok(epoch) = check::open_namespace(&self.link, &self.keys).await
-        {
-            self.epochs.opened(epoch);
-        }
     }
 }
 
@@ -257,7 +248,17 @@ impl Backend for RedisBackend {
         audit::run(&self.link, &self.keys, repair).await
     }
 
+    async fn other_epoch(&self) -> Result<Option<Epoch>, Error> {
+        let epoch = check::open_namespace(&self.link, &self.keys).await?;
+        Ok(Some(epoch).filter(|epoch| *epoch != *self.epoch.current()))
+    }
+
+    async fn adopt(&self, epoch: &Epoch) -> Result<(), Error> {
+        self.epoch.set(epoch.clone());
+        Ok(())
+    }
+
     async fn check(&self) -> Result<Vec<CheckFinding>, Error> {
-        check::run(&self.link, &self.keys, &self.epochs).await
+        check::run(&self.link, &self.keys, &self.epoch.current()).await
     }
 }

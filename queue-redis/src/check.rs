@@ -6,11 +6,10 @@ mod server;
 mod settings;
 
 use queue_core::Error;
-use queue_core::backend::{CheckFinding, Verdict};
+use queue_core::backend::{CheckFinding, Epoch, Verdict};
 use redis::{Cmd, Value};
 
 use crate::connect::Link;
-use crate::epoch::Epochs;
 use crate::info::{Facts, Info, config, setting};
 use crate::keys::Keys;
 use crate::reply::{self, Items};
@@ -71,7 +70,7 @@ pub(crate) async fn refuse_unfit(link: &Link) -> Result<(), Error> {
 ///
 /// # Errors
 /// [`Error::Refused`] if a newer program has written it.
-pub(crate) async fn open_namespace(link: &Link, keys: &Keys) -> Result<Vec<u8>, Error> {
+pub(crate) async fn open_namespace(link: &Link, keys: &Keys) -> Result<Epoch, Error> {
     // Nothing is written where all is there: workers must be able to join a full store.
     if let Some(epoch) = read_marks(link, keys).await? {
         return Ok(epoch);
@@ -98,7 +97,7 @@ const NOTE: &str =
     "More than 64 bytes keep this hash out of the compact encoding, which is slow to read from.";
 
 /// The epoch of a namespace that is marked.
-async fn read_marks(link: &Link, keys: &Keys) -> Result<Option<Vec<u8>>, Error> {
+async fn read_marks(link: &Link, keys: &Keys) -> Result<Option<Epoch>, Error> {
     let mut fields = Items::of(plain(link, &["HMGET", keys.meta(), "schema", "epoch"]).await?)?;
     let (schema, epoch) = (fields.bytes()?, fields.bytes()?);
     if !schema.is_empty() && schema != SCHEMA.as_bytes() {
@@ -108,14 +107,14 @@ async fn read_marks(link: &Link, keys: &Keys) -> Result<Option<Vec<u8>>, Error> 
              {schema}, and another namespace for this one"
         )));
     }
-    Ok((!schema.is_empty() && !epoch.is_empty()).then_some(epoch))
+    Ok((!schema.is_empty() && !epoch.is_empty()).then_some(Epoch::new(epoch)))
 }
 
 /// Everything worth knowing before work starts.
 pub(crate) async fn run(
     link: &Link,
     keys: &Keys,
-    epochs: &Epochs,
+    epoch: &Epoch,
 ) -> Result<Vec<CheckFinding>, Error> {
     let info = info(link).await?;
     let mut findings = server::fitness(&info);
@@ -128,12 +127,12 @@ pub(crate) async fn run(
     findings.extend(settings::findings(link, &info, &facts).await);
     findings.extend(access::findings(link, keys).await?);
     findings.extend(clock::findings(link, keys).await?);
-    findings.extend(namespace(link, keys, epochs).await?);
+    findings.extend(namespace(link, keys, epoch).await?);
     Ok(findings)
 }
 
 /// The marks of the namespace: schema and epoch.
-async fn namespace(link: &Link, keys: &Keys, epochs: &Epochs) -> Result<Vec<CheckFinding>, Error> {
+async fn namespace(link: &Link, keys: &Keys, known: &Epoch) -> Result<Vec<CheckFinding>, Error> {
     const EPOCH: &str = "epoch";
     let found = match read_marks(link, keys).await {
         Ok(found) => found,
@@ -152,7 +151,7 @@ async fn namespace(link: &Link, keys: &Keys, epochs: &Epochs) -> Result<Vec<Chec
         )
     };
     let epoch = match found {
-        Some(epoch) if epoch == epochs.current() => CheckFinding::good(EPOCH, "as when opened"),
+        Some(epoch) if epoch == *known => CheckFinding::good(EPOCH, "as when opened"),
         Some(_) => reset("another: the store was reset since this program opened it"),
         None => reset("none: the store was emptied since this program opened it"),
     };

@@ -28,6 +28,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 pub(crate) use self::standing::Brought;
 use self::standing::Standing;
 use crate::connect::Link;
+use crate::epoch::Known;
 use crate::keys::Keys;
 use crate::scripts;
 use crate::store::{self, Call, Repeat};
@@ -53,6 +54,8 @@ type Tasks = Mutex<HashMap<WorkerId, mpsc::UnboundedSender<Ask>>>;
 struct Home {
     link: Arc<Link>,
     keys: Arc<Keys>,
+    /// What standing claims are made from.
+    epoch: Arc<Known>,
     /// Of workers that wait now and then.
     shut: Mutex<HashMap<WorkerId, Shut>>,
 }
@@ -77,8 +80,8 @@ struct End {
 }
 
 impl Waiters {
-    pub(crate) fn new(link: Arc<Link>, keys: Arc<Keys>) -> Self {
-        let home = Home { link, keys, shut: Mutex::default() };
+    pub(crate) fn new(link: Arc<Link>, keys: Arc<Keys>, epoch: Arc<Known>) -> Self {
+        let home = Home { link, keys, epoch, shut: Mutex::default() };
         Self { home: Arc::new(home), tasks: Arc::default() }
     }
 

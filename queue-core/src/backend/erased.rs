@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Backend, CancelOutcome, CheckFinding, Claim, ClaimRequest, DeleteOutcome, Durability,
-    EnqueueOutcome, Interest, Lanes, ListRequest, LiveWorker, Maintained, Page, Placement,
+    EnqueueOutcome, Epoch, Interest, Lanes, ListRequest, LiveWorker, Maintained, Page, Placement,
     QuarantinedJob, QueueStats, RecoverOutcome, RenewRequest, Renewal, Report, Reported,
     RetryOutcome, RetryRequest, SettleReply, SettleRequest, Violation, Wake, WatchRequest, Watched,
     Woken, WorkerInfo,
@@ -92,5 +92,7 @@ erased! {
     place / place_boxed(id: JobId) -> Placement;
     lanes / lanes_boxed(queue: &'a QueueName) -> Lanes;
     audit / audit_boxed(repair: bool) -> Vec<Violation>;
+    other_epoch / other_epoch_boxed() -> Option<Epoch>;
+    adopt / adopt_boxed(epoch: &'a Epoch) -> ();
     check / check_boxed() -> Vec<CheckFinding>;
 }

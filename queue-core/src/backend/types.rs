@@ -24,5 +24,5 @@ pub use operate::{
 };
 pub use report::{Report, Reported, WatchRequest, Watched};
 pub use settle::{Outcome, SettleReply, SettleRequest, Settled, Settlement};
-pub use upkeep::{Maintained, QueueStats, StateCounts};
+pub use upkeep::{Epoch, Maintained, QueueStats, StateCounts};
 pub use wait::{Interest, KindLimits, Wake, Woken};

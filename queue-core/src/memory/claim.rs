@@ -74,6 +74,7 @@ impl Model {
             maintain: self.needs_maintenance(),
             expired: BTreeMap::new(),
             spare: false,
+            was_reset: false,
         }
     }
 

@@ -245,6 +245,10 @@ impl Turning {
     /// Takes in the answer to a claim that was sent at `sent_at`, and the jobs that it brought.
     fn claimed(&mut self, claim: &Claim, held: Vec<Held>, sent_at: Instant) {
         self.ask = claim.more;
+        if claim.was_reset {
+            self.set.status.set_reset(true);
+            self.ask = true;
+        }
         self.note_wake_up(held.len());
         self.ask_at = Instant::now() + self.next_ask(claim, held.is_empty(), sent_at);
         self.set.upkeep.claimed(claim.maintain);

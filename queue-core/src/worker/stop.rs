@@ -12,6 +12,7 @@ use super::leases::Leases;
 use super::maintain::{Upkeep, maintain};
 use super::presence::Presence;
 use super::renew::Renewer;
+use super::reopen::reopen;
 use super::run::Conditions;
 use super::slots::Slots;
 use super::starts::Starts;
@@ -76,6 +77,9 @@ pub struct WorkerStatus {
     pub last_progress: Instant,
     /// Whether its last call reached the store.
     pub store_up: bool,
+    /// Whether it takes no jobs because the store has lost its data and is not prepared again
+    /// ([`Queue::on_reset`](crate::Queue::on_reset)).
+    pub store_was_reset: bool,
 }
 
 /// The part of the status that the cycle keeps.
@@ -88,6 +92,9 @@ pub(super) struct Status {
     /// How many jobs of each queue run.
     queues: Vec<(QueueName, AtomicUsize)>,
     store_up: AtomicBool,
+    /// Whether the store has lost its data and is not prepared again.
+    was_reset: AtomicBool,
+    reset_noticed: Notify,
     last_progress: Mutex<Instant>,
 }
 
@@ -99,6 +106,8 @@ impl Status {
             slots: AtomicUsize::new(slots),
             slots_changed: Notify::new(),
             store_up: AtomicBool::new(false),
+            was_reset: AtomicBool::new(false),
+            reset_noticed: Notify::new(),
             last_progress: Mutex::new(Instant::now()),
         }
     }
@@ -145,6 +154,22 @@ impl Status {
     pub(super) fn progress(&self, running: usize) {
         self.running.store(running, Ordering::Relaxed);
         *self.last_progress.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    pub(super) fn was_reset(&self) -> bool {
+        self.was_reset.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_reset(&self, was_reset: bool) {
+        self.was_reset.store(was_reset, Ordering::Relaxed);
+        if was_reset {
+            self.reset_noticed.notify_one();
+        }
+    }
+
+    /// Waits until a claim finds that the store has lost its data, or one has since the last call.
+    pub(super) async fn reset_noticed(&self) {
+        self.reset_noticed.notified().await;
     }
 
     /// Notes whether the store answers; tells what was noted before.
@@ -196,12 +221,14 @@ pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
     let queue = worker.queue;
     let last_resort = abort.clone();
     let known = Arc::clone(&status);
+    let waker = phase.clone();
     tokio::spawn(async move {
         let cycle = tokio::spawn(cycle.run());
         let side_work = async {
             let reports = super::reports::run(queue.clone(), reports);
             let announced = presence.announce(&queue, &known);
-            tokio::join!(maintain(queue.clone(), &upkeep), reports, announced).0
+            let reopened = reopen(queue.clone(), &known, waker);
+            tokio::join!(maintain(queue.clone(), &upkeep), reports, announced, reopened).0
         };
         let report = tokio::select! {
             report = cycle => report,
@@ -330,6 +357,7 @@ impl RunningWorker {
             draining: *self.phase.borrow() != Phase::Running,
             last_progress: *last_progress.lock().unwrap_or_else(PoisonError::into_inner),
             store_up: self.status.is_store_up(),
+            store_was_reset: self.status.was_reset(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 local queues, slots, kinds, added_keys = {}, {}, {}, {}
 for i = 1, tonumber(ARGV[6]) do queues[i] = ARGV[6 + i] end
-for i = 7 + #queues, #ARGV, 3 do
+for i = 7 + #queues, #ARGV - 1, 3 do
   local kind = ARGV[i]
   kinds[#kinds + 1] = kind
   slots[kind] = tonumber(ARGV[i + 1])

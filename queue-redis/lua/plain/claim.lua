@@ -45,10 +45,10 @@ local function claim_plain()
 
   -- The queues and kinds of which something may be there; without limits, those that have a counter.
   local queues_end = 6 + argv[6]
-  local kind_count, fields, is_met = (#argv - queues_end) / 3, {}, {}
+  local kind_count, fields, is_met = (#argv - 1 - queues_end) / 3, {}, {}
   local size = 0
   for q = 7, queues_end do
-    for k = queues_end + 1, #argv, 3 do
+    for k = queues_end + 1, #argv - 1, 3 do
       local pair = argv[q] .. '/' .. argv[k]
       if is_met[pair] then return nil end -- one that is named twice
       is_met[pair], size = true, size + 1
@@ -75,7 +75,7 @@ local function claim_plain()
     end
   end
   local slots = {}
-  for k = queues_end + 1, #argv, 3 do
+  for k = queues_end + 1, #argv - 1, 3 do
     slots[k] = tonumber(argv[k + 1])
   end
 

@@ -3,6 +3,11 @@
 -- store are as plain as can be (plain/claim.lua). Goes on behind this if that is not so, with nothing
 -- written.
 
+-- Data that whoever asks does not know gives nothing: nobody may have told it of limits yet.
+if (meta[9] or '') ~= ARGV[#ARGV] then
+  return { now, now, 0, 4, -1, 0, meta[9] or '', '', '', '', false, false, false, false }
+end
+
 repeat
   local argv, format = ARGV, string.format
   local token, missing, spare = argv[1], argv[3] + 0, 2 -- whether the keys have room to spare (Claim::spare)
@@ -51,7 +56,7 @@ repeat
 
   local queue, kind_at = argv[7], 8
   if not is_one then
-    local kind_count = (#argv - queues_end) / 3
+    local kind_count = (#argv - 1 - queues_end) / 3
     queue = argv[7 + floor((nth - 1) / kind_count)]
     kind_at = queues_end + 1 + 3 * ((nth - 1) % kind_count)
   end

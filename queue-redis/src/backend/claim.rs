@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
+use queue_core::backend::Epoch;
 use queue_core::{
     Claim, ClaimRequest, ClaimToken, Error, Interest, JobId, Kind, Lease, Outcome, QueueName,
     Settlement, Timestamp, Wake, Woken,
@@ -32,12 +33,13 @@ pub(super) async fn run(backend: &RedisBackend, request: &ClaimRequest) -> Resul
 }
 
 pub(super) fn call(backend: &RedisBackend, request: &ClaimRequest) -> Call {
-    Call::script(&scripts::claim, cmd(&scripts::claim, &backend.keys, request))
+    let epoch = backend.epoch.current();
+    Call::script(&scripts::claim, cmd(&scripts::claim, &backend.keys, request, &epoch))
 }
 
 /// The call of a script that takes what a claim does.
-pub(crate) fn cmd(script: &Source, keys: &Keys, request: &ClaimRequest) -> Cmd {
-    let arguments = 6 + request.queues.len() + 3 * request.kinds.len();
+pub(crate) fn cmd(script: &Source, keys: &Keys, request: &ClaimRequest, epoch: &Epoch) -> Cmd {
+    let arguments = 7 + request.queues.len() + 3 * request.kinds.len();
     let mut cmd = script.call(keys, arguments, arguments * 32);
     cmd.arg(request.token.as_bytes().as_slice()).arg(request.worker.as_str());
     cmd.arg(request.max).arg(millis(request.lease)).arg(request.round_jobs);
@@ -48,6 +50,7 @@ pub(crate) fn cmd(script: &Source, keys: &Keys, request: &ClaimRequest) -> Cmd {
     for kind in &request.kinds {
         cmd.arg(kind.kind.as_str()).arg(kind.slots).arg(joined(&kind.limits));
     }
+    cmd.arg(epoch.as_bytes());
     cmd
 }
 
@@ -130,9 +133,13 @@ pub(crate) async fn give_back(link: &Link, keys: &Keys, jobs: &[(JobId, ClaimTok
 /// Takes note of all that an answer says, and quarantines jobs that this program cannot decode: they
 /// would stay leased and stall.
 async fn accept(backend: &RedisBackend, request: &ClaimRequest, answer: Answer) -> Claim {
-    let Answer { claim, epoch, quarantined, undecodable, shut, .. } = answer;
+    let Answer { mut claim, other_epoch, quarantined, undecodable, shut, .. } = answer;
     backend.waiters.note_shut(request, shut);
-    backend.note_epoch(&epoch).await;
+    if let Some(epoch) = other_epoch {
+        claim.was_reset = epoch != *backend.epoch.current();
+        // It was adopted while the claim was out, which would have got jobs.
+        claim.more = !claim.was_reset;
+    }
     quarantine::log(backend, &quarantined).await;
     if !undecodable.is_empty() {
         // The others are leased and must reach their worker; these wait for their lease to end.
@@ -150,7 +157,8 @@ pub(crate) struct Answer {
     pub(crate) claim: Claim,
     /// The store's time of the answer.
     now_ms: u64,
-    epoch: Vec<u8>,
+    /// What the store's data is called, if it is not what the claim was to be made from.
+    other_epoch: Option<Epoch>,
     /// Those that the script could not read.
     quarantined: Vec<JobId>,
     /// Those that this program cannot read.
@@ -169,7 +177,8 @@ pub(crate) fn read(request: &ClaimRequest, reply: Value) -> Result<Answer, Error
     (claim.more, claim.spare) = (flags & 1 == 1, flags & 2 == 2);
     claim.next_due = items.number()?.map(Duration::from_millis);
     claim.maintain = items.flag()?;
-    let epoch = items.bytes()?;
+    let epoch = Epoch::new(items.bytes()?);
+    let other_epoch = (flags & 4 == 4).then_some(epoch);
     let quarantined = items.ids()?;
     let offsets = offsets(&items.bytes()?)?;
     let ids = items.ids()?;
@@ -200,7 +209,7 @@ pub(crate) fn read(request: &ClaimRequest, reply: Value) -> Result<Answer, Error
             Err(reason) => undecodable.push(Unreadable { id, reason, record: Vec::new() }),
         }
     }
-    Ok(Answer { claim, now_ms, epoch, quarantined, undecodable, shut })
+    Ok(Answer { claim, now_ms, other_epoch, quarantined, undecodable, shut })
 }
 
 /// Queue and kind, as in "default/mail", and how many, …

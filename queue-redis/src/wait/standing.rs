@@ -17,7 +17,6 @@ use tokio::sync::oneshot;
 
 use super::Home;
 use crate::backend::{self, ClaimAnswer};
-use crate::keys::Keys;
 use crate::scripts;
 
 /// Ends a blocking command.
@@ -78,8 +77,9 @@ impl Standing {
         self.is_revoked = true;
     }
 
-    pub(super) fn cmd(&self, keys: &Keys) -> Cmd {
-        backend::claim_cmd(&scripts::standing_claim, keys, &self.request)
+    pub(super) fn cmd(&self, home: &Home) -> Cmd {
+        let epoch = home.epoch.current();
+        backend::claim_cmd(&scripts::standing_claim, &home.keys, &self.request, &epoch)
     }
 }
 

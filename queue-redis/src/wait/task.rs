@@ -204,7 +204,7 @@ impl Task {
         let claiming = first.map(|at| Claiming::new(self.waiting.swap_remove(at)));
         let follow = claiming.as_ref().and_then(|claiming| {
             let standing = claiming.ask.standing.as_ref()?;
-            Some((standing.cmd(&home.keys), claiming.stage.clone()))
+            Some((standing.cmd(&home), claiming.stage.clone()))
         });
         let until = claiming.as_ref().map(|claiming| claiming.ask.until);
         let answer = Box::pin(async move {

@@ -5,7 +5,7 @@ use queue_core::{Backend, Error, Namespace};
 use queue_redis::RedisBackend;
 
 use crate::support::harness::RedisHarness;
-use crate::support::jobs::{claim, enqueue, job};
+use crate::support::jobs::{adopt, enqueue, job};
 use crate::support::proxy::{INFO, Proxy};
 use crate::support::server::TestRedis;
 
@@ -146,7 +146,7 @@ async fn an_emptied_store_is_noticed_until_work_goes_on_with_it() {
     assert_found(&backend, "epoch", Bad, "none").await;
     harness.open(backend.namespace()).await;
     assert_found(&backend, "epoch", Bad, "another").await;
-    claim(&backend, &["a"], 1).await;
+    adopt(&backend).await;
     assert_found(&backend, "epoch", Good, "as when opened").await;
 }
 

@@ -26,6 +26,7 @@ mod plain;
 mod plain_damage;
 mod quarantine;
 mod repair;
+mod reset;
 mod shelves;
 mod standing;
 mod store;

@@ -12,7 +12,7 @@ use queue_redis::RedisBackend;
 
 use crate::support::harness::RedisHarness;
 use crate::support::jobs::{
-    claim, claim_with, completed, ends, enqueue, job, request, set_limit, settle, transient,
+    adopt, claim, claim_with, completed, ends, enqueue, job, request, set_limit, settle, transient,
 };
 use crate::support::twin::Twin;
 
@@ -36,6 +36,7 @@ impl Scene {
 
     async fn begin_anew(&self) {
         self.harness.raw::<()>(&[b"FLUSHALL"]);
+        adopt(&self.backend).await;
         self.harness.set_clock(&self.backend, START).await;
     }
 

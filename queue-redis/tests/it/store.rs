@@ -86,22 +86,6 @@ async fn a_full_store_refuses_new_jobs_and_finishes_old_ones() {
 }
 
 #[tokio::test]
-async fn a_store_that_lost_its_data_goes_on_with_a_new_epoch() {
-    let harness = RedisHarness::new();
-    let backend = harness.now().await;
-    let meta = harness.key(&backend, "meta");
-    let epoch = || harness.raw::<String>(&[b"HGET", meta.as_bytes(), b"epoch"]);
-    let before = epoch();
-    enqueue(&backend, &[job("a")]).await;
-    harness.raw::<()>(&[b"FLUSHALL"]);
-    assert!(claim(&backend, &["a"], 1).await.is_empty());
-    assert_ne!(epoch(), before);
-    enqueue(&backend, &[job("a")]).await;
-    assert_eq!(claim(&backend, &["a"], 1).await.len(), 1);
-    assert_sound(&backend).await;
-}
-
-#[tokio::test]
 async fn unfit_servers_are_refused_with_a_remedy() {
     let refused = |redis: &TestRedis| {
         let url = redis.url();

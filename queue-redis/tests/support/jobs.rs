@@ -55,6 +55,13 @@ pub async fn claim(backend: &RedisBackend, kinds: &[&str], max: u32) -> Vec<Leas
     backend.claim(&request(kinds, max)).await.unwrap().leases
 }
 
+/// Goes on with the data that the store has now, if that is not what the backend knows.
+pub async fn adopt(backend: &RedisBackend) {
+    if let Some(epoch) = backend.other_epoch().await.unwrap() {
+        backend.adopt(&epoch).await.unwrap();
+    }
+}
+
 /// A claim of a worker that adds a key to the kind.
 pub async fn claim_with(backend: &RedisBackend, kind: &str, key: &str, max: u32) -> Vec<Lease> {
     let mut request = request(&[kind], max);

@@ -145,6 +145,10 @@ pub struct Claim {
     /// many more as this claim gave of it, and nothing of it is limited but how many jobs run at once or
     /// are live. A worker may hold some back then. Not for a repeat.
     pub spare: bool,
+    /// Whether the store has other data than that which claims are made from: it gave nothing, and gives
+    /// nothing to this program until that has adopted it
+    /// ([`Backend::adopt`](crate::backend::Backend::adopt)).
+    pub was_reset: bool,
 }
 
 /// A worker extends claims.

@@ -27,6 +27,25 @@ impl QueueStats {
     }
 }
 
+/// The name of a store's data, random, made with it. If it changes, the data is gone: somebody has
+/// flushed the store, or it came back without its data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Epoch(Vec<u8>);
+
+impl Epoch {
+    /// A name as the store has it.
+    #[must_use]
+    pub const fn new(name: Vec<u8>) -> Self {
+        Self(name)
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 /// What one maintenance pass did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]

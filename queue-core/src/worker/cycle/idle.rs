@@ -86,7 +86,7 @@ impl Turning {
     }
 
     fn has_room(&self, phase: Phase) -> bool {
-        phase == Phase::Running && self.set.slots.free() > 0
+        self.may_take_jobs(phase) && self.set.slots.free() > 0
     }
 
     fn deaf_until(&self) -> Instant {

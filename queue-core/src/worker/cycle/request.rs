@@ -116,7 +116,7 @@ impl Turning {
         let slots = &self.set.slots;
         let are_ahead = self.ahead.len() + slots.asked_ahead();
         let ahead = if is_busy { self.ahead_at_most().saturating_sub(are_ahead) } else { 0 };
-        let has_room = phase == Phase::Running && self.claimable(ahead) > 0;
+        let has_room = self.may_take_jobs(phase) && self.claimable(ahead) > 0;
         // Outcomes first: a store that takes them slowly must not be asked for yet more jobs.
         let are_first = self.pending.is_empty() || at_most.is_some();
         let may_claim = has_room && are_first && now >= self.no_claim_before;
@@ -135,6 +135,11 @@ impl Turning {
     /// ended and stay behind hold their places in the store: their slots are the next request's to fill.
     fn claimable(&self, ahead: usize) -> usize {
         (self.set.slots.free() + ahead).saturating_sub(self.pending.len())
+    }
+
+    /// Whether the worker wants jobs, and the store is one that gives it any.
+    pub(super) fn may_take_jobs(&self, phase: Phase) -> bool {
+        phase == Phase::Running && !self.set.status.was_reset()
     }
 
     /// For as many jobs as may be claimed.

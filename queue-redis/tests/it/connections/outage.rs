@@ -13,7 +13,6 @@ use crate::support::harness::RedisHarness;
 use crate::support::jobs::{
     assert_sound, claim, completed, enqueue, interest, job, settle, transient,
 };
-use crate::support::log::Log;
 use crate::support::proxy::Proxy;
 use crate::support::server::{TestRedis, until};
 
@@ -25,7 +24,6 @@ async fn behind_proxy(harness: &RedisHarness, options: RedisOptions) -> (Proxy, 
 
 #[tokio::test]
 async fn a_server_that_comes_back_with_its_data_finds_its_workers() {
-    let log = Log::keep();
     let mut redis = TestRedis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let backend = RedisBackend::connect(&redis.url(), Namespace::default()).await.unwrap();
     enqueue(&backend, &[job("a"), job("a")]).await;
@@ -34,49 +32,8 @@ async fn a_server_that_comes_back_with_its_data_finds_its_workers() {
     let settled = settle(&backend, &running, &completed()).await;
     assert_eq!(settled, [Settled::Applied(JobState::Completed)]);
     assert_eq!(claim(&backend, &["a"], 5).await.len(), 1);
-    assert_eq!(log.with("store_was_reset"), Vec::<String>::new());
+    assert_eq!(backend.other_epoch().await.unwrap(), None);
     assert_sound(&backend).await;
-}
-
-#[tokio::test]
-async fn a_server_that_comes_back_without_its_data_is_noticed_once() {
-    let log = Log::keep();
-    let mut redis = TestRedis::start();
-    let backend = RedisBackend::connect(&redis.url(), Namespace::default()).await.unwrap();
-    enqueue(&backend, &[job("a"), job("a")]).await;
-    let running = claim(&backend, &["a"], 1).await;
-    redis.crash_and_restart();
-    assert_eq!(settle(&backend, &running, &completed()).await, [Settled::Gone]);
-    let claims = (0..20).map(|_| claim(&backend, &["a"], 1));
-    for claimed in futures(claims).await {
-        assert!(claimed.is_empty());
-    }
-    let said = log.with("store_was_reset");
-    assert!(said.len() == 1 && said[0].starts_with("ERROR"), "{said:?}");
-    enqueue(&backend, &[job("a")]).await;
-    assert_eq!(claim(&backend, &["a"], 5).await.len(), 1);
-    assert_sound(&backend).await;
-
-    redis::cmd("FLUSHALL").query::<()>(&mut redis.client()).unwrap();
-    claim(&backend, &["a"], 1).await;
-    claim(&backend, &["a"], 1).await;
-    assert_eq!(log.with("store_was_reset").len(), 2, "it has happened again");
-}
-
-/// Runs all of them at the same time.
-async fn futures<T>(futures: impl IntoIterator<Item = impl Future<Output = T>>) -> Vec<T> {
-    let mut running: Vec<_> = futures.into_iter().map(|one| (Box::pin(one), None)).collect();
-    std::future::poll_fn(|context| {
-        for (one, done) in running.iter_mut().filter(|(_, done)| done.is_none()) {
-            if let std::task::Poll::Ready(value) = one.as_mut().poll(context) {
-                *done = Some(value);
-            }
-        }
-        let is_over = running.iter().all(|(_, done)| done.is_some());
-        if is_over { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    })
-    .await;
-    running.into_iter().filter_map(|(_, done)| done).collect()
 }
 
 #[tokio::test]
