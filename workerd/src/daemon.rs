@@ -12,7 +12,7 @@ use crate::config::{Config, longest_kill_grace};
 use crate::executor::command::{self, CommandExecutor, Folders};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::http::{Names, Running, Server, Shared};
-use crate::limits;
+use crate::limits::InForce;
 use crate::machine;
 use crate::reload::on_hangup;
 use crate::signals::{Hangups, Signals};
@@ -45,8 +45,8 @@ pub(crate) async fn run(
     let shared = Shared::new(telemetry::start_metrics()?, names(config));
     let _server = serve(config, &shared).await?;
 
-    let queue = tokio::select! {
-        queue = prepare(config) => queue?,
+    let (queue, limits) = tokio::select! {
+        prepared = prepare(config) => prepared?,
         signal = signals.next() => {
             tracing::info!(event = "stopped", signal, "nothing was running");
             return Ok(Exit::Done);
@@ -61,7 +61,7 @@ pub(crate) async fn run(
     let worker = Arc::new(worker.start().map_err(Failure::usage)?);
     shared.set_running(Running { queue: queue.clone(), worker: Arc::clone(&worker) });
     // To the end, as jobs may still run by then; it goes with the runtime.
-    tokio::spawn(on_hangup(hangups, queue, Arc::clone(&worker), config.clone(), read));
+    tokio::spawn(on_hangup(hangups, queue, Arc::clone(&worker), limits, config.clone(), read));
 
     let signal = tokio::select! {
         signal = signals.next() => signal,
@@ -128,11 +128,13 @@ async fn serve(config: &Config, shared: &Arc<Shared>) -> Result<Option<Server>, 
 }
 
 /// The store as the configuration wants it: connected, and with its limits in force before this
-/// replica takes a job.
-async fn prepare(config: &Config) -> Result<Queue, Failure> {
+/// replica takes a job, also from a store that has lost them later.
+async fn prepare(config: &Config) -> Result<(Queue, InForce), Failure> {
     let queue = connect(config).await?;
-    limits::write(&queue, &config.limits).await?;
-    Ok(queue)
+    let limits = InForce::new(&config.limits);
+    limits.outlive_resets_of(&queue);
+    limits.write(&queue).await?;
+    Ok((queue, limits))
 }
 
 /// Connects, and goes on trying while that can help: a store that starts later than its workers

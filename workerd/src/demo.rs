@@ -23,7 +23,7 @@ use crate::daemon;
 use crate::display::print;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::http::{Running, Server, Shared};
-use crate::limits;
+use crate::limits::InForce;
 use crate::signals::Signals;
 use crate::telemetry;
 use plan::{Place, Plan};
@@ -94,7 +94,9 @@ impl Demo<'_> {
         shared: &Shared,
         signals: &mut Signals,
     ) -> Outcome {
-        limits::write(&self.queue, &self.config.limits).await?;
+        let limits = InForce::new(&self.config.limits);
+        limits.outlive_resets_of(&self.queue);
+        limits.write(&self.queue).await?;
         let started = Instant::now();
         let enqueued = plan.enqueue(&self.queue).await?;
         self.seen = Seen::new(enqueued.created().map(|(_, id)| id));

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use queue::{Queue, RunningWorker};
+use queue::{LimitTarget, Queue, RunningWorker};
 use serde_json::{Map, Value};
 
-use crate::config::{Config, Limits, View};
+use crate::config::{Config, View};
 use crate::exit::Failure;
-use crate::limits;
+use crate::limits::InForce;
 use crate::signals::Hangups;
 
 /// Reads the configuration again at each SIGHUP. `config` is what runs, and `read` reads it.
@@ -20,45 +20,42 @@ pub(crate) async fn on_hangup(
     mut hangups: Hangups,
     queue: Queue,
     worker: Arc<RunningWorker>,
+    limits: InForce,
     config: Config,
     read: impl Fn() -> Result<Config, Failure>,
 ) {
-    let mut limits = config.limits.clone();
     loop {
         hangups.next().await;
-        match reload(&queue, &worker, &config, &limits, &read).await {
-            Ok(now) => limits = now,
-            Err(failure) => {
-                let error = failure.to_string().replace('\n', "; ");
-                let advice = "what is in force stays; correct it and send SIGHUP again";
-                tracing::error!(event = "reload_failed", error, advice);
-            }
+        if let Err(failure) = reload(&queue, &worker, &limits, &config, &read).await {
+            let error = failure.to_string().replace('\n', "; ");
+            let advice = "what is in force stays; correct it and send SIGHUP again";
+            tracing::error!(event = "reload_failed", error, advice);
         }
     }
 }
 
-/// Answers the limits that are in force now. `before` are those of the last time.
 async fn reload(
     queue: &Queue,
     worker: &RunningWorker,
+    limits: &InForce,
     config: &Config,
-    before: &Limits,
     read: impl Fn() -> Result<Config, Failure>,
-) -> Result<Limits, Failure> {
+) -> Result<(), Failure> {
     let again = read()?;
     for setting in kept(config, &again) {
         let advice = "it stays as it was; start this replica again to change it";
         tracing::warn!(event = "setting_not_reloaded", setting, advice);
     }
-    for limit in before.keys().filter(|target| !again.limits.contains_key(target)) {
+    let named: BTreeSet<LimitTarget> = again.limits.keys().cloned().collect();
+    let (changed, before) = limits.replace(queue, again.limits).await?;
+    for limit in before.keys().filter(|target| !named.contains(target)) {
         let advice = "its last settings stay in force; workerd limit rm removes them";
         tracing::warn!(event = "limit_not_named", %limit, advice);
     }
-    let changed = limits::write(queue, &again.limits).await?;
     let concurrency = again.worker.concurrency;
     worker.set_concurrency(concurrency).map_err(Failure::usage)?;
     tracing::info!(event = "reloaded", limits_changed = changed, concurrency);
-    Ok(again.limits)
+    Ok(())
 }
 
 /// The settings that differ and are only read at the start, as in `worker.lease`.

@@ -248,6 +248,8 @@ impl Turning {
         if claim.was_reset {
             self.set.status.set_reset(true);
             self.ask = true;
+            // What runs has lost its lease, and hears of it by that.
+            self.set.renewer.renew_all_now();
         }
         self.note_wake_up(held.len());
         self.ask_at = Instant::now() + self.next_ask(claim, held.is_empty(), sent_at);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use queue_core::backend::{CheckFinding, QuarantinedJob, Violation};
+use queue_core::backend::{CheckFinding, Epoch, QuarantinedJob, Violation};
 use queue_core::{
     Backend, CancelOutcome, Claim, ClaimRequest, DeleteOutcome, Durability, EnqueueOutcome, Error,
     Interest, Job, JobId, JobRecord, JobState, Lanes, LimitKey, LimitSettings, LimitStatus,
@@ -113,6 +113,10 @@ struct Trouble {
     most_round_jobs: u32,
     /// The next enqueue waits for the gate.
     enqueue_waits: Option<Gate>,
+    /// The data is not what claims are made from.
+    was_reset: bool,
+    /// Claims that were told so.
+    claims_in_vain: u32,
 }
 
 impl Faulty {
@@ -232,6 +236,16 @@ impl Faulty {
         self.0.calls.load(Ordering::SeqCst)
     }
 
+    /// From now on claims get nothing until the data is adopted.
+    pub(crate) fn reset(&self) {
+        self.trouble().was_reset = true;
+    }
+
+    /// How many claims have got nothing since the data was not known.
+    pub(crate) fn claims_in_vain(&self) -> u32 {
+        self.trouble().claims_in_vain
+    }
+
     pub(crate) fn claim_panics(&self) {
         self.trouble().claim_panics = true;
     }
@@ -291,6 +305,15 @@ impl Backend for Faulty {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claim, Error> {
         let panics = std::mem::take(&mut self.trouble().claim_panics);
         assert!(!panics, "a bug in the backend");
+        {
+            let mut trouble = self.trouble();
+            if trouble.was_reset {
+                trouble.claims_in_vain += 1;
+                let mut nothing = Claim::default();
+                nothing.was_reset = true;
+                return Ok(nothing);
+            }
+        }
         let mut claim = self.over_network(self.0.backend.claim(request)).await?;
         if self.trouble().always_due {
             claim.next_due = Some(Duration::ZERO);
@@ -474,6 +497,15 @@ impl Backend for Faulty {
 
     async fn audit(&self, repair: bool) -> Result<Vec<Violation>, Error> {
         self.0.backend.audit(repair).await
+    }
+
+    async fn other_epoch(&self) -> Result<Option<Epoch>, Error> {
+        Ok(self.trouble().was_reset.then(|| Epoch::new(b"another".to_vec())))
+    }
+
+    async fn adopt(&self, _: &Epoch) -> Result<(), Error> {
+        self.trouble().was_reset = false;
+        Ok(())
     }
 
     async fn check(&self) -> Result<Vec<CheckFinding>, Error> {

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use queue_core::{
-    Backend, Context, Error, Executor, Fail, Kind, LimitSettings, LimitTarget, Namespace, NewJob,
-    Payload, Queue, RunningWorker, SettleRequest, Settled, Worker,
+    Backend, CancelReason, Context, Error, Executor, Fail, Kind, LimitSettings, LimitTarget,
+    Namespace, NewJob, Payload, Queue, RunningWorker, SettleRequest, Settled, Worker,
 };
 use queue_redis::RedisBackend;
 
@@ -229,4 +229,31 @@ async fn a_program_that_prepares_nothing_goes_on_and_says_what_is_gone() {
     let said = log.with("store_was_reset");
     assert!(said.len() == 1 && said[0].contains("without a limit"), "{said:?}");
     worker.drain(LONG).await;
+}
+
+/// Runs until it is told to stop.
+#[derive(Clone)]
+struct Endless(tokio::sync::mpsc::UnboundedSender<Option<CancelReason>>);
+
+impl Executor for Endless {
+    async fn run(&self, context: Context) -> Result<Option<Payload>, Fail> {
+        self.0.send(None).unwrap();
+        self.0.send(Some(context.cancelled().await)).unwrap();
+        Ok(None)
+    }
+}
+
+#[tokio::test]
+async fn what_ran_when_the_data_was_lost_is_told_to_stop_long_before_its_lease_is_over() {
+    let redis = TestRedis::start();
+    let queue = connect(&redis).await;
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let worker = Worker::new(&queue).lease(Duration::from_secs(600));
+    let worker = worker.executor(Kind::new("a").unwrap(), None, Endless(told)).start().unwrap();
+    queue.enqueue(job("a")).await.unwrap();
+    assert_eq!(heard.recv().await, Some(None));
+    redis::cmd("FLUSHALL").exec(&mut redis.client()).unwrap();
+    let soon = tokio::time::timeout(LONG, heard.recv()).await;
+    assert_eq!(soon.unwrap(), Some(Some(CancelReason::LeaseLost)));
+    worker.stop_now().await;
 }

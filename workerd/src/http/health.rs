@@ -39,6 +39,10 @@ pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> (StatusCode, &'
         Some(status) if !status.store_up => {
             (StatusCode::SERVICE_UNAVAILABLE, "the store is down\n")
         }
+        Some(status) if status.store_was_reset => {
+            let text = "the store was reset, and its limits are not written yet\n";
+            (StatusCode::SERVICE_UNAVAILABLE, text)
+        }
         Some(_) => (StatusCode::OK, "ready\n"),
     }
 }

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use queue::{JobId, JobState, LimitKey, LimitStatus, Queue};
+use queue::{Connect as _, JobId, JobState, LimitKey, LimitStatus, Queue};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Daemon, Gate, Store, ask, ask_plainly, executor, job, on_every_store, text, until,
+    Daemon, Gate, Redis, Store, ask, ask_plainly, executor, job, on_every_store, text, until,
     until_finished,
 };
 
@@ -126,6 +126,47 @@ async fn a_provider_of_the_configuration_is_called_by_no_more_than_it_allows(sto
     let counts = counted.counts();
     assert!(counts.len() == 24 && counts.iter().all(|count| *count <= 2), "{counts:?}");
     until_running(&queue, "provider:slow", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_comes_back_empty_gets_the_limits_of_the_file_before_a_job_starts() {
+    let (counted, mut redis) = (Counted::new(), Redis::start());
+    let limits = "provider = \"slow\"\n[limits.\"provider:slow\"]\nconcurrency = 1\n\
+                  [queues.default]\nmax_live = 30\n";
+    let config = REPLICA.to_owned() + &counted.executor() + limits;
+    let url = redis.url();
+    let replicas = [Daemon::start(&url, &config), Daemon::start(&url, &config)];
+    for replica in &replicas {
+        replica.wait_for_event("worker_started");
+    }
+    // What was read last counts.
+    for replica in &replicas {
+        replica.rewrite_config(&url, &config.replace("concurrency = 1", "concurrency = 2"));
+        replica.signal(Signal::HUP);
+        replica.wait_for_event("reloaded");
+    }
+    let queue = Queue::connect(&url).await.unwrap();
+    let by_hand = queue::LimitSettings { weight: Some(2), ..Default::default() };
+    queue.set_limit(&queue::LimitTarget::new("by:hand").unwrap(), &by_hand).await.unwrap();
+
+    redis.restart_empty();
+    let jobs = enqueue(&queue, 12, &[]).await;
+    for replica in &replicas {
+        assert!(text(&replica.wait_for_event("store_was_reset")["message"]).contains("limits"));
+        let written = replica.wait_for_event("limits_written_again");
+        assert!(text(&written["advice"]).contains("by hand"), "{written}");
+    }
+    until("two programs", async || (counted.counts().len() == 2).then_some(())).await;
+    let set: Vec<String> =
+        queue.limits().await.unwrap().iter().map(|(t, _)| t.to_string()).collect();
+    assert_eq!(set, ["provider:slow", "queue:default"]);
+    counted.gate.open();
+    for id in jobs {
+        assert_eq!(until_finished(&queue, id).await.state, JobState::Completed);
+    }
+    let counts = counted.counts();
+    assert!(counts.len() == 24 && counts.iter().all(|count| *count <= 2), "{counts:?}");
+    assert!(replicas.iter().all(|replica| replica.get("/readyz").0 == 200));
 }
 
 async fn a_hangup_writes_the_limits_of_the_file_again(store: Store) {

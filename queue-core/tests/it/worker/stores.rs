@@ -197,3 +197,38 @@ async fn a_store_that_names_wrong_times_is_not_asked_all_the_time() {
     assert_eq!(finished(&queue, id).await.state, JobState::Completed);
     worker.drain(LONG).await;
 }
+
+#[tokio::test]
+async fn workers_wait_until_a_store_that_was_reset_is_prepared_once() {
+    let faulty = Faulty::new(queue_core::MemoryBackend::new());
+    let queue = Queue::new(faulty.clone());
+    let (gate, prepared) = (Gate::default(), Arc::new(AtomicUsize::new(0)));
+    let (passed, count) = (gate.clone(), Arc::clone(&prepared));
+    queue.on_reset(move |queue| {
+        let (gate, count) = (passed.clone(), Arc::clone(&count));
+        async move {
+            gate.passed().await;
+            count.fetch_add(1, Ordering::SeqCst);
+            queue.limits().await.map(drop)
+        }
+    });
+    faulty.reset();
+    let nothing = async |_: Number| Ok::<_, Fail>(());
+    let workers =
+        [(); 2].map(|()| Worker::new(&queue).handle::<Number, _>(nothing).start().unwrap());
+    let reset = async || workers.iter().all(|worker| worker.status().store_was_reset);
+    eventually("both know", reset).await;
+    // One who asks all the time would ask for each of these.
+    for n in 0..50 {
+        queue.enqueue(number(n)).await.unwrap();
+    }
+    let id = queue.enqueue(number(50)).await.unwrap().id;
+    assert_eq!(faulty.claims_in_vain(), 2, "none asks again meanwhile");
+    gate.open();
+    assert_eq!(finished(&queue, id).await.state, JobState::Completed);
+    assert_eq!(prepared.load(Ordering::SeqCst), 1, "for both of them");
+    for worker in workers {
+        assert!(!worker.status().store_was_reset);
+        worker.drain(LONG).await;
+    }
+}

@@ -62,6 +62,13 @@ impl Redis {
         }
     }
 
+    /// Kills it and starts it again without anything that it had.
+    pub(crate) fn restart_empty(&mut self) {
+        self.stop();
+        std::fs::remove_dir_all(self.folder.path().join("appendonlydir")).unwrap();
+        self.start_now();
+    }
+
     /// The keys that it has and that do not go by themselves.
     pub(crate) fn lasting_keys(&self) -> Vec<String> {
         let answer = self.call("KEYS *");
