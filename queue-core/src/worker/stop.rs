@@ -86,6 +86,9 @@ pub struct WorkerStatus {
 #[derive(Debug)]
 pub(super) struct Status {
     running: AtomicUsize,
+    /// How many of them others were told of last.
+    running_told: AtomicUsize,
+    running_changed: Notify,
     /// How many jobs may run.
     slots: AtomicUsize,
     slots_changed: Notify,
@@ -99,10 +102,12 @@ pub(super) struct Status {
 }
 
 impl Status {
-    fn new(slots: usize, queues: Vec<QueueName>) -> Self {
+    pub(super) fn new(slots: usize, queues: Vec<QueueName>) -> Self {
         Self {
             queues: queues.into_iter().map(|queue| (queue, AtomicUsize::new(0))).collect(),
             running: AtomicUsize::new(0),
+            running_told: AtomicUsize::new(0),
+            running_changed: Notify::new(),
             slots: AtomicUsize::new(slots),
             slots_changed: Notify::new(),
             store_up: AtomicBool::new(false),
@@ -130,6 +135,18 @@ impl Status {
         self.running.load(Ordering::Relaxed)
     }
 
+    /// How many jobs run, which others are about to be told.
+    pub(super) fn tell_running(&self) -> usize {
+        let running = self.running();
+        self.running_told.store(running, Ordering::Relaxed);
+        running
+    }
+
+    /// Waits until others have been told of another number of running jobs.
+    pub(super) async fn running_changed(&self) {
+        self.running_changed.notified().await;
+    }
+
     /// A worker has few queues: looking through them costs less than anything else about a job.
     fn of_queue(&self, queue: &QueueName) -> Option<&AtomicUsize> {
         self.queues.iter().find(|(of, _)| of == queue).map(|(_, running)| running)
@@ -153,6 +170,10 @@ impl Status {
 
     pub(super) fn progress(&self, running: usize) {
         self.running.store(running, Ordering::Relaxed);
+        // Wakes nobody while it is too soon for another word.
+        if running != self.running_told.load(Ordering::Relaxed) {
+            self.running_changed.notify_one();
+        }
         *self.last_progress.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 

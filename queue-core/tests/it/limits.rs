@@ -476,3 +476,22 @@ async fn a_running_worker_can_be_given_more_slots_and_fewer() {
     assert!(matches!(worker.set_concurrency(0), Err(StartError::OutOfRange { .. })));
     assert_eq!(worker.drain(Duration::ZERO).await.released, 3);
 }
+
+#[tokio::test]
+async fn others_know_soon_how_many_jobs_a_worker_runs() {
+    let queue = Queue::memory();
+    let endless = async |_: Number| {
+        std::future::pending::<()>().await;
+        Ok::<_, Fail>(())
+    };
+    let worker = Worker::new(&queue).cancel_grace(Duration::ZERO).handle::<Number, _>(endless);
+    let worker = worker.start().unwrap();
+    eventually("it is known", async || queue.workers().await.unwrap().len() == 1).await;
+    let since = std::time::Instant::now();
+    queue.enqueue_all((0..3).map(number)).await.unwrap();
+    let said = async || queue.workers().await.unwrap()[0].info.running;
+    eventually("others know", async || said().await == 3).await;
+    // A second or so, and much less than the time between two words of an idle worker.
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    worker.drain(Duration::ZERO).await;
+}
