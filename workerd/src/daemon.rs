@@ -9,7 +9,7 @@ use queue::{
 };
 
 use crate::config::{Config, longest_kill_grace};
-use crate::executor::command::{self, CommandExecutor, Folders};
+use crate::executor::command::{self, CLOSES_NOTHING, CommandExecutor, Folders};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::http::{Names, Running, Server, Shared};
 use crate::limits::InForce;
@@ -40,6 +40,7 @@ pub(crate) async fn run(
         adopt_orphans();
     }
     warn_of_missing_variables(config);
+    warn_of_what_closes_nothing(config);
     let mut signals = Signals::new().map_err(|e| Failure::new(Exit::Failed, e))?;
     let hangups = Hangups::new().map_err(|e| Failure::new(Exit::Failed, e))?;
     let shared = Shared::new(telemetry::start_metrics()?, names(config));
@@ -106,6 +107,12 @@ fn warn_of_missing_variables(config: &Config) {
             let advice = "workerd's own environment does not have it; set it there";
             tracing::warn!(event = "variable_missing", %kind, %variable, advice);
         }
+    }
+}
+
+fn warn_of_what_closes_nothing(config: &Config) {
+    for (kind, _) in config.executors.iter().filter(|(_, command)| command.closes_nothing()) {
+        tracing::warn!(event = "throttled_closes_nothing", %kind, advice = CLOSES_NOTHING);
     }
 }
 

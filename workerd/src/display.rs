@@ -91,17 +91,44 @@ pub(crate) fn jobs(count: u64) -> String {
     if count == 1 { "1 job".to_owned() } else { format!("{count} jobs") }
 }
 
+/// A duration as it would be written in a file: `1m 30s`, `365d`. It reads back as the same.
+///
+/// Not what `humantime` makes of it, which has months and years of days with fractions.
+pub(crate) fn exact(duration: Duration) -> String {
+    const UNITS: [(u128, &str); 7] = [
+        (86_400_000_000_000, "d"),
+        (3_600_000_000_000, "h"),
+        (60_000_000_000, "m"),
+        (1_000_000_000, "s"),
+        (1_000_000, "ms"),
+        (1_000, "us"),
+        (1, "ns"),
+    ];
+    let mut left = duration.as_nanos();
+    let mut parts = Vec::new();
+    for (size, unit) in UNITS {
+        if left >= size {
+            parts.push(format!("{}{unit}", left / size));
+            left %= size;
+        }
+    }
+    if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
+}
+
 /// A duration in two units at most, as people say it.
 pub(crate) fn short(duration: Duration) -> String {
-    let rounded = match duration.as_secs() {
+    let seconds = duration.as_secs();
+    let rounded = match seconds {
         0 => Duration::from_millis(duration.as_micros().div_ceil(1000).try_into().unwrap_or(0)),
         1..60 => Duration::from_millis(duration.as_millis().try_into().unwrap_or(0) / 10 * 10),
-        seconds => Duration::from_secs(seconds),
+        60..3600 => Duration::from_secs(seconds),
+        3600..86_400 => Duration::from_secs(seconds / 60 * 60),
+        _ => Duration::from_secs(seconds / 3600 * 3600),
     };
     if rounded.as_secs() < 60 && rounded.as_millis() >= 1000 {
         return format!("{:.2}s", rounded.as_secs_f64());
     }
-    humantime::format_duration(rounded).to_string()
+    exact(rounded)
 }
 
 /// The last point in time that has a text of its own: after it, years have five digits.
@@ -187,10 +214,35 @@ mod tests {
     }
 
     #[test]
+    fn durations_are_written_in_units_that_are_read_back() {
+        const DAY: u64 = 86_400_000;
+        for (ms, text) in [
+            (0, "0s"),
+            (90_000, "1m 30s"),
+            (1500, "1s 500ms"),
+            (DAY, "1d"),
+            (31 * DAY + 3_600_000, "31d 1h"),
+            (365 * DAY, "365d"),
+        ] {
+            let duration = Duration::from_millis(ms);
+            assert_eq!(exact(duration), text);
+            assert_eq!(crate::config::duration(text).unwrap(), duration);
+        }
+        assert_eq!(exact(Duration::new(1, 2_003)), "1s 2us 3ns");
+        assert_eq!(humantime::parse_duration("1s 2us 3ns").unwrap(), Duration::new(1, 2_003));
+    }
+
+    #[test]
     fn durations_are_short() {
-        for (ms, text) in
-            [(0, "0s"), (1, "1ms"), (999, "999ms"), (1500, "1.50s"), (61_900, "1m 1s")]
-        {
+        for (ms, text) in [
+            (0, "0s"),
+            (1, "1ms"),
+            (999, "999ms"),
+            (1500, "1.50s"),
+            (61_900, "1m 1s"),
+            (7_385_000, "2h 3m"),
+            (40 * 86_400_000 + 7_385_000, "40d 2h"),
+        ] {
             assert_eq!(short(Duration::from_millis(ms)), text);
         }
         assert_eq!(short(Duration::from_micros(10)), "1ms");

@@ -100,6 +100,20 @@ mod tests {
     }
 
     #[test]
+    fn a_setting_is_named_as_the_file_has_it() {
+        let executor = "[executors.k]\ntype = \"command\"\nargv = [\"sh\"]\n";
+        let of = |keys: &str| config(&format!("{executor}{keys}"));
+        let openai = of("provider = \"openai\"\nlimits = [\"gpu:a\"]");
+        for (after, setting) in [
+            (of("provider = \"other\"\nlimits = [\"gpu:a\"]"), "executors.k.provider"),
+            (of("limits = [\"gpu:a\"]"), "executors.k.provider"),
+            (of("provider = \"openai\"\nlimits = [\"gpu:b\"]"), "executors.k.limits"),
+        ] {
+            assert_eq!(kept(&openai, &after).into_iter().collect::<Vec<_>>(), [setting]);
+        }
+    }
+
+    #[test]
     fn what_takes_a_restart_is_named_and_limits_do_not() {
         let before = config(
             "[store]\nurl = \"redis://:old@h\"\n[worker]\nconcurrency = 2\nlease = \"9s\"\n\

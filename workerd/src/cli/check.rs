@@ -8,6 +8,7 @@ use super::Common;
 use crate::config::{Config, Limits, View};
 use crate::daemon::NOTHING_TO_RUN;
 use crate::display::{escape, table};
+use crate::executor::command::CLOSES_NOTHING;
 use crate::exit::{Exit, Outcome};
 use crate::limits;
 
@@ -40,6 +41,10 @@ pub(super) async fn check(common: &Common) -> Outcome {
         let allows = format!("{target} allows {}", limits::settings(settings));
         let hint = limits::hint(settings);
         findings.extend(hint.map(|hint| warning("limits", &allows, &hint)));
+    }
+    for (kind, _) in config.executors.iter().filter(|(_, command)| command.closes_nothing()) {
+        let found = format!("{kind} has throttled, and neither a provider nor limits");
+        findings.push(warning("executors", &found, CLOSES_NOTHING));
     }
     if let Some(file) = config.store.missing_file()? {
         let found = format!("{} is not there yet", file.display());

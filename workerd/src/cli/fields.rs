@@ -5,6 +5,7 @@ use queue::{Hold, JobState, OnConflict};
 use serde::Deserialize;
 
 use crate::config::duration;
+use crate::display::exact;
 
 /// `existing`, `reject` or `replace`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
@@ -47,7 +48,7 @@ pub(super) fn hold_text(hold: Hold) -> String {
     match hold {
         Hold::Live => "live".to_owned(),
         Hold::Kept => "kept".to_owned(),
-        Hold::AtLeast(time) => humantime::format_duration(time).to_string(),
+        Hold::AtLeast(time) => exact(time),
     }
 }
 

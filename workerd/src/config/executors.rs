@@ -5,12 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use queue::Kind;
 use queue::payload::RESULT_MAX_BYTES;
+use queue::{Kind, THROTTLE_MAX};
 
 use super::limits;
 use super::raw::{Found, Item, Place, Source, Table, setting};
 use super::value::{self, CONCURRENCY_MAX};
+use crate::display::exact;
 use crate::executor::command::{
     Command, EXIT_DEAD, KILL_GRACE_DEFAULT, Stdout, THROTTLED_DELAY_DEFAULT,
     THROTTLED_DELAY_MIN_MS, Template, Throttled,
@@ -60,7 +61,7 @@ fn command(mut table: Table<'_, '_>, place: &Place, folder: &Path) -> Option<Com
     let environment = table.list("env", "a list of names such as [\"LANG\"]");
     let environment = environment.map(|list| list.value).unwrap_or_default();
     let environment = environment.iter().filter_map(|item| variable(source, item)).collect();
-    let limits = limits::of_executor(&mut table);
+    let (limits, provider) = limits::of_executor(&mut table);
     let throttled = throttled(&mut table);
     for key in UNSUPPORTED {
         table.unsupported(key);
@@ -72,6 +73,7 @@ fn command(mut table: Table<'_, '_>, place: &Place, folder: &Path) -> Option<Com
         arguments,
         concurrency,
         limits,
+        provider,
         timeout,
         environment,
         kill_grace: kill_grace.unwrap_or(KILL_GRACE_DEFAULT),
@@ -97,7 +99,14 @@ fn throttled(table: &mut Table<'_, '_>) -> Option<Throttled> {
         _ => Err(format!("{text:?} is not possible; write a whole number from 1 to 255")),
     });
     let delay = table.string("delay", "a duration such as \"30s\"");
-    let delay = setting(delay, source, value::duration_from::<THROTTLED_DELAY_MIN_MS>);
+    let delay = setting(delay, source, |text| {
+        let delay = value::duration_from::<THROTTLED_DELAY_MIN_MS>(text)?;
+        if delay > THROTTLE_MAX {
+            let most = exact(THROTTLE_MAX);
+            return Err(format!("{text:?} is too long; write at most \"{most}\""));
+        }
+        Ok(delay)
+    });
     table.finish();
     Some(Throttled { exit_code: exit_code?, delay: delay.unwrap_or(THROTTLED_DELAY_DEFAULT) })
 }

@@ -225,8 +225,8 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
 }
 
 /// `provider = "openai"` and `limits = ["class:name"]` of an executor: the keys that its jobs
-/// need here beside their own.
-pub(super) fn of_executor(table: &mut Table<'_, '_>) -> LimitKeys {
+/// need here beside their own, with the one of the provider.
+pub(super) fn of_executor(table: &mut Table<'_, '_>) -> (LimitKeys, Option<LimitKey>) {
     let source = table.source();
     let provider = table.string("provider", "a name such as \"openai\"");
     let limits = table.list("limits", "a list of keys such as [\"gpu:a100\"]");
@@ -238,12 +238,12 @@ pub(super) fn of_executor(table: &mut Table<'_, '_>) -> LimitKeys {
     });
     let limits = limits.map(|list| list.value).unwrap_or_default();
     let limits = limits.iter().filter_map(|item| limit_key(source, item));
-    let keys = LimitKeys::new(provider.into_iter().chain(limits));
+    let keys = LimitKeys::new(provider.clone().into_iter().chain(limits));
     let refused = |error: queue::InvalidLimitKey| {
         source.wrong(place.as_ref()?, error.to_string());
         None
     };
-    keys.map_or_else(refused, Some).unwrap_or_default()
+    (keys.map_or_else(refused, Some).unwrap_or_default(), provider)
 }
 
 fn limit_key(source: &Source<'_>, item: &Item<'_, '_>) -> Option<LimitKey> {

@@ -386,6 +386,11 @@ const WRONG: &[(&str, &str, &str)] = &[
         "at least \"1s\"",
     ),
     (
+        "[executors.a]\ntype = \"command\"\nargv = [\"sh\"]\nthrottled = { exit_code = 75, delay = \"48h\" }",
+        { "w.toml:4: executors.a.throttled.delay: " },
+        "at most \"1d\"",
+    ),
+    (
         "[executors.a]\ntype = \"command\"\nargv = [\"sh\"]\nworking_dir = \"/no/such\"",
         { "w.toml:4: executors.a.working_dir: " },
         "make it",

@@ -6,6 +6,7 @@ use std::time::Duration;
 use queue::{Durability, Namespace};
 
 use super::{LogFormat, StoreUrl};
+use crate::display::exact;
 
 /// The most jobs that one replica may run at a time.
 pub(super) const CONCURRENCY_MAX: usize = 10_000;
@@ -33,7 +34,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 pub(super) fn duration_from<const MIN_MS: u64>(text: &str) -> Result<Duration, String> {
     let (duration, min) = (duration(text)?, Duration::from_millis(MIN_MS));
     if duration < min {
-        let min = humantime::format_duration(min);
+        let min = exact(min);
         return Err(format!("{text:?} is too short; write at least \"{min}\""));
     }
     Ok(duration)

@@ -6,6 +6,7 @@ use queue::{Adaptive, LimitSettings, LimitTarget, QUEUE_CLASS, QueueName};
 use serde::Serialize;
 
 use super::{Config, LogFormat, Queues};
+use crate::display::exact;
 use crate::executor::command::{Command, Stdout};
 
 /// The tables of the file, in its order.
@@ -80,7 +81,8 @@ struct Breaker {
 struct Executor {
     r#type: &'static str,
     argv: Vec<String>,
-    /// With that of its provider.
+    provider: Option<String>,
+    /// Without that of its provider.
     limits: Vec<String>,
     concurrency: Option<usize>,
     timeout: Option<String>,
@@ -111,8 +113,8 @@ impl View {
             },
             worker: Worker {
                 concurrency: worker.concurrency,
-                lease: text(worker.lease),
-                shutdown_grace: text(worker.shutdown_grace),
+                lease: exact(worker.lease),
+                shutdown_grace: exact(worker.shutdown_grace),
                 queues: queues(&worker.queues),
             },
             http: Http { listen: listen.map_or("off".to_owned(), |address| address.to_string()) },
@@ -128,10 +130,6 @@ impl View {
             executors: executors.iter().map(|(k, c)| (k.to_string(), executor(c))).collect(),
         }
     }
-}
-
-fn text(duration: std::time::Duration) -> String {
-    humantime::format_duration(duration).to_string()
 }
 
 fn queues(queues: &Queues) -> Vec<Queue> {
@@ -164,8 +162,8 @@ fn limit(settings: &LimitSettings) -> Limit {
         max_live,
         breaker: breaker.map(|queue::Breaker { failures, window, cooldown }| Breaker {
             failures,
-            window: text(window),
-            cooldown: text(cooldown),
+            window: exact(window),
+            cooldown: exact(cooldown),
         }),
         adaptive,
     }
@@ -175,13 +173,15 @@ fn executor(command: &Command) -> Executor {
     let program = command.program.display().to_string();
     let program = program.replace('{', "{{").replace('}', "}}");
     let arguments = command.arguments.iter().map(ToString::to_string);
+    let limits = command.limits.iter().filter(|key| command.provider.as_ref() != Some(key));
     Executor {
         r#type: "command",
         argv: std::iter::once(program).chain(arguments).collect(),
-        limits: command.limits.iter().map(ToString::to_string).collect(),
+        provider: command.provider.as_ref().map(|key| key.name().to_owned()),
+        limits: limits.map(ToString::to_string).collect(),
         concurrency: command.concurrency,
-        timeout: command.timeout.map(text),
-        kill_grace: text(command.kill_grace),
+        timeout: command.timeout.map(exact),
+        kill_grace: exact(command.kill_grace),
         env: command.environment.clone(),
         working_dir: command.working_dir.as_ref().map(|path| path.display().to_string()),
         output_max_bytes: command.output_max_bytes,
@@ -191,7 +191,7 @@ fn executor(command: &Command) -> Executor {
         },
         throttled: command.throttled.map(|throttled| Throttled {
             exit_code: throttled.exit_code,
-            delay: text(throttled.delay),
+            delay: exact(throttled.delay),
         }),
     }
 }

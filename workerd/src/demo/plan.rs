@@ -62,6 +62,7 @@ pub(super) fn executors(limit: &LimitKey) -> Result<BTreeMap<Kind, Command>, Fai
             arguments: templates.map_err(Failure::usage)?,
             concurrency: None,
             limits: LimitKeys::new(keys).map_err(Failure::usage)?,
+            provider: None,
             timeout: (kind == SLOW_KIND).then_some(SLOW_TIMEOUT),
             environment: Vec::new(),
             kill_grace: KILL_GRACE_DEFAULT,

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use queue::{Context, Executor, Fail, LimitKeys, Payload};
+use queue::{Context, Executor, Fail, LimitKey, LimitKeys, Payload};
 
 use attempt::Attempt;
 pub(crate) use events::make as make_event_pipe;
@@ -44,6 +44,8 @@ pub(crate) struct Command {
     pub(crate) concurrency: Option<usize>,
     /// The limit keys that its jobs need here beside their own.
     pub(crate) limits: LimitKeys,
+    /// The one of them that is its provider's.
+    pub(crate) provider: Option<LimitKey>,
     /// The wall time of one attempt; the job's own timeout applies as well.
     pub(crate) timeout: Option<Duration>,
     /// Variables of workerd's own environment that the program sees, beyond [`ALWAYS_PASSED`].
@@ -58,6 +60,17 @@ pub(crate) struct Command {
     pub(crate) stdout: Stdout,
     /// How it says that its provider turned it away; it has no way to if `None`.
     pub(crate) throttled: Option<Throttled>,
+}
+
+/// What is told of one that [`Command::closes_nothing`].
+pub(crate) const CLOSES_NOTHING: &str = "each job is turned away by itself, and the next one starts all the same; add provider = \
+     \"NAME\", whose key it closes, or limits";
+
+impl Command {
+    /// Whether it says that it was turned away and has no key which that could close.
+    pub(crate) fn closes_nothing(&self) -> bool {
+        self.throttled.is_some() && self.limits.is_empty()
+    }
 }
 
 /// How a program says that its provider turned it away.

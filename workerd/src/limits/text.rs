@@ -1,9 +1,8 @@
 //! What limits allow, in the words of the configuration.
 
-use humantime::format_duration;
 use queue::{Blocked, LimitSettings, Rate};
 
-use crate::display::time;
+use crate::display::{exact, time};
 
 /// All that settings allow, in one line: `concurrency 8, rate 500/1m (burst 50)`.
 pub(crate) fn settings(settings: &LimitSettings) -> String {
@@ -15,8 +14,7 @@ pub(crate) fn settings(settings: &LimitSettings) -> String {
         }),
         rate.map(|rate| format!("rate {rate} (burst {})", rate.burst)),
         breaker.map(|breaker| {
-            let (window, cooldown) =
-                (format_duration(breaker.window), format_duration(breaker.cooldown));
+            let (window, cooldown) = (exact(breaker.window), exact(breaker.cooldown));
             format!("breaker {} in {window} (open {cooldown})", breaker.failures)
         }),
         weight.map(|weight| format!("weight {weight}")),

@@ -437,3 +437,26 @@ fn what_the_configuration_may_not_have_meant_is_told_by_the_check() {
     assert!(of_limits[0].starts_with("provider:openai allows rate 100/1s"), "{of_limits:?}");
     assert_eq!(of_limits[1], "a needs provider:opanai, which nothing limits");
 }
+
+#[test]
+fn being_turned_away_without_a_key_to_close_is_told_by_the_check_and_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let throttled = "throttled = { exit_code = 75 }\n";
+    let config = |kind: &str, keys: &str| executor(kind, "true") + throttled + keys;
+    let path = |config: &str| crate::support::write_config(folder.path(), config);
+    let told = |config: &str| {
+        let said = ask(&Store::sqlite(), &["check", "-c", path(config).to_str().unwrap()]).json();
+        let findings = said["findings"].as_array().unwrap().clone();
+        findings.into_iter().filter(|finding| finding["name"] == "executors").collect::<Vec<_>>()
+    };
+    for keys in ["provider = \"x\"\n", "limits = [\"gpu:a\"]\n"] {
+        assert_eq!(told(&config("a", keys)), Vec::<Value>::new());
+    }
+    let nothing = config("a", "");
+    let told = told(&nothing);
+    assert!(text(&told[0]["found"]).starts_with("a has throttled"), "{told:?}");
+    assert!(text(&told[0]["remedy"]).contains("add provider"), "{told:?}");
+    let store = Store::sqlite();
+    let daemon = Daemon::start(&store.url(), &nothing);
+    assert_eq!(daemon.wait_for_event("throttled_closes_nothing")["kind"], "a");
+}

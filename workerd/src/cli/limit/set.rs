@@ -30,7 +30,8 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "JOBS", value_parser = or_none(count::<{ u32::MAX }>))]
     concurrency: Option<Wanted<u32>>,
 
-    /// How often jobs start, such as 500/1m or 10/s
+    /// How often jobs start, such as 500/1m or 10/s. A burst that is what the old rate gives in
+    /// 100ms, also if it was asked for, follows the new one unless --burst is given
     #[arg(long, value_parser = or_none(rate))]
     rate: Option<Wanted<Rate>>,
 
@@ -153,7 +154,8 @@ impl Args {
         Ok(settings)
     }
 
-    /// A burst that somebody chose stays; one that follows from the rate follows it.
+    /// A burst that the rate does not give by itself stays; one that it gives, chosen or not, follows
+    /// it: it would let too much start at once at a slower rate, and keep a faster one from being reached.
     fn rate_over(&self, before: Option<Rate>) -> Result<Option<Rate>, String> {
         let Some(rate) = Wanted::over(self.rate, before) else {
             return match self.burst {
@@ -165,6 +167,17 @@ impl Args {
         let chosen = before.filter(|rate| by_itself(*rate) != *rate).map(|rate| rate.burst);
         let rate = by_itself(rate);
         Ok(Some(Wanted::over(self.burst, chosen).map_or(rate, |burst| rate.with_burst(burst))))
+    }
+
+    /// What is told if the burst follows the rate: whoever chose it may not have meant that.
+    fn followed(&self, before: Option<Rate>, now: Option<Rate>) -> Option<String> {
+        let (before, now) = (before?.burst, now?.burst);
+        (self.burst.is_none() && before != now).then(|| {
+            format!(
+                "the burst is what the rate gives in 100ms, as before, and {now} now; say --burst \
+                 {before} to have it stay as it was"
+            )
+        })
     }
 
     fn breaker_over(&self, before: Option<Breaker>) -> Result<Option<Breaker>, String> {
@@ -197,10 +210,12 @@ pub(super) async fn execute(common: &Common, queue: &Queue, args: &Args) -> Outc
         _ => None,
     };
     let refused = |error: String| Failure::usage(error).context(target);
-    let settings = args.over(&own.unwrap_or_default()).map_err(refused)?;
+    let before = own.unwrap_or_default();
+    let settings = args.over(&before).map_err(refused)?;
     let changed = queue.set_limit(target, &settings).await?;
     let hints: Vec<String> = limits::hint(&settings)
         .into_iter()
+        .chain(args.followed(before.rate, settings.rate))
         .chain(class.map(|class| left(target, &class)))
         .collect();
     let document =
@@ -272,6 +287,22 @@ mod tests {
         let chosen = set(&fast, "--burst 7").unwrap();
         assert_eq!(set(&chosen, "--rate 1/s").unwrap().rate.unwrap().burst, 7);
         assert_eq!(set(&chosen, "--burst none").unwrap(), fast);
+    }
+
+    #[test]
+    fn a_burst_that_follows_the_rate_is_told() {
+        let told = |before: &LimitSettings, line: &str| {
+            args(line).followed(before.rate, set(before, line).unwrap().rate)
+        };
+        let none = LimitSettings::default();
+        assert_eq!(told(&none, "--rate 1000/s"), None);
+        // Chosen, and what the rate gives by itself: nobody can tell them apart.
+        let one = set(&none, "--rate 10/s --burst 1").unwrap();
+        assert!(told(&one, "--rate 1000/s").unwrap().contains("100 now; say --burst 1 to"));
+        assert_eq!(told(&one, "--rate 1000/s --burst 1"), None);
+        assert_eq!(told(&one, "--rate none --concurrency 1"), None);
+        let chosen = set(&none, "--rate 10/s --burst 7").unwrap();
+        assert_eq!(told(&chosen, "--rate 1000/s"), None);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::listener::Listener;
 use super::output::{Pipes, Tail};
 use super::start::Started;
 use super::{ALWAYS_PASSED, Command, CommandExecutor, result, tree};
+use crate::display::exact;
 
 /// What the program is told about its job.
 #[derive(Debug)]
@@ -144,7 +145,7 @@ async fn time_limit(limit: Option<Duration>) {
 fn stopped(stop: Stop, command: &Command, errors: &Tail) -> Fail {
     let what = match stop {
         Stop::TimedOut => {
-            let limit = humantime::format_duration(command.timeout.unwrap_or_default());
+            let limit = exact(command.timeout.unwrap_or_default());
             let what = format!("timed out after {limit}");
             return Fail::retry(result::with_errors(&what, errors)).kind(ErrorKind::TimedOut);
         }

@@ -31,6 +31,7 @@ fn program(path: &str) -> Command {
         arguments: Vec::new(),
         concurrency: None,
         limits: queue::LimitKeys::NONE,
+        provider: None,
         timeout: None,
         environment: Vec::new(),
         kill_grace: Duration::from_secs(30),
