@@ -154,6 +154,8 @@ macro_rules! conformance {
                 a_reset_wakes_who_waits;
             inspect: workers_are_believed_for_a_time, a_ready_job_has_a_place,
                 a_blocked_lane_ahead_is_counted,
+                a_cancelled_job_is_before_nobody,
+                starts_are_counted_with_the_first_of_each_span,
                 lanes_are_seen_whether_blocked_or_not,
                 a_lane_says_how_long_its_first_job_could_have_run;
             list: each_state_lists_its_jobs, pages_give_every_job_once,

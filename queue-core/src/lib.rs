@@ -48,14 +48,14 @@ pub use limit::{
     DRIFT_LOOKS_MAX, Ending, FORGOTTEN_AFTER, HOLDERS_SHOWN_MAX, InvalidLimit, InvalidLimitKey,
     KeyRoom, LIMIT_FAILURES_MAX, LIMIT_KEY_MAX_BYTES, LIMIT_KEYS_MAX, LIMIT_TIME_MAX, LimitKey,
     LimitKeys, LimitSettings, LimitState, LimitStatus, LimitTarget, OpenState, QUEUE_CLASS, Rate,
-    Room, Rooms, StartRate, WEIGHT_MAX, given_at_most, is_turn_over,
+    Room, Rooms, SpanStarts, StartRate, WEIGHT_MAX, given_at_most, is_turn_over,
 };
 pub use memory::MemoryBackend;
 pub use name::{InvalidName, Kind, NAME_MAX_BYTES, Namespace, QueueName, WorkerId};
 pub use payload::{Codec, CodecError, Payload};
 pub use queue::{
-    Backlog, Blocker, Cancelled, ErrorGroup, Explanation, JobEvent, Pages, Queue, Reason, Redrive,
-    RedriveStop, Redriven, Selection,
+    Backlog, Blocker, Cancelled, ErrorGroup, Explanation, JobEvent, Pages, Position, Queue, Reason,
+    Redrive, RedriveStop, Redriven, Selection,
 };
 pub use retry::Backoff;
 pub use state::{DeadReason, JobState};

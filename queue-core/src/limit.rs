@@ -33,5 +33,5 @@ pub use settings::{
     Adaptive, Breaker, InvalidLimit, LIMIT_FAILURES_MAX, LIMIT_TIME_MAX, LimitSettings, WEIGHT_MAX,
 };
 pub use state::{AdaptiveState, Ending, FORGOTTEN_AFTER, LimitState};
-pub use status::{DRIFT_LOOKS_MAX, HOLDERS_SHOWN_MAX, LimitStatus, StartRate};
+pub use status::{DRIFT_LOOKS_MAX, HOLDERS_SHOWN_MAX, LimitStatus, SpanStarts, StartRate};
 pub use turn::is_turn_over;

@@ -17,7 +17,7 @@ use futures_util::stream::FuturesOrdered;
 use reset::Resets;
 use together::Together;
 
-pub use explain::{Backlog, Blocker, Explanation, Reason};
+pub use explain::{Backlog, Blocker, Explanation, Position, Reason};
 pub use operate::{Cancelled, Pages, Selection};
 pub use redrive::{ErrorGroup, Redrive, RedriveStop, Redriven};
 pub use watch::JobEvent;

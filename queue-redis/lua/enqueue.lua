@@ -11,8 +11,8 @@
 --        it has one; and the time that the records have, as of when they were sent (times.lua)
 -- Reply  one letter per job (S scheduled, R ready, s and r the same and it replaced another,
 --        D duplicate, I and K conflict of id and key, X rejected, F full) and now, then per D its id and
---        state byte, per replaced job and conflict its id, per F starts of this span and the last,
---        now, and what is full, as one string each; the first string alone if nothing follows
+--        state byte, per replaced job and conflict its id, per F now, what is full and how often jobs
+--        of its queue start (starts.lua), as one string each; the first string alone if nothing follows
 --
 -- Invariant: a job is written with its body, its ticket or its due time, its key and its counters,
 -- or not at all; a job whose lane cannot be written waits in `due`; a duplicate is counted in META

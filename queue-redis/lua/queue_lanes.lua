@@ -2,14 +2,14 @@
 --
 -- KEYS   21 fixed keys
 -- ARGV   the queue, the most lanes
--- Reply  { 1 if there are others or 0, kind, index (lanes.lua), jobs, for how many ms the first of
---        them could have run, … }
+-- Reply  { now, 1 if there are others or 0, how often its jobs start (starts.lua), kind, index
+--        (lanes.lua), jobs, turn, for how many ms the first of them could have run, … }
 --
 -- Invariant: writes nothing.
 
 local queue, most = ARGV[1], tonumber(ARGV[2])
 local FIRST_LOOKS = 8 -- tickets of a lane with stale ones in which its first job is looked for
-local counts, reply, more = call('HGETALL', COUNT), { 0 }, false
+local counts, reply, more = call('HGETALL', COUNT), { now, 0, starts_of(queue) }, false
 local looks = 4 * most -- at limit keys, and at lanes without jobs, too
 local tickets = {} -- the first of each lane, by its place in the reply
 
@@ -45,26 +45,27 @@ local function add(kind, name)
   local pair = queue .. '/' .. kind
   local at = 0
   while true do
-    local page = try('ZRANGE', PREFIX .. name .. pair, at, at + CHUNK - 1)
+    local page = try('ZRANGE', PREFIX .. name .. pair, at, at + CHUNK - 1, 'WITHSCORES')
     if page.err then return end
-    looks = looks - #page
+    looks = looks - #page / 2
     if looks < 0 then
       more = true
       return
     end
-    for _, index in ipairs(page) do
+    for i = 1, #page, 2 do
+      local index = page[i]
       local length = string.find(index, '^%d')
         and try('LLEN', PREFIX .. 'lane:' .. pair .. '/' .. index)
       if type(length) == 'number' then
         local gone = stale > 0 and try('HGET', PREFIX .. 'gone:' .. pair .. '/' .. index, 'n')
         local jobs = length - (type(gone) == 'string' and tonumber(gone) or 0)
-        if jobs > 0 and #reply >= 4 * most then
+        if jobs > 0 and #reply >= 5 * most then
           more = true
           return
         end
         if jobs > 0 then
           reply[#reply + 1], reply[#reply + 2], reply[#reply + 3] = kind, index, jobs
-          reply[#reply + 1] = 0
+          reply[#reply + 1], reply[#reply + 2] = tonumber(page[i + 1]) % 2 ^ 48, 0
           local last = jobs < length and FIRST_LOOKS - 1 or 0
           local first = try('LRANGE', PREFIX .. 'lane:' .. pair .. '/' .. index, 0, last)
           tickets[#reply] = first.err and {} or first
@@ -72,7 +73,7 @@ local function add(kind, name)
       end
     end
     at = at + CHUNK
-    if #page < CHUNK then return end
+    if #page < 2 * CHUNK then return end
   end
 end
 
@@ -84,5 +85,5 @@ for i = 1, #counts, 2 do
   end
 end
 add_times()
-reply[1] = more and 1 or 0
+reply[2] = more and 1 or 0
 return reply

@@ -124,11 +124,11 @@ scripts! {
     /// making its functions costs each call more than a job.
     enqueue = "enqueue": "" declares 1 reads "short/enqueue_read"
         short ["lib/times" "lib/doubling" "short/enqueue" "lib/read"] plain ["plain/enqueue"]
-        ["class" "record" "wake" "waits" "lanes" "due" "state" "admit"];
+        ["class" "record" "wake" "waits" "lanes" "due" "state" "starts" "admit"];
     /// T1, T2, if one may.
     replace = "enqueue": "" short ["lib/times" "lib/doubling"]
         ["class" "record" "shelf" "wake" "waits" "lanes" "due" "state" "quarantine" "finish"
-         "forget" "compact" "unlist" "admit"];
+         "forget" "compact" "unlist" "starts" "admit"];
     /// T3, T4.
     claim = "claim": " flags=allow-oom" declares 1 reads "short/claim_read"
         short ["short/claim"]
@@ -198,7 +198,7 @@ scripts! {
     /// Finds the place of a job in line.
     place = "place": " flags=no-writes" ["class" "record" "state"];
     /// Lists the lanes of a queue.
-    queue_lanes = "queue_lanes": " flags=no-writes" ["class" "record" "state"];
+    queue_lanes = "queue_lanes": " flags=no-writes" ["class" "record" "state" "starts"];
     /// Hands a wake-up on.
     pass_on = "pass_on": " flags=allow-oom" ["wake"];
     /// Leaves a word for one worker.

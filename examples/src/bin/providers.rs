@@ -151,7 +151,7 @@ async fn both_are_known(queue: &Queue) -> anyhow::Result<()> {
 async fn explain_the_last(queue: &Queue, ids: &[JobId]) -> anyhow::Result<String> {
     let explanation = queue.explain(ids[89]).await?.context("the job exists")?;
     let reasons: Vec<&str> = explanation.blockers.iter().map(|b| b.reason().as_str()).collect();
-    let ahead = explanation.place.map_or(0, |place| place.jobs_ahead);
+    let ahead = explanation.position.map_or(0, |position| position.jobs_ahead);
     Ok(format!("at first: {ahead} jobs of its tenant were before the 90th, held by {reasons:?}"))
 }
 

@@ -6,7 +6,8 @@ use super::Harness;
 use super::store::{Store, enqueue_on, failure, ids, job};
 use crate::{
     Backend, JobState, Kind, LaneSummary, LimitKeys, LimitSettings, LimitTarget, NewJob, Outcome,
-    Place, Priority, QueueName, WorkerId, WorkerInfo, WorkerKind,
+    Place, Priority, QueueName, RetryRequest, SpanStarts, StartRate, WorkerId, WorkerInfo,
+    WorkerKind,
 };
 
 fn info(name: &str, instance: u64) -> WorkerInfo {
@@ -19,6 +20,7 @@ fn info(name: &str, instance: u64) -> WorkerInfo {
         id: WorkerId::new(name).unwrap(),
         instance,
         queues: vec![QueueName::default()],
+        ranks: Vec::new(),
         kinds: vec![kind],
         concurrency: 4,
         running: 1,
@@ -66,22 +68,72 @@ pub async fn a_ready_job_has_a_place<H: Harness>(harness: &H) {
     let place = async |index: usize| {
         let placement = store.backend.place(jobs[index].job_id()).await.unwrap();
         assert_eq!(placement.now, store.now());
-        placement.place.map(|Place { jobs_ahead, lanes_ahead, lanes, more, .. }| {
-            assert!(!more);
-            (jobs_ahead, lanes_ahead, lanes)
-        })
+        let Place { jobs_ahead, turn, more } = placement.place?;
+        let lanes = store.backend.lanes(&jobs[index].spec.queue).await.unwrap();
+        assert!(!more && !lanes.more);
+        let own = jobs[index].spec.priority;
+        let others = lanes.lanes.iter().filter(|lane| lane.priority == own && lane.turn != turn);
+        Some((jobs_ahead, others.clone().filter(|lane| lane.turn < turn).count(), others.count()))
     };
-    assert_eq!(place(0).await, Some((0, 1, 2)));
-    assert_eq!(place(2).await, Some((2, 1, 2)));
-    assert_eq!(place(3).await, Some((0, 0, 1)));
-    assert_eq!(place(4).await, Some((0, 2, 2)));
-    assert_eq!(place(5).await, Some((0, 0, 1)));
+    assert_eq!(place(0).await, Some((0, 0, 1)));
+    assert_eq!(place(2).await, Some((2, 0, 1)));
+    assert_eq!(place(3).await, Some((0, 0, 0)));
+    assert_eq!(place(4).await, Some((0, 1, 1)));
+    assert_eq!(place(5).await, Some((0, 0, 0)));
     assert_eq!(place(6).await, None);
     let running = store.claim(2).await.leases;
     assert_eq!(place(3).await, None, "it runs");
     assert_eq!(running.len(), 2);
-    let starts = store.backend.place(jobs[2].job_id()).await.unwrap().place.unwrap().starts;
-    assert_eq!((starts.current, starts.previous), (2, 0));
+    let _ = store.cancel(jobs[1].job_id()).await;
+    assert_eq!(place(2).await, Some((0, 1, 1)), "the others run or are cancelled");
+}
+
+pub async fn starts_are_counted_with_the_first_of_each_span<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let span = Duration::from_millis(StartRate::SPAN_MS);
+    let starts = async |queue: &str| {
+        store.backend.lanes(&QueueName::new(queue).unwrap()).await.unwrap().starts
+    };
+    assert_eq!(starts("default").await.count(store.now()), 0);
+    let jobs: Vec<NewJob> = (0..6).map(|_| job("a")).collect();
+    enqueue_on(&store.backend, &jobs).await;
+    let into = Duration::from_millis(store.now().as_ms() % StartRate::SPAN_MS);
+    store.advance(span - into + Duration::from_millis(2500)).await;
+    store.claim(2).await;
+    store.advance(Duration::from_secs(1)).await;
+    store.claim(1).await;
+    let first = SpanStarts { count: 3, first_ms: 2500, at_once: 2 };
+    let rate = starts("default").await;
+    assert_eq!((rate.current, rate.previous), (first, SpanStarts::default()));
+    store.advance(span).await;
+    store.claim(1).await;
+    let second = SpanStarts { count: 1, first_ms: 3500, at_once: 1 };
+    let rate = starts("default").await.at(store.now());
+    assert_eq!((rate.current, rate.previous), (second, first));
+    assert_eq!(starts("other").await.count(store.now()), 0);
+    store.advance(span * 2).await;
+    assert_eq!(starts("default").await.count(store.now()), 0);
+}
+
+pub async fn a_cancelled_job_is_before_nobody<H: Harness>(harness: &H) {
+    let store = Store::new(harness).await;
+    let jobs: Vec<NewJob> = (0..10).map(|_| job("a")).collect();
+    enqueue_on(&store.backend, &jobs).await;
+    let place = async |index: usize| {
+        store.backend.place(jobs[index].job_id()).await.unwrap().place.unwrap().jobs_ahead
+    };
+    for cancelled in [1, 2, 5, 8] {
+        store.cancel(jobs[cancelled].job_id()).await;
+    }
+    assert_eq!((place(0).await, place(4).await, place(9).await), (0, 2, 5));
+    // One that is run again joins the tail: what is left of its first place does not count.
+    let finished_at = store.record(jobs[1].job_id()).await.finished_at.unwrap();
+    let again = vec![(jobs[1].job_id(), finished_at)];
+    store.backend.retry(&RetryRequest { jobs: again, keep_counts: false }).await.unwrap();
+    assert_eq!((place(9).await, place(1).await), (5, 6));
+    store.cancel(jobs[1].job_id()).await;
+    assert_eq!(place(9).await, 5);
+    store.audit().await;
 }
 
 pub async fn a_blocked_lane_ahead_is_counted<H: Harness>(harness: &H) {
@@ -96,12 +148,14 @@ pub async fn a_blocked_lane_ahead_is_counted<H: Harness>(harness: &H) {
     assert_eq!(ids(&store.claim(1).await), [jobs[3].job_id()]);
     let place = async |index: usize| {
         let place = store.backend.place(jobs[index].job_id()).await.unwrap().place.unwrap();
-        assert!(!place.more);
-        (place.jobs_ahead, place.lanes_ahead, place.lanes)
+        let lanes = store.backend.lanes(&QueueName::default()).await.unwrap().lanes;
+        let own = jobs[index].spec.priority;
+        let before = lanes.iter().filter(|lane| (lane.priority, lane.turn) < (own, place.turn));
+        (place.jobs_ahead, before.map(|lane| lane.jobs).collect::<Vec<_>>())
     };
-    assert_eq!(place(1).await, (0, 0, 1));
-    assert_eq!(place(2).await, (0, 1, 2));
-    assert_eq!(place(4).await, (0, 2, 2));
+    assert_eq!(place(1).await, (0, vec![]));
+    assert_eq!(place(2).await, (0, vec![1]));
+    assert_eq!(place(4).await, (0, vec![1, 1]));
 }
 
 pub async fn lanes_are_seen_whether_blocked_or_not<H: Harness>(harness: &H) {
@@ -119,11 +173,13 @@ pub async fn lanes_are_seen_whether_blocked_or_not<H: Harness>(harness: &H) {
         limits: LimitKeys::parse(keys).unwrap(),
         jobs,
         waiting: Duration::ZERO,
+        turn: 0,
     };
     let seen = async |queue: &str| {
         let lanes = store.backend.lanes(&QueueName::new(queue).unwrap()).await.unwrap();
         assert!(!lanes.more);
-        let mut lanes = lanes.lanes;
+        let unnumbered = |lane| LaneSummary { turn: 0, ..lane };
+        let mut lanes: Vec<LaneSummary> = lanes.lanes.into_iter().map(unnumbered).collect();
         lanes.sort();
         lanes
     };

@@ -111,6 +111,14 @@ impl Rate {
         Timestamp::from_ms(next_us.div_ceil(1000))
     }
 
+    /// When a job may start before which `before` others start, as soon as each may.
+    #[must_use]
+    pub fn turn_at(&self, scheduled_us: u64, now: Timestamp, before: u64) -> Timestamp {
+        let first_us = self.next_us(scheduled_us, now).saturating_sub(self.tolerance_us());
+        let us = first_us.saturating_add(before.saturating_mul(self.interval_us()));
+        Timestamp::from_ms(us.div_ceil(1000)).max(now)
+    }
+
     /// The schedule after `started` jobs have started at `now`.
     #[must_use]
     pub fn start(&self, scheduled_us: u64, now: Timestamp, started: u32) -> u64 {

@@ -53,6 +53,12 @@ pub enum Ending {
 }
 
 impl LimitState {
+    /// The rate's schedule as long as it is ahead of `now`, else 0: stores forget what is over at different times.
+    #[must_use]
+    pub const fn ahead_us(&self, now: Timestamp) -> u64 {
+        if self.scheduled_us > now.as_ms() * 1000 { self.scheduled_us } else { 0 }
+    }
+
     /// How many more jobs may start at `now`, while `running` hold the key.
     #[must_use]
     pub fn room(&self, settings: &LimitSettings, running: u32, now: Timestamp) -> Room {

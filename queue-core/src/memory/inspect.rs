@@ -38,19 +38,9 @@ impl Model {
 
     fn place(&self, id: JobId) -> Option<Place> {
         let record = &self.jobs.get(&id).filter(|e| e.record.state == JobState::Ready)?.record;
-        let own_key = lane_key(record);
-        let own = self.lanes.get(&own_key)?;
+        let own = self.lanes.get(&lane_key(record))?;
         let jobs_ahead = own.jobs.iter().take_while(|other| **other != id).count();
-        let of_queue = || self.lanes.iter().filter(|(key, _)| key.0 == own_key.0);
-        let is_ahead =
-            |&(key, lane): &(&LaneKey, &Lane)| (key.2, lane.turn) < (own_key.2, own.turn);
-        Some(Place::new(
-            jobs_ahead as u64,
-            of_queue().filter(is_ahead).count() as u64,
-            of_queue().filter(|(key, _)| key.2 == own_key.2).count() as u64,
-            false,
-            self.starts.get(&own_key.0).copied().unwrap_or_default().at(self.now),
-        ))
+        Some(Place::new(jobs_ahead as u64, false, own.turn))
     }
 
     pub(super) fn lanes_of(&self, queue: &QueueName) -> Lanes {
@@ -62,10 +52,12 @@ impl Model {
             priority: key.2,
             limits: key.3.clone(),
             jobs: lane.jobs.len() as u64,
+            turn: lane.turn,
         };
         let mut lanes: Vec<LaneSummary> = of_queue.map(summary).collect();
         let more = lanes.len() > PASS_MAX as usize;
         lanes.truncate(PASS_MAX as usize);
-        Lanes::new(lanes, more)
+        let starts = self.starts.get(queue).copied().unwrap_or_default().at(self.now);
+        Lanes::new(lanes, more, starts)
     }
 }

@@ -71,14 +71,18 @@ impl Model {
     /// These jobs start, with the keys that each holds.
     pub(super) fn start(&mut self, jobs: &[JobId]) {
         let mut of_key: HashMap<LimitKey, Vec<JobId>> = HashMap::new();
+        let mut of_queue: HashMap<QueueName, u64> = HashMap::new();
         for id in jobs {
             let Some(entry) = self.jobs.get(id) else { continue };
-            self.starts.entry(entry.record.spec.queue.clone()).or_default().add(1, self.now);
+            *of_queue.entry(entry.record.spec.queue.clone()).or_default() += 1;
             for key in &entry.held {
                 of_key.entry(key.clone()).or_default().push(*id);
             }
         }
         let now = self.now;
+        for (queue, started) in of_queue {
+            self.starts.entry(queue).or_default().add(started, now);
+        }
         for (key, jobs) in of_key {
             self.change(&key, |state, settings| state.start(settings, &jobs, now));
         }
@@ -113,7 +117,7 @@ impl Model {
             self.change(&key, |_, _| {});
         }
         let now = self.now;
-        self.starts.retain(|_, rate| rate.at(now).interval(now).is_some());
+        self.starts.retain(|_, rate| rate.count(now) > 0);
     }
 
     /// Refuses a new job if its queue or one of its keys is full; `replaced` leaves in the same
@@ -194,6 +198,7 @@ impl Model {
         status.live = self.live(key, None);
         status.breaker = state.breaker_phase(&settings, self.now);
         status.blocked = self.room(key).blocked;
+        status.scheduled_us = state.ahead_us(self.now);
         status
     }
 }

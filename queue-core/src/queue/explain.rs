@@ -1,21 +1,26 @@
 //! Why a job is not running, and why a queue has a backlog.
 
 mod backlog;
+mod limits;
+mod line;
 mod reason;
 mod serving;
+mod slots;
 
-use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 pub use backlog::Backlog;
+use limits::{Limits, keys_of};
+use line::Line;
+pub use line::Position;
 pub use reason::Reason;
 use serving::{Serving, serving_lanes};
+use slots::Slots;
 
 use super::Queue;
 use crate::{
-    Blocked, Error, JobId, JobRecord, JobState, LaneSummary, LimitKey, LimitStatus, LiveWorker,
-    Place, Timestamp, WorkerId,
+    Blocked, Error, JobId, JobState, Lanes, LimitKey, LimitStatus, Placement, Timestamp, WorkerId,
 };
 
 /// Why a job is not running, and when it may.
@@ -30,16 +35,25 @@ pub struct Explanation {
     pub now: Timestamp,
     /// What keeps it from running, in the order in which it has to be over. Empty if it only
     /// waits for a free slot, and if it is running or finished. Where the workers that could run it
-    /// add different limit keys, and each of them one without room, all of these are named, as alternatives:
-    /// room for one of the workers is enough. (If more than 16 differ, only those count that all of them add.)
+    /// add different limit keys, and each of them one without room or none of the others has a free slot, all of
+    /// these are named, as alternatives: one of the workers is enough. (If more than 16 differ, only those count
+    /// that all of them add.)
     pub blockers: Vec<Blocker>,
     /// What is before it, if it is ready.
-    pub place: Option<Place>,
-    /// In what time it may start: judged by the rate of a key whose rate is used up, and the jobs of its
-    /// queue that need it and come before, else by how often jobs of its queue have started lately; zero if
-    /// nothing is before it and its workers seem to have a slot. `None` if that cannot be said, as when
+    pub position: Option<Position>,
+    /// When it expires, if that is before it can start: before it is due, its keys have room, or `estimate` would be
+    /// over, which is `None` then. One that has expired goes on waiting until a claim meets it.
+    pub expires_at: Option<Timestamp>,
+    /// In what time it may start. The jobs of its queue that start before it are counted: those before it in its
+    /// lane, all of more urgent lanes, and of lanes that take turns with its own as many as get their turn before;
+    /// but none of lanes that cannot start now, because nobody runs them or a key of theirs has no room. They
+    /// start as often as jobs of the queue have lately (not those that find free slots), and no sooner than the
+    /// rates of its keys let those start that need them. Zero if nothing is before it and its workers seem to have
+    /// a slot. `None` if it cannot be said, as when
     /// something keeps it that no time alone ends: a pause, a missing worker, a key of which as
-    /// many run as may (also if only one of its workers adds it), or a breaker's probe.
+    /// many run as may (also if only one of its workers adds it), or a breaker's probe; when its workers are busy and
+    /// serve other queues first; when they have no slot for its kind but for others; and when nothing that has
+    /// started lately has ended.
     pub estimate: Option<Duration>,
 }
 
@@ -67,8 +81,8 @@ pub enum Blocker {
         blocked: Blocked,
         /// Whether the workers add the key, rather than the job.
         of_worker: bool,
-        /// Whether it is enough that another worker's keys have room: not all that could run the job
-        /// add this one.
+        /// Whether another worker is enough, whose keys have room and which has a slot: not all that could run
+        /// the job add this one.
         alternative: bool,
     },
 }
@@ -104,145 +118,81 @@ impl Queue {
     /// Those of every [`Backend`](crate::Backend) call.
     pub async fn explain(&self, id: JobId) -> Result<Option<Explanation>, Error> {
         let Some(record) = self.get(id).await? else { return Ok(None) };
-        let state = record.state;
-        let placement = self.backend.place_boxed(id).await?;
+        let Placement { now, place, .. } = self.backend.place_boxed(id).await?;
         let mut explanation = Explanation {
             id,
-            state,
-            now: placement.now,
+            state: record.state,
+            now,
             blockers: Vec::new(),
-            place: placement.place,
+            position: None,
+            expires_at: None,
             estimate: None,
         };
-        if !state.is_waiting() {
+        if !record.state.is_waiting() {
             return Ok(Some(explanation));
         }
-        if state != JobState::Ready {
+        let spec = &record.spec;
+        let Lanes { mut lanes, more, starts } = self.backend.lanes_boxed(&spec.queue).await?;
+        lanes.retain(|lane| lane.priority <= spec.priority);
+        let workers = self.backend.workers_boxed().await?;
+        let mut serving = serving_lanes(&workers, &spec.queue, &lanes);
+        let own = || Serving::of(&workers, &spec.queue, &spec.kind);
+        serving.entry(&spec.kind).or_insert_with(own);
+        let keys = keys_of(&lanes, &serving).chain(spec.limits.iter());
+        let keys: BTreeSet<LimitKey> = keys.cloned().collect();
+        let keys: Vec<LimitKey> = keys.into_iter().collect();
+        let statuses = self.limit_status(&keys).await?.into_iter();
+        let limits = Limits(statuses.map(|status| (status.key.clone(), status)).collect());
+        let (paused, stats) = (self.backend.paused_boxed().await?, self.stats().await?);
+        let line = Line { now, spec, place, lanes: &lanes, serving: &serving, limits: &limits };
+        let slots = Slots::of(&workers, &stats, &paused, &line, starts);
+        if record.state != JobState::Ready {
             explanation.blockers.push(Blocker::Due { at: record.due_at });
         }
-        if self.backend.paused_boxed().await?.contains(&record.spec.queue) {
+        if paused.contains(&spec.queue) {
             explanation.blockers.push(Blocker::Paused);
         }
-        let workers = self.backend.workers_boxed().await?;
-        let serving = Serving::of(&workers, &record.spec.queue, &record.spec.kind);
-        if serving.nobody() {
-            explanation.blockers.push(Blocker::NoWorker { elsewhere: serving.elsewhere.clone() });
-        }
-        let (always, choices) = self.limits_of(&record, &serving).await?;
-        explanation.blockers.extend(always);
-        // One worker is enough. If no time tells when one of them has room, which is `None` and the least, it may
-        // be before all times that are known.
-        let first = choices.iter().min_by_key(|choice| over_at(choice));
-        let kept_by: Vec<Blocker> =
-            explanation.blockers.iter().chain(first.into_iter().flatten()).cloned().collect();
-        explanation.estimate = self.estimated(&record, &workers, &explanation, &kept_by).await?;
-        for blocker in choices.into_iter().flatten() {
-            if !explanation.blockers.contains(&blocker) {
-                explanation.blockers.push(blocker);
-            }
-        }
-        explanation.blockers.sort_by_key(|blocker| blocker.reason().order());
+        explanation.tell(&line, slots, more);
         Ok(Some(explanation))
     }
+}
 
-    /// In what time a job may start that is kept by these.
-    async fn estimated(
-        &self,
-        record: &JobRecord,
-        workers: &[LiveWorker],
-        of: &Explanation,
-        kept_by: &[Blocker],
-    ) -> Result<Option<Duration>, Error> {
-        let Some(over_at) = over_at(kept_by) else { return Ok(None) };
-        let until_open = over_at.since(of.now);
-        let rates = || kept_by.iter().filter(|blocker| blocker.reason() == Reason::Rate);
-        if rates().next().is_some() {
-            let lanes = match of.place {
-                Some(_) => self.backend.lanes_boxed(&record.spec.queue).await?.lanes,
-                None => Vec::new(),
-            };
-            let serving = serving_lanes(workers, &record.spec.queue, &lanes);
-            let turns = rates().filter_map(|blocker| {
-                blocker.turn_by_rate(of.now, |status| {
-                    let needs_it = |lane: &LaneSummary| {
-                        lane.limits.contains(&status.key) || serving[&lane.kind].adds(&status.key)
-                    };
-                    starts_before(record, of.place, &lanes, needs_it)
-                })
-            });
-            return Ok(turns.max().map(|turn| until_open.max(turn)));
+impl Explanation {
+    /// Adds what workers and limits say. `more` if its queue has other lanes.
+    fn tell(&mut self, line: &Line<'_>, slots: Slots, more: bool) {
+        let own = &line.serving[&line.spec.kind];
+        if own.nobody() {
+            self.blockers.push(Blocker::NoWorker { elsewhere: own.elsewhere.clone() });
         }
-        let Some(place) = of.place else {
-            return Ok((!kept_by.is_empty()).then_some(until_open));
-        };
-        let before = place.lanes_ahead + place.jobs_ahead * place.lanes.max(1);
-        // Without a free slot it waits for a start of its own as well.
-        let starts = before + u64::from(!self.has_slot(record, workers).await?);
-        let interval = match place.starts.interval(of.now) {
-            Some(interval) => interval,
-            None if starts == 0 => Duration::ZERO,
-            None => return Ok(None),
-        };
-        let starts = u32::try_from(starts).unwrap_or(u32::MAX);
-        Ok(Some(until_open.max(interval.saturating_mul(starts))))
-    }
-
-    /// Whether the workers that could run a job seem to have a slot for it: fewer jobs run, of its kind
-    /// and of all that they run, than they say they have slots for.
-    async fn has_slot(&self, record: &JobRecord, workers: &[LiveWorker]) -> Result<bool, Error> {
-        let (kind, queue) = (&record.spec.kind, &record.spec.queue);
-        let (mut of_kind, mut of_all, mut kinds) = (0_u64, 0_u64, BTreeSet::new());
-        for info in workers.iter().map(|worker| &worker.info) {
-            let Some(own) = info.kinds.iter().find(|own| own.kind == *kind) else { continue };
-            if info.queues.contains(queue) {
-                of_kind += u64::from(own.concurrency.min(info.concurrency));
-                of_all += u64::from(info.concurrency);
-                kinds.extend(info.kinds.iter().map(|kind| &kind.kind));
+        let (always, choices) = line.limits.keeping(line.spec, own);
+        self.blockers.extend(always);
+        let (open, shut): (Vec<_>, Vec<_>) =
+            choices.into_iter().partition(|choice| choice.blockers.is_empty());
+        // One worker is enough. If no time tells when one of them has room, which is `None` and the least, it may
+        // be before all times that are known.
+        let first = shut.iter().min_by_key(|choice| over_at(&choice.blockers));
+        let first = first.filter(|_| open.is_empty());
+        let of_first = first.into_iter().flat_map(|choice| &choice.blockers);
+        let kept_by: Vec<Blocker> = self.blockers.iter().chain(of_first).cloned().collect();
+        let estimate = over_at(&kept_by).and_then(|over_at| {
+            let added = open.iter().chain(first).map(|choice| choice.added);
+            let by_keys = over_at.max(line.turn_by_rates(added)).since(line.now);
+            Some(by_keys.max(line.turn_by_slots(&slots, !kept_by.is_empty())?))
+        });
+        if open.is_empty() || slots.free == 0 {
+            for blocker in shut.into_iter().flat_map(|choice| choice.blockers) {
+                if !self.blockers.contains(&blocker) {
+                    self.blockers.push(blocker);
+                }
             }
         }
-        for row in self.stats().await? {
-            let running = row.jobs.get(&JobState::Running).copied().unwrap_or(0);
-            if row.kind == *kind {
-                of_kind = of_kind.saturating_sub(running);
-            }
-            if kinds.contains(&row.kind) {
-                of_all = of_all.saturating_sub(running);
-            }
-        }
-        Ok(of_kind > 0 && of_all > 0)
-    }
-
-    /// The keys of the job without room; and, if each worker that could run it adds some without room, these
-    /// for each of the workers that differ.
-    async fn limits_of(
-        &self,
-        record: &JobRecord,
-        serving: &Serving,
-    ) -> Result<(Vec<Blocker>, Vec<Vec<Blocker>>), Error> {
-        let own: BTreeSet<&LimitKey> = record.spec.limits.iter().collect();
-        let added = serving.added.iter().flatten();
-        let keys: BTreeSet<&LimitKey> = own.iter().copied().chain(added).collect();
-        let keys: Vec<LimitKey> = keys.into_iter().cloned().collect();
-        let mut blocked: BTreeMap<LimitKey, Vec<Blocker>> = BTreeMap::new();
-        for status in self.limit_status(&keys).await? {
-            let of_worker = !own.contains(&status.key);
-            let alternative = of_worker && serving.added.iter().any(|a| !a.contains(&status.key));
-            let blockers = status.blocked.iter().map(|blocked| {
-                let (status, blocked) = (Box::new(status.clone()), *blocked);
-                Blocker::Limit { status, blocked, of_worker, alternative }
-            });
-            blocked.insert(status.key.clone(), blockers.collect());
-        }
-        let of = |key: &LimitKey| blocked.get(key).into_iter().flatten().cloned();
-        let always = own.iter().flat_map(|key| of(key)).collect();
-        let choice = |added: &BTreeSet<LimitKey>| -> Vec<Blocker> {
-            added.iter().filter(|key| !own.contains(key)).flat_map(of).collect()
-        };
-        let mut choices: Vec<Vec<Blocker>> = serving.added.iter().map(choice).collect();
-        if choices.iter().any(Vec::is_empty) {
-            choices.clear();
-        }
-        Ok((always, choices))
+        self.blockers.sort_by_key(|blocker| blocker.reason().order());
+        self.position = line.position(&kept_by, more, slots.first);
+        // Whatever cannot be said comes later than this.
+        let known = kept_by.iter().filter_map(Blocker::over_at).max().unwrap_or_default();
+        let starts_at = known.max(line.now.after(estimate.unwrap_or_default()));
+        self.expires_at = line.spec.expires_at.filter(|at| *at <= starts_at);
+        self.estimate = estimate.filter(|_| self.expires_at.is_none());
     }
 }
 
@@ -251,49 +201,4 @@ impl Queue {
 fn over_at(blockers: &[Blocker]) -> Option<Timestamp> {
     let times: Option<Vec<Timestamp>> = blockers.iter().map(Blocker::over_at).collect();
     Some(times?.into_iter().max().unwrap_or_default())
-}
-
-/// How many jobs that need a key start before a job does: all that are more urgent, and of the lanes that take
-/// turns with its own as many as are before it there.
-fn starts_before(
-    record: &JobRecord,
-    place: Option<Place>,
-    lanes: &[LaneSummary],
-    needs_it: impl Fn(&LaneSummary) -> bool,
-) -> u64 {
-    let Some(place) = place else { return 0 };
-    let spec = &record.spec;
-    let is_own = |lane: &LaneSummary| lane.kind == spec.kind && lane.limits == spec.limits;
-    let (mut before, mut others, mut urgent) = (place.jobs_ahead, 0, 0);
-    for lane in lanes {
-        match lane.priority.cmp(&spec.priority) {
-            Ordering::Less => {
-                before += if needs_it(lane) { lane.jobs } else { 0 };
-                urgent += 1;
-            }
-            Ordering::Equal if !is_own(lane) && needs_it(lane) => {
-                before += lane.jobs.min(place.jobs_ahead);
-                others += u64::from(lane.jobs > place.jobs_ahead);
-            }
-            _ => {}
-        }
-    }
-    before + place.lanes_ahead.saturating_sub(urgent).min(others)
-}
-
-impl Blocker {
-    /// In what time a used up rate reaches a job, if so many start before.
-    fn turn_by_rate(
-        &self,
-        now: Timestamp,
-        starts_before: impl FnOnce(&LimitStatus) -> u64,
-    ) -> Option<Duration> {
-        let Self::Limit { status, blocked: Blocked::Rate { next_at }, .. } = self else {
-            return None;
-        };
-        let rate = status.settings.as_ref()?.1.rate?;
-        let before = starts_before(status);
-        let before = Duration::from_micros(rate.interval_us().saturating_mul(before));
-        Some(next_at.since(now).saturating_add(before))
-    }
 }

@@ -37,6 +37,7 @@ impl Presence {
             id: worker.id.clone(),
             instance: fastrand::u64(..),
             queues: worker.selection.names(),
+            ranks: worker.selection.ranks(),
             kinds: kinds.collect(),
             concurrency: 0,
             running: 0,

@@ -77,6 +77,20 @@ impl QueueSelection {
         self.queues.iter().map(|selected| selected.queue.clone()).collect()
     }
 
+    /// For each queue in the order they were named, when it is served: only if those of lower ranks have
+    /// nothing. Queues of one rank take turns.
+    pub(crate) fn ranks(&self) -> Vec<u32> {
+        let (mut ranks, mut rank, mut before) = (Vec::new(), 0, None);
+        for Selected { weight, .. } in &self.queues {
+            let takes_turns = weight.is_some() && before == Some(true);
+            rank += if before.is_some() && !takes_turns { 2 } else { 0 };
+            before = Some(weight.is_some());
+            // One of weight 0 comes after its neighbours.
+            ranks.push(rank + u32::from(*weight == Some(0)));
+        }
+        ranks
+    }
+
     /// The order for the next claim.
     pub(crate) fn next_order(&mut self) -> Vec<QueueName> {
         let mut order = Vec::with_capacity(self.queues.len());
@@ -145,5 +159,12 @@ mod tests {
             .map(|_| selection.next_order().iter().map(QueueName::as_str).collect())
             .collect();
         assert_eq!(orders, ["abcde", "acbde", "abcde"]);
+        assert_eq!(selection.ranks(), [0, 2, 2, 4, 6]);
+    }
+
+    #[test]
+    fn a_weight_of_0_ranks_after_its_neighbours_and_before_what_follows_them() {
+        let named = [("a", Some(0)), ("b", Some(2)), ("c", None), ("d", None)];
+        assert_eq!(QueueSelection::ordered(named).unwrap().ranks(), [1, 0, 2, 4]);
     }
 }

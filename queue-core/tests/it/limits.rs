@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use queue_core::{
-    Blocked, Blocker, Context, Error, Executor, Fail, JobState, Kind, LimitSettings, LimitTarget,
-    NewJob, Payload, Queue, QueueName, QueueSelection, Rate, Reason, RunningWorker, StartError,
-    State, THROTTLE_MAX, Worker,
+    Blocked, Blocker, Context, Error, Executor, Explanation, Fail, JobState, Kind, LimitSettings,
+    LimitTarget, NewJob, Payload, Queue, QueueName, QueueSelection, Rate, Reason, RunningWorker,
+    StartError, State, THROTTLE_MAX, Worker,
 };
 
 use crate::support::{LONG, Number, eventually, finished, number};
@@ -249,31 +249,46 @@ async fn a_job_waits_for_a_key_if_each_of_its_workers_adds_one_that_is_full() {
     eventually("both run", async || running() == 2).await;
     let waits = queue.enqueue(number(2)).await.unwrap().id;
     let explanation = queue.explain(waits).await.unwrap().unwrap();
-    let keys: Vec<&str> = explanation
-        .blockers
-        .iter()
-        .map(|blocker| match blocker {
-            Blocker::Limit {
-                status,
-                blocked: Blocked::Full { .. },
-                of_worker: true,
-                alternative: true,
-            } => status.key.as_str(),
-            other => panic!("{other:?}"),
-        })
-        .collect();
-    assert_eq!((keys, explanation.estimate), (vec!["provider:a", "provider:b"], None));
+    assert_eq!(alternatives(&explanation), ["provider:a", "provider:b"]);
+    assert_eq!(explanation.estimate, None);
     assert_eq!(reasons().await, [(Reason::Limit, 1)]);
     // A third worker has room.
     let third = stuck(&queue).concurrency(1).limits("number", ["provider:c"]).start().unwrap();
     eventually("it runs there", async || third.status().running == 1).await;
     limit(&queue, "provider:c", &concurrency(5)).await;
     let waits = queue.enqueue(number(3)).await.unwrap().id;
-    assert_eq!(queue.explain(waits).await.unwrap().unwrap().blockers, []);
+    // But no slot: the slots of the others do not count.
+    let explanation = queue.explain(waits).await.unwrap().unwrap();
+    assert_eq!(alternatives(&explanation), ["provider:a", "provider:b"]);
+    assert_eq!(explanation.estimate, None, "nothing has ended yet");
     assert_eq!(reasons().await, [(Reason::Slot, 1)]);
+    third.set_concurrency(2).unwrap();
+    eventually("it runs there, too", async || third.status().running == 2).await;
+    third.set_concurrency(3).unwrap();
+    eventually("others know", async || {
+        queue.workers().await.unwrap().iter().any(|worker| worker.info.concurrency == 3)
+    })
+    .await;
+    queue.pause(&QueueName::default()).await.unwrap();
+    let waits = queue.enqueue(number(4)).await.unwrap().id;
+    assert_eq!(queue.explain(waits).await.unwrap().unwrap().blockers, [Blocker::Paused]);
     for worker in workers.into_iter().chain([third]) {
         worker.drain(Duration::ZERO).await;
     }
+}
+
+/// The full keys that only some of its workers add, if nothing else keeps a job.
+fn alternatives(explanation: &Explanation) -> Vec<&str> {
+    let key = |blocker| match blocker {
+        &Blocker::Limit {
+            ref status,
+            blocked: Blocked::Full { .. },
+            of_worker: true,
+            alternative: true,
+        } => status.key.as_str(),
+        other => panic!("{other:?}"),
+    };
+    explanation.blockers.iter().map(key).collect()
 }
 
 /// Whichever of its workers has room first runs it, and one of them may by an end that no time tells.
@@ -347,7 +362,7 @@ async fn a_job_without_a_free_slot_does_not_start_at_once() {
     let waits = queue.enqueue(number(1)).await.unwrap().id;
     let explanation = queue.explain(waits).await.unwrap().unwrap();
     assert_eq!(explanation.blockers, []);
-    assert_eq!(explanation.place.unwrap().jobs_ahead, 0);
+    assert_eq!(explanation.position.unwrap().jobs_ahead, 0);
     assert_ne!(explanation.estimate, Some(Duration::ZERO));
     pass.add_permits(2);
     assert_eq!(finished(&queue, first).await.state, JobState::Completed);
@@ -401,7 +416,7 @@ async fn an_explanation_names_everything_in_order() {
     };
     assert!(at.since(explanation.now) <= delay);
     assert_eq!(elsewhere, &[served.id().clone()]);
-    assert_eq!((explanation.place, explanation.estimate), (None, None));
+    assert_eq!((explanation.position, explanation.estimate), (None, None));
     served.drain(LONG).await;
     assert_eq!(queue.workers().await.unwrap(), [], "it has said that it is gone");
 }

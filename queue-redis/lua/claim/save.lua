@@ -131,7 +131,10 @@ end
 for queue, count in pairs(started_of) do
   local span = PREFIX .. 'starts:' .. string.format('%.0f', floor(now / 30000))
   -- A hint for those who find the queue full: it goes by itself.
-  if try('HINCRBY', span, queue, count) == count then try('EXPIRE', span, 90) end
+  if try('HINCRBY', span, queue, count) == count then
+    try('EXPIRE', span, 90)
+    try('HSET', span, '@' .. queue, now % 30000 .. ' ' .. count) -- starts.lua
+  end
 end
 trim_shelves(counts)
 for _, pair in ipairs(to_wake) do wake(pair) end

@@ -48,10 +48,7 @@ local function make_admission()
     end
     if replaced then count(replaced, 1) end
     if not name then return nil end
-    local span = floor(now / 30000)
-    local function starts(of) return try('HGET', PREFIX .. 'starts:' .. of, class.queue) end
-    local current, previous = starts(string.format('%.0f', span)), starts(string.format('%.0f', span - 1))
-    return concat({ tonumber(current or nil) or 0, tonumber(previous or nil) or 0, now, name }, ' ')
+    return concat({ now, name, starts_of(class.queue) }, ' ')
   end
 
   return full, count

@@ -567,7 +567,10 @@ local function claim_plain()
     local span = PREFIX .. 'starts:' .. format('%d', floor(now / 30000))
     for queue, jobs in pairs(started) do
       -- A hint for those who find the queue full: it goes by itself.
-      if try('HINCRBY', span, queue, jobs) == jobs then try('EXPIRE', span, '90') end
+      if try('HINCRBY', span, queue, jobs) == jobs then
+        try('EXPIRE', span, '90')
+        try('HSET', span, '@' .. queue, now % 30000 .. ' ' .. jobs) -- starts.lua
+      end
     end
   end
   for _, key in ipairs(to_wake) do

@@ -305,7 +305,10 @@ repeat
   if rates then call('HSET', PREFIX .. 'limited', unpack(rates)) end
   local span = PREFIX .. 'starts:' .. format('%d', floor(now / 30000))
   -- A hint for those who find the queue full: it goes by itself.
-  if try('HINCRBY', span, queue, count) == count then try('EXPIRE', span, '90') end
+  if try('HINCRBY', span, queue, count) == count then
+    try('EXPIRE', span, '90')
+    try('HSET', span, '@' .. queue, now % 30000 .. ' ' .. count) -- starts.lua
+  end
   if count == 1 then
     return {
       now, now, first_fence, (missing == 1 and 1 or 0) + spare, next_due, maintain and 1 or 0, meta[9] or '',

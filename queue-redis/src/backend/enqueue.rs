@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use queue_core::{
     ConflictReason, Due, Durability, EnqueueOutcome, Enqueued, Error, JobId, JobState, LimitKey,
-    LimitKeys, NewJob, OnConflict, StartRate, Timestamp,
+    LimitKeys, NewJob, OnConflict, Timestamp,
 };
 use redis::{Cmd, Value};
 
 use super::RedisBackend;
+use super::inspect::start_rate;
 use crate::record::{PackedJob, joined, millis, pack_job, state_of};
 use crate::reply::{Items, bytes, id, unexpected};
 use crate::scripts::{self, Source};
@@ -295,11 +296,10 @@ fn duplicate(bytes: &[u8]) -> Result<EnqueueOutcome, Error> {
 
 /// What is full, and how often jobs of its queue have started.
 fn full(bytes: &[u8]) -> Option<EnqueueOutcome> {
-    let mut parts = std::str::from_utf8(bytes).ok()?.split(' ');
-    let mut number = || parts.next()?.parse::<u64>().ok();
-    let (current, previous, now) = (number()?, number()?, Timestamp::from_ms(number()?));
+    let mut parts = std::str::from_utf8(bytes).ok()?.splitn(3, ' ');
+    let now = Timestamp::from_ms(parts.next()?.parse().ok()?);
     let limit = LimitKey::new(parts.next()?).ok()?;
-    let rate = StartRate { span: StartRate::span_at(now), current, previous };
+    let rate = start_rate(parts.next()?, now)?;
     Some(EnqueueOutcome::Full { limit, retry_after: rate.retry_after(now) })
 }
 

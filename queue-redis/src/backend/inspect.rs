@@ -5,7 +5,7 @@ use std::time::Duration;
 use queue_core::backend::{PASS_MAX, PLACE_MAX, WORKERS_MAX};
 use queue_core::{
     Error, JobId, Kind, LaneSummary, Lanes, LimitKeys, LiveWorker, Place, Placement, Priority,
-    QueueName, StartRate, WorkerInfo,
+    QueueName, SpanStarts, StartRate, Timestamp, WorkerInfo,
 };
 use redis::Value;
 
@@ -44,8 +44,8 @@ pub(super) async fn workers(backend: &RedisBackend) -> Result<Vec<LiveWorker>, E
 }
 
 pub(super) async fn place(backend: &RedisBackend, id: JobId) -> Result<Placement, Error> {
-    let mut cmd = scripts::place.call(&backend.keys, 3, 64);
-    cmd.arg(id.as_bytes().as_slice()).arg(PLACE_MAX).arg(PASS_MAX);
+    let mut cmd = scripts::place.call(&backend.keys, 2, 64);
+    cmd.arg(id.as_bytes().as_slice()).arg(PLACE_MAX);
     let call = Call::script(&scripts::place, cmd);
     let items = reply::array(store::one(&backend.link, call, Repeat::Freely).await?)?;
     let is_ready = items.len() > 1;
@@ -54,11 +54,18 @@ pub(super) async fn place(backend: &RedisBackend, id: JobId) -> Result<Placement
     if !is_ready {
         return Ok(Placement::new(now, None));
     }
-    let (jobs_ahead, lanes_ahead, lanes) = (items.count()?, items.count()?, items.count()?);
-    let more = items.flag()?;
-    let (current, previous) = (items.count()?, items.count()?);
-    let starts = StartRate { span: StartRate::span_at(now), current, previous };
-    Ok(Placement::new(now, Some(Place::new(jobs_ahead, lanes_ahead, lanes, more, starts))))
+    let place = Place::new(items.count()?, items.flag()?, items.count()?);
+    Ok(Placement::new(now, Some(place)))
+}
+
+/// How often jobs of a queue start, from what `lua/lib/starts.lua` says.
+pub(super) fn start_rate(text: &str, now: Timestamp) -> Option<StartRate> {
+    let mut numbers = text.split(' ').map(|number| number.parse().ok());
+    let mut starts = || {
+        let mut next = || numbers.next()?;
+        Some(SpanStarts { count: next()?, first_ms: next()?, at_once: next()? })
+    };
+    Some(StartRate { span: StartRate::span_at(now), current: starts()?, previous: starts()? })
 }
 
 pub(super) async fn lanes(backend: &RedisBackend, queue: &QueueName) -> Result<Lanes, Error> {
@@ -66,28 +73,33 @@ pub(super) async fn lanes(backend: &RedisBackend, queue: &QueueName) -> Result<L
     cmd.arg(queue.as_str()).arg(PASS_MAX);
     let call = Call::script(&scripts::queue_lanes, cmd);
     let mut items = Items::of(store::one(&backend.link, call, Repeat::Freely).await?)?;
+    let now = items.timestamp()?;
     let more = items.flag()?;
+    let starts = reply::string(items.value()?)?;
+    let starts = start_rate(&starts, now).ok_or_else(|| reply::unexpected("no counts"))?;
     let mut lanes = Vec::new();
     let mut rest = items.rest();
-    while let (Some(kind), Some(index), Some(Value::Int(jobs)), Some(Value::Int(waiting_ms))) =
-        (rest.next(), rest.next(), rest.next(), rest.next())
-    {
+    while let (Some(kind), Some(index)) = (rest.next(), rest.next()) {
+        let numbers = [rest.next(), rest.next(), rest.next()];
+        let [jobs, turn, waiting_ms] = numbers.map(|number| match number {
+            Some(Value::Int(number)) => u64::try_from(number).unwrap_or(0),
+            _ => 0,
+        });
         let (kind, index) = (reply::bytes(kind)?, reply::bytes(index)?);
-        let count = |number| u64::try_from(number).unwrap_or(0);
-        let waiting = Duration::from_millis(count(waiting_ms));
-        lanes.extend(summary(&kind, &index, count(jobs), waiting));
+        let Some((kind, priority, limits)) = lane(&kind, &index) else { continue };
+        let waiting = Duration::from_millis(waiting_ms);
+        lanes.push(LaneSummary { kind, priority, limits, jobs, waiting, turn });
     }
-    Ok(Lanes::new(lanes, more))
+    Ok(Lanes::new(lanes, more, starts))
 }
 
 /// `None` for what damage has put into an index.
-fn summary(kind: &[u8], index: &[u8], jobs: u64, waiting: Duration) -> Option<LaneSummary> {
+fn lane(kind: &[u8], index: &[u8]) -> Option<(Kind, Priority, LimitKeys)> {
     let kind = Kind::new(std::str::from_utf8(kind).ok()?).ok()?;
     let index = std::str::from_utf8(index).ok()?;
     let (priority, limits) = match index.split_once('/') {
         Some((priority, keys)) => (priority, split(keys)?),
         None => (index, LimitKeys::NONE),
     };
-    let priority = Priority::new(priority.parse().ok()?)?;
-    Some(LaneSummary { kind, priority, limits, jobs, waiting })
+    Some((kind, Priority::new(priority.parse().ok()?)?, limits))
 }

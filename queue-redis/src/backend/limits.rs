@@ -108,5 +108,6 @@ fn read(key: &LimitKey, mut items: Items, now: Timestamp) -> Result<LimitStatus,
     status.allowed = state.allowed(&settings, now);
     status.breaker = state.breaker_phase(&settings, now);
     status.blocked = state.room(&settings, running, now).blocked;
+    status.scheduled_us = state.ahead_us(now);
     Ok(status)
 }

@@ -10,14 +10,11 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::limits::clock;
 use crate::errors::Fault;
-use crate::rows::{LaneName, limits_of, name_columns, names, number, text, time};
+use crate::rows::{limits_of, number, text, time};
 use crate::session::starts::start_rate;
 
-pub(super) const SELECT_READY_JOB: &str = concat!(
-    "SELECT job.lane, job.position, lane.turn, lane.head, ",
-    name_columns!(),
-    " FROM job JOIN lane ON lane.lane = job.lane WHERE job.id = ?1 AND +job.state = 3"
-);
+pub(super) const SELECT_READY_JOB: &str = "SELECT job.lane, job.position, lane.turn, lane.head \
+     FROM job JOIN lane ON lane.lane = job.lane WHERE job.id = ?1 AND +job.state = 3";
 pub(super) const COUNT_AHEAD: &str = "SELECT count(*) FROM (SELECT 1 FROM job \
      WHERE lane = ?1 AND position >= ?2 AND position < ?3 AND state = 3 LIMIT ?4)";
 pub(super) const SELECT_NEXT_KIND: &str =
@@ -44,7 +41,6 @@ pub(super) const SELECT_LANE_DUE: &str = "SELECT due_ms FROM job \
 /// A lane with ready jobs.
 struct Seen {
     lane: i64,
-    place: (i64, i64),
     summary: LaneSummary,
 }
 
@@ -53,25 +49,15 @@ pub(super) fn place(conn: &Connection, id: JobId) -> Result<Placement, Fault> {
     let now = clock(conn)?;
     let mut select = conn.prepare_cached(SELECT_READY_JOB)?;
     let found = select.query_row([id.as_bytes()], |row| {
-        let at = (number(row, 0)?, number(row, 1)?, number(row, 2)?, number(row, 3)?);
-        Ok((at, names(row, 4)?))
+        Ok((number(row, 0)?, number(row, 1)?, number(row, 2)?, number(row, 3)?))
     });
-    let Some(((lane, position, turn, head), Some(name))) = found.optional()? else {
+    let Some((lane, position, turn, head)) = found.optional()? else {
         return Ok(Placement::new(now, None));
     };
-    let LaneName { queue, priority, .. } = name;
     let mut count = conn.prepare_cached(COUNT_AHEAD)?;
     let most = i64::try_from(PLACE_MAX).unwrap_or(i64::MAX);
     let ahead: i64 = count.query_row((lane, head, position, most), |row| row.get(0))?;
-    let own = (i64::from(priority.level()), turn);
-    let mut looking = Looking { conn, queue: &queue, lanes: Vec::new() };
-    let more = looking.look()? || ahead >= most;
-    // Its own may be beyond those that were looked at.
-    let others = || looking.lanes.iter().filter(|seen| seen.lane != lane);
-    let lanes_ahead = others().filter(|seen| seen.place < own).count() as u64;
-    let lanes = others().filter(|seen| seen.place.0 == own.0).count() as u64 + 1;
-    let starts = start_rate(conn, &queue, now)?.at(now);
-    let place = Place::new(ahead.unsigned_abs(), lanes_ahead, lanes, more, starts);
+    let place = Place::new(ahead.unsigned_abs(), ahead >= most, turn.max(0).unsigned_abs());
     Ok(Placement::new(now, Some(place)))
 }
 
@@ -87,7 +73,7 @@ pub(super) fn lanes(conn: &Connection, queue: &QueueName) -> Result<Lanes, Fault
         summary.waiting = now.since(due_at.unwrap_or(now));
         summaries.push(summary);
     }
-    Ok(Lanes::new(summaries, more))
+    Ok(Lanes::new(summaries, more, start_rate(conn, queue, now)?.at(now)))
 }
 
 /// Finds the lanes of a queue that hold ready jobs, some of each kind.
@@ -158,12 +144,12 @@ impl Looking<'_> {
 }
 
 fn seen(row: &Row<'_>, kind: &Kind) -> rusqlite::Result<Option<Seen>> {
-    let place = (number(row, 1)?, number(row, 2)?);
-    let priority = u8::try_from(place.0).ok().and_then(Priority::new);
+    let priority = u8::try_from(number(row, 1)?).ok().and_then(Priority::new);
     let limits: Option<LimitKeys> = text(row, 3)?.and_then(limits_of);
     let (Some(priority), Some(limits)) = (priority, limits) else { return Ok(None) };
     let jobs = number(row, 4)?.max(0).unsigned_abs();
     let waiting = Duration::ZERO;
-    let summary = LaneSummary { kind: kind.clone(), priority, limits, jobs, waiting };
-    Ok(Some(Seen { lane: number(row, 0)?, place, summary }))
+    let turn = number(row, 2)?.max(0).unsigned_abs();
+    let summary = LaneSummary { kind: kind.clone(), priority, limits, jobs, waiting, turn };
+    Ok(Some(Seen { lane: number(row, 0)?, summary }))
 }

@@ -191,6 +191,7 @@ pub(super) fn status(conn: &Connection, keys: &[LimitKey]) -> Result<Vec<LimitSt
         status.live = live(conn, &mut limits, key)?.max(0).unsigned_abs();
         status.breaker = limits.breaker_phase(key, now)?;
         status.blocked = limits.room(key, now)?.blocked;
+        status.scheduled_us = limits.scheduled_us(key, now)?;
         statuses.push(status);
     }
     Ok(statuses)

@@ -163,6 +163,11 @@ impl<'c> Limits<'c> {
         Ok(self.known(key)?.state.allowed(&in_force.settings, now))
     }
 
+    /// Where the schedule of a key's rate stands, if that is ahead.
+    pub(crate) fn scheduled_us(&mut self, key: &LimitKey, now: Timestamp) -> Result<u64, Fault> {
+        Ok(self.known(key)?.state.ahead_us(now))
+    }
+
     /// Whether the breaker of a key lets jobs start.
     pub(crate) fn breaker_phase(
         &mut self,

@@ -1,6 +1,6 @@
 //! How often jobs of queues have started lately, as it stands in the row of the store.
 
-use queue_core::{QueueName, StartRate, Timestamp};
+use queue_core::{QueueName, SpanStarts, StartRate, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::SELECT_STORE;
@@ -9,7 +9,7 @@ use crate::rows::text;
 
 /// The most queues that are counted. With more of them, those with the fewest starts make room: it
 /// is an estimate, and the row fits into its page.
-const QUEUES_MAX: usize = 32;
+const QUEUES_MAX: usize = 26;
 
 /// The longest text that the table allows.
 const TEXT_MAX_BYTES: usize = 3500;
@@ -39,8 +39,9 @@ impl Starts {
     pub(crate) fn add(&mut self, queue: &QueueName, started: u64, now: Timestamp) {
         let mut rates: Vec<(&str, StartRate)> = self.rates(now).collect();
         let place = rates.iter().position(|(of, _)| *of == queue.as_str()).unwrap_or_else(|| {
-            if rates.len() >= QUEUES_MAX {
-                let fewest = |index: &usize| rates[*index].1.current + rates[*index].1.previous;
+            // A program that wrote less of each may have left more.
+            while rates.len() >= QUEUES_MAX {
+                let fewest = |index: &usize| rates[*index].1.count(now);
                 let rarest = (0..rates.len()).min_by_key(fewest).unwrap_or(0);
                 rates.swap_remove(rarest);
             }
@@ -65,19 +66,28 @@ impl Starts {
             let (queue, numbers) = entry.split_once(' ')?;
             let mut numbers = numbers.split(' ').map(|number| number.parse::<u32>().map(u64::from));
             let mut next = || numbers.next()?.ok();
-            Some((queue, StartRate { span: next()?, current: next()?, previous: next()? }))
+            let (span, current, previous) = (next()?, next()?, next()?);
+            // A program that did not write these may have written the entry.
+            let mut starts = |count| {
+                let (first_ms, at_once) = (next().unwrap_or(0), next().unwrap_or(0));
+                SpanStarts { count, first_ms, at_once }
+            };
+            let (current, previous) = (starts(current), starts(previous));
+            Some((queue, StartRate { span, current, previous }))
         });
-        rates.filter(move |(_, rate)| {
-            rate.span <= StartRate::span_at(now) && rate.at(now).interval(now).is_some()
-        })
+        rates.filter(move |(_, rate)| rate.span <= StartRate::span_at(now) && rate.count(now) > 0)
     }
 }
 
 fn written<'a>(rates: impl Iterator<Item = (&'a str, StartRate)>) -> String {
     // More than anybody can start would not be read back.
     let number = |count: u64| count.min(u64::from(u32::MAX));
+    let first = |starts: SpanStarts| {
+        format!("{} {}", starts.first_ms.min(StartRate::SPAN_MS), number(starts.at_once))
+    };
     let entry = |(queue, StartRate { span, current, previous })| {
-        format!("{queue} {span} {} {}", number(current), number(previous))
+        let counts = format!("{} {}", number(current.count), number(previous.count));
+        format!("{queue} {span} {counts} {} {}", first(current), first(previous))
     };
     rates.map(entry).collect::<Vec<String>>().join(";")
 }
@@ -114,14 +124,18 @@ mod tests {
         starts.add(&a, 2, at(0));
         starts.add(&b, 1, at(1));
         starts.add(&a, 3, at(2));
-        assert_eq!(starts.text(), "a 136748160 5 0;b-1.x_y 136748160 1 0");
+        assert_eq!(starts.text(), "a 136748160 5 0 0 2 0 0;b-1.x_y 136748160 1 0 1 1 0 0");
         starts.add(&b, 7, at(StartRate::SPAN_MS));
         let later = at(StartRate::SPAN_MS + 1);
+        let some = |count, first_ms, at_once| SpanStarts { count, first_ms, at_once };
         let rate = |current, previous| StartRate { span: SPAN + 1, current, previous };
         let of = |queue| starts.of(queue, later).at(later);
-        assert_eq!((of(&a), of(&b)), (rate(0, 5), rate(7, 1)));
+        assert_eq!(
+            (of(&a), of(&b)),
+            (rate(some(0, 0, 0), some(5, 0, 2)), rate(some(7, 0, 7), some(1, 1, 1)))
+        );
         starts.tidy(at(2 * StartRate::SPAN_MS));
-        assert_eq!(starts.text(), "b-1.x_y 136748161 7 1");
+        assert_eq!(starts.text(), "b-1.x_y 136748161 7 1 0 7 1 1");
         starts.tidy(at(3 * StartRate::SPAN_MS));
         assert_eq!(starts, Starts::default());
     }
@@ -136,7 +150,7 @@ mod tests {
         }
         assert_eq!(starts.rates(at(0)).count(), QUEUES_MAX);
         let last = starts.of(&queue(2 * QUEUES_MAX - 1), at(0));
-        assert_eq!(last.current, u64::from(u32::MAX));
+        assert_eq!(last.current.count, u64::from(u32::MAX));
     }
 
     #[test]
@@ -144,6 +158,17 @@ mod tests {
         let damaged = "a 136748160 5;b;;c -1 1 1;d 136748170 1 1;e 136748160 1 x;f 136748160 2 1";
         let mut starts = Starts(damaged.to_owned());
         starts.tidy(at(0));
-        assert_eq!(starts.text(), "f 136748160 2 1");
+        assert_eq!(starts.text(), "f 136748160 2 1 0 0 0 0");
+    }
+
+    #[test]
+    fn what_an_earlier_program_has_written_is_read_and_fits() {
+        let entry = |n| format!("{} 136748160 {} {}", queue(n), u32::MAX, u32::MAX);
+        let mut starts = Starts((0..32).map(entry).collect::<Vec<_>>().join(";"));
+        assert_eq!(starts.of(&queue(31), at(0)).current.count, u64::from(u32::MAX));
+        starts.tidy(at(0));
+        assert!(starts.text().len() <= TEXT_MAX_BYTES, "{}", starts.text().len());
+        starts.add(&queue(32), 1, at(0));
+        assert_eq!(starts.rates(at(0)).count(), QUEUES_MAX);
     }
 }

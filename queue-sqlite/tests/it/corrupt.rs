@@ -221,6 +221,7 @@ fn worker() -> WorkerInfo {
         id: WorkerId::new("w").unwrap(),
         instance: 7,
         queues: Vec::new(),
+        ranks: Vec::new(),
         kinds: Vec::new(),
         concurrency: 1,
         running: 0,

@@ -130,6 +130,7 @@ fn worker() -> WorkerInfo {
         id: WorkerId::new("w").unwrap(),
         instance: 7,
         queues: vec![QueueName::default()],
+        ranks: Vec::new(),
         kinds: Vec::new(),
         concurrency: 4,
         running: 1,
@@ -251,7 +252,8 @@ async fn assert_golden(backend: &SqliteBackend) {
     assert_eq!(tenant.blocked, [Blocked::Full { allowed: 1 }]);
     assert_eq!(queue.live, 4);
     let place = backend.place(id(8)).await.unwrap().place.unwrap();
-    assert_eq!((place.jobs_ahead, place.starts.current), (0, 5));
+    let lanes = backend.lanes(&QueueName::default()).await.unwrap();
+    assert_eq!((place.jobs_ahead, lanes.starts.current.count), (0, 5));
     let workers = backend.workers().await.unwrap();
     assert_eq!(workers, [LiveWorker::new(worker(), Duration::from_secs(45))]);
 

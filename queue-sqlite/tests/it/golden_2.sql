@@ -1,5 +1,5 @@
 -- The rows of the store that write_all of golden.rs makes, in the format of version 2.
-INSERT INTO store VALUES (1, 'default', 4102444800000, 4, 4102444800000004, 0, 1, 'default 136748160 5 0');
+INSERT INTO store VALUES (1, 'default', 4102444800000, 4, 4102444800000004, 0, 1, 'default 136748160 5 0 0 4 0 0');
 INSERT INTO lane VALUES (1, 'default', 'k', 5, '', 2, 5, 6, 0, 1, 0, 1, 1, 1, 1, 1, NULL);
 INSERT INTO lane VALUES (2, 'default', 'k', 5, 'tenant:a', 3, 1, 2, 0, 0, 1, 1, 0, 0, 0, 0, 'tenant:a');
 INSERT INTO claim VALUES (1, X'07070707070707070707070707070707', 'w', 4102444800000, 4102444830000, 4102444800000000, 1, NULL, '1+3');

@@ -71,6 +71,7 @@ async fn tenants_that_are_gone_leave_no_rows() {
         id: WorkerId::new("w").unwrap(),
         instance: 1,
         queues: Vec::new(),
+        ranks: Vec::new(),
         kinds: Vec::new(),
         concurrency: 1,
         running: 0,

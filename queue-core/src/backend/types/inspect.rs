@@ -18,6 +18,10 @@ pub struct WorkerInfo {
     pub instance: u64,
     /// The queues it takes jobs from.
     pub queues: Vec<QueueName>,
+    /// For each of them, when it is served: only if the queues of lower ranks have nothing for the worker.
+    /// Queues of one rank take turns. Empty if that is not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranks: Vec<u32>,
     /// The kinds it runs.
     pub kinds: Vec<WorkerKind>,
     /// The most jobs it runs at a time.
@@ -93,22 +97,16 @@ impl Placement {
     }
 }
 
-/// What is before a ready job.
+/// Where a ready job stands in its lane, and its lane among those that take turns with it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Place {
-    /// Jobs of its own lane that are before it. A store may count a job that was cancelled.
+    /// Jobs of its lane that are before it.
     pub jobs_ahead: u64,
-    /// Lanes of its queue that are served before its own, as they stand now: also those that
-    /// wait at a limit key, which keep their places.
-    pub lanes_ahead: u64,
-    /// Lanes of its queue that have its priority, its own included; as above.
-    pub lanes: u64,
-    /// There may be more of all of these: the store looked at [`PLACE_MAX`] jobs and
-    /// [`PASS_MAX`](crate::backend::PASS_MAX) lanes.
+    /// There may be more of them: the store looked at [`PLACE_MAX`].
     pub more: bool,
-    /// How often jobs of the queue have started lately.
-    pub starts: StartRate,
+    /// The turn of its lane, as in [`LaneSummary::turn`].
+    pub turn: u64,
 }
 
 /// The most jobs of a lane that a store looks at to find the place of one.
@@ -117,14 +115,8 @@ pub const PLACE_MAX: u64 = 10_000;
 impl Place {
     /// A place, for stores to answer with.
     #[must_use]
-    pub const fn new(
-        jobs_ahead: u64,
-        lanes_ahead: u64,
-        lanes: u64,
-        more: bool,
-        starts: StartRate,
-    ) -> Self {
-        Self { jobs_ahead, lanes_ahead, lanes, more, starts }
+    pub const fn new(jobs_ahead: u64, more: bool, turn: u64) -> Self {
+        Self { jobs_ahead, more, turn }
     }
 }
 
@@ -141,6 +133,9 @@ pub struct LaneSummary {
     pub jobs: u64,
     /// For how long the first of them could have run.
     pub waiting: Duration,
+    /// Whose turn it is among the lanes of a queue and priority: the lowest comes first. A lane that waits at a
+    /// limit key keeps its turn. Nothing but the order means anything.
+    pub turn: u64,
 }
 
 /// Lanes of a queue.
@@ -151,12 +146,14 @@ pub struct Lanes {
     pub lanes: Vec<LaneSummary>,
     /// There are others.
     pub more: bool,
+    /// How often jobs of the queue have started lately.
+    pub starts: StartRate,
 }
 
 impl Lanes {
-    /// Lanes, and whether there are others.
+    /// Lanes, whether there are others, and how often jobs of their queue start.
     #[must_use]
-    pub const fn new(lanes: Vec<LaneSummary>, more: bool) -> Self {
-        Self { lanes, more }
+    pub const fn new(lanes: Vec<LaneSummary>, more: bool, starts: StartRate) -> Self {
+        Self { lanes, more, starts }
     }
 }

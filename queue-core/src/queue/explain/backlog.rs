@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::limits::keys_of;
 use super::reason::Reason;
 use super::serving::serving_lanes;
 use crate::{Error, JobState, LimitKey, Queue, QueueName};
@@ -43,9 +44,7 @@ impl Queue {
         }
         let workers = self.backend.workers_boxed().await?;
         let serving = serving_lanes(&workers, queue, &lanes);
-        let of_lanes = lanes.iter().flat_map(|lane| lane.limits.iter());
-        let added = serving.values().flat_map(|serving| serving.added.iter().flatten());
-        let keys: BTreeSet<LimitKey> = of_lanes.chain(added).cloned().collect();
+        let keys: BTreeSet<LimitKey> = keys_of(&lanes, &serving).cloned().collect();
         let keys: Vec<LimitKey> = keys.into_iter().collect();
         let mut closed: BTreeMap<LimitKey, Reason> = BTreeMap::new();
         for status in self.limit_status(&keys).await? {

@@ -1,6 +1,6 @@
 //! `workerd job explain`.
 
-use queue::{Blocker, Explanation, JobId, Queue, WorkerId};
+use queue::{Blocker, Explanation, JobId, Position, Queue, WorkerId};
 use serde_json::{Value, json};
 
 use crate::cli::Common;
@@ -18,14 +18,19 @@ pub(super) async fn execute(common: &Common, queue: &Queue, id: JobId) -> Outcom
 
 /// Times are milliseconds since 1970-01-01 UTC.
 fn document(explanation: &Explanation) -> Value {
-    let Explanation { id, state, now, blockers, place, estimate, .. } = explanation;
+    let Explanation { id, state, now, blockers, position, expires_at, estimate, .. } = explanation;
     let blockers: Vec<Value> = blockers.iter().map(blocker).collect();
-    let place = place.map(|place| {
+    let position = position.as_ref().map(|position| {
         json!({
-            "jobs_ahead": place.jobs_ahead,
-            "lanes_ahead": place.lanes_ahead,
-            "lanes": place.lanes,
-            "more": place.more,
+            "jobs_ahead": position.jobs_ahead,
+            "urgent_lanes": position.urgent_lanes,
+            "urgent_jobs": position.urgent_jobs,
+            "other_lanes": position.other_lanes,
+            "other_lanes_first": position.other_lanes_first,
+            "held_up_lanes": position.held_up_lanes,
+            "queues_first": position.queues_first,
+            "more_jobs": position.more_jobs,
+            "more_lanes": position.more_lanes,
         })
     });
     json!({
@@ -33,7 +38,8 @@ fn document(explanation: &Explanation) -> Value {
         "state": state,
         "now": now.as_ms(),
         "blockers": blockers,
-        "place": place,
+        "position": position,
+        "expires_at": expires_at.map(queue::Timestamp::as_ms),
         "estimate_sec": estimate.map(|time| time.as_secs_f64()),
     })
 }
@@ -63,7 +69,7 @@ fn texts(workers: &[WorkerId]) -> Vec<String> {
 }
 
 fn text(explanation: &Explanation) -> String {
-    let Explanation { id, state, blockers, place, estimate, .. } = explanation;
+    let Explanation { id, state, now, blockers, position, expires_at, estimate, .. } = explanation;
     let mut text = format!("{id} is {state}");
     if !state.is_waiting() {
         return text + ": it waits for nothing\n";
@@ -76,16 +82,49 @@ fn text(explanation: &Explanation) -> String {
     for blocker in blockers {
         text += &format!("  {}\n", blocker_text(blocker));
     }
-    if let Some(place) = place {
-        let more = if place.more { " or more" } else { "" };
-        let jobs = jobs(place.jobs_ahead);
-        text += &format!("before it: {jobs}{more} of its lane, ");
-        text += &format!("and {} of {} lanes{more}\n", place.lanes_ahead, place.lanes);
+    if let Some(position) = position {
+        text += &position_text(position);
     }
-    match estimate {
-        Some(time) => text + &format!("it may start in about {}\n", short(*time)),
-        None => text + "when it may start cannot be said\n",
+    let more = position.as_ref().is_some_and(|position| position.more_jobs || position.more_lanes);
+    text + &match (expires_at, estimate) {
+        (Some(at), _) if at <= now => {
+            format!("it has expired, at {}: it is dead as soon as a claim meets it\n", time(*at))
+        }
+        (Some(at), _) => format!("it expires before it may start, at {}\n", time(*at)),
+        (None, Some(time)) if more => format!("it may start in about {} or later\n", short(*time)),
+        (None, Some(time)) => format!("it may start in about {}\n", short(*time)),
+        (None, None) => "when it may start cannot be said\n".to_owned(),
     }
+}
+
+fn position_text(position: &Position) -> String {
+    let or_more = |more| if more { " or more" } else { "" };
+    let lanes = |count| if count == 1 { "lane" } else { "lanes" };
+    let more = or_more(position.more_jobs);
+    let mut text = format!("before it: {}{more} of its lane", jobs(position.jobs_ahead));
+    let (urgent, more) = (position.urgent_lanes, or_more(position.more_lanes));
+    if urgent > 0 {
+        let of_urgent = jobs(position.urgent_jobs);
+        text += &format!(", and {of_urgent} of {urgent} more urgent {}{more}", lanes(urgent));
+    }
+    text.push('\n');
+    let (others, first) = (position.other_lanes, position.other_lanes_first);
+    if others > 0 {
+        text += &format!("its lane takes turns with {others} other {}{more}, ", lanes(others));
+        text += &format!("{first} of them before it\n");
+    }
+    let held_up = position.held_up_lanes;
+    if held_up > 0 {
+        let held_lanes = lanes(held_up);
+        text += &format!("passed over: {held_up} {held_lanes} that nobody runs or a limit keeps\n");
+    }
+    if !position.queues_first.is_empty() {
+        let queues = position.queues_first.iter();
+        let queues = queues.map(|(queue, ready)| format!("{queue} ({} ready)", jobs(*ready)));
+        let queues: Vec<String> = queues.collect();
+        text += &format!("its workers serve other queues first: {}\n", queues.join(", "));
+    }
+    text
 }
 
 fn blocker_text(blocker: &Blocker) -> String {
@@ -105,7 +144,9 @@ fn blocker_text(blocker: &Blocker) -> String {
             let added = match (of_worker, alternative) {
                 (false, _) => "",
                 (true, false) => " (which its worker adds)",
-                (true, true) => " (which some of its workers add; room for others is enough)",
+                (true, true) => {
+                    " (which some of its workers add; a place at one of the others is enough)"
+                }
             };
             let mut text = format!("for {}{added}: {}", status.key, limits::blocked(blocked));
             if blocked.over_at().is_none() && !status.holders.is_empty() {
@@ -140,11 +181,54 @@ mod tests {
         let shown = text(&explanation);
         assert!(shown.starts_with(&format!("{id} is ready, and waits:\n")), "{shown}");
         assert!(shown.contains("which is paused") && shown.contains("none that is alive runs"));
-        assert!(shown.contains("before it: 0 jobs of its lane, and 0 of 1 lanes\n"), "{shown}");
+        assert!(shown.contains("before it: 0 jobs of its lane\n"), "{shown}");
         let document = document(&explanation);
         assert_eq!(document["blockers"][0], json!({ "reason": "paused", "until": null }));
         assert_eq!(document["blockers"][1]["elsewhere"], json!([]));
-        assert_eq!(document["place"]["jobs_ahead"], 0);
+        assert_eq!(document["position"]["jobs_ahead"], 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_before_it_is_told_lane_by_lane() {
+        let queue = Queue::memory();
+        let job = |kind: &str| NewJob::new(kind.try_into().unwrap(), Payload::raw(""));
+        let of = |tenant: &str| job("k").limit(format!("tenant:{tenant}"));
+        queue.enqueue_all([job("a").priority(1), job("b").priority(0), of("x")]).await.unwrap();
+        queue.enqueue_all((0..3).map(|_| job("b").priority(0))).await.unwrap();
+        let first = queue.enqueue(of("y")).await.unwrap().id;
+        queue.enqueue(of("z")).await.unwrap();
+        let second = queue.enqueue(of("y")).await.unwrap().id;
+        let shown = async |id| text(&queue.explain(id).await.unwrap().unwrap());
+        let told = "before it: 1 job of its lane, and 5 jobs of 2 more urgent lanes\n\
+            its lane takes turns with 2 other lanes, 1 of them before it\n\
+            passed over: 2 lanes that nobody runs or a limit keeps\n";
+        let (shown, of_first) = (shown(second).await, shown(first).await);
+        assert!(shown.contains(told), "{shown}");
+        assert!(of_first.contains("before it: 0 jobs of its lane, and 5 jobs"), "{of_first}");
+    }
+
+    #[tokio::test]
+    async fn an_expired_job_is_not_told_to_start() {
+        let queue = Queue::memory();
+        let job = || NewJob::new("k".try_into().unwrap(), Payload::raw(""));
+        let past = job().expires_at(std::time::UNIX_EPOCH + std::time::Duration::from_millis(1));
+        let hour = std::time::Duration::from_secs(3600);
+        let late = std::time::SystemTime::now() + hour;
+        let shown = async |job| {
+            let id = queue.enqueue(job).await.unwrap().id;
+            let explanation = queue.explain(id).await.unwrap().unwrap();
+            (document(&explanation)["expires_at"].clone(), text(&explanation))
+        };
+        let (at, told) = shown(past).await;
+        assert!(at == json!(1) && told.contains("it has expired, at 1970"), "{told}");
+        let (at, told) = shown(job().expires_at(late).delay(hour * 2)).await;
+        assert!(
+            at == json!(queue::Timestamp::from(late).as_ms())
+                && told.contains("it expires before it may"),
+            "{told}"
+        );
+        let (at, told) = shown(job().expires_at(late)).await;
+        assert!(at.is_null() && !told.contains("expire"), "{told}");
     }
 
     #[tokio::test]
@@ -165,7 +249,9 @@ mod tests {
         );
         let told = text(true);
         assert!(
-            told.contains("(which some of its workers add; room for others is enough)"),
+            told.contains(
+                "(which some of its workers add; a place at one of the others is enough)"
+            ),
             "{told}"
         );
     }
