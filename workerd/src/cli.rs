@@ -106,8 +106,8 @@ enum Command {
 fn with_negative_numbers(command: clap::Command) -> clap::Command {
     command
         .mut_args(|arg| {
-            let has_value = arg.get_action().takes_values();
-            arg.allow_negative_numbers(has_value)
+            let is_option = arg.get_action().takes_values() && !arg.is_positional();
+            arg.allow_negative_numbers(is_option)
         })
         .mut_subcommands(with_negative_numbers)
 }

@@ -74,7 +74,10 @@ async fn main() -> anyhow::Result<()> {
     let url = std::env::var("QUEUE_URL").unwrap_or_else(|_| "memory://".to_owned());
     let queue = Queue::connect(&url).await?;
     let provider = Provider::start().await?;
-    set_limits(&queue).await?;
+    let limits = limits()?;
+    set_limits(queue.clone(), limits.clone()).await?;
+    // A server that has lost its data has lost them, too.
+    queue.on_reset(move |queue| set_limits(queue, limits.clone()));
 
     let jobs = jobs()?;
     let ids: Vec<JobId> = jobs.iter().map(NewJob::job_id).collect();
@@ -99,7 +102,7 @@ async fn main() -> anyhow::Result<()> {
 }
 
 /// What may be asked of the provider, and how much of it one tenant may use.
-async fn set_limits(queue: &Queue) -> anyhow::Result<()> {
+fn limits() -> anyhow::Result<[(LimitTarget, LimitSettings); 2]> {
     let provider = LimitSettings {
         concurrency: Some(u32::try_from(CALLS_AT_ONCE)?),
         // A little less than what is allowed: the provider has a clock of its own.
@@ -111,9 +114,17 @@ async fn set_limits(queue: &Queue) -> anyhow::Result<()> {
         }),
         ..LimitSettings::default()
     };
-    queue.set_limit(&LimitTarget::new("provider:llm")?, &provider).await?;
     let tenant = LimitSettings { concurrency: Some(2), ..LimitSettings::default() };
-    queue.set_limit(&LimitTarget::new("tenant:*")?, &tenant).await?;
+    Ok([(LimitTarget::new("provider:llm")?, provider), (LimitTarget::new("tenant:*")?, tenant)])
+}
+
+async fn set_limits(
+    queue: Queue,
+    limits: [(LimitTarget, LimitSettings); 2],
+) -> Result<(), queue::Error> {
+    for (target, settings) in &limits {
+        queue.set_limit(target, settings).await?;
+    }
     Ok(())
 }
 

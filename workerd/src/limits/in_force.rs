@@ -48,8 +48,12 @@ impl InForce {
             let limits = limits.clone();
             async move {
                 let changed = limits.write(&queue).await?;
-                let advice =
-                    "limits and pauses of queues that were set by hand are gone: set them again";
+                let advice = if limits.0.lock().await.is_empty() {
+                    "the configuration names no limits, so work goes on without those that were set; set \
+                     them, and pauses of queues, again"
+                } else {
+                    "limits and pauses of queues that were set by hand are gone: set them again"
+                };
                 tracing::warn!(event = "limits_written_again", changed, advice);
                 Ok(())
             }
