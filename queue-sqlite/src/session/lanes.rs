@@ -189,26 +189,28 @@ pub(crate) struct Lanes<'c> {
     known: KnownLanes,
     /// Those that may have changed.
     touched: Vec<i64>,
+    /// Those that count fewer jobs than they have.
+    kept: Vec<i64>,
 }
 
 impl<'c> Lanes<'c> {
     pub(super) fn new(conn: &'c Connection, known: KnownLanes) -> Self {
-        Self { conn, known, touched: Vec::new() }
+        Self { conn, known, touched: Vec::new(), kept: Vec::new() }
     }
 
     pub(super) fn clear(&mut self) {
-        (self.known, self.touched) = (KnownLanes::default(), Vec::new());
+        *self = Self::new(self.conn, KnownLanes::default());
     }
 
     /// What is known of lanes once all that has changed is written. A lane that counts fewer jobs than it
     /// has is read again.
     pub(super) fn into_known(mut self) -> KnownLanes {
-        self.known.lanes.retain(|_, lane| !lane.kept);
-        let Self { known: KnownLanes { lanes, mut names }, .. } = self;
-        if names.len() > lanes.len() {
-            names.retain(|_, lane| lanes.contains_key(lane));
+        for lane in self.kept {
+            if let Some(lane) = self.known.lanes.remove(&lane) {
+                self.known.names.remove(&lane.name);
+            }
         }
-        KnownLanes { lanes, names }
+        self.known
     }
 
     /// The lane of a rowid.
@@ -306,6 +308,9 @@ impl<'c> Lanes<'c> {
             lane.touched = false;
             if !std::mem::take(&mut lane.changed) {
                 continue;
+            }
+            if lane.kept {
+                self.kept.push(rowid);
             }
             if lane.ready() == 0 {
                 // It would have a new turn when it is looked for again.

@@ -47,8 +47,9 @@ impl InForce {
         queue.on_reset(move |queue| {
             let limits = limits.clone();
             async move {
-                let changed = limits.write(&queue).await?;
-                let advice = if limits.0.lock().await.is_empty() {
+                let limits = limits.0.lock().await;
+                let changed = write(&queue, &limits).await?;
+                let advice = if limits.is_empty() {
                     "the configuration names no limits, so work goes on without those that were set; set \
                      them, and pauses of queues, again"
                 } else {
