@@ -86,6 +86,22 @@ pub trait Backend: Send + Sync + 'static {
         durability: Durability,
     ) -> impl Future<Output = Result<Vec<EnqueueOutcome>, Error>> + Send;
 
+    /// Takes in one chunk of a bulk, such as those of [`Queue::enqueue_all`](crate::Queue::enqueue_all): as
+    /// [`Backend::enqueue`], but calls that others wait for may go first. Chunks keep their order.
+    fn enqueue_chunk(
+        &self,
+        jobs: &[NewJob],
+        durability: Durability,
+    ) -> impl Future<Output = Result<Vec<EnqueueOutcome>, Error>> + Send {
+        self.enqueue(jobs, durability)
+    }
+
+    /// How many chunks of a bulk are worth having on their way at a time: unless a store takes several in
+    /// together, one that it works at and one in the making.
+    fn chunks_under_way(&self) -> usize {
+        2
+    }
+
     /// Leases jobs that the worker can run (T4), after making due ones ready (T3).
     ///
     /// The rule by which jobs are chosen is in [`ClaimRequest`]. A request whose token already

@@ -33,8 +33,8 @@ use crate::{
 
 /// A chunk of a large enqueue is closed once its payloads have this many bytes.
 const CHUNK_MAX_BYTES: usize = 8 * 1024 * 1024;
-/// So many chunks of a large enqueue are on their way at a time: one at the store, one in the making.
-const CHUNKS_UNDER_WAY: usize = 2;
+/// No further chunk of a large enqueue is sent while those on their way carry so many bytes.
+const UNDER_WAY_MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// A cheap, cloneable handle to a store of jobs. Clones share the connections.
 ///
@@ -144,14 +144,14 @@ impl Queue {
     /// Puts many jobs into the store, in order, and answers for each of them.
     ///
     /// The iterator is read in chunks of 500 jobs or 8 MiB, so it may be long; each chunk is checked
-    /// whole before any of it is written, and a chunk is one atomic step. One chunk is on its way
-    /// to the store while the next is made; if the connection breaks meanwhile, the two may arrive
-    /// in either order. An empty iterator is an empty answer.
+    /// whole before any of it is written, and a chunk is one atomic step. Some chunks are on their way
+    /// to the store while the next is made ([`Backend::chunks_under_way`]); if the connection breaks
+    /// meanwhile, these may arrive in any order. An empty iterator is an empty answer.
     ///
     /// # Errors
     /// [`Error::Invalid`] names the first invalid job by its place in the iterator. On any error
-    /// the chunks before the failing one are in the store, and the one after it may be: enqueueing
-    /// the same jobs again is safe.
+    /// the chunks before the failing one are in the store, and those that were on their way with it may
+    /// be: enqueueing the same jobs again is safe.
     ///
     /// # Cancel safety
     /// As [`Queue::enqueue`].
@@ -163,33 +163,43 @@ impl Queue {
         let mut outcomes = Vec::new();
         let mut taken = 0;
         let (mut refused, mut failed) = (None, None);
-        let mut under_way = FuturesOrdered::new();
+        let chunks_max = self.backend.bulk_chunks().max(1);
+        let (mut under_way, mut bytes_under_way) = (FuturesOrdered::new(), 0);
         loop {
-            while under_way.len() < CHUNKS_UNDER_WAY && refused.is_none() && failed.is_none() {
+            while under_way.len() < chunks_max
+                && bytes_under_way < UNDER_WAY_MAX_BYTES
+                && refused.is_none()
+                && failed.is_none()
+            {
                 match self.next_chunk(&mut jobs, taken) {
-                    Ok(chunk) if chunk.is_empty() => break,
-                    Ok(chunk) => {
+                    Ok((chunk, _)) if chunk.is_empty() => break,
+                    Ok((chunk, bytes)) => {
                         taken += chunk.len();
-                        under_way.push_back(async move { self.enqueue_chunk(&chunk).await });
+                        bytes_under_way += bytes;
+                        under_way
+                            .push_back(async move { (self.enqueue_chunk(&chunk).await, bytes) });
                     }
                     Err(invalid) => refused = Some(invalid),
                 }
             }
-            match under_way.next().await {
-                Some(Ok(answers)) => outcomes.extend(answers),
-                Some(Err(error)) => failed = failed.or(Some(error)),
-                None => return failed.or(refused).map_or(Ok(outcomes), Err),
+            let Some((answer, bytes)) = under_way.next().await else {
+                return failed.or(refused).map_or(Ok(outcomes), Err);
+            };
+            bytes_under_way -= bytes;
+            match answer {
+                Ok(answers) => outcomes.extend(answers),
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
     }
 
-    /// The next jobs that travel together: bounded in number and in bytes, checked, and none at the
-    /// end. `taken` jobs came before them.
+    /// The next jobs that travel together, and the bytes of their payloads: bounded in both, checked, and
+    /// none at the end. `taken` jobs came before them.
     fn next_chunk(
         &self,
         jobs: &mut impl Iterator<Item = NewJob>,
         taken: usize,
-    ) -> Result<Vec<NewJob>, Error> {
+    ) -> Result<(Vec<NewJob>, usize), Error> {
         let mut bytes = 0;
         let at_least = jobs.size_hint().0;
         let mut chunk = Vec::with_capacity(at_least.min(PASS_MAX as usize));
@@ -200,11 +210,11 @@ impl Queue {
             bytes += job.spec.payload.bytes().len();
             chunk.push(job);
         }
-        Ok(chunk)
+        Ok((chunk, bytes))
     }
 
     async fn enqueue_chunk(&self, jobs: &[NewJob]) -> Result<Vec<EnqueueOutcome>, Error> {
-        let answer = self.backend.enqueue_boxed(jobs, self.durability).await;
+        let answer = self.backend.enqueue_chunk_boxed(jobs, self.durability).await;
         telemetry::enqueued(jobs, &answer);
         answer
     }

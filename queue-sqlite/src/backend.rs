@@ -45,12 +45,15 @@ use crate::open::{Opened, Place, Role, Room, connect, path_of_namespace, prepare
 use crate::reader::Reader;
 use crate::session::Session;
 use crate::watch::{Watch, WatchThread};
-use crate::writer::{Checkpoints, Outside, Writer};
+use crate::writer::{Checkpoints, Outside, Sort, Writer};
 use crate::{SqliteOptions, options};
 pub(crate) use claim::lanes::SELECT_RUNNABLE;
 pub(crate) use claim::{HAS_PAUSE, SELECT_FIRST_DUE};
 #[cfg(test)]
 pub(crate) use enqueue::enqueue as enqueue_for_tests;
+
+/// The writer takes up to eight chunks in together, while the next eight are made.
+const CHUNKS_UNDER_WAY: usize = 16;
 
 /// A store in one SQLite file, for any number of processes of one host.
 ///
@@ -128,28 +131,19 @@ impl Backend for SqliteBackend {
         jobs: &[NewJob],
         durability: Durability,
     ) -> Result<Vec<EnqueueOutcome>, Error> {
-        let synced = match durability {
-            Durability::Memory => false,
-            Durability::Fsync => true,
-            other => {
-                return Err(Error::Unsupported(format!(
-                    "durability {other}: a file has no replicas; use redis: for that"
-                )));
-            }
-        };
-        let reached = match self.options.durability {
-            options::Durability::Memory if !synced => Durability::Memory,
-            _ => Durability::Fsync,
-        };
-        let (jobs, room) = (jobs.to_vec(), self.room.clone());
-        let count = jobs.len();
-        let enqueue =
-            move |session: &mut Session<'_>| enqueue::enqueue(session, &jobs, reached, &room);
-        if synced {
-            self.writer.run_synced(count, enqueue).await
-        } else {
-            self.writer.run(count, enqueue).await
-        }
+        self.take_in(jobs, durability, false).await
+    }
+
+    async fn enqueue_chunk(
+        &self,
+        jobs: &[NewJob],
+        durability: Durability,
+    ) -> Result<Vec<EnqueueOutcome>, Error> {
+        self.take_in(jobs, durability, true).await
+    }
+
+    fn chunks_under_way(&self) -> usize {
+        CHUNKS_UNDER_WAY
     }
 
     async fn claim(&self, request: &ClaimRequest) -> Result<Claim, Error> {
@@ -346,6 +340,32 @@ impl Backend for SqliteBackend {
 }
 
 impl SqliteBackend {
+    async fn take_in(
+        &self,
+        jobs: &[NewJob],
+        durability: Durability,
+        is_bulk: bool,
+    ) -> Result<Vec<EnqueueOutcome>, Error> {
+        let is_synced = match durability {
+            Durability::Memory => false,
+            Durability::Fsync => true,
+            other => {
+                return Err(Error::Unsupported(format!(
+                    "durability {other}: a file has no replicas; use redis: for that"
+                )));
+            }
+        };
+        let reached = match self.options.durability {
+            options::Durability::Memory if !is_synced => Durability::Memory,
+            _ => Durability::Fsync,
+        };
+        let (jobs, room) = (jobs.to_vec(), self.room.clone());
+        let count = jobs.len();
+        let enqueue =
+            move |session: &mut Session<'_>| enqueue::enqueue(session, &jobs, reached, &room);
+        self.writer.enqueue(count, Sort { is_synced, is_bulk }, enqueue).await
+    }
+
     /// Remembers what a worker knows after a claim, for its next wait.
     fn note(&self, worker: &WorkerId, (claim, first_due): claim::Answer) -> Claim {
         self.watch.watch().learned(worker, first_due);

@@ -44,6 +44,7 @@ use starts::Starts;
 /// Operations run in it one after the other, each as one *step*: between
 /// [`Session::start_step`] and [`Session::end_step`] a step changes lanes, shelves, limit keys
 /// and the store's own row in memory, however many jobs it moves, and writes each of them once at its end.
+/// One that ends with [`Session::leave_step`] leaves that to the next step or to the end of the transaction.
 #[derive(Debug)]
 pub(crate) struct Session<'c> {
     pub(crate) conn: &'c Connection,
@@ -66,6 +67,8 @@ pub(crate) struct Session<'c> {
     /// A call has met a job that breaks a rule of its table: all that there is of every job is
     /// looked at before it is moved.
     pub(crate) careful: bool,
+    /// Steps have ended that left something to be written.
+    is_unwritten: bool,
     /// The transaction holds new jobs: the space that is kept for finishing others is not for it.
     pub(crate) takes_in: bool,
 }
@@ -127,6 +130,7 @@ impl<'c> Session<'c> {
             news: false,
             unreadable: Unread::default(),
             careful: false,
+            is_unwritten: false,
             takes_in: false,
         })
     }
@@ -141,13 +145,35 @@ impl<'c> Session<'c> {
     /// Writes what the step changed in memory.
     pub(crate) fn end_step(&mut self) -> Result<(), Fault> {
         self.flush()?;
-        let wrote = self.conn.total_changes() != self.changes_before || self.store != self.saved;
-        if !wrote {
-            // Nothing carries this time: it need not be remembered, and a step that changed
-            // nothing, such as an idle worker's claim, costs no sync.
-            return Ok(());
+        self.note_time();
+        self.save_store()
+    }
+
+    /// Ends a step that need not have written yet what it changed in memory, for a following one that
+    /// reads none of it but by this session.
+    pub(crate) fn leave_step(&mut self) {
+        self.note_time();
+        self.is_unwritten = true;
+    }
+
+    /// Writes what steps have left, for whoever reads it otherwise.
+    pub(crate) fn write_out(&mut self) -> Result<(), Fault> {
+        if std::mem::take(&mut self.is_unwritten) {
+            self.flush()?;
+            self.save_store()?;
         }
-        self.store.clock_ms = rows::ms(self.now);
+        Ok(())
+    }
+
+    fn note_time(&mut self) {
+        // Else nothing carries this time: it need not be remembered, and a step that changed
+        // nothing, such as an idle worker's claim, costs no sync.
+        if self.conn.total_changes() != self.changes_before || self.store != self.saved {
+            self.store.clock_ms = rows::ms(self.now);
+        }
+    }
+
+    fn save_store(&mut self) -> Result<(), Fault> {
         if self.store != self.saved {
             let Store { clock_ms, turn, fence, duplicates, queue_limits, starts } = &self.store;
             let mut update = self.conn.prepare_cached(UPDATE_STORE)?;

@@ -2,12 +2,14 @@
 //!
 //! SQLite has one writer at a time, and with `synchronous = FULL` a commit waits for the disk.
 //! So everything that is waiting is done in one transaction and answered after its one commit: many
-//! callers share one sync, and nobody waits for company. If a call fails, all are undone and run again,
+//! callers share one sync, and nobody waits for company. The chunks of bulks come last, and more than one
+//! only as long as nobody else waits. If a call fails, all are undone and run again,
 //! each in a savepoint of its own.
 
 mod call;
 mod checkpoint;
 mod group;
+mod line;
 
 use queue_core::Error;
 use rusqlite::Connection;
@@ -28,6 +30,15 @@ const CALLS_WAITING_MAX: usize = 1024;
 #[derive(Debug, Clone)]
 pub(crate) struct Writer {
     calls: mpsc::Sender<Box<dyn Pending>>,
+}
+
+/// What sort of enqueue a call is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sort {
+    /// Its commit is synced to the disk, whatever the others are.
+    pub(crate) is_synced: bool,
+    /// It is a part of a bulk, which lets others go first.
+    pub(crate) is_bulk: bool,
 }
 
 /// An answer that will be there after a commit.
@@ -68,14 +79,19 @@ impl Writer {
         self.send(call, answer).await
     }
 
-    /// Like [`Writer::run`], and the commit is synced to the disk whatever the others are.
-    pub(crate) async fn run_synced<T: Send + 'static>(
+    /// Runs an enqueue. It reads rows that jobs share by the session only, so those that follow each other
+    /// write these once.
+    pub(crate) async fn enqueue<T: Send + 'static>(
         &self,
         jobs: usize,
+        sort: Sort,
         work: impl FnMut(&mut Session<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Error> {
+        let Sort { is_synced, is_bulk } = sort;
         let (call, answer) = Call::new(jobs, work);
-        self.send(call.synced(), answer).await
+        let call = call.joining();
+        let call = if is_synced { call.synced() } else { call };
+        self.send(if is_bulk { call.of_bulk() } else { call }, answer).await
     }
 
     async fn send<T>(&self, call: Box<dyn Pending>, answer: Answer<T>) -> Result<T, Error> {

@@ -33,6 +33,9 @@ macro_rules! erased {
                 fn $boxed<'a>(&'a self $(, $argument: $type)*)
                     -> BoxFuture<'a, Result<$answer, Error>>;
             )*
+
+            /// [`Backend::chunks_under_way`].
+            fn bulk_chunks(&self) -> usize;
         }
 
         impl<B: Backend> DynBackend for B {
@@ -43,11 +46,16 @@ macro_rules! erased {
                     Box::pin(timed(stringify!($name), call))
                 }
             )*
+
+            fn bulk_chunks(&self) -> usize {
+                Backend::chunks_under_way(self)
+            }
         }
     };
 }
 
-/// Measures a call. A wait is not one: it takes as long as there is nothing to do.
+/// Measures a call. A wait is not one: it takes as long as there is nothing to do. A chunk of a bulk is an
+/// enqueue.
 async fn timed<T>(
     op: &'static str,
     call: impl Future<Output = Result<T, Error>> + Send,
@@ -55,6 +63,7 @@ async fn timed<T>(
     let started_at = Instant::now();
     let answer = call.await;
     if !op.starts_with("wait") {
+        let op = op.strip_suffix("_chunk").unwrap_or(op);
         telemetry::store_op(op, answer.as_ref().err(), started_at.elapsed());
     }
     answer
@@ -62,6 +71,8 @@ async fn timed<T>(
 
 erased! {
     enqueue / enqueue_boxed(jobs: &'a [NewJob], durability: Durability)
+        -> Vec<EnqueueOutcome>;
+    enqueue_chunk / enqueue_chunk_boxed(jobs: &'a [NewJob], durability: Durability)
         -> Vec<EnqueueOutcome>;
     claim / claim_boxed(request: &'a ClaimRequest) -> Claim;
     renew / renew_boxed(request: &'a RenewRequest) -> Vec<Renewal>;

@@ -99,8 +99,13 @@ impl Drop for Own {
 }
 
 async fn alone(queue: &Queue, job: NewJob) -> Result<EnqueueOutcome, Error> {
-    let outcome = queue.enqueue_chunk(&[job]).await?.into_iter().next();
-    outcome.ok_or_else(|| Error::Corrupt("the store did not answer for the job".to_owned()))
+    let jobs = [job];
+    let answer = queue.backend.enqueue_boxed(&jobs, queue.durability).await;
+    telemetry::enqueued(&jobs, &answer);
+    answer?
+        .into_iter()
+        .next()
+        .ok_or_else(|| Error::Corrupt("the store did not answer for the job".to_owned()))
 }
 
 /// Whether others are no worse off if the job travels with theirs: a call that may be refused

@@ -18,8 +18,12 @@ pub(super) trait Pending: Send {
     /// Whether its commit must be synced to the disk.
     fn is_synced(&self) -> bool;
 
-    /// Runs it as one step of the transaction. What it answers is kept until the commit.
-    fn run(&mut self, session: &mut Session<'_>) -> Result<(), Fault>;
+    /// Whether it is a part of a bulk, which lets others go first.
+    fn is_bulk(&self) -> bool;
+
+    /// Runs it as one step of the transaction, after which it can be undone alone if `is_apart`. What it
+    /// answers is kept until the commit.
+    fn run(&mut self, session: &mut Session<'_>, is_apart: bool) -> Result<(), Fault>;
 
     /// Tells the caller, after the commit, what the last run answered.
     fn finish(self: Box<Self>);
@@ -32,6 +36,8 @@ pub(super) trait Pending: Send {
 pub(super) struct Call<T, F> {
     jobs: usize,
     is_synced: bool,
+    is_bulk: bool,
+    joins: bool,
     work: F,
     outcome: Option<T>,
     answer: oneshot::Sender<Result<T, Error>>,
@@ -47,9 +53,31 @@ where
 {
     pub(super) fn new(jobs: usize, work: F) -> (Box<Self>, Answer<T>) {
         let (answer, receiver) = oneshot::channel();
-        let failed = Arc::new(AtomicBool::new(false));
-        let (is_synced, outcome, before) = (false, None, None);
-        (Box::new(Self { jobs, is_synced, work, outcome, answer, failed, before }), receiver)
+        let call = Self {
+            jobs,
+            is_synced: false,
+            is_bulk: false,
+            joins: false,
+            work,
+            outcome: None,
+            answer,
+            failed: Arc::default(),
+            before: None,
+        };
+        (Box::new(call), receiver)
+    }
+
+    /// Makes this a part of a bulk.
+    pub(super) fn of_bulk(mut self: Box<Self>) -> Box<Self> {
+        self.is_bulk = true;
+        self
+    }
+
+    /// Makes this a call that goes on from what such calls before it have left in memory, and leaves it
+    /// there: it reads rows that jobs share by the session only.
+    pub(super) fn joining(mut self: Box<Self>) -> Box<Self> {
+        self.joins = true;
+        self
     }
 
     /// Makes this a call whose commit is synced to the disk.
@@ -77,13 +105,24 @@ where
         self.is_synced
     }
 
-    fn run(&mut self, session: &mut Session<'_>) -> Result<(), Fault> {
+    fn is_bulk(&self) -> bool {
+        self.is_bulk
+    }
+
+    fn run(&mut self, session: &mut Session<'_>, is_apart: bool) -> Result<(), Fault> {
         if self.before.as_ref().is_some_and(|failed| failed.load(Ordering::Relaxed)) {
             let what = "the call before it failed".to_owned();
             return Err(Error::Unavailable(what).into());
         }
+        if !self.joins {
+            session.write_out()?;
+        }
         session.start_step();
         self.outcome = Some((self.work)(session)?);
+        if self.joins && !is_apart {
+            session.leave_step();
+            return Ok(());
+        }
         session.end_step()
     }
 

@@ -15,24 +15,18 @@ use tokio::sync::mpsc;
 
 use super::call::Pending;
 use super::checkpoint::{Checkpoints, has_failed_sync};
+use super::line::{Calls, Line};
 use crate::Durability;
 use crate::errors::Fault;
 use crate::open::{Patience, Place, Room, with_patience};
 use crate::session::{Memory, Session};
 use crate::watch::Watch;
 
-/// The most calls of one group.
-const CALLS_MAX: usize = 256;
-/// A group takes no more calls once they touch so many jobs together: the first of them waits for
-/// the last.
-const JOBS_MAX: usize = 4096;
 /// How often a transaction is tried when another process keeps the lock, each time for as long as
 /// a connection waits.
 const BUSY_TRIES_MAX: u32 = 2;
 /// How long at least between two looks for room for the reserve.
 const TEND_PAUSE: Duration = Duration::from_secs(1);
-
-type Calls = Vec<Box<dyn Pending>>;
 
 /// What a group of calls meets besides its connection.
 #[derive(Debug)]
@@ -69,22 +63,22 @@ fn commit(conn: &Connection) -> Result<(), Fault> {
 /// Serves calls until nobody can make any; says whether a sync has failed.
 pub(super) fn run(
     conn: &mut Connection,
-    mut waiting: mpsc::Receiver<Box<dyn Pending>>,
+    waiting: mpsc::Receiver<Box<dyn Pending>>,
     outside: &Outside,
     checkpoints: &mut Checkpoints,
 ) -> bool {
     let thread_failed_sync = checkpoints.failed_sync();
     let mut failed_sync = false;
     let mut tended = None;
-    while let Some(first) = waiting.blocking_recv() {
-        let calls = gather(first, &mut waiting);
+    let mut line = Line::new(waiting);
+    while let Some(calls) = line.next_group() {
         failed_sync |= thread_failed_sync();
         if failed_sync {
             fail_all(calls, || Error::Refused(FAILED_SYNC.to_owned()));
             continue;
         }
         // Once a sync has failed, what the log holds may be nowhere else.
-        failed_sync = commit_group(conn, calls, outside)
+        failed_sync = commit_group(conn, calls, outside, &mut |calls| line.more(calls))
             || checkpoints.committed(conn)
             || tend(conn, outside, &mut tended);
     }
@@ -134,28 +128,21 @@ pub(super) fn close(mut conn: Connection, failed_sync: bool) {
 const FAILED_SYNC: &str = "a sync of the file failed, so what it holds is unknown; check the disk \
      and start this process again";
 
-/// The calls that wait now.
-fn gather(first: Box<dyn Pending>, waiting: &mut mpsc::Receiver<Box<dyn Pending>>) -> Calls {
-    let mut jobs = first.jobs();
-    let mut calls = vec![first];
-    while calls.len() < CALLS_MAX && jobs < JOBS_MAX {
-        let Ok(next) = waiting.try_recv() else { break };
-        jobs += next.jobs();
-        calls.push(next);
-    }
-    calls
-}
-
-/// Runs calls in one transaction and answers them; says whether the file must not be written any
-/// more.
-fn commit_group(conn: &mut Connection, mut calls: Calls, outside: &Outside) -> bool {
+/// Runs calls in one transaction, and what there is `more` once these have run, and answers them; says
+/// whether the file must not be written any more.
+fn commit_group(
+    conn: &mut Connection,
+    mut calls: Calls,
+    outside: &Outside,
+    more: &mut More<'_>,
+) -> bool {
     if let Err(error) = outside.place.check() {
         fail_all(calls, || copy_of(&error));
         return false;
     }
     let (mut tries, mut undoing) = (0, Undoing::All);
     while !calls.is_empty() {
-        let stop = match transact(conn, &mut calls, outside, undoing) {
+        let stop = match transact(conn, &mut calls, outside, undoing, more) {
             Ok(news) => {
                 for call in calls.drain(..) {
                     call.finish();
@@ -206,7 +193,7 @@ fn commit_each(conn: &mut Connection, calls: Calls, outside: &Outside) -> bool {
         if failed_sync {
             call.fail(Error::Refused(FAILED_SYNC.to_owned()));
         } else {
-            failed_sync = commit_group(conn, vec![call], outside);
+            failed_sync = commit_group(conn, vec![call], outside, &mut |_| None);
         }
     }
     failed_sync
@@ -239,6 +226,9 @@ impl From<Fault> for Stop {
     }
 }
 
+/// What may join a group of calls that have run.
+type More<'m> = dyn FnMut(&Calls) -> Option<Box<dyn Pending>> + 'm;
+
 /// One transaction. Calls that fail are answered and leave `calls`; says whether there is news for
 /// waiting workers.
 fn transact(
@@ -246,6 +236,7 @@ fn transact(
     calls: &mut Calls,
     outside: &Outside,
     undoing: Undoing,
+    more: &mut More<'_>,
 ) -> Result<bool, Stop> {
     let wanted = match outside.durability {
         Durability::Memory if calls.iter().any(|call| call.is_synced()) => Durability::Fsync,
@@ -259,12 +250,16 @@ fn transact(
     execute(conn, "BEGIN IMMEDIATE")?;
     let mut session = Session::new(conn, &outside.memory)?;
     let mut index = 0;
-    while let Some(call) = calls.get_mut(index) {
+    loop {
+        if index == calls.len() {
+            calls.extend(more(calls));
+        }
+        let Some(call) = calls.get_mut(index) else { break };
         let is_apart = undoing == Undoing::Each;
         if is_apart {
             execute(conn, "SAVEPOINT step")?;
         }
-        match run_call(call.as_mut(), &mut session) {
+        match run_call(call.as_mut(), &mut session, is_apart) {
             Ok(()) => {
                 if is_apart {
                     execute(conn, "RELEASE step")?;
@@ -293,6 +288,11 @@ fn transact(
         }
     }
     let takes_in = session.takes_in;
+    session.write_out().map_err(|fault| {
+        // Which of the calls it is due to shows when each writes what it has changed.
+        let begins_again = undoing == Undoing::All && !fault.is_full();
+        Stop { takes_in, begins_again, ..Stop::from(fault) }
+    })?;
     let committed = (outside.commit)(conn);
     committed.map_err(|fault| Stop { takes_in, ..Stop::from(fault) })?;
     Ok(session.committed())
@@ -320,8 +320,12 @@ fn set_durability(conn: &Connection, durability: Durability) -> Result<(), Fault
 
 /// A panic in one call is a bug that its caller has to hear of, and that must not end the thread
 /// that everybody depends on.
-fn run_call(call: &mut dyn Pending, session: &mut Session<'_>) -> Result<(), Fault> {
-    catch_unwind(AssertUnwindSafe(|| call.run(session))).unwrap_or_else(|_| {
+fn run_call(
+    call: &mut dyn Pending,
+    session: &mut Session<'_>,
+    is_apart: bool,
+) -> Result<(), Fault> {
+    catch_unwind(AssertUnwindSafe(|| call.run(session, is_apart))).unwrap_or_else(|_| {
         let what = "the SQLite backend panicked during this call, which is a bug; it was undone";
         Err(Error::Unavailable(what.to_owned()).into())
     })

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use queue_core::{EnqueueOutcome, JobState, NewJob, Payload};
+use rusqlite::OptionalExtension;
 use tempfile::TempDir;
 
 use super::super::Answer;
@@ -26,6 +27,10 @@ fn store() -> (TempDir, Connection, Outside) {
 fn checkpoints(conn: &Connection, outside: &Outside) -> Checkpoints {
     let path = Path::new(conn.path().unwrap());
     Checkpoints::start(path, Arc::clone(&outside.place), mpsc::channel(1).0).unwrap()
+}
+
+fn commit_group(conn: &mut Connection, calls: Calls, outside: &Outside) -> bool {
+    super::commit_group(conn, calls, outside, &mut |_| None)
 }
 
 /// A call that writes `duplicates`, which is easy to look at, and then does something else.
@@ -88,22 +93,56 @@ fn what_was_undone_is_not_known() {
     assert_eq!((count_one(&mut conn, &outside), live(&conn)), (Ok(2), 2));
 }
 
+/// An enqueue of a job of this tenant that says how many ready jobs its lane has in the file.
+fn joined(outside: &Outside, tenant: &str) -> (Box<dyn Pending>, Answer<Option<i64>>) {
+    let room = outside.room.clone();
+    let new =
+        NewJob::new("k".parse().unwrap(), Payload::raw("x")).limit(format!("tenant:{tenant}"));
+    let limits = format!("tenant:{tenant}");
+    let (call, answer) = Call::new(1, move |session| {
+        let jobs = [new.clone()];
+        crate::backend::enqueue_for_tests(session, &jobs, STORED, &room)?;
+        let mut written =
+            session.conn.prepare_cached("SELECT ready FROM lane WHERE limits = ?1")?;
+        Ok(written.query_row([&limits], |row| row.get(0)).optional()?)
+    });
+    (call.joining(), answer)
+}
+
 #[test]
-fn a_group_takes_what_waits_up_to_its_bounds() {
-    let (calls, mut waiting) = mpsc::channel(1024);
-    for _ in 0..300 {
-        calls.try_send(call(|_| Ok(())).0).ok().unwrap();
-    }
-    let first = waiting.try_recv().ok().unwrap();
-    assert_eq!(gather(first, &mut waiting).len(), CALLS_MAX);
-    for _ in 0..3 {
-        calls.try_send(Call::new(JOBS_MAX / 2, |_| Ok(())).0).ok().unwrap();
-    }
-    while waiting.len() > 3 {
-        waiting.try_recv().ok().unwrap();
-    }
-    let first = waiting.try_recv().ok().unwrap();
-    assert_eq!(gather(first, &mut waiting).len(), 2);
+fn enqueues_of_a_group_write_what_their_jobs_share_once() {
+    let (_directory, mut conn, outside) = store();
+    let (one, mut first) = joined(&outside, "a");
+    let (two, mut second) = joined(&outside, "a");
+    // Others see it in the file.
+    let (look, mut seen) = call(|session| {
+        let ready: i64 = session.conn.query_row("SELECT ready FROM lane", [], |row| row.get(0))?;
+        assert_eq!(ready, 2);
+        Ok(())
+    });
+    let (three, mut third) = joined(&outside, "a");
+    assert!(!commit_group(&mut conn, vec![one, two, look, three], &outside));
+    let answers = [first.try_recv(), second.try_recv(), third.try_recv()];
+    assert_eq!(answers.map(|answer| answer.unwrap().unwrap()), [Some(0), Some(0), Some(2)]);
+    assert_eq!(seen.try_recv().unwrap().unwrap(), 1);
+    let ready: i64 = conn.query_row("SELECT ready FROM lane", [], |row| row.get(0)).unwrap();
+    assert_eq!((ready, live(&conn), saved(&conn)), (3, 3, 1));
+}
+
+#[test]
+fn what_enqueues_leave_and_cannot_be_written_fails_those_it_is_due_to() {
+    let (_directory, mut conn, outside) = store();
+    let (one, mut first) = joined(&outside, "a");
+    let (two, mut failed) = Call::new(1, |session: &mut Session<'_>| {
+        session.store.duplicates = -1; // which the table does not allow
+        Ok(())
+    });
+    let (three, mut third) = joined(&outside, "a");
+    assert!(!commit_group(&mut conn, vec![one, two.joining(), three], &outside));
+    assert!(failed.try_recv().unwrap().is_err());
+    assert!(first.try_recv().unwrap().is_ok() && third.try_recv().unwrap().is_ok());
+    let ready: i64 = conn.query_row("SELECT ready FROM lane", [], |row| row.get(0)).unwrap();
+    assert_eq!((ready, live(&conn), saved(&conn)), (2, 2, 0));
 }
 
 #[test]
