@@ -322,9 +322,6 @@ fn serve_lane(
             }
             Ok(job) => {
                 wanted.bytes_left = wanted.bytes_left.saturating_sub(job.bytes());
-                for key in keys {
-                    wanted.held.entry(key.clone()).or_default().push(job.spec.id);
-                }
                 if taken == 0 {
                     wanted.taken.reserve(most.min(PASS_MAX) as usize);
                 }
@@ -332,6 +329,11 @@ fn serve_lane(
                 taken += 1;
             }
         }
+    }
+    let first = wanted.taken.len().saturating_sub(taken as usize);
+    for key in keys.iter().filter(|_| taken > 0) {
+        let ids = wanted.taken.iter().skip(first).map(|job| job.spec.id);
+        wanted.held.entry(key.clone()).or_default().extend(ids);
     }
     session.start_jobs(served.lane, taken)?;
     wanted.missing -= taken;

@@ -98,7 +98,7 @@ fn reap_claim(session: &mut Session<'_>, claim: i64, done: &mut Maintained) -> R
         let queue = session.lanes.load(head.lane)?.name.queue.clone();
         *done.reaped_of.entry(queue).or_default() += 1;
         if let Some(holding) = &holding {
-            session.let_go_of_keys(head.lane, head.id, holding, Ending::Neutral)?;
+            session.let_go_of_keys(head.lane, &[(head.id, Ending::Neutral)], holding)?;
         }
         done.crash_loops += u64::from(reap_job(session, head, worker.clone())?);
     }

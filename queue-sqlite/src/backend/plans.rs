@@ -100,6 +100,7 @@ const PLANNED: &[Planned] = planned![
     lanes::COUNT_READY => ["SEARCH job USING INDEX job_place (lane=? AND position>?)"],
     lanes::INSERT_LANE => [],
     lanes::UPDATE_LANE => [LANE],
+    lanes::UPDATE_LANE_COUNTS => [LANE],
     lanes::DELETE_LANE => [LANE],
     // Shelves.
     shelves::SELECT_SHELF => [SHELF],

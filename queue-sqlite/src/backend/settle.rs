@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use queue_core::{
-    AttemptRecord, ClaimToken, DeadReason, JobId, JobState, Outcome, Payload, Settled, Settlement,
+    AttemptRecord, ClaimToken, DeadReason, Ending, JobId, JobState, Outcome, Payload, Settled,
+    Settlement,
 };
 use rusqlite::OptionalExtension;
 
@@ -65,6 +66,7 @@ pub(super) fn settle(
         let holder = tokens.get(&settlement.token).and_then(|(holding, _)| holding.as_ref());
         answers.push(settle_one(session, settlement, holder, known, &mut ends)?);
     }
+    ends.save_keys(session)?;
     ends.save_jobs(session)?;
     ends.claims.save(session)?;
     Ok(answers)
@@ -72,16 +74,25 @@ pub(super) fn settle(
 
 /// What ends in one call.
 #[derive(Default)]
-struct Ends {
+struct Ends<'h> {
     /// Of the jobs of claims that end for the most part, what was read at once.
     running: HashMap<JobId, Running>,
     claims: Claims,
     completed: Completed,
     /// Other jobs that are not kept.
     dropped: Vec<i64>,
+    letting_go: Option<LettingGo<'h>>,
 }
 
-impl Ends {
+/// The last jobs that completed one after the other, of one lane and claim: they let go of their keys
+/// together.
+struct LettingGo<'h> {
+    lane: i64,
+    holding: &'h Holding,
+    jobs: Vec<(JobId, Ending)>,
+}
+
+impl<'h> Ends<'h> {
     fn head(&mut self, session: &mut Session<'_>, id: JobId) -> Result<Option<Head>, Fault> {
         match self.take_running(id) {
             Some(Running::Kept(head)) => Ok(Some(*head)),
@@ -109,7 +120,7 @@ impl Ends {
         &mut self,
         session: &mut Session<'_>,
         settlement: &Settlement,
-        holding: &Holding,
+        holding: &'h Holding,
         known: Option<Plain>,
     ) -> Result<bool, Fault> {
         let Outcome::Completed { result } = &settlement.outcome else { return Ok(false) };
@@ -118,7 +129,16 @@ impl Ends {
         let Some(job) = known.or_else(read) else { return Ok(false) };
         self.take_running(id);
         self.claims.let_go(holding.claim);
-        session.let_go_of_keys(job.lane, id, holding, settlement.outcome.ending())?;
+        let ending = (id, settlement.outcome.ending());
+        match &mut self.letting_go {
+            Some(those) if (those.lane, those.holding.claim) == (job.lane, holding.claim) => {
+                those.jobs.push(ending);
+            }
+            _ => {
+                self.save_keys(session)?;
+                self.letting_go = Some(LettingGo { lane: job.lane, holding, jobs: vec![ending] });
+            }
+        }
         if let Some(result) = result
             && !job.keep.is_zero()
         {
@@ -126,6 +146,12 @@ impl Ends {
         }
         self.completed.add(holding, settlement.token, job, elapsed_ms(settlement));
         Ok(true)
+    }
+
+    /// Has jobs that completed let go of their keys.
+    fn save_keys(&mut self, session: &mut Session<'_>) -> Result<(), Fault> {
+        let Some(LettingGo { lane, holding, jobs }) = self.letting_go.take() else { return Ok(()) };
+        session.let_go_of_keys(lane, &jobs, holding)
     }
 
     /// Writes what ended so far.
@@ -148,12 +174,12 @@ pub(super) fn claim_of(session: &Session<'_>, token: ClaimToken) -> Result<Optio
     Ok(select.query_row([token.as_bytes()], |row| row.get(0)).optional()?)
 }
 
-fn settle_one(
+fn settle_one<'h>(
     session: &mut Session<'_>,
     settlement: &Settlement,
-    holder: Option<&Holding>,
+    holder: Option<&'h Holding>,
     known: Option<Plain>,
-    ends: &mut Ends,
+    ends: &mut Ends<'h>,
 ) -> Result<Settled, Fault> {
     if let Some(holding) = holder
         && ends.complete(session, settlement, holding, known)?
@@ -170,7 +196,8 @@ fn settle_one(
         });
     };
     ends.claims.let_go(holding.claim);
-    session.let_go_of_keys(head.lane, head.id, holding, settlement.outcome.ending())?;
+    ends.save_keys(session)?;
+    session.let_go_of_keys(head.lane, &[(head.id, settlement.outcome.ending())], holding)?;
     if let Outcome::Throttled { delay, limits } = &settlement.outcome {
         let until = session.now.after(*delay);
         for key in limits.iter() {
@@ -186,7 +213,7 @@ fn conclude(
     session: &mut Session<'_>,
     mut head: Head,
     settlement: &Settlement,
-    ends: &mut Ends,
+    ends: &mut Ends<'_>,
 ) -> Result<JobState, Fault> {
     let outcome = &settlement.outcome;
     if let Outcome::Retry { error, .. } | Outcome::Dead { error } = outcome {

@@ -80,13 +80,12 @@ impl Session<'_> {
         Ok(select.query_row([token.as_bytes()], Holding::read).optional()?)
     }
 
-    /// A running job lets go of its limit keys.
+    /// Running jobs of one lane and claim let go of their limit keys, in this order.
     pub(crate) fn let_go_of_keys(
         &mut self,
         lane: i64,
-        id: JobId,
+        jobs: &[(JobId, Ending)],
         holding: &Holding,
-        ending: Ending,
     ) -> Result<(), Fault> {
         let lane = &self.lanes.load(lane)?.name;
         if lane.limits.is_empty() && holding.added.0.is_empty() {
@@ -94,7 +93,7 @@ impl Session<'_> {
         }
         let keys = holding.keys_of(lane);
         for key in &keys {
-            self.limits.end(key, id, ending, holding.claimed_at, self.now)?;
+            self.limits.end(key, jobs, holding.claimed_at, self.now)?;
         }
         if !keys.is_empty() {
             // Whoever waits for room.

@@ -25,6 +25,8 @@ pub(crate) struct Lane {
     /// The same as it is stored.
     counted_at: Option<LimitKey>,
     changed: bool,
+    /// So has what its place among others depends on: its turn, its ready jobs, or the key at which it waits.
+    moved: bool,
     /// It is among those that may have changed.
     touched: bool,
     /// It counted fewer jobs than it has: it does not go although it seems empty.
@@ -70,6 +72,10 @@ pub(crate) const INSERT_LANE: &str = "INSERT INTO lane (queue, kind, limits, pri
 pub(crate) const UPDATE_LANE: &str = "UPDATE lane SET turn = ?2, head = ?3, tail = ?4, scheduled = ?5, \
      retrying = ?6, ready = ?7, running = ?8, completed = ?9, dead = ?10, cancelled = ?11, \
      quarantined = ?12, blocked_by = ?13 WHERE lane = ?1";
+/// The same for a lane that keeps its place among others: no index changes.
+pub(crate) const UPDATE_LANE_COUNTS: &str = "UPDATE lane SET head = ?2, tail = ?3, scheduled = ?4, \
+     retrying = ?5, running = ?6, completed = ?7, dead = ?8, cancelled = ?9, quarantined = ?10 \
+     WHERE lane = ?1";
 pub(crate) const DELETE_LANE: &str = "DELETE FROM lane WHERE lane = ?1";
 
 impl Lane {
@@ -85,6 +91,7 @@ impl Lane {
             blocked_by: None,
             counted_at: None,
             changed: false,
+            moved: false,
             touched: false,
             kept: false,
         }
@@ -158,6 +165,23 @@ impl Lane {
         self.kept |= jobs < 0;
         *count = jobs.max(0);
         self.changed = true;
+        self.moved |= state == JobState::Ready;
+    }
+
+    /// Counts the ready jobs anew.
+    fn set_ready(&mut self, jobs: i64) {
+        self.jobs[count_index(JobState::Ready)] = jobs;
+        (self.changed, self.moved, self.kept) = (true, true, true);
+    }
+
+    fn set_turn(&mut self, turn: i64) {
+        (self.turn, self.changed, self.moved) = (turn, true, true);
+    }
+
+    fn set_blocked_by(&mut self, key: Option<LimitKey>) {
+        if self.blocked_by != key {
+            (self.blocked_by, self.changed, self.moved) = (key, true, true);
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -287,9 +311,7 @@ impl<'c> Lanes<'c> {
             if lane.ready() == 0 {
                 // A wrong count, which an audit finds, must not keep its jobs from running.
                 let mut count = self.conn.prepare_cached(COUNT_READY)?;
-                lane.jobs[count_index(JobState::Ready)] =
-                    count.query_row([lane.lane], |row| row.get(0))?;
-                (lane.changed, lane.kept) = (true, true);
+                lane.set_ready(count.query_row([lane.lane], |row| row.get(0))?);
             }
             self.learn(lane.clone());
             lanes.push(lane);
@@ -306,7 +328,7 @@ impl<'c> Lanes<'c> {
         for rowid in touched.drain(..) {
             let Some(lane) = self.known.lanes.get_mut(&rowid) else { continue };
             lane.touched = false;
-            if !std::mem::take(&mut lane.changed) {
+            if !lane.changed {
                 continue;
             }
             if lane.kept {
@@ -314,8 +336,10 @@ impl<'c> Lanes<'c> {
             }
             if lane.ready() == 0 {
                 // It would have a new turn when it is looked for again.
-                lane.blocked_by = None;
+                lane.set_blocked_by(None);
             }
+            let moved = std::mem::take(&mut lane.moved);
+            lane.changed = false;
             if lane.blocked_by != lane.counted_at {
                 for (key, by) in [(&lane.counted_at, -1), (&lane.blocked_by, 1)] {
                     if let Some(key) = key {
@@ -331,6 +355,13 @@ impl<'c> Lanes<'c> {
                 continue;
             }
             let jobs = &lane.jobs;
+            if !moved {
+                self.conn.prepare_cached(UPDATE_LANE_COUNTS)?.execute(params![
+                    lane.lane, lane.head, lane.tail, jobs[0], jobs[1], jobs[3], jobs[4], jobs[5],
+                    jobs[6], jobs[7]
+                ])?;
+                continue;
+            }
             let blocked_by = lane.blocked_by.as_ref().map(LimitKey::as_str);
             self.conn.prepare_cached(UPDATE_LANE)?.execute(params![
                 lane.lane, lane.turn, lane.head, lane.tail, jobs[0], jobs[1], jobs[2], jobs[3],
@@ -441,7 +472,7 @@ impl Session<'_> {
         let lane = self.lanes.load(lane)?;
         if lane.ready() == 0 {
             *turn = turn.saturating_add(1);
-            lane.turn = *turn;
+            lane.set_turn(*turn);
         }
         lane.count(JobState::Ready, 1);
         self.announce();
@@ -454,8 +485,7 @@ impl Session<'_> {
         let lane = self.lanes.load(lane)?;
         let was_wrong = lane.ready() > 0;
         if was_wrong {
-            lane.jobs[count_index(JobState::Ready)] = 0;
-            (lane.changed, lane.kept) = (true, true);
+            lane.set_ready(0);
         }
         Ok(was_wrong)
     }
@@ -465,20 +495,14 @@ impl Session<'_> {
         self.store.turn = self.store.turn.saturating_add(1);
         let turn = self.store.turn;
         if is_turn_over(turn.unsigned_abs(), weight, given) {
-            let lane = self.lanes.load(lane)?;
-            lane.turn = turn;
-            lane.changed = true;
+            self.lanes.load(lane)?.set_turn(turn);
         }
         Ok(())
     }
 
     /// Lets a lane wait at a key that has no room, or be looked at again.
     pub(crate) fn block(&mut self, lane: i64, at: Option<LimitKey>) -> Result<(), Fault> {
-        let lane = self.lanes.load(lane)?;
-        if lane.blocked_by != at {
-            lane.blocked_by = at;
-            lane.changed = true;
-        }
+        self.lanes.load(lane)?.set_blocked_by(at);
         Ok(())
     }
 }

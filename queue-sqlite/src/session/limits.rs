@@ -277,18 +277,20 @@ impl<'c> Limits<'c> {
         })
     }
 
-    /// A job that was claimed at `claimed_at` lets go of this key.
+    /// Jobs that were claimed at `claimed_at` let go of this key, in this order.
     pub(crate) fn end(
         &mut self,
         key: &LimitKey,
-        job: JobId,
-        ending: Ending,
+        jobs: &[(JobId, Ending)],
         claimed_at: Timestamp,
         now: Timestamp,
     ) -> Result<(), Fault> {
         self.change(key, now, |known, in_force| {
-            known.state.end(&in_force.settings, job, ending, claimed_at, now);
-            known.running = (known.running - 1).max(0);
+            for (job, ending) in jobs {
+                known.state.end(&in_force.settings, *job, *ending, claimed_at, now);
+            }
+            let ended = i64::try_from(jobs.len()).unwrap_or(i64::MAX);
+            known.running = known.running.saturating_sub(ended).max(0);
         })
     }
 

@@ -59,7 +59,7 @@ impl Session<'_> {
         let keys = holding.keys_of(&self.lanes.load(broken.lane)?.name);
         let id = broken.id.unwrap_or_else(|| JobId::from_bytes([0; 16]));
         for key in keys {
-            self.limits.end(&key, id, Ending::Neutral, holding.claimed_at, self.now)?;
+            self.limits.end(&key, &[(id, Ending::Neutral)], holding.claimed_at, self.now)?;
         }
         Ok(())
     }

@@ -94,9 +94,11 @@ pub(super) fn first<'j>(
     if !is_alike {
         return Ok(None);
     }
-    for key in alike.iter().flat_map(|job| job.spec.limits.iter()) {
-        if session.limits.in_force(key)?.settings.max_live.is_some() {
-            return Ok(None);
+    if session.limits.is_any_set()? {
+        for key in alike.iter().flat_map(|job| job.spec.limits.iter()) {
+            if session.limits.in_force(key)?.settings.max_live.is_some() {
+                return Ok(None);
+            }
         }
     }
     Ok(Some(alike))

@@ -49,7 +49,8 @@ impl Limits<'_> {
         Ok(heaviest)
     }
 
-    fn is_any_set(&mut self) -> Result<bool, Fault> {
+    /// Whether any limit is set.
+    pub(crate) fn is_any_set(&mut self) -> Result<bool, Fault> {
         if let Some(known) = self.known.any_set {
             return Ok(known);
         }
