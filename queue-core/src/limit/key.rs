@@ -180,13 +180,14 @@ macro_rules! text_form {
 text_form!(LimitKey);
 text_form!(LimitTarget);
 
-/// The limit keys of a job or of a kind: at most [`LIMIT_KEYS_MAX`], sorted, none twice.
+/// The limit keys of a job or of a kind: at most [`LIMIT_KEYS_MAX`], sorted, none twice. Clones share
+/// them, as the jobs of a lane do.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LimitKeys(Vec<LimitKey>);
+pub struct LimitKeys(Option<Arc<[LimitKey]>>);
 
 impl LimitKeys {
     /// No keys.
-    pub const NONE: Self = Self(Vec::new());
+    pub const NONE: Self = Self(None);
 
     /// Sorts `keys` and drops repeats.
     ///
@@ -206,7 +207,7 @@ impl LimitKeys {
                 format!("it is one of {} keys, and {LIMIT_KEYS_MAX} are allowed", keys.len());
             return Err(InvalidLimitKey::new(key.as_str(), reason));
         }
-        Ok(Self(keys))
+        Ok(Self((!keys.is_empty()).then(|| keys.into())))
     }
 
     /// Reads and checks several texts.
@@ -234,19 +235,19 @@ impl LimitKeys {
 impl std::ops::Deref for LimitKeys {
     type Target = [LimitKey];
     fn deref(&self) -> &[LimitKey] {
-        &self.0
+        self.0.as_deref().unwrap_or_default()
     }
 }
 
 impl fmt::Debug for LimitKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(&self.0).finish()
+        f.debug_list().entries(self.iter()).finish()
     }
 }
 
 impl Serialize for LimitKeys {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(&self.0)
+        serializer.collect_seq(self.iter())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
-use queue_core::{Error, JobState, Kind, LimitKey, QueueName, is_turn_over};
+use queue_core::{Error, JobState, Kind, LimitKey, LimitKeys, QueueName, is_turn_over};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{Session, Store};
@@ -272,6 +272,11 @@ impl<'c> Lanes<'c> {
             Err(Fault::Told(Error::Corrupt(_))) => Ok(false),
             Err(fault) => Err(fault),
         }
+    }
+
+    /// The limit keys of a lane, if it is known.
+    pub(crate) fn known_limits(&self, lane: i64) -> Option<&LimitKeys> {
+        self.known.lanes.get(&lane).map(|lane| &lane.name.limits)
     }
 
     /// The lane of this name for new jobs; made if there is none.

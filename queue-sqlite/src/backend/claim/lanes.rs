@@ -331,9 +331,13 @@ impl Source {
             self.after = (number(row, 1)?, number(row, 2)?);
             // Lanes that cannot be read are left alone, which an audit finds.
             let is_legal = u8::try_from(self.after.0).is_ok_and(|p| Priority::new(p).is_some());
-            let limits = text(row, 3)?.filter(|_| is_legal);
-            if let Some(limits) = limits.and_then(limits_of) {
-                self.read.push_back(Found { place: self.after, lane: number(row, 0)?, limits });
+            let lane = number(row, 0)?;
+            let limits = match session.lanes.known_limits(lane) {
+                Some(known) => Some(known.clone()),
+                None => text(row, 3)?.and_then(limits_of),
+            };
+            if let Some(limits) = limits.filter(|_| is_legal) {
+                self.read.push_back(Found { place: self.after, lane, limits });
             }
         }
         self.is_done = count < most;
