@@ -6,9 +6,11 @@
 pub(crate) mod history;
 pub(crate) mod limit_state;
 
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hashbrown::Equivalent;
 use queue_core::{
     Codec, DeadReason, ErrorKind, Hold, IdempotencyKey, JobError, JobOptions, JobSpec, JobState,
     Kind, LimitKey, LimitKeys, Payload, Priority, QueueName, Timestamp,
@@ -236,12 +238,29 @@ pub(crate) struct LaneName {
 impl LaneName {
     /// The lane of a job.
     pub(crate) fn of(spec: &JobSpec) -> Self {
-        Self {
-            queue: spec.queue.clone(),
-            kind: spec.kind.clone(),
-            priority: spec.priority,
-            limits: spec.limits.clone(),
-        }
+        let JobSpec { queue, kind, priority, limits, .. } = spec;
+        let (queue, kind, limits) = (queue.clone(), kind.clone(), limits.clone());
+        Self { queue, kind, priority: *priority, limits }
+    }
+}
+
+/// The name of a job's lane, to look it up.
+#[derive(Debug)]
+pub(crate) struct LaneOf<'s>(pub(crate) &'s JobSpec);
+
+// As that of a lane's name.
+impl Hash for LaneOf<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let JobSpec { queue, kind, priority, limits, .. } = self.0;
+        (queue, kind, priority, limits).hash(state);
+    }
+}
+
+impl Equivalent<LaneName> for LaneOf<'_> {
+    fn equivalent(&self, name: &LaneName) -> bool {
+        let JobSpec { queue, kind, priority, limits, .. } = self.0;
+        let LaneName { queue: of_queue, kind: of_kind, priority: at, limits: with } = name;
+        (limits, kind, queue, priority) == (with, of_kind, of_queue, at)
     }
 }
 
@@ -292,7 +311,25 @@ pub(crate) fn limits_of(text: &str) -> Option<LimitKeys> {
 
 #[cfg(test)]
 mod tests {
+    use hashbrown::HashMap;
+    use queue_core::NewJob;
+
     use super::*;
+
+    #[test]
+    fn a_lane_is_found_by_its_jobs() {
+        let job = NewJob::new("k".parse().unwrap(), Payload::raw("x")).limit("tenant:a");
+        let mut lanes = HashMap::new();
+        lanes.insert(LaneName::of(&job.spec), 7);
+        assert_eq!(lanes.get(&LaneOf(&job.spec)), Some(&7));
+        let others = [
+            job.clone().limit("provider:p"),
+            job.clone().queue(QueueName::new("other").unwrap()),
+            job.clone().priority(1),
+            NewJob::new("other".parse().unwrap(), Payload::raw("x")).limit("tenant:a"),
+        ];
+        assert!(others.iter().all(|other| lanes.get(&LaneOf(&other.spec)).is_none()));
+    }
 
     #[test]
     fn every_state_and_reason_has_a_number_of_its_own() {

@@ -12,7 +12,7 @@ use super::admit;
 use crate::errors::Fault;
 use crate::open::Room;
 use crate::rows::{
-    LaneName, body_join, bytes, hold_ms, ms, number, seconds, sixteen, state_number, state_of,
+    body_join, bytes, hold_ms, ms, number, seconds, sixteen, state_number, state_of,
 };
 use crate::session::{End, Finish, Head, Session};
 
@@ -166,7 +166,7 @@ fn start_of(session: &Session<'_>, job: &NewJob) -> (JobState, Timestamp) {
 fn insert(session: &mut Session<'_>, job: &NewJob) -> Result<Option<JobState>, Fault> {
     let spec = &job.spec;
     let (state, due_at) = start_of(session, job);
-    let lane = session.lanes.of_name(&LaneName::of(spec))?;
+    let lane = session.lanes.of_job(spec)?;
     let position = match state {
         JobState::Ready => Some(session.lanes.load(lane)?.next_position()),
         _ => None,

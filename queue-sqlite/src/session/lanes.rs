@@ -1,14 +1,15 @@
 //! The lanes that a transaction has read.
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap};
 
-use queue_core::{Error, JobState, Kind, LimitKey, LimitKeys, QueueName, is_turn_over};
+use hashbrown::HashMap;
+use queue_core::{Error, JobSpec, JobState, Kind, LimitKey, LimitKeys, QueueName, is_turn_over};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{Session, Store};
 use crate::errors::Fault;
-use crate::rows::{LaneName, limits_text, names, number, state_number, text};
+use crate::rows::{LaneName, LaneOf, limits_text, names, number, state_number, text};
 
 /// The jobs of one queue, kind, priority and list of limit keys. See the table `lane`.
 #[derive(Debug, Clone)]
@@ -279,12 +280,12 @@ impl<'c> Lanes<'c> {
         self.known.lanes.get(&lane).map(|lane| &lane.name.limits)
     }
 
-    /// The lane of this name for new jobs; made if there is none.
-    pub(crate) fn of_name(&mut self, name: &LaneName) -> Result<i64, Fault> {
-        if let Some(lane) = self.known.names.get(name) {
+    /// The lane of a new job; made if there is none.
+    pub(crate) fn of_job(&mut self, spec: &JobSpec) -> Result<i64, Fault> {
+        if let Some(lane) = self.known.names.get(&LaneOf(spec)) {
             return Ok(*lane);
         }
-        let LaneName { queue, kind, priority, limits } = name;
+        let JobSpec { queue, kind, priority, limits, .. } = spec;
         let limits = limits_text(limits);
         let values = params![queue.as_str(), kind.as_str(), limits, priority.level()];
         let mut select = self.conn.prepare_cached(SELECT_LANE_BY_NAME)?;
@@ -294,7 +295,7 @@ impl<'c> Lanes<'c> {
                 self.conn.prepare_cached(INSERT_LANE)?.execute(values)?;
                 let lane = self.conn.last_insert_rowid();
                 // Changed, so that it goes again if no job joins it.
-                Lane { changed: true, ..Lane::new(lane, name.clone()) }
+                Lane { changed: true, ..Lane::new(lane, LaneName::of(spec)) }
             }
         };
         let rowid = lane.lane;

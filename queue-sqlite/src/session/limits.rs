@@ -3,9 +3,11 @@
 pub(crate) mod save;
 pub(crate) mod settings;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
+use hashbrown::hash_map::EntryRef;
 use queue_core::{
     BreakerPhase, Ending, FORGOTTEN_AFTER, JobId, KeyRoom, Kind, LimitKey, LimitState, QueueName,
     Room, Timestamp,
@@ -112,17 +114,21 @@ impl<'c> Limits<'c> {
     }
 
     fn known(&mut self, key: &LimitKey) -> Result<&mut Known, Fault> {
-        if !self.known.keys.contains_key(key) {
-            let mut select = self.conn.prepare_cached(SELECT_LIMIT_KEY)?;
-            let found = select.query_row([key.as_str()], Known::read).optional()?;
-            self.known.keys.insert(key.clone(), found.unwrap_or_default());
-        }
-        Ok(self.known.keys.entry(key.clone()).or_default())
+        Ok(match self.known.keys.entry_ref(key) {
+            EntryRef::Occupied(known) => known.into_mut(),
+            EntryRef::Vacant(place) => {
+                let mut select = self.conn.prepare_cached(SELECT_LIMIT_KEY)?;
+                let found = select.query_row([key.as_str()], Known::read).optional()?;
+                place.insert_with_key(key.clone(), found.unwrap_or_default())
+            }
+        })
     }
 
-    /// Has a key written that has changed.
-    fn note_change(&mut self, key: &LimitKey) -> Result<(), Fault> {
-        if !std::mem::replace(&mut self.known(key)?.changed, true) {
+    /// Changes what is known of a key, which is written then.
+    fn edit(&mut self, key: &LimitKey, edit: impl FnOnce(&mut Known)) -> Result<(), Fault> {
+        let known = self.known(key)?;
+        edit(known);
+        if !std::mem::replace(&mut known.changed, true) {
             self.changed.push(key.clone());
         }
         Ok(())
@@ -250,11 +256,11 @@ impl<'c> Limits<'c> {
         change: impl FnOnce(&mut Known, &InForce),
     ) -> Result<(), Fault> {
         let in_force = self.in_force(key)?;
-        let known = self.known(key)?;
-        change(known, &in_force);
-        known.state.tidy(now);
-        self.note_change(key)?;
-        self.unsure.insert(key.clone());
+        self.edit(key, |known| {
+            change(known, &in_force);
+            known.state.tidy(now);
+        })?;
+        self.look_again(key);
         Ok(())
     }
 
@@ -324,7 +330,12 @@ impl<'c> Limits<'c> {
     /// Counts live jobs that carry these keys.
     pub(crate) fn count_live(&mut self, keys: &[LimitKey], by: i64) {
         for key in keys {
-            *self.live.entry(key.clone()).or_default() += by;
+            match self.live.entry_ref(key) {
+                EntryRef::Occupied(live) => *live.into_mut() += by,
+                EntryRef::Vacant(place) => {
+                    place.insert_with_key(key.clone(), by);
+                }
+            }
         }
     }
 
@@ -341,7 +352,9 @@ impl<'c> Limits<'c> {
 
     /// Has it found out whether a key has room now, for those who wait at it.
     pub(crate) fn look_again(&mut self, key: &LimitKey) {
-        self.unsure.insert(key.clone());
+        if !self.unsure.contains(key) {
+            self.unsure.insert(key.clone());
+        }
     }
 
     /// Has the running jobs of all keys counted again.

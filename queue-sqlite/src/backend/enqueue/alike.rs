@@ -6,7 +6,7 @@ use queue_core::{EnqueueOutcome, Enqueued, JobId, JobState, NewJob};
 
 use super::{Carried, SMALL_BYTES, enqueue_one, start_of};
 use crate::errors::Fault;
-use crate::rows::{LaneName, hold_ms, ms, seconds, sixteen};
+use crate::rows::{hold_ms, ms, seconds, sixteen};
 use crate::session::{End, Session};
 
 /// How many jobs one statement takes.
@@ -145,7 +145,7 @@ pub(super) fn enqueue(
         let before = number.checked_sub(1).filter(|before| has_lane_of(&jobs[*before], job));
         let lane = match before.and_then(|before| lanes.get(before)) {
             Some(lane) => *lane,
-            None => session.lanes.of_name(&LaneName::of(&job.spec))?,
+            None => session.lanes.of_job(&job.spec)?,
         };
         insert.raw_bind_parameter(at, job.spec.id.as_bytes())?;
         insert.raw_bind_parameter(at + 1, lane)?;

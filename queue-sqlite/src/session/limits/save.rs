@@ -45,9 +45,7 @@ impl Limits<'_> {
     pub(crate) fn save(&mut self, now: Timestamp) -> Result<(), Fault> {
         for (key, by) in std::mem::take(&mut self.live) {
             if by != 0 {
-                let known = self.known(&key)?;
-                known.live = known.live.saturating_add(by).max(0);
-                self.note_change(&key)?;
+                self.edit(&key, |known| known.live = known.live.saturating_add(by).max(0))?;
             }
         }
         if std::mem::take(&mut self.recount) {
@@ -116,11 +114,9 @@ impl Limits<'_> {
             }
         }
         for (key, count) in running {
-            let known = self.known(&key)?;
-            if known.running != count {
-                known.running = count;
-                self.note_change(&key)?;
-                self.unsure.insert(key);
+            if self.known(&key)?.running != count {
+                self.edit(&key, |known| known.running = count)?;
+                self.look_again(&key);
             }
         }
         Ok(())

@@ -11,7 +11,6 @@ use super::super::call::Call;
 use super::*;
 use crate::SqliteOptions;
 use crate::open::{Opened, beside, prepare};
-use crate::rows::LaneName;
 use crate::session::{End, Finish};
 
 const STORED: queue_core::Durability = queue_core::Durability::Fsync;
@@ -53,10 +52,8 @@ fn saved(conn: &Connection) -> i64 {
 /// Counts a ready job more in a lane; says how many there were in the file afterwards.
 fn count_one(conn: &mut Connection, outside: &Outside) -> rusqlite::Result<i64> {
     let (one, _answer) = call(|session| {
-        let (queue, kind) = ("q".parse().unwrap(), "k".parse().unwrap());
-        let priority = queue_core::Priority::default();
-        let limits = queue_core::LimitKeys::parse(["tenant:a"]).unwrap();
-        let lane = session.lanes.of_name(&LaneName { queue, kind, priority, limits })?;
+        let job = NewJob::new("k".parse().unwrap(), Payload::raw("x")).limit("tenant:a");
+        let lane = session.lanes.of_job(&job.spec)?;
         session.push(lane, End::Tail)?;
         Ok(())
     });
