@@ -293,6 +293,7 @@ end
 each('HSET', JOBS, written)
 each('HSET', BODY, written_bodies)
 each('HSET', IDEM, keyed)
+if keyed[1] then widen(IDEM, 16) end
 save_due()
 save_lanes()
 if replaces then

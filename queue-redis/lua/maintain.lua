@@ -183,6 +183,7 @@ do -- a script may have 200 locals
   if sweep then call('HSET', META, 'sweep', sweep) end
   if sweep == false then call('HDEL', META, 'sweep') end
   each('HSET', ATT, new_atts)
+  if new_atts[1] then widen(ATT, 16) end
   save_finished()
   save_due()
   save_lanes()

@@ -233,6 +233,7 @@ if held > 0 then
   save_tallies(counts)
   save_released(kept, ended)
   each('HSET', ATT, new_atts)
+  if new_atts[1] then widen(ATT, 16) end
   each('HSET', HISTORY, histories)
   save_quarantined()
   save_finished()

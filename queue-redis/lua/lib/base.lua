@@ -149,6 +149,7 @@ local function save_tallies(values)
     end
   end
   each('HSET', LIVE, pairs_)
+  if pairs_[1] then widen(LIVE, 16) end
   each('HDEL', LIVE, zeros)
   key_counts = nil
 end

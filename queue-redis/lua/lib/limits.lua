@@ -450,6 +450,7 @@ local function make_limits()
     if is_damaged then call('HDEL', META, 'tidied') end
     if #set_args > 0 and not limited then call('HSET', META, 'limits', 1) end
     each('HSET', LIMITED, set_args)
+    if set_args[1] then widen(LIMITED, 16) end
     each('HDEL', LIMITED, gone)
     each('ZADD', REOPEN, reopen)
   end

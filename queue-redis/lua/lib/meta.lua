@@ -46,9 +46,11 @@ local function save_meta()
 end
 
 -- Redis keeps a hash of up to 512 short fields and values as one run of bytes, and looks through it for
--- each field that is read or written. A long one, even if it goes at once, ends that for this key.
-local function widen(hash)
-  if call('HLEN', hash) > 512 then return end
+-- each field that is read or written. A long one, even if it goes at once, ends that for this key. To be
+-- told so is worth it once it has more than a few.
+local function widen(hash, few)
+  local size = call('HLEN', hash)
+  if size > 512 or few and size <= few then return end
   local long = string.rep('-', 65)
   call('HSET', hash, long, '1')
   call('HDEL', hash, long)

@@ -202,7 +202,12 @@ local function enqueue_plain()
       call('LTRIM', lane_of[group], '0', format('%d', -jobs - 1))
     end
   end
-  if call('HSET', JOBS, unpack(written)) ~= count then return take_back(0) end
+  -- A long field keeps short records out of the compact encoding (meta.lua).
+  local long = count > 1 and #written[2] <= 64 and call('HLEN', JOBS) <= 512 and string.rep('-', 65)
+  if long then written[2 * count + 1], written[2 * count + 2] = long, '1' end
+  local added = call('HSET', JOBS, unpack(written))
+  if long then added = added - call('HDEL', JOBS, long) end
+  if added ~= count then return take_back(0) end
   -- Groups whose lanes are new, and those of others whose places are looked for: of many, some by chance.
   local new, old = {}, {}
   local each_of, chance = seen > LOOKS_FEW and LOOKS_SHARE or 1, byte(argv[ids_at + 1], -1)

@@ -165,6 +165,7 @@ local function make_room(taking, is_shut)
     for first = 1, #states, CHUNK do
       call('HSET', LIMITED, unpack(states, first, min(first + CHUNK - 1, #states)))
     end
+    if states[1] then widen(LIMITED, 16) end
   end
 
   return meet_keys, room_for, is_spare, save_rates

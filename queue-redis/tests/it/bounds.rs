@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use queue_core::conformance::Harness;
-use queue_core::{ErrorKind, HISTORY_ERROR_MAX_BYTES, HISTORY_MAX, JobError, Outcome, Timestamp};
+use queue_core::{
+    ErrorKind, HISTORY_ERROR_MAX_BYTES, HISTORY_MAX, JobError, LimitKeys, NewJob, Outcome, Payload,
+    Timestamp,
+};
 
 use crate::support::harness::RedisHarness;
 use crate::support::jobs::{assert_sound, claim, completed, enqueue, job, settle, transient};
@@ -56,5 +59,50 @@ async fn many_lone_claims_are_not_looked_through() {
     assert_eq!(leases.len(), 36);
     assert_sound(&backend).await;
     settle(&backend, &leases, &completed()).await;
+    assert_sound(&backend).await;
+}
+
+/// The same for hashes that get a few fields at a time, and for jobs with short records.
+#[tokio::test]
+async fn small_hashes_are_not_looked_through() {
+    let harness = RedisHarness::new();
+    let at = 4_102_444_800_000;
+    let backend = harness.fresh(Timestamp::from_ms(at + 1)).await;
+    let encoding = |name: &str| -> String {
+        let key = harness.key(&backend, name);
+        harness.raw(&[b"OBJECT", b"ENCODING", key.as_bytes()])
+    };
+    let tiny = NewJob::new("a".parse().unwrap(), Payload::raw(""));
+    // Lone ones look now and then, many at once always.
+    for _ in 0..40 {
+        enqueue(&backend, &[NewJob::new("a".parse().unwrap(), Payload::raw(""))]).await;
+    }
+    assert_eq!(encoding("jobs"), "listpack", "or this test shows nothing");
+    harness.set_clock(&backend, Timestamp::from_ms(at + 64)).await;
+    enqueue(&backend, &[tiny]).await;
+    assert_eq!(encoding("jobs"), "hashtable");
+    harness.set_clock(&backend, Timestamp::from_ms(at + 65)).await;
+    settle(&backend, &claim(&backend, &["a"], 41).await, &completed()).await;
+
+    let jobs: Vec<NewJob> = (0..40)
+        .map(|n| {
+            let job = NewJob::new("b".parse().unwrap(), Payload::raw(""));
+            job.idempotency_key(format!("{n}")).limit(format!("tenant:{n}"))
+        })
+        .collect();
+    enqueue(&backend, &jobs).await;
+    for n in 0..40 {
+        let leases = claim(&backend, &["b"], 1).await;
+        let limits = LimitKeys::new([leases[0].spec.limits[0].clone()]).unwrap();
+        let delay = Duration::from_secs(60);
+        settle(&backend, &leases, &Outcome::Throttled { delay, limits }).await;
+        if n == 10 {
+            let few = ["att", "limited"].map(encoding);
+            assert_eq!(few, ["listpack", "listpack"], "or this test shows nothing");
+        }
+    }
+    for name in ["jobs", "att", "limited", "idem", "live"] {
+        assert_eq!(encoding(name), "hashtable", "{name}");
+    }
     assert_sound(&backend).await;
 }
