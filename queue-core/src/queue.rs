@@ -9,13 +9,16 @@ mod together;
 mod watch;
 
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
 use reset::Resets;
 use together::Together;
+use tokio::task::{unconstrained, yield_now};
 
 pub use explain::{Backlog, Blocker, Explanation, Position, Reason};
 pub use operate::{Cancelled, Pages, Selection};
@@ -151,7 +154,7 @@ impl Queue {
     /// # Errors
     /// [`Error::Invalid`] names the first invalid job by its place in the iterator. On any error
     /// the chunks before the failing one are in the store, and those that were on their way with it may
-    /// be: enqueueing the same jobs again is safe.
+    /// be: enqueueing the same jobs again is safe, and puts those that are new behind them.
     ///
     /// # Cancel safety
     /// As [`Queue::enqueue`].
@@ -159,30 +162,45 @@ impl Queue {
         &self,
         jobs: impl IntoIterator<Item = NewJob>,
     ) -> Result<Vec<EnqueueOutcome>, Error> {
-        let mut jobs = jobs.into_iter();
+        let mut jobs = jobs.into_iter().fuse();
         let mut outcomes = Vec::new();
         let mut taken = 0;
         let (mut refused, mut failed) = (None, None);
         let chunks_max = self.backend.bulk_chunks().max(1);
         let (mut under_way, mut bytes_under_way) = (FuturesOrdered::new(), 0);
         loop {
-            while under_way.len() < chunks_max
-                && bytes_under_way < UNDER_WAY_MAX_BYTES
-                && refused.is_none()
-                && failed.is_none()
-            {
-                match self.next_chunk(&mut jobs, taken) {
-                    Ok((chunk, _)) if chunk.is_empty() => break,
-                    Ok((chunk, bytes)) => {
-                        taken += chunk.len();
-                        bytes_under_way += bytes;
-                        under_way
-                            .push_back(async move { (self.enqueue_chunk(&chunk).await, bytes) });
-                    }
-                    Err(invalid) => refused = Some(invalid),
+            let may_send = under_way.len() < chunks_max && bytes_under_way < UNDER_WAY_MAX_BYTES;
+            let chunk = match may_send && refused.is_none() && failed.is_none() {
+                true => self.next_chunk(&mut jobs, taken),
+                false => Ok((Vec::new(), 0)),
+            };
+            let is_sent = match chunk {
+                Ok((chunk, _)) if chunk.is_empty() => false,
+                Ok((chunk, bytes)) => {
+                    taken += chunk.len();
+                    bytes_under_way += bytes;
+                    // A poll that is out of its budget would let later chunks go first.
+                    let send = async move { (self.enqueue_chunk(&chunk).await, bytes) };
+                    under_way.push_back(unconstrained(send));
+                    true
                 }
-            }
-            let Some((answer, bytes)) = under_way.next().await else {
+                Err(invalid) => {
+                    refused = Some(invalid);
+                    false
+                }
+            };
+            let answer = if is_sent {
+                // It is on its way before the next one is made, which others need not wait for.
+                let answer = poll_fn(|cx| Poll::Ready(under_way.poll_next_unpin(cx))).await;
+                yield_now().await;
+                match answer {
+                    Poll::Ready(answer) => answer,
+                    Poll::Pending => continue,
+                }
+            } else {
+                under_way.next().await
+            };
+            let Some((answer, bytes)) = answer else {
                 return failed.or(refused).map_or(Ok(outcomes), Err);
             };
             bytes_under_way -= bytes;

@@ -9,6 +9,8 @@ mod claim;
 mod enqueue;
 mod get;
 mod inspect;
+#[cfg(test)]
+mod joined;
 pub(crate) mod limits;
 mod list;
 mod maintain;

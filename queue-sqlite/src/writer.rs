@@ -11,9 +11,12 @@ mod checkpoint;
 mod group;
 mod line;
 
+use std::sync::Arc;
+
 use queue_core::Error;
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+use tokio::task::unconstrained;
 
 use crate::errors::Fault;
 use crate::session::Session;
@@ -22,14 +25,26 @@ use call::{Call, Pending};
 pub(crate) use checkpoint::Checkpoints;
 pub(crate) use group::Outside;
 
-/// Calls that wait for the writer before further callers have to wait for a place.
+/// Calls that wait for the writer before further callers have to wait for a place, beside those of the next
+/// group.
 const CALLS_WAITING_MAX: usize = 1024;
+/// So many of them may be chunks of bulks: others never stand behind bulks for a place.
+const CHUNKS_WAITING_MAX: usize = 256;
 
 /// Callers' end of the writer thread. The thread ends when all of these are dropped, after it has
 /// done what was waiting.
 #[derive(Debug, Clone)]
 pub(crate) struct Writer {
     calls: mpsc::Sender<Box<dyn Pending>>,
+    bulks: Arc<Bulks>,
+}
+
+/// Where the chunks of bulks wait before they stand in line.
+#[derive(Debug)]
+struct Bulks {
+    /// One after the other, in the order in which they were first polled.
+    turn: Mutex<()>,
+    places: Arc<Semaphore>,
 }
 
 /// What sort of enqueue a call is.
@@ -63,7 +78,8 @@ impl Writer {
             group::close(conn, failed_sync || thread_failed_sync());
             drop(ended);
         })?;
-        Ok(Self { calls })
+        let places = Arc::new(Semaphore::new(CHUNKS_WAITING_MAX));
+        Ok(Self { calls, bulks: Arc::new(Bulks { turn: Mutex::new(()), places }) })
     }
 
     /// Runs `work` in a transaction and answers once that is committed.
@@ -91,7 +107,20 @@ impl Writer {
         let (call, answer) = Call::new(jobs, work);
         let call = call.joining();
         let call = if is_synced { call.synced() } else { call };
-        self.send(if is_bulk { call.of_bulk() } else { call }, answer).await
+        if !is_bulk {
+            return self.send(call, answer).await;
+        }
+        // A poll that is out of its budget would lose its turn.
+        unconstrained(async {
+            let _turn = self.bulks.turn.lock().await;
+            let of_bulks =
+                Arc::clone(&self.bulks.places).acquire_owned().await.map_err(|_| ended())?;
+            let place = self.calls.reserve().await.map_err(|_| ended())?;
+            place.send(call.of_bulk(of_bulks));
+            Ok::<_, Error>(())
+        })
+        .await?;
+        answer.await.map_err(|_| ended())?
     }
 
     async fn send<T>(&self, call: Box<dyn Pending>, answer: Answer<T>) -> Result<T, Error> {

@@ -66,7 +66,6 @@ pub(super) fn settle(
         let holder = tokens.get(&settlement.token).and_then(|(holding, _)| holding.as_ref());
         answers.push(settle_one(session, settlement, holder, known, &mut ends)?);
     }
-    ends.save_keys(session)?;
     ends.save_jobs(session)?;
     ends.claims.save(session)?;
     Ok(answers)
@@ -156,6 +155,7 @@ impl<'h> Ends<'h> {
 
     /// Writes what ended so far.
     fn save_jobs(&mut self, session: &mut Session<'_>) -> Result<(), Fault> {
+        self.save_keys(session)?;
         self.completed.save(session)?;
         self.dropped.sort_unstable();
         session.drop_jobs(&self.dropped.drain(..).collect())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use queue_core::Error;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::Answer;
 use crate::errors::Fault;
@@ -21,6 +21,9 @@ pub(super) trait Pending: Send {
     /// Whether it is a part of a bulk, which lets others go first.
     fn is_bulk(&self) -> bool;
 
+    /// Whether nobody waits for its answer any more.
+    fn is_abandoned(&self) -> bool;
+
     /// Runs it as one step of the transaction, after which it can be undone alone if `is_apart`. What it
     /// answers is kept until the commit.
     fn run(&mut self, session: &mut Session<'_>, is_apart: bool) -> Result<(), Fault>;
@@ -36,7 +39,8 @@ pub(super) trait Pending: Send {
 pub(super) struct Call<T, F> {
     jobs: usize,
     is_synced: bool,
-    is_bulk: bool,
+    /// Its place among those of bulks, if it is a part of one.
+    bulk: Option<OwnedSemaphorePermit>,
     joins: bool,
     work: F,
     outcome: Option<T>,
@@ -56,7 +60,7 @@ where
         let call = Self {
             jobs,
             is_synced: false,
-            is_bulk: false,
+            bulk: None,
             joins: false,
             work,
             outcome: None,
@@ -67,9 +71,9 @@ where
         (Box::new(call), receiver)
     }
 
-    /// Makes this a part of a bulk.
-    pub(super) fn of_bulk(mut self: Box<Self>) -> Box<Self> {
-        self.is_bulk = true;
+    /// Makes this a part of a bulk, which has this place until it has been answered.
+    pub(super) fn of_bulk(mut self: Box<Self>, place: OwnedSemaphorePermit) -> Box<Self> {
+        self.bulk = Some(place);
         self
     }
 
@@ -106,7 +110,11 @@ where
     }
 
     fn is_bulk(&self) -> bool {
-        self.is_bulk
+        self.bulk.is_some()
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.answer.is_closed()
     }
 
     fn run(&mut self, session: &mut Session<'_>, is_apart: bool) -> Result<(), Fault> {

@@ -141,7 +141,10 @@ fn commit_group(
         return false;
     }
     let (mut tries, mut undoing) = (0, Undoing::All);
+    let mut stopped = false;
     while !calls.is_empty() {
+        // A group that begins again is not made longer: who was told of a failure may have come again.
+        let more: &mut More<'_> = if stopped { &mut |_| None } else { &mut *more };
         let stop = match transact(conn, &mut calls, outside, undoing, more) {
             Ok(news) => {
                 for call in calls.drain(..) {
@@ -155,6 +158,7 @@ fn commit_group(
             Err(stop) => stop,
         };
         roll_back(conn);
+        stopped = true;
         if stop.begins_again {
             undoing = Undoing::Each;
             continue;
@@ -259,7 +263,7 @@ fn transact(
         if is_apart {
             execute(conn, "SAVEPOINT step")?;
         }
-        match run_call(call.as_mut(), &mut session, is_apart) {
+        match caught(|| call.run(&mut session, is_apart)) {
             Ok(()) => {
                 if is_apart {
                     execute(conn, "RELEASE step")?;
@@ -288,9 +292,10 @@ fn transact(
         }
     }
     let takes_in = session.takes_in;
-    session.write_out().map_err(|fault| {
+    caught(|| session.write_out()).map_err(|fault| {
         // Which of the calls it is due to shows when each writes what it has changed.
-        let begins_again = undoing == Undoing::All && !fault.is_full();
+        let is_about_calls = !fault.is_full() && !fault.is_failed_sync();
+        let begins_again = undoing == Undoing::All && is_about_calls;
         Stop { takes_in, begins_again, ..Stop::from(fault) }
     })?;
     let committed = (outside.commit)(conn);
@@ -320,12 +325,8 @@ fn set_durability(conn: &Connection, durability: Durability) -> Result<(), Fault
 
 /// A panic in one call is a bug that its caller has to hear of, and that must not end the thread
 /// that everybody depends on.
-fn run_call(
-    call: &mut dyn Pending,
-    session: &mut Session<'_>,
-    is_apart: bool,
-) -> Result<(), Fault> {
-    catch_unwind(AssertUnwindSafe(|| call.run(session, is_apart))).unwrap_or_else(|_| {
+fn caught(work: impl FnOnce() -> Result<(), Fault>) -> Result<(), Fault> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         let what = "the SQLite backend panicked during this call, which is a bug; it was undone";
         Err(Error::Unavailable(what.to_owned()).into())
     })

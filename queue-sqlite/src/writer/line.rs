@@ -11,8 +11,6 @@ pub(super) const CALLS_MAX: usize = 256;
 /// A group takes no more calls once they touch so many jobs together: the first of them waits for
 /// the last.
 pub(super) const JOBS_MAX: usize = 4096;
-/// The most calls that stand in the two lines; others wait where they were sent to.
-const STANDING_MAX: usize = 1024;
 
 pub(super) type Calls = Vec<Box<dyn Pending>>;
 
@@ -30,19 +28,23 @@ impl Line {
     /// The calls of the next group, of which at most one is of a bulk: it has its turn whoever else waits.
     /// Waits for the first call; `None` once nobody can make any.
     pub(super) fn next_group(&mut self) -> Option<Calls> {
-        if self.first.is_empty() && self.bulk.is_empty() {
-            let call = self.arriving.blocking_recv()?;
-            self.stand(call);
+        loop {
+            if self.first.is_empty() && self.bulk.is_empty() {
+                let call = self.arriving.blocking_recv()?;
+                self.stand(call);
+            }
+            self.look();
+            let (mut calls, mut jobs) = (Calls::new(), 0);
+            while calls.len() < CALLS_MAX - 1 && jobs < JOBS_MAX {
+                let Some(call) = self.first.pop_front() else { break };
+                jobs += call.jobs();
+                calls.push(call);
+            }
+            calls.extend(self.next_of_bulk(|_| true));
+            if !calls.is_empty() {
+                return Some(calls);
+            }
         }
-        self.look();
-        let (mut calls, mut jobs) = (Calls::new(), 0);
-        while calls.len() < CALLS_MAX - 1 && jobs < JOBS_MAX {
-            let Some(call) = self.first.pop_front() else { break };
-            jobs += call.jobs();
-            calls.push(call);
-        }
-        calls.extend(self.bulk.pop_front());
-        Some(calls)
     }
 
     /// The next call of a bulk for a group of such calls, which has begun, if nobody else waits.
@@ -52,19 +54,28 @@ impl Line {
         let has_room = group.len() < CALLS_MAX && jobs < JOBS_MAX;
         // Others come first.
         let is_of_bulk = group.first().is_some_and(|call| call.is_bulk());
-        // Whether the commit is synced has been settled.
-        let is_synced = group.iter().any(|call| call.is_synced());
-        let next = self.bulk.front()?;
-        let may_join = is_of_bulk && (is_synced || !next.is_synced());
-        if !(has_room && may_join && self.first.is_empty()) {
+        if !(has_room && is_of_bulk && self.first.is_empty()) {
             return None;
         }
-        self.bulk.pop_front()
+        // Whether the commit is synced has been settled.
+        let is_synced = group.iter().any(|call| call.is_synced());
+        self.next_of_bulk(|next| is_synced || !next.is_synced())
     }
 
-    /// Lets those who have arrived stand in line.
+    /// The next call of a bulk whose caller has not given up: who has must not find its jobs later.
+    fn next_of_bulk(
+        &mut self,
+        may_go: impl FnOnce(&dyn Pending) -> bool,
+    ) -> Option<Box<dyn Pending>> {
+        while self.bulk.front()?.is_abandoned() {
+            self.bulk.pop_front();
+        }
+        if may_go(self.bulk.front()?.as_ref()) { self.bulk.pop_front() } else { None }
+    }
+
+    /// Lets those who have arrived stand in line: of bulks are not many there.
     fn look(&mut self) {
-        while self.first.len() + self.bulk.len() < STANDING_MAX
+        while self.first.len() < CALLS_MAX
             && let Ok(call) = self.arriving.try_recv()
         {
             self.stand(call);
@@ -79,6 +90,10 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
     use super::super::call::Call;
     use super::*;
 
@@ -86,11 +101,16 @@ mod tests {
     fn line() -> (Line, impl Fn(usize, bool)) {
         let (calls, arriving) = mpsc::channel::<Box<dyn Pending>>(1024);
         let arrive = move |jobs, is_bulk| {
-            let call = Call::new(jobs, |_| Ok(())).0;
-            let call = if is_bulk { call.of_bulk() } else { call };
+            let (call, answer) = Call::new(jobs, |_| Ok(()));
+            std::mem::forget(answer); // its caller waits
+            let call = if is_bulk { call.of_bulk(place()) } else { call };
             calls.try_send(call).ok().unwrap();
         };
         (Line::new(arriving), arrive)
+    }
+
+    fn place() -> OwnedSemaphorePermit {
+        Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap()
     }
 
     fn jobs(calls: &Calls) -> Vec<usize> {
@@ -153,12 +173,40 @@ mod tests {
         let (calls, arriving) = mpsc::channel::<Box<dyn Pending>>(4);
         let mut line = Line::new(arriving);
         for is_synced in [false, true, false] {
-            let call = Call::new(1, |_| Ok(())).0.of_bulk();
+            let (call, answer) = Call::new(1, |_| Ok(()));
+            std::mem::forget(answer);
+            let call = call.of_bulk(place());
             calls.try_send(if is_synced { call.synced() } else { call }).ok().unwrap();
         }
         let group = line.next_group().unwrap();
         assert!(line.more(&group).is_none());
         let group = line.next_group().unwrap();
         assert!(line.more(&group).is_some());
+    }
+
+    #[test]
+    fn a_bulk_that_was_given_up_goes_no_further() {
+        let (calls, arriving) = mpsc::channel::<Box<dyn Pending>>(4);
+        let mut line = Line::new(arriving);
+        let (mut answers, mut waits) = (Vec::new(), Vec::new());
+        for jobs in 1..=3 {
+            let (call, answer) = Call::new(jobs, |_| Ok(()));
+            calls.try_send(call.of_bulk(place())).ok().unwrap();
+            if jobs == 2 { waits.push(answer) } else { answers.push(answer) }
+        }
+        drop(answers);
+        let group = line.next_group().unwrap();
+        assert_eq!(jobs(&group), [2]);
+        assert!(line.more(&group).is_none());
+        drop(calls);
+        assert!(line.next_group().is_none());
+    }
+
+    #[test]
+    fn others_are_seen_behind_any_number_of_chunks() {
+        let (mut line, arrive) = line();
+        (0..1000).for_each(|_| arrive(500, true));
+        arrive(1, false);
+        assert_eq!(jobs(&line.next_group().unwrap()), [1, 500]);
     }
 }

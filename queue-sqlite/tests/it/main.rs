@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests and their helpers")]
 
 mod bulk;
+mod chunks;
 mod corrupt;
 mod damage;
 mod durability;

@@ -143,6 +143,22 @@ fn what_enqueues_leave_and_cannot_be_written_fails_those_it_is_due_to() {
 }
 
 #[test]
+fn who_fails_and_comes_again_does_not_make_a_group_longer() {
+    let (_directory, mut conn, outside) = store();
+    let (one, mut first) = call(|_| Ok(()));
+    let (mut offered, mut refusals) = (0, Vec::new());
+    let failed_sync = super::commit_group(&mut conn, vec![one], &outside, &mut |_| {
+        offered += 1;
+        let (next, refusal) = call(|_| Err(Error::Unsupported("this".to_owned()).into()));
+        refusals.push(refusal);
+        Some(next)
+    });
+    assert!(!failed_sync && first.try_recv().unwrap().is_ok());
+    assert!(refusals[0].try_recv().unwrap().is_err());
+    assert_eq!((offered, refusals.len(), saved(&conn)), (1, 1, 1));
+}
+
+#[test]
 fn a_call_that_fails_or_panics_is_undone_alone() {
     let (_directory, mut conn, outside) = store();
     let fails = |_: &mut Session<'_>| Err(Error::Unsupported("this".to_owned()).into());
