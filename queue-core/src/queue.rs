@@ -157,7 +157,7 @@ impl Queue {
     /// be: enqueueing the same jobs again is safe, and puts those that are new behind them.
     ///
     /// # Cancel safety
-    /// As [`Queue::enqueue`].
+    /// As [`Queue::enqueue`]; so may chunks that were on their way.
     pub async fn enqueue_all(
         &self,
         jobs: impl IntoIterator<Item = NewJob>,

@@ -54,7 +54,7 @@ pub(crate) use claim::{HAS_PAUSE, SELECT_FIRST_DUE};
 #[cfg(test)]
 pub(crate) use enqueue::enqueue as enqueue_for_tests;
 
-/// The writer takes up to eight chunks in together, while the next eight are made.
+/// The writer takes some eight chunks in together (4 096 jobs), while the next ones are made.
 const CHUNKS_UNDER_WAY: usize = 16;
 
 /// A store in one SQLite file, for any number of processes of one host.
