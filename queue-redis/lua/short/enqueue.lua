@@ -118,15 +118,15 @@ repeat
     break
   end
   -- A long field keeps short records out of Redis' compact encoding (meta.lua). Lone jobs look now and then.
-  local long = string.rep('-', 65)
   if written then
-    local is_narrow = #written[2] <= 64 and call('HLEN', jobs) <= 512
-    if is_narrow then written[2 * count + 1], written[2 * count + 2] = long, '1' end
+    local long = #written[2] <= 64 and call('HLEN', jobs) <= 512 and string.rep('-', 65)
+    if long then written[2 * count + 1], written[2 * count + 2] = long, '1' end
     call('HSET', jobs, unpack(written))
-    if is_narrow then call('HDEL', jobs, long) end
+    if long then call('HDEL', jobs, long) end
   elseif now % 64 == 0 then
     local size = call('HLEN', jobs)
     if size > 32 and size <= 512 then
+      local long = string.rep('-', 65)
       call('HSET', jobs, long, '1')
       call('HDEL', jobs, long)
     end

@@ -1,16 +1,24 @@
 //! Bulk enqueues, whose chunks are on their way together.
 
 use std::future::poll_fn;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
 use futures_util::future::join_all;
 use queue_core::{JobId, NewJob, Queue};
+use tempfile::TempDir;
 use tokio::task::coop::consume_budget;
 
 use crate::support::{beside, fast, job};
+
+fn store() -> (TempDir, PathBuf, Queue) {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = fast(&directory.path().join("queue.db"));
+    let path = backend.path().to_owned();
+    (directory, path, Queue::new(backend))
+}
 
 fn jobs(count: usize, queue: &str) -> (Vec<NewJob>, Vec<JobId>) {
     let jobs: Vec<NewJob> = (0..count).map(|n| job(n.to_string()).queue(queue)).collect();
@@ -33,10 +41,7 @@ fn ready(path: &Path, queue: &str) -> Vec<JobId> {
 #[tokio::test]
 async fn chunks_keep_their_order_whatever_the_task_has_done_before() {
     for done in [0, 113, 125, 128] {
-        let directory = tempfile::tempdir().unwrap();
-        let backend = fast(&directory.path().join("queue.db"));
-        let path = backend.path().to_owned();
-        let queue = Queue::new(backend);
+        let (_directory, path, queue) = store();
         let (jobs, ids) = jobs(8_123, "q");
         let task = async move {
             for _ in 0..done {
@@ -51,10 +56,7 @@ async fn chunks_keep_their_order_whatever_the_task_has_done_before() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_bulks_of_one_task_keep_their_orders() {
-    let directory = tempfile::tempdir().unwrap();
-    let backend = fast(&directory.path().join("queue.db"));
-    let path = backend.path().to_owned();
-    let queue = Queue::new(backend);
+    let (_directory, path, queue) = store();
     let bulks: Vec<_> = (0..12).map(|n| (format!("q{n}"), jobs(8_000, &format!("q{n}")))).collect();
     let task = {
         let all: Vec<_> = bulks.iter().map(|(_, (jobs, _))| jobs.clone()).collect();
@@ -71,10 +73,7 @@ async fn many_bulks_of_one_task_keep_their_orders() {
 /// Nobody finds jobs later of a bulk that was given up.
 #[tokio::test]
 async fn a_bulk_that_is_given_up_is_not_taken_in_any_further() {
-    let directory = tempfile::tempdir().unwrap();
-    let backend = fast(&directory.path().join("queue.db"));
-    let path = backend.path().to_owned();
-    let queue = Queue::new(backend);
+    let (_directory, path, queue) = store();
     let lock = beside(&path);
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();
     {
@@ -93,10 +92,7 @@ async fn a_bulk_that_is_given_up_is_not_taken_in_any_further() {
 /// A chunk is sent before the next one is made.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bulk_begins_before_it_is_made() {
-    let directory = tempfile::tempdir().unwrap();
-    let backend = fast(&directory.path().join("queue.db"));
-    let path = backend.path().to_owned();
-    let queue = Queue::new(backend);
+    let (_directory, path, queue) = store();
     let made = AtomicUsize::new(0);
     let jobs = (0..3_000).map(|n: usize| {
         made.store(n + 1, Ordering::Relaxed);
