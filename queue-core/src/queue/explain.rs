@@ -45,7 +45,7 @@ pub struct Explanation {
     /// over, which is `None` then. One that has expired goes on waiting until a claim meets it.
     pub expires_at: Option<Timestamp>,
     /// In what time it may start. The jobs of its queue that start before it are counted: those before it in its
-    /// lane, all of more urgent lanes, and of lanes that take turns with its own as many as get their turn before;
+    /// lane, all of more urgent lanes, and of lanes that take turns with its own as many as they give before, by weight;
     /// but none of lanes that cannot start now, because nobody runs them or a key of theirs has no room. They
     /// start as often as jobs of the queue have lately (not those that find free slots), and no sooner than the
     /// rates of its keys let those start that need them. Zero if nothing is before it and its workers seem to have

@@ -177,6 +177,38 @@ async fn all_jobs_of_more_urgent_lanes_come_before_it_and_as_many_of_other_lanes
     assert_eq!((other_lanes_first, held_up_lanes, more_lanes), (1, 0, false));
 }
 
+/// A lane gives as many jobs a turn as its heaviest key weighs: the estimate has to agree with what then happens.
+#[tokio::test]
+async fn a_heavy_lane_gives_so_many_jobs_a_turn() {
+    for (other_weight, own_weight) in [(3, 1), (1, 3), (5, 5), (1, 1)] {
+        let scene = Scene::with(&[worker("w", 1, &[])]).await;
+        scene.busy().await;
+        for (target, weight) in [("tenant:*", own_weight), ("tenant:other", other_weight)] {
+            let settings = LimitSettings { weight: Some(weight), ..LimitSettings::default() };
+            scene.limit(target, settings).await;
+        }
+        let of = |tenant: &'static str| {
+            move || job("k").limit(format!("tenant:{tenant}")).limit("provider:p")
+        };
+        scene.enqueue(400, of("other")).await;
+        scene.enqueue(59, of("own")).await;
+        let explanation = scene.explained(of("own")()).await;
+        let expected = 60 + (59 / own_weight + 1) * other_weight;
+        assert_eq!(explanation.estimate, secs(expected.into()), "{other_weight}, {own_weight}");
+        let mut started = 0;
+        loop {
+            let leases = scene.start(12, &[]).await;
+            started += leases.len();
+            if leases.iter().any(|lease| lease.spec.id == explanation.id) {
+                break;
+            }
+            scene.complete(leases).await;
+        }
+        let ratio = started as f64 / f64::from(expected);
+        assert!((0.8..1.2).contains(&ratio), "{started} had started, {expected} were expected");
+    }
+}
+
 #[tokio::test]
 async fn a_lane_that_cannot_start_is_before_nobody() {
     let scene = Scene::with(&[worker("w", 3, &[])]).await;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Blocker;
 use super::serving::Serving;
-use crate::{Blocked, JobSpec, Kind, LaneSummary, LimitKey, LimitStatus};
+use crate::{Blocked, JobSpec, Kind, LaneSummary, LimitKey, LimitKeys, LimitStatus};
 
 /// The limit keys that an explanation is about.
 #[derive(Debug)]
@@ -41,6 +41,12 @@ impl Limits {
         keys.into_iter().filter_map(|key| self.0.get(key)).all(|status| {
             status.blocked.iter().all(|blocked| does_not_matter(&status.key, blocked))
         })
+    }
+
+    /// How many jobs a lane with these keys gives in a turn: what the heaviest of them weighs, at least one.
+    pub(super) fn weight(&self, keys: &LimitKeys) -> u64 {
+        let settings = keys.iter().filter_map(|key| self.0.get(key)?.settings.as_ref());
+        settings.map(|(_, settings)| u64::from(settings.weight())).max().unwrap_or(1)
     }
 
     /// What the keys of a job itself lack; and for each of the workers that differ what the keys lack that it adds.

@@ -96,13 +96,17 @@ impl<'s> Line<'s> {
         !is_alike && !self.may_start(lane, &keeps_job)
     }
 
-    /// How many jobs of the other lanes that count start before it: all that are more urgent, and one of each
-    /// other lane for each of its own lane, and one more where the turn comes first.
+    /// How many jobs of the other lanes that count start before it: all that are more urgent; and of each other
+    /// lane as many as it weighs for each turn that its own lane has before, and once more where its turn comes first.
     fn others_before(&self, counts: impl Fn(&LaneSummary) -> bool) -> u64 {
         let own = self.own_place();
-        let before = |lane: &LaneSummary| match self.is_urgent(lane) {
-            true => lane.jobs,
-            false => lane.jobs.min(own.jobs_ahead + u64::from(lane.turn < own.turn)),
+        let own_turns = own.jobs_ahead / self.limits.weight(&self.spec.limits);
+        let before = |lane: &LaneSummary| {
+            let turns = own_turns + u64::from(lane.turn < own.turn);
+            match self.is_urgent(lane) {
+                true => lane.jobs,
+                false => lane.jobs.min(turns.saturating_mul(self.limits.weight(&lane.limits))),
+            }
         };
         self.others().filter(|lane| counts(lane)).map(before).sum()
     }
