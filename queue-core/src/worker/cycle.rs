@@ -27,7 +27,7 @@ use super::renew::Renewer;
 use super::run::{Conditions, attempt};
 use super::slots::Slots;
 use super::starts::Starts;
-use super::stop::{Phase, Status, StopReport};
+use super::stop::{LAST_WORDS_MAX, Phase, Status, StopReport};
 use super::waiting::Waiting;
 use super::{QueueSelection, Route};
 use crate::handler::CancelSignal;
@@ -40,6 +40,8 @@ use crate::{
 /// A worker with a free slot asks the store at least this often, so that a lost wake-up costs no
 /// more.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long at least a stopping worker waits for the answer to a claim if nothing else is left.
+const LAST_ANSWER_MAX: Duration = Duration::from_secs(1);
 
 /// What a cycle is made of.
 pub(super) struct Cycle {
@@ -101,6 +103,8 @@ pub(super) struct Turning {
     was_woken: bool,
     /// Too many wake-ups were in vain: listen for the next one no sooner.
     no_wait_before: Instant,
+    /// Since when the worker is stopping and nothing runs any more.
+    quiet_since: Option<Instant>,
     report: StopReport,
 }
 
@@ -133,6 +137,7 @@ impl Cycle {
             fruitless: 0,
             was_woken: false,
             no_wait_before: Instant::now(),
+            quiet_since: None,
             report: StopReport::default(),
         };
         turning.turn().await
@@ -194,14 +199,33 @@ impl Turning {
         self.stop_if_stopping();
         let unreported = self.pending.len() + self.suspects.iter().map(Vec::len).sum::<usize>();
         let unfinished = self.set.slots.busy() + unreported + self.flights.carried();
-        if let Phase::Stopping { give_up_at } = phase
-            && Instant::now() >= give_up_at
-        {
+        if self.gives_up(phase, unfinished > 0) {
             self.report.lost += unfinished;
+            // Requests that are out are not sent again.
+            self.set.phase.send_replace(Phase::Stopping { give_up_at: Instant::now() });
             self.flights.abandon();
             return true;
         }
         unfinished == 0 && self.flights.is_empty() && !self.waiting.may_bring_jobs()
+    }
+
+    /// Whether a worker that is stopping waits no longer for the store's answers: to what it has reported, or only
+    /// to a claim, which may have got jobs that would have to wait for the end of their lease.
+    fn gives_up(&mut self, phase: Phase, has_unfinished: bool) -> bool {
+        if self.set.slots.busy() > 0 {
+            self.quiet_since = None;
+        }
+        let now = Instant::now();
+        let is_quiet = self.set.slots.busy() == 0;
+        let quiet_for = is_quiet.then(|| now - *self.quiet_since.get_or_insert(now));
+        match phase {
+            Phase::Running => false,
+            Phase::Draining => !has_unfinished && quiet_for >= Some(LAST_WORDS_MAX),
+            Phase::Stopping { give_up_at } => {
+                let patience = if has_unfinished { LAST_WORDS_MAX } else { LAST_ANSWER_MAX };
+                now >= give_up_at || quiet_for >= Some(patience)
+            }
+        }
     }
 
     /// Tells every job to stop if the worker is stopping. Again each time: a claim that came in

@@ -20,8 +20,8 @@ use super::{CONCURRENCY_MAX, StartError, Worker, in_range};
 use crate::duration::deadline;
 use crate::{CancelReason, KindLimits, QueueName, WorkerId, telemetry};
 
-/// How long a stopping worker goes on trying to tell the store once everything has ended.
-const LAST_WORDS_MAX: Duration = Duration::from_secs(5);
+/// How long at least a stopping worker goes on trying to tell the store once everything has ended.
+pub(super) const LAST_WORDS_MAX: Duration = Duration::from_secs(5);
 
 /// How far a worker is on its way to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

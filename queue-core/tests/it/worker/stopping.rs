@@ -188,6 +188,46 @@ async fn a_stop_ends_in_time_although_the_store_is_away() {
     assert_eq!((report.released, report.lost), (0, 1));
 }
 
+/// What is left then is the answer to a claim, which may have got jobs.
+#[tokio::test]
+async fn a_worker_without_jobs_drains_in_time_although_the_store_is_away() {
+    let faulty = Faulty::new(queue_core::MemoryBackend::new());
+    let queue = Queue::new(faulty.clone());
+    let work = async |_: Number| Ok::<_, Fail>(());
+    let worker =
+        Worker::new(&queue).cancel_grace(LONG * 10).handle::<Number, _>(work).start().unwrap();
+    eventually("it has asked", async || worker.status().store_up).await;
+    faulty.cut_off(true);
+    eventually("it has noticed", async || !worker.status().store_up).await;
+    let report = tokio::time::timeout(LONG, worker.drain(LONG * 10)).await.unwrap();
+    assert_eq!((report.finished, report.released, report.lost), (0, 0, 0));
+}
+
+/// It has tried for as long as its grace was: the grace of handlers is not added, since none runs.
+#[tokio::test]
+async fn a_worker_whose_jobs_have_ended_stops_soon_after_its_grace_although_the_store_is_away() {
+    let faulty = Faulty::new(queue_core::MemoryBackend::new());
+    let queue = Queue::new(faulty.clone());
+    let started = Gate::default();
+    let note = async |State(started): State<Gate>, _: Number| {
+        started.open();
+        Ok::<_, Fail>(())
+    };
+    let state = started.clone();
+    let worker = Worker::new(&queue)
+        .cancel_grace(LONG * 10)
+        .state(state)
+        .handle::<Number, _>(note)
+        .start()
+        .unwrap();
+    faulty.settle_hangs();
+    queue.enqueue(number(0)).await.unwrap();
+    started.passed().await;
+    let grace = Duration::from_millis(10);
+    let report = tokio::time::timeout(LONG, worker.drain(grace)).await.unwrap();
+    assert_eq!((report.finished, report.released, report.lost), (0, 0, 1));
+}
+
 #[tokio::test]
 async fn a_stop_ends_in_time_although_a_call_never_returns() {
     let faulty = Faulty::new(queue_core::MemoryBackend::new());
