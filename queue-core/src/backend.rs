@@ -35,7 +35,7 @@ pub use types::{
 
 use crate::{
     Error, JobId, JobRecord, JobState, LimitKey, LimitSettings, LimitStatus, LimitTarget, NewJob,
-    QueueName,
+    QueueName, WorkerId,
 };
 
 /// The most items that a call handles beyond what it was asked for, and the most jobs of one claim.
@@ -174,6 +174,15 @@ pub trait Backend: Send + Sync + 'static {
                 _ = revoked => Ok(Woken::without_claim(Wake::Timeout)),
             }
         }
+    }
+
+    /// Revokes the standing claim of a worker that cannot do so itself, because handlers block the threads of its
+    /// runtime: no more is claimed for it after this answer. What was claimed before, a repeat of the claim tells.
+    ///
+    /// Called from another runtime than the wait, whose tasks may all stand still.
+    fn revoke_standing(&self, worker: &WorkerId) -> impl Future<Output = Result<(), Error>> + Send {
+        let _ = worker;
+        std::future::ready(Ok(()))
     }
 
     /// Cancels jobs that wait (T13) and asks for running ones to be stopped (T12).

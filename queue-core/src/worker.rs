@@ -16,6 +16,7 @@ mod presence;
 mod renew;
 mod reopen;
 mod reports;
+mod rescue;
 mod run;
 mod selection;
 mod slots;

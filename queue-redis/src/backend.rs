@@ -33,7 +33,7 @@ use queue_core::{
     Interest, JobId, JobRecord, JobState, Lanes, LimitKey, LimitSettings, LimitStatus, LimitTarget,
     ListRequest, LiveWorker, Maintained, Namespace, NewJob, Page, Placement, QueueName, QueueStats,
     RecoverOutcome, RenewRequest, Renewal, Report, Reported, RetryOutcome, RetryRequest,
-    SettleReply, SettleRequest, Wake, WatchRequest, Watched, Woken, WorkerInfo,
+    SettleReply, SettleRequest, Wake, WatchRequest, Watched, Woken, WorkerId, WorkerInfo,
 };
 
 use redis::Value;
@@ -137,6 +137,10 @@ impl Backend for RedisBackend {
         timeout: Duration,
     ) -> Result<Woken, Error> {
         claim::wait(self, interest, request, revoked, timeout).await
+    }
+
+    async fn revoke_standing(&self, worker: &WorkerId) -> Result<(), Error> {
+        self.waiters.revoke(worker).await
     }
 
     async fn cancel(&self, ids: &[JobId]) -> Result<Vec<CancelOutcome>, Error> {

@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 pub(crate) use self::standing::Brought;
-use self::standing::Standing;
+use self::standing::{INTERRUPT, REVOKE, Standing};
 use crate::connect::Link;
 use crate::epoch::Known;
 use crate::keys::Keys;
@@ -175,6 +175,15 @@ impl Waiters {
         }
     }
 
+    /// Ends the wait of a worker whose task may stand still, and revokes the claim behind it.
+    ///
+    /// # Errors
+    /// The claim may still be made.
+    pub(crate) async fn revoke(&self, worker: &WorkerId) -> Result<(), Error> {
+        let call = self.home.words(worker, &[REVOKE, INTERRUPT]);
+        store::one(&self.home.link, call, Repeat::Freely).await.map(drop)
+    }
+
     fn ask(
         &self,
         interest: &Interest,
@@ -274,9 +283,13 @@ impl Home {
     /// Leaves words in a worker's own list, which reads the last one first. The list goes by itself
     /// if nobody reads it.
     async fn tell(&self, worker: &WorkerId, words: &[&str]) {
+        self.try_call(self.words(worker, words)).await;
+    }
+
+    fn words(&self, worker: &WorkerId, words: &[&str]) -> Call {
         let mut cmd = scripts::tell.call(&self.keys, 1 + words.len(), 64);
         cmd.arg(worker.as_str()).arg(words);
-        self.try_call(Call::script(&scripts::tell, cmd)).await;
+        Call::script(&scripts::tell, cmd)
     }
 
     async fn try_call(&self, call: Call) {

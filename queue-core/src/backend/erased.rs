@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Error, JobId, JobRecord, JobState, LimitKey, LimitSettings, LimitStatus, LimitTarget, NewJob,
-    QueueName, telemetry,
+    QueueName, WorkerId, telemetry,
 };
 
 mod sealed {
@@ -77,6 +77,7 @@ erased! {
     claim / claim_boxed(request: &'a ClaimRequest) -> Claim;
     renew / renew_boxed(request: &'a RenewRequest) -> Vec<Renewal>;
     settle / settle_boxed(request: &'a SettleRequest) -> SettleReply;
+    revoke_standing / revoke_standing_boxed(worker: &'a WorkerId) -> ();
     wait / wait_boxed(interest: &'a Interest, timeout: Duration) -> Wake;
     wait_and_claim / wait_and_claim_boxed(interest: &'a Interest, request: &'a ClaimRequest,
         revoked: oneshot::Receiver<()>, timeout: Duration) -> Woken;

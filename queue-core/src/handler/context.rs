@@ -3,6 +3,7 @@
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -130,7 +131,7 @@ impl fmt::Debug for Context {
     }
 }
 
-/// Fires once, for a reason.
+/// Fires once, for a reason. Tells as well whether its attempt has begun.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CancelSignal(Arc<Signal>);
 
@@ -138,7 +139,13 @@ pub(crate) struct CancelSignal(Arc<Signal>);
 struct Signal {
     reason: OnceLock<CancelReason>,
     fired: Notify,
+    /// [`WAITS`], and then one of the others for ever.
+    stage: AtomicU8,
 }
+
+const WAITS: u8 = 0;
+const BEGUN: u8 = 1;
+const TAKEN_BACK: u8 = 2;
 
 impl CancelSignal {
     /// Fires, unless it has fired before: the first reason stays.
@@ -150,6 +157,31 @@ impl CancelSignal {
 
     pub(crate) fn reason(&self) -> Option<CancelReason> {
         self.0.reason.get().copied()
+    }
+
+    /// The signal of a job that was taken back.
+    pub(crate) fn of_taken_back() -> Self {
+        let signal = Self::default();
+        signal.take_back();
+        signal
+    }
+
+    /// Begins the attempt; not if its job was taken back.
+    pub(crate) fn begin(&self) -> bool {
+        self.leave_waiting(BEGUN)
+    }
+
+    /// Takes the job back, unless its attempt has begun.
+    pub(crate) fn take_back(&self) -> bool {
+        self.leave_waiting(TAKEN_BACK)
+    }
+
+    fn leave_waiting(&self, stage: u8) -> bool {
+        self.0.stage.compare_exchange(WAITS, stage, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    pub(crate) fn is_taken_back(&self) -> bool {
+        self.0.stage.load(Ordering::Acquire) == TAKEN_BACK
     }
 
     pub(crate) async fn fired(&self) -> CancelReason {

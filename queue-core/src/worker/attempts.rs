@@ -57,6 +57,9 @@ impl Ended {
             }
         };
         let end = self.end(settled);
+        if end == AttemptEnd::LeaseLost && !self.was_started() {
+            return; // given back before
+        }
         if end == AttemptEnd::LeaseLost {
             metrics.stale_settles.increment(1);
         }
@@ -182,6 +185,14 @@ impl Report {
 
     pub(super) fn send(mut self, outcome: Outcome) {
         self.send_once(outcome);
+    }
+
+    /// The handler was not called.
+    pub(super) fn send_not_begun(mut self) {
+        if let Some(ended) = self.ended.take() {
+            let lease = Arc::clone(&self.lease);
+            ended.report(Ended::new(lease, None, Outcome::Released, Duration::ZERO));
+        }
     }
 
     fn send_once(&mut self, outcome: Outcome) {

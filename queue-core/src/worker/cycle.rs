@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// A worker with a free slot asks the store at least this often, so that a lost wake-up costs no
-/// more.
+/// more. Its cycle turns as often, or as its leases want it (rescue.rs).
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long at least a stopping worker waits for the answer to a claim if nothing else is left.
 const LAST_ANSWER_MAX: Duration = Duration::from_secs(1);
@@ -108,11 +108,16 @@ pub(super) struct Turning {
     report: StopReport,
 }
 
+/// The cycle of a worker with such leases turns at least once in this time, unless its thread is blocked.
+pub(super) fn turns_within(lease: Duration) -> Duration {
+    ASK_INTERVAL.min(lease / 8)
+}
+
 impl Cycle {
     /// Runs until the worker is stopped and everything is reported.
     pub(super) async fn run(self) -> StopReport {
         let (gathering, ended) = Gathering::new();
-        let mut pulse = tokio::time::interval(ASK_INTERVAL);
+        let mut pulse = tokio::time::interval(turns_within(self.lease));
         pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let turning = Turning {
             waiting: Waiting::new(&self.queue, &self.leases),
@@ -154,6 +159,10 @@ impl Turning {
             self.set.status.progress(self.set.slots.busy());
             let phase = *self.set.phase_seen.borrow_and_update();
             self.give_back_waiting(phase);
+            if self.set.leases.gave_back() {
+                // What a claim brings that was given back would be given back as well: another one takes its place.
+                self.waiting.revoke_unless(|_| false);
+            }
             if self.is_over(phase) {
                 self.count_settled();
                 return self.report;
@@ -306,7 +315,8 @@ impl Turning {
     fn start(&mut self, lease: Arc<Lease>, cancel: CancelSignal) {
         let spec = &lease.spec;
         let told = cancel.reason();
-        let runs = *self.set.phase.borrow() == Phase::Running && told.is_none();
+        let may_begin = told.is_none() && !cancel.is_taken_back();
+        let runs = *self.set.phase.borrow() == Phase::Running && may_begin;
         let Some(route) = self.set.routes.get(&spec.kind).filter(|_| runs) else {
             let is_requested = told == Some(CancelReason::Requested);
             let outcome = if is_requested { Outcome::Cancelled } else { Outcome::Released };

@@ -1,19 +1,22 @@
 //! The leases that this worker holds, as far as it knows.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use crate::handler::CancelSignal;
-use crate::{CancelReason, ClaimToken, JobId, Lease, Renewal};
+use crate::{CancelReason, ClaimRequest, ClaimToken, JobId, Lease, Renewal, SettleRequest};
 
 /// Which jobs are running under which claim, and until when the store is sure to agree.
 #[derive(Debug)]
 pub(super) struct Leases {
     lease: Duration,
     table: Mutex<Table>,
+    /// Claims were given back since the cycle has looked.
+    gave_back: AtomicBool,
     /// Wakes who renews: a claim was added that is due sooner than was known.
     added: Notify,
 }
@@ -21,6 +24,8 @@ pub(super) struct Leases {
 #[derive(Debug, Default)]
 struct Table {
     claims: BTreeMap<ClaimToken, HeldClaim>,
+    /// Claims whose answers are not here yet.
+    awaited: BTreeMap<ClaimToken, Awaited>,
     /// When whoever renews looks again; `None` if only once a claim is added. Most claims are due
     /// later than those before them: it need not be woken for each.
     next_look: Option<Instant>,
@@ -28,6 +33,33 @@ struct Table {
 
 /// A claimed job and what tells its attempt to stop.
 pub(super) type Held = (Arc<Lease>, CancelSignal);
+
+/// A claim on its way.
+#[derive(Debug)]
+enum Awaited {
+    /// What it brings will be taken in.
+    Claim(Way),
+    /// Its jobs were given back meanwhile, or those that it had got by then.
+    GivenBack,
+}
+
+/// How a claim is made.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// By the store, as a wait ends.
+    Standing(Arc<ClaimRequest>),
+    /// In a request.
+    Sent(Arc<SettleRequest>),
+}
+
+impl Way {
+    pub(super) fn claim(&self) -> Option<&ClaimRequest> {
+        match self {
+            Self::Standing(claim) => Some(claim),
+            Self::Sent(request) => request.claim.as_ref(),
+        }
+    }
+}
 
 #[derive(Debug)]
 struct HeldClaim {
@@ -83,19 +115,55 @@ impl Jobs {
 
 impl Leases {
     pub(super) fn new(lease: Duration) -> Self {
-        Self { lease, table: Mutex::default(), added: Notify::new() }
+        let (table, gave_back) = (Mutex::default(), AtomicBool::new(false));
+        Self { lease, table, gave_back, added: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes the jobs of a claim that was sent at `sent_at`: from now on they are renewed.
-    pub(super) fn add(&self, sent_at: Instant, leases: Vec<Lease>) -> Vec<Held> {
-        let Some(token) = leases.first().map(|lease| lease.token) else { return Vec::new() };
+    /// A claim goes out.
+    pub(super) fn expect(&self, claim: Way) {
+        let Some(token) = claim.claim().map(|claim| claim.token) else { return };
+        // One that is made again stays given back.
+        self.lock().awaited.entry(token).or_insert(Awaited::Claim(claim));
+    }
+
+    /// Nobody waits for the answer to a claim any more.
+    pub(super) fn expect_no_more(&self, token: ClaimToken) {
+        self.lock().awaited.remove(&token);
+    }
+
+    /// Notes the jobs of a claim that was sent at `sent_at`: from now on they are renewed. Those of one that was
+    /// given back are to be given back.
+    pub(super) fn take_in(
+        &self,
+        token: ClaimToken,
+        sent_at: Instant,
+        leases: Vec<Lease>,
+    ) -> Vec<Held> {
+        let mut table = self.lock();
+        let awaited = table.awaited.remove(&token);
+        if leases.is_empty() {
+            return Vec::new();
+        }
+        if let Some(Awaited::GivenBack) = awaited {
+            let held = |lease| (Arc::new(lease), CancelSignal::of_taken_back());
+            return leases.into_iter().map(held).collect();
+        }
+        drop(table);
+        self.add(token, sent_at, leases)
+    }
+
+    fn add(&self, token: ClaimToken, sent_at: Instant, leases: Vec<Lease>) -> Vec<Held> {
         let held: Vec<Held> =
             leases.into_iter().map(|lease| (Arc::new(lease), CancelSignal::default())).collect();
         let claim = HeldClaim { renewed_at: sent_at, lost: false, jobs: Jobs::default() };
+        // An answer that comes so late is one that nobody was there to hear.
+        if sent_at.elapsed() >= self.usable() {
+            held.iter().for_each(|(_, cancel)| cancel.fire(CancelReason::LeaseLost));
+        }
         let signals = held.iter().map(|(lease, cancel)| (lease.spec.id, cancel.clone()));
         let mut table = self.lock();
         table.claims.entry(token).or_insert(claim).jobs.add(signals);
@@ -165,11 +233,45 @@ impl Leases {
         }
     }
 
-    /// Stops the jobs of claims that may have ended at the store. The last tenth of the lease is
-    /// not used, so that a handler hears of it before another worker can have its job.
+    /// How long a lease is made use of. Its last tenth is not, so that a handler hears of its end before another
+    /// worker can have its job.
+    fn usable(&self) -> Duration {
+        self.lease - self.lease / 10
+    }
+
+    /// Takes back what nobody here begins: the jobs whose attempts have not begun, and the claims whose answers
+    /// are not here, whatever these bring.
+    pub(super) fn take_back(&self) -> (Vec<(JobId, ClaimToken)>, Vec<Way>) {
+        let mut table = self.lock();
+        let mut jobs = Vec::new();
+        for (token, claim) in &table.claims {
+            let not_begun = claim
+                .jobs
+                .signals
+                .iter()
+                .filter(|(_, signal)| signal.as_ref().is_some_and(CancelSignal::take_back));
+            jobs.extend(not_begun.map(|(id, _)| (*id, *token)));
+        }
+        let claims = table.awaited.values_mut().filter_map(|awaited| {
+            match std::mem::replace(awaited, Awaited::GivenBack) {
+                Awaited::Claim(claim) => Some(claim),
+                Awaited::GivenBack => None,
+            }
+        });
+        let claims: Vec<Way> = claims.collect();
+        self.gave_back.fetch_or(!claims.is_empty(), Ordering::Relaxed);
+        (jobs, claims)
+    }
+
+    /// Whether claims were given back since the last call.
+    pub(super) fn gave_back(&self) -> bool {
+        self.gave_back.load(Ordering::Relaxed) && self.gave_back.swap(false, Ordering::Relaxed)
+    }
+
+    /// Stops the jobs of claims that may have ended at the store.
     pub(super) fn stop_lapsed(&self) {
         let now = Instant::now();
-        let usable = self.lease - self.lease / 10;
+        let usable = self.usable();
         for claim in self.lock().claims.values().filter(|claim| now >= claim.renewed_at + usable) {
             claim.jobs.fire_all(CancelReason::LeaseLost);
         }
@@ -188,7 +290,7 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::{Kind, NewJob, Payload, Timestamp};
+    use crate::{Kind, NewJob, Payload, Timestamp, WorkerId};
 
     fn lease() -> Lease {
         let job = NewJob::new(Kind::new("a").unwrap(), Payload::raw(Vec::new()));
@@ -201,14 +303,67 @@ mod tests {
         let is_told = || leases.added().now_or_never().is_some();
         let now = Instant::now();
         assert_eq!(leases.next_renewal(), None);
-        leases.add(now, vec![lease()]);
+        let add = |sent_at| leases.add(ClaimToken::random(), sent_at, vec![lease()]);
+        add(now);
         assert!(is_told());
-        leases.add(now + Duration::from_secs(1), vec![lease()]);
+        add(now + Duration::from_secs(1));
         assert!(!is_told());
         assert_eq!(leases.next_renewal(), Some(now + Duration::from_secs(10)));
         // Sent before the other was renewed, and answered late.
-        leases.add(now - Duration::from_secs(1), vec![lease()]);
+        add(now - Duration::from_secs(1));
         assert!(is_told());
         assert_eq!(leases.next_renewal(), Some(now + Duration::from_secs(9)));
+    }
+
+    #[test]
+    fn an_answer_that_comes_when_its_lease_may_be_over_starts_nothing() {
+        let leases = Leases::new(Duration::from_secs(30));
+        let now = Instant::now();
+        for (age, reason) in [(26, None), (28, Some(CancelReason::LeaseLost))] {
+            let sent_at = now.checked_sub(Duration::from_secs(age)).unwrap();
+            let held = leases.take_in(ClaimToken::random(), sent_at, vec![lease()]);
+            assert_eq!(held[0].1.reason(), reason, "{age}");
+        }
+    }
+
+    #[test]
+    fn what_was_taken_back_does_not_begin_and_what_has_begun_is_not_taken_back() {
+        let leases = Leases::new(Duration::from_secs(30));
+        let token = ClaimToken::random();
+        let held = leases.take_in(token, Instant::now(), vec![lease(), lease()]);
+        assert!(held[0].1.begin());
+        let (jobs, claims) = leases.take_back();
+        assert_eq!((jobs, claims.len()), (vec![(held[1].0.spec.id, token)], 0));
+        assert!(!held[1].1.begin());
+        assert!(leases.take_back().0.is_empty(), "once");
+    }
+
+    /// Also if it is made again, and whatever it brings then.
+    #[test]
+    fn a_claim_that_was_given_back_brings_nothing_to_begin() {
+        let leases = Leases::new(Duration::from_secs(30));
+        let request = || {
+            Arc::new(ClaimRequest {
+                token: ClaimToken::from_bytes([7; 16]),
+                worker: WorkerId::new("w").unwrap(),
+                queues: Vec::new(),
+                kinds: Vec::new(),
+                max: 1,
+                round_jobs: 0,
+                lease: Duration::from_secs(30),
+            })
+        };
+        let token = request().token;
+        leases.expect(Way::Standing(request()));
+        let (jobs, claims) = leases.take_back();
+        assert_eq!((jobs.len(), claims.len(), leases.gave_back()), (0, 1, true));
+        leases.expect(Way::Standing(request()));
+        assert!(leases.take_back().1.is_empty());
+        let held = leases.take_in(token, Instant::now(), vec![lease()]);
+        assert!(held[0].1.is_taken_back());
+        assert!(leases.older_than(Duration::ZERO).is_empty(), "nobody renews it");
+        // The next one is as any other.
+        leases.expect(Way::Standing(request()));
+        assert!(!leases.take_in(token, Instant::now(), vec![lease()])[0].1.is_taken_back());
     }
 }

@@ -1,5 +1,6 @@
 //! Keeps the leases alive, from a thread of its own: handlers that block every thread of the
-//! runtime do not stop it. The same thread sees to it that no attempt waits behind such a handler.
+//! runtime do not stop it. The same thread sees to it that no attempt waits behind such a handler, and
+//! gives back what nobody can begin (rescue.rs).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,8 +13,9 @@ use super::StartError;
 use super::leases::Leases;
 use super::panics::caught;
 use super::starts::Starts;
+use super::stop::Status;
 use crate::backend::PASS_MAX;
-use crate::{ClaimToken, Error, Queue, RenewRequest};
+use crate::{ClaimToken, Error, Queue, RenewRequest, WorkerId};
 
 /// The thread that renews; it ends when this is dropped.
 #[derive(Debug)]
@@ -30,20 +32,15 @@ struct Shared {
 }
 
 impl Renewer {
-    pub(super) fn start(
-        queue: Queue,
-        leases: Arc<Leases>,
-        starts: Arc<Starts>,
-        lease: Duration,
-    ) -> Result<Self, StartError> {
+    pub(super) fn start(renewals: Renewals) -> Result<Self, StartError> {
         let refused = |error: std::io::Error| StartError::Thread(error.to_string());
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refused)?;
         let shared = Arc::new(Shared::default());
-        let renewals = Renewals { queue, leases, starts, lease, shared: Arc::clone(&shared) };
+        let told = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("queue-renew".to_owned())
-            .spawn(move || runtime.block_on(renewals.run()))
+            .spawn(move || runtime.block_on(renewals.run(&told)))
             .map_err(refused)?;
         Ok(Self { shared })
     }
@@ -62,33 +59,36 @@ impl Drop for Renewer {
     }
 }
 
-struct Renewals {
-    queue: Queue,
-    leases: Arc<Leases>,
-    starts: Arc<Starts>,
-    lease: Duration,
-    shared: Arc<Shared>,
+/// What the thread works with.
+pub(super) struct Renewals {
+    pub(super) queue: Queue,
+    pub(super) worker: WorkerId,
+    pub(super) leases: Arc<Leases>,
+    pub(super) starts: Arc<Starts>,
+    pub(super) status: Arc<Status>,
+    pub(super) lease: Duration,
 }
 
 impl Renewals {
-    async fn run(self) {
+    async fn run(self, shared: &Shared) {
         tokio::select! {
-            () = self.shared.end.cancelled() => {}
-            () = self.renew_for_ever() => {}
+            () = shared.end.cancelled() => {}
+            () = self.renew_for_ever(shared) => {}
             () = self.watch_for_ever() => {}
             () = self.starts.watch_for_ever() => {}
+            () = self.rescue_for_ever() => {}
         }
     }
 
-    async fn renew_for_ever(&self) {
+    async fn renew_for_ever(&self, shared: &Shared) {
         let mut failures = 0_u32;
         loop {
             if failures > 0 {
                 tokio::time::sleep(self.lease / 20).await;
             } else {
-                self.until_due().await;
+                self.until_due(shared).await;
             }
-            let all_now = self.shared.all_now.swap(false, Ordering::SeqCst);
+            let all_now = shared.all_now.swap(false, Ordering::SeqCst);
             let age = if all_now { Duration::ZERO } else { self.lease / 4 };
             // Without this thread every lease lapses: not even a panic may end it.
             let renewed = caught(self.renew(&self.leases.older_than(age))).await;
@@ -96,7 +96,7 @@ impl Renewals {
                 Ok(()) => failures = 0,
                 Err(error) => {
                     failures += 1;
-                    self.shared.all_now.fetch_or(all_now, Ordering::SeqCst);
+                    shared.all_now.fetch_or(all_now, Ordering::SeqCst);
                     tracing::warn!(event = "renew_failed", failures, %error);
                 }
             }
@@ -104,7 +104,7 @@ impl Renewals {
     }
 
     /// Sleeps until a renewal is due or everything is to be renewed.
-    async fn until_due(&self) {
+    async fn until_due(&self, shared: &Shared) {
         loop {
             let next = self.leases.next_renewal();
             let due = async {
@@ -115,7 +115,7 @@ impl Renewals {
             };
             tokio::select! {
                 () = due => return,
-                () = self.shared.wanted.notified() => return,
+                () = shared.wanted.notified() => return,
                 () = self.leases.added() => {}
             }
         }

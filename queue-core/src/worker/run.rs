@@ -50,6 +50,9 @@ pub(super) async fn attempt(
     conditions: Arc<Conditions>,
     report: Report,
 ) {
+    if !cancel.begin() {
+        return report.send_not_begun();
+    }
     let (executor, limits) = route;
     let deadline = deadline(lease.spec.options.timeout);
     let reporter = Reporter::new(lease.spec.id, lease.token, conditions.outbox.clone());

@@ -11,7 +11,7 @@ use super::cycle::Cycle;
 use super::leases::Leases;
 use super::maintain::{Upkeep, maintain};
 use super::presence::Presence;
-use super::renew::Renewer;
+use super::renew::{Renewals, Renewer};
 use super::reopen::reopen;
 use super::run::Conditions;
 use super::slots::Slots;
@@ -177,6 +177,11 @@ impl Status {
         *self.last_progress.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
+    /// How long ago the cycle turned.
+    pub(super) fn stands_for(&self) -> Duration {
+        self.last_progress.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
     pub(super) fn was_reset(&self) -> bool {
         self.was_reset.load(Ordering::Relaxed)
     }
@@ -202,10 +207,16 @@ impl Status {
 pub(super) fn start(worker: Worker) -> Result<RunningWorker, StartError> {
     let leases = Arc::new(Leases::new(worker.lease));
     let starts = Starts::new();
-    let (held, line) = (Arc::clone(&leases), Arc::clone(&starts));
-    let renewer = Renewer::start(worker.queue.clone(), held, line, worker.lease)?;
-    let abort = CancellationToken::new();
     let status = Arc::new(Status::new(worker.concurrency, worker.selection.names()));
+    let renewer = Renewer::start(Renewals {
+        queue: worker.queue.clone(),
+        worker: worker.id.clone(),
+        leases: Arc::clone(&leases),
+        starts: Arc::clone(&starts),
+        status: Arc::clone(&status),
+        lease: worker.lease,
+    })?;
+    let abort = CancellationToken::new();
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let (over_sender, over) = watch::channel(None);
     let upkeep = Arc::new(Upkeep::new());

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::leases::{Held, Leases};
-use crate::{Claim, ClaimRequest, Error, Interest, Queue, Wake};
+use super::leases::{Held, Leases, Way};
+use crate::{Claim, ClaimRequest, Error, Interest, Queue, Wake, Woken};
 
 /// How long one wait lasts. The worker asks the store once a second anyway; this only bounds how
 /// long a wait hangs on a connection that died silently.
@@ -87,16 +87,23 @@ impl Waiting {
             return;
         };
         let (request, leases) = (Arc::new(request), Arc::clone(&self.leases));
+        leases.expect(Way::Standing(Arc::clone(&request)));
         let (sender, revoked) = oneshot::channel();
         let standing = Standing { request: Arc::clone(&request), wanted: Some(sender) };
         let end = Box::pin(async move {
             let backend = queue.backend();
-            let woken = backend.wait_and_claim_boxed(&wanted, &request, revoked, WAIT_MAX).await?;
+            let woken = backend.wait_and_claim_boxed(&wanted, &request, revoked, WAIT_MAX).await;
+            // One of which nobody knows is made again.
+            if !matches!(&woken, Ok(Woken { claim: Some(_), .. }) | Err(Error::Unavailable(_))) {
+                leases.expect_no_more(request.token);
+            }
+            let woken = woken?;
             let now = Instant::now();
             let claimed_at = now.checked_sub(woken.claimed_ago).unwrap_or(now);
             // No await from here to the worker: what the claim has brought cannot get lost.
             let claimed = woken.claim.map(|mut claim| {
-                let held = leases.add(claimed_at, std::mem::take(&mut claim.leases));
+                let brought = std::mem::take(&mut claim.leases);
+                let held = leases.take_in(request.token, claimed_at, brought);
                 (claim, held, claimed_at)
             });
             Ok(Heard { wake: woken.wake, claimed, in_doubt: None })

@@ -1,6 +1,7 @@
 //! The worker engine.
 
 mod ahead;
+mod blocked;
 mod flights;
 mod outcomes;
 mod stopping;

@@ -7,6 +7,7 @@ mod support;
 
 mod audit;
 mod backlog;
+mod blocked;
 mod bounds;
 mod check;
 mod connections;

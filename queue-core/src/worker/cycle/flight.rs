@@ -9,10 +9,10 @@ use tokio::sync::watch;
 
 use super::Cycle;
 use crate::worker::attempts::Ended;
-use crate::worker::leases::{Held, Leases};
+use crate::worker::leases::{Held, Leases, Way};
 use crate::worker::panics::caught;
 use crate::worker::stop::{Phase, Status};
-use crate::{Claim, Error, Queue, SettleReply, SettleRequest, Settled, telemetry};
+use crate::{Claim, ClaimRequest, Error, Queue, SettleReply, SettleRequest, Settled, telemetry};
 
 /// The pauses between two tries grow from the first to the second.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
@@ -79,7 +79,9 @@ impl Flights {
             phase: cycle.phase_seen.clone(),
         };
         let jobs = carried.len();
-        let mut flight: Flight = Box::pin(pilot.fly(Arc::new(request), carried));
+        let request = Arc::new(request);
+        cycle.leases.expect(Way::Sent(Arc::clone(&request)));
+        let mut flight: Flight = Box::pin(pilot.fly(request, carried));
         // The first poll lets the call go out. Here, and not by a yield to a task: a handler that
         // blocks its thread could take the turn, and the call would wait behind it.
         let first = std::future::poll_fn(|context| Poll::Ready(flight.as_mut().poll(context)));
@@ -135,6 +137,18 @@ impl Pilot {
     /// Sends `request` until the store answers. The very same request: its claim may have taken
     /// effect although the reply was lost, and only a repeat with its token finds the jobs.
     async fn fly(mut self, request: Arc<SettleRequest>, carried: Vec<Ended>) -> Landed {
+        let landed = self.fly_until_landed(request, carried).await;
+        if let (Some(claim), None | Some(Err(_))) = (&landed.request.claim, &landed.answer) {
+            self.leases.expect_no_more(claim.token);
+        }
+        landed
+    }
+
+    async fn fly_until_landed(
+        &mut self,
+        request: Arc<SettleRequest>,
+        carried: Vec<Ended>,
+    ) -> Landed {
         let mut pause = PAUSE_FIRST;
         loop {
             let sent_at = Instant::now();
@@ -170,8 +184,10 @@ impl Pilot {
             }
             _ => self.queue.backend().settle_boxed(request).await?,
         };
-        let claimed = reply.claim.map(|mut claim| {
-            let held = self.leases.add(sent_at, std::mem::take(&mut claim.leases));
+        let claimed = reply.claim.zip(request.claim.as_ref());
+        let claimed = claimed.map(|(mut claim, ClaimRequest { token, .. })| {
+            let brought = std::mem::take(&mut claim.leases);
+            let held = self.leases.take_in(*token, sent_at, brought);
             (claim, held)
         });
         Ok(Answer { settled: reply.settled, claimed })

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 
-use super::{ASK_INTERVAL, Turning};
+use super::{ASK_INTERVAL, Turning, turns_within};
 use crate::worker::stop::Phase;
 use crate::worker::waiting::Heard;
 use crate::{Claim, Interest, KindLimits, Wake};
@@ -103,7 +103,7 @@ impl Turning {
             // A wake-up for jobs that this worker cannot take must reach another one.
             self.waiting.listen_for_cancels_at_most();
         }
-        let mut tick = now + ASK_INTERVAL;
+        let mut tick = now + turns_within(self.set.lease);
         let ends = [self.ahead.deadline(), self.hold_until(phase)];
         tick = ends.into_iter().flatten().fold(tick, Instant::min);
         if has_room {

@@ -34,12 +34,13 @@ impl Turning {
         self.set.leases.remove(all.iter().map(|(ended, _)| ids(ended)));
         for (ended, settled) in all.drain(..) {
             ended.settled(settled);
-            self.count(&ended.settlement.outcome, settled);
+            self.count(&ended, settled);
         }
         self.settled = all;
     }
 
-    fn count(&mut self, outcome: &Outcome, settled: Settled) {
+    fn count(&mut self, ended: &Ended, settled: Settled) {
+        let outcome = &ended.settlement.outcome;
         if let (Outcome::Throttled { limits, .. }, Settled::Applied(_)) = (outcome, settled) {
             for key in limits.iter() {
                 let is_added = self.set.routes.values().any(|route| route.limits.contains(key));
@@ -47,6 +48,8 @@ impl Turning {
             }
         }
         match (outcome, settled) {
+            // A job that was not begun, and given back before.
+            (_, Settled::Stale(_) | Settled::Gone) if !ended.was_started() => {}
             (_, Settled::Stale(_) | Settled::Gone) => self.report.lost += 1,
             (Outcome::Released, _) => self.report.released += 1,
             _ => self.report.finished += 1,
