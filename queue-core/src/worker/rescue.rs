@@ -14,9 +14,9 @@ use super::renew::Renewals;
 use crate::backend::PASS_MAX;
 use crate::{ClaimRequest, ClaimToken, Error, JobId, Outcome, SettleRequest, Settlement};
 
-/// So many looks in a row have to find that the cycle stands: a process that was stopped for a while goes on by
-/// itself.
-const LOOKS: u32 = 2;
+/// So many looks in a row have to find that the cycle stands: a process that was stopped for a while, or a busy
+/// machine, goes on by itself.
+const LOOKS: u32 = 4;
 
 /// What is to be given back.
 #[derive(Default)]
@@ -68,7 +68,7 @@ impl Renewals {
                     advice = "a handler keeps the threads of the runtime for long: let it run blocking work by \
                               tokio::task::spawn_blocking; jobs that could not begin were given back"
                 ),
-                // Tried again, until their leases are over.
+                // The next look tries again; jobs whose leases are over by then are others' already.
                 Err(error @ Error::Unavailable(_)) => {
                     tracing::debug!(event = "give_back_failed", %error);
                 }
