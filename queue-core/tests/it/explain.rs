@@ -1,14 +1,17 @@
 //! Explanations of a store whose clock stands still: who claims and who is there is said, not run.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use queue_core::{
-    Backend, Blocked, Blocker, ClaimRequest, ClaimToken, Explanation, Kind, KindSlots, Lease,
-    LimitKeys, LimitSettings, LimitTarget, ManualClock, MemoryBackend, NewJob, Outcome, Payload,
-    Position, Queue, QueueName, Rate, SettleRequest, Settlement, Timestamp, WorkerId, WorkerInfo,
-    WorkerKind,
+    Backend, Blocked, Blocker, ClaimRequest, ClaimToken, Explanation, JobState, Kind, KindSlots,
+    Lease, LimitKeys, LimitSettings, LimitTarget, ManualClock, MemoryBackend, NewJob, Outcome,
+    Payload, Position, Queue, QueueName, Rate, Reason, SettleRequest, Settlement, Timestamp,
+    WorkerId, WorkerInfo, WorkerKind,
 };
+
+use crate::support::Faulty;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -366,4 +369,58 @@ async fn queues_that_its_workers_serve_first_are_told_and_leave_no_estimate() {
     assert_eq!(first(job("k").priority(0)).await.0.len(), 1);
     scene.store.announce(&worker("other", 1, &[]), SECOND * 99).await.unwrap();
     assert_eq!(first(job("k").priority(0)).await.0, []);
+}
+
+/// Workers make jobs ready that are due. Where none lives, it is not their time that they wait for.
+#[tokio::test]
+async fn a_job_that_is_due_does_not_wait_for_its_time() {
+    let scene = Scene::new();
+    let id = scene.queue.enqueue(job("k").delay(SECOND)).await.unwrap().id;
+    scene.queue.enqueue(job("k").delay(SECOND * 99)).await.unwrap();
+    let blockers = async || {
+        let blockers = scene.queue.explain(id).await.unwrap().unwrap().blockers;
+        blockers.iter().map(Blocker::reason).collect::<Vec<_>>()
+    };
+    let backlog = async |expected: &[(Reason, u64)]| {
+        let backlog = scene.queue.backlog(&QueueName::default()).await.unwrap();
+        assert_eq!(backlog.reasons, BTreeMap::from_iter(expected.iter().copied()));
+    };
+    assert_eq!(blockers().await, [Reason::Scheduled, Reason::Unroutable]);
+    backlog(&[(Reason::Scheduled, 2)]).await;
+    scene.clock.advance(SECOND * 2);
+    assert_eq!(blockers().await, [Reason::Unroutable]);
+    backlog(&[(Reason::Scheduled, 1), (Reason::Unroutable, 1)]).await;
+    scene.queue.pause(&QueueName::default()).await.unwrap();
+    assert_eq!(blockers().await, [Reason::Paused, Reason::Unroutable]);
+    backlog(&[(Reason::Scheduled, 1), (Reason::Paused, 1)]).await;
+    scene.queue.resume(&QueueName::default()).await.unwrap();
+    scene.store.announce(&worker("w", 1, &[]), SECOND * 99).await.unwrap();
+    assert_eq!(blockers().await, []);
+}
+
+/// A record and a place are two reads: the answer is about one moment nevertheless.
+#[tokio::test]
+async fn a_job_that_moves_while_it_is_explained_is_looked_at_again() {
+    let scene = Scene::with(&[worker("w", 1, &[])]).await;
+    let network = Faulty::new(scene.store.clone());
+    let queue = Queue::new(network.clone());
+    let id = scene.queue.enqueue(job("k").delay(SECOND)).await.unwrap().id;
+    let explained = async |meanwhile: &mut (dyn Future<Output = ()> + Unpin)| {
+        let gate = network.place_waits();
+        let (explanation, ()) = tokio::join!(queue.explain(id), async {
+            meanwhile.await;
+            gate.open();
+        });
+        let explanation = explanation.unwrap().unwrap();
+        (explanation.state, explanation.position.is_some())
+    };
+    scene.clock.advance(SECOND);
+    let promote = async {
+        scene.store.maintain(9).await.unwrap();
+    };
+    assert_eq!(explained(&mut Box::pin(promote)).await, (JobState::Ready, true));
+    let start = async {
+        scene.start(1, &[]).await;
+    };
+    assert_eq!(explained(&mut Box::pin(start)).await, (JobState::Running, false));
 }

@@ -46,6 +46,8 @@ pub(super) struct Line<'s> {
     pub(super) spec: &'s JobSpec,
     /// Where it stands in its lane, if it is ready.
     pub(super) place: Option<Place>,
+    /// It is not its time yet.
+    pub(super) is_early: bool,
     /// The lanes of its queue that have its priority or are more urgent.
     pub(super) lanes: &'s [LaneSummary],
     pub(super) serving: &'s BTreeMap<&'s Kind, Serving>,
@@ -155,8 +157,8 @@ impl<'s> Line<'s> {
             Some(interval) => {
                 Some(interval.saturating_mul(u32::try_from(waits_for).unwrap_or(u32::MAX)))
             }
-            // What is before one that is not ready yet has time until then.
-            None => (waits_for == 0 || self.place.is_none()).then_some(Duration::ZERO),
+            // What is before one that is not due yet has time until then.
+            None => (waits_for == 0 || self.is_early).then_some(Duration::ZERO),
         }
     }
 
