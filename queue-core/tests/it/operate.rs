@@ -424,6 +424,20 @@ async fn a_paused_queue_runs_nothing_until_it_is_resumed() {
     worker.drain(LONG).await;
 }
 
+/// A store that hangs, as a server that is stopped, does not make a wait longer.
+#[tokio::test]
+async fn a_wait_ends_in_its_time_although_the_store_hangs() {
+    let backend = Faulty::new(MemoryBackend::new());
+    let queue = Queue::new(backend.clone());
+    let id = queue.enqueue(task(1)).await.unwrap().id;
+    let wait = queue.wait_finished(id, Duration::ZERO).await.unwrap();
+    assert_eq!(wait.unwrap().state, JobState::Ready, "a look is made in any case");
+    backend.looks_hang();
+    let wait = queue.wait_finished(id, Duration::from_millis(20));
+    let answer = tokio::time::timeout(LONG, wait).await.expect("it ends");
+    assert!(matches!(answer, Err(Error::Unavailable(_))), "{answer:?}");
+}
+
 #[tokio::test]
 async fn every_long_operation_fits_into_a_task() {
     fn fits(_: impl Future + Send) {}

@@ -115,6 +115,8 @@ struct Trouble {
     enqueue_waits: Option<Gate>,
     /// The next look for the place of a job waits for the gate.
     place_waits: Option<Gate>,
+    /// Looks at jobs never come back.
+    looks_hang: bool,
     /// The data is not what claims are made from.
     was_reset: bool,
     /// Claims that were told so.
@@ -231,6 +233,11 @@ impl Faulty {
     /// The next look for the place of a job, and no other, waits for the gate.
     pub(crate) fn place_waits(&self) -> Gate {
         self.trouble().place_waits.insert(Gate::default()).clone()
+    }
+
+    /// From now on looks at jobs never come back.
+    pub(crate) fn looks_hang(&self) {
+        self.trouble().looks_hang = true;
     }
 
     /// How many jobs each enqueue had that has begun.
@@ -417,6 +424,10 @@ impl Backend for Faulty {
     }
 
     async fn get(&self, ids: &[JobId]) -> Result<Vec<Option<JobRecord>>, Error> {
+        let hangs = self.trouble().looks_hang;
+        if hangs {
+            std::future::pending::<()>().await;
+        }
         // Never lost: this is how the tests look.
         self.0.backend.get(ids).await
     }
