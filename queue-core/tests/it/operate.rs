@@ -209,6 +209,42 @@ async fn a_redrive_stops_when_too_many_fail_again() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_redrive_judges_few_outcomes_too() {
+    let queue = Queue::memory();
+    dead_jobs(&queue, 4).await;
+    let fails_once_more = async |job: Task| match job.n {
+        0 => Ok(()),
+        _ => Err(Fail::dead("still broken")),
+    };
+    let worker = Worker::new(&queue).handle::<Task, _>(fails_once_more).start().unwrap();
+    let careful = Redrive { max_failure_share: Some(0.5), ..Redrive::default() };
+    let done = queue.redrive(&careful).await.unwrap();
+    assert_eq!((done.ready, done.completed, done.failed), (4, 1, 3));
+    assert_eq!(done.stopped, Some(RedriveStop::TooManyFailures));
+    // As many as may fail are not too many, and none is no share.
+    let all_may = Redrive { max_failure_share: Some(1.0), ..Redrive::default() };
+    let done = queue.redrive(&all_may).await.unwrap();
+    assert_eq!((done.failed, done.stopped), (3, None));
+    worker.drain(LONG).await;
+    let none = Redrive { kind: Some(Kind::new("none").unwrap()), ..careful };
+    assert_eq!(queue.redrive(&none).await.unwrap().stopped, None);
+}
+
+#[tokio::test]
+async fn a_brake_that_would_be_none_is_refused() {
+    let queue = Queue::memory();
+    dead_jobs(&queue, 1).await;
+    for share in [20.0, -0.1, f64::NAN, f64::INFINITY] {
+        let redrive = Redrive { max_failure_share: Some(share), ..Redrive::default() };
+        let answer = queue.redrive(&redrive).await;
+        assert!(matches!(answer, Err(Error::BadRequest(_))), "{share}: {answer:?}");
+    }
+    let redrive = Redrive { rate_per_sec: Some(0), ..Redrive::default() };
+    assert!(matches!(queue.redrive(&redrive).await, Err(Error::BadRequest(_))));
+    assert_eq!(count(&queue, JobState::Dead).await, 1, "nothing was changed");
+}
+
+#[tokio::test]
 async fn a_redrive_goes_on_while_few_fail_again() {
     let queue = Queue::memory();
     dead_jobs(&queue, 60).await;
