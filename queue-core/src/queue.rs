@@ -130,8 +130,8 @@ impl Queue {
     /// [`NewJob`] again: its id makes the two one job.
     ///
     /// # Errors
-    /// [`Error::Invalid`], [`Error::Conflict`], [`Error::StoreFull`], and those of every
-    /// [`Backend`] call.
+    /// [`Error::Invalid`], [`Error::Conflict`], [`Error::QueueFull`], [`Error::StoreFull`], and those
+    /// of every [`Backend`] call.
     ///
     /// # Cancel safety
     /// A dropped call may have taken effect; enqueueing the same `NewJob` again is safe.
@@ -148,7 +148,9 @@ impl Queue {
         }
     }
 
-    /// Puts many jobs into the store, in order, and answers for each of them.
+    /// Puts many jobs into the store, in order, and answers for each of them. `Ok` does not say that all are
+    /// in: a job that conflicts or finds its queue or a key full is refused alone, with an
+    /// [`EnqueueOutcome`] that says so.
     ///
     /// The iterator is read in chunks of 500 jobs or 8 MiB, so it may be long; each chunk is checked
     /// whole before any of it is written, and a chunk is one atomic step. Some chunks are on their way
