@@ -32,8 +32,8 @@ pub enum Backoff {
     List(#[serde(with = "millis_list")] Vec<Duration>),
 }
 
-/// The longest wait a backoff can ask for.
-const WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The longest wait between two attempts.
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Default for Backoff {
     /// 1 s, doubling, at most 1 h, ± 20 %.
