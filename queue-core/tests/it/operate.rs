@@ -94,6 +94,31 @@ async fn progress_and_log_reach_those_who_watch() {
 }
 
 #[tokio::test]
+async fn what_an_attempt_told_comes_before_the_state_after_it() {
+    let queue = Queue::memory();
+    let fails = async |context: Context, _: Task| {
+        context.progress(Progress::new(90, "nearly"));
+        context.log("last words");
+        Err::<(), _>(Fail::retry_in(LONG * 1000, "not yet"))
+    };
+    let worker = Worker::new(&queue).handle::<Task, _>(fails).start().unwrap();
+    let id = queue.enqueue(task(1)).await.unwrap().id;
+    loop {
+        if queue.get(id).await.unwrap().unwrap().state == JobState::Retrying {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let events: Vec<_> = queue.watch(id, 0).take(3).map(Result::unwrap).collect().await;
+    let [JobEvent::Line(line), JobEvent::Progress(_), end] = &events[..] else {
+        panic!("{events:?}")
+    };
+    assert_eq!(line.text, "last words");
+    assert_eq!(*end, JobEvent::State { state: JobState::Retrying, failures: 1 });
+    worker.drain(LONG).await;
+}
+
+#[tokio::test]
 async fn what_an_attempt_told_survives_lost_reports_and_failures() {
     let backend = Faulty::new(MemoryBackend::new());
     backend.lose_every(3);
