@@ -1,6 +1,6 @@
 //! What a producer hands to a queue.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -62,8 +62,9 @@ pub enum OnConflict {
     Reject,
     /// A job with the same idempotency key that still waits (scheduled, ready or retrying),
     /// whatever its payload, is cancelled in the step that takes the new one in: the last enqueue
-    /// counts, as for a debounce. A job that is running or completed is met as with `Existing`,
-    /// and so is one with the same id.
+    /// counts. A job that is running or completed is met as with `Existing`, and so is one with the
+    /// same id. For a debounce, say [`Hold::Live`] as well: with the default hold a completed job
+    /// keeps the key, and answers the enqueues that come after it.
     Replace,
 }
 
@@ -158,8 +159,9 @@ impl NewJob {
     }
 
     /// Starts no attempt after `time` of the store's clock; a claim that meets the job then makes
-    /// it dead with reason `expired`.
-    pub fn expires_at(mut self, time: SystemTime) -> Self {
+    /// it dead with reason `expired`. A time that this machine's clock has made (`SystemTime::now()` and
+    /// some hours) is as right as that clock agrees with the store's.
+    pub fn expires_at(mut self, time: impl Into<Timestamp>) -> Self {
         self.spec.expires_at = Some(time.into());
         self
     }

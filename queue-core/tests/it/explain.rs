@@ -323,7 +323,7 @@ async fn a_job_that_expires_before_it_can_start_is_told_to_expire() {
     let now = scene.queue.explain(scene.queue.enqueue(job("k")).await.unwrap().id);
     let now = now.await.unwrap().unwrap().now;
     let at = |seconds: u64| now.after(SECOND * u32::try_from(seconds).unwrap());
-    let expiring = |seconds| job("k").expires_at(at(seconds).into());
+    let expiring = |seconds| job("k").expires_at(at(seconds));
     // It is the second, and one starts each second.
     let explanation = scene.explained(expiring(3)).await;
     assert_eq!((explanation.expires_at, explanation.estimate), (None, secs(2)));
