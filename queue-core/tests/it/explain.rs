@@ -212,6 +212,37 @@ async fn a_heavy_lane_gives_so_many_jobs_a_turn() {
     }
 }
 
+/// Of a heavy lane no more jobs come before a light one than may run at once, if there are slots beside these.
+#[tokio::test]
+async fn a_heavy_lane_gives_no_more_than_its_key_has_places() {
+    let scene = Scene::with(&[worker("w", 4, &[])]).await;
+    let of = |tenant: &'static str| move || job("k").limit(format!("tenant:{tenant}"));
+    let weight = Some(100);
+    let heavy = LimitSettings { concurrency: Some(3), weight, ..LimitSettings::default() };
+    scene.limit("tenant:heavy", heavy).await;
+    scene.enqueue(400, of("heavy")).await;
+    scene.enqueue(400, of("other")).await;
+    // Two jobs end each second, and two start.
+    let mut running = scene.start(4, &[]).await;
+    let mut started = Vec::new();
+    for _ in 0..20 {
+        scene.clock.advance(SECOND);
+        let rest = running.split_off(2);
+        scene.complete(std::mem::replace(&mut running, rest)).await;
+        running.extend(scene.start(2, &[]).await);
+    }
+    let explanation = scene.explained(of("light")()).await;
+    while !started.contains(&explanation.id) {
+        let rest = running.split_off(2);
+        scene.complete(std::mem::replace(&mut running, rest)).await;
+        running.extend(scene.start(2, &[]).await);
+        started.extend(running[2..].iter().map(|lease| lease.spec.id));
+    }
+    let told = explanation.estimate.unwrap().as_secs_f64() * 2.0;
+    let (most, least) = (started.len() as f64 + 3.0, started.len() as f64 / 2.0);
+    assert!((least..most).contains(&told), "{told} were to start, and {} did", started.len());
+}
+
 #[tokio::test]
 async fn a_lane_that_cannot_start_is_before_nobody() {
     let scene = Scene::with(&[worker("w", 3, &[])]).await;
