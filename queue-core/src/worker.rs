@@ -250,7 +250,8 @@ impl Worker {
 
     /// Names limit keys that jobs of `kind` need on this worker beside their own, such as the
     /// provider that their handler calls: at most [`LIMIT_KEYS_MAX`](crate::LIMIT_KEYS_MAX), those
-    /// of earlier calls included, to which these are added. A handler that answers [`Fail::throttled`](crate::Fail::throttled) closes them for everyone.
+    /// of earlier calls included, to which these are added. A handler that answers
+    /// [`Fail::throttled`](crate::Fail::throttled) closes them for everyone.
     ///
     /// The kind needs a handler, added before or after.
     pub fn limits<K: AsRef<str>>(

@@ -38,8 +38,8 @@ pub struct Explanation {
     /// The store's time at which this was found out.
     pub now: Timestamp,
     /// What keeps it from running, in the order in which it has to be over. Empty if it only
-    /// waits for a free slot (or, being due, for a worker to make it ready), and if it is running or finished. Where the workers that could run it
-    /// add different limit keys, and each of them one without room or none of the others has a free slot, all of
+    /// waits for a free slot (or, being due, for a worker to make it ready), and if it is running or
+    /// finished. Where the workers that could run it add different limit keys, and each of them one without room or none of the others has a free slot, all of
     /// these are named, as alternatives: one of the workers is enough. (If more than 16 differ, only those count
     /// that all of them add.)
     pub blockers: Vec<Blocker>,
