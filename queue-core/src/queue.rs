@@ -12,13 +12,14 @@ use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
 use reset::Resets;
 use together::Together;
 use tokio::task::{unconstrained, yield_now};
+use tokio::time::{Instant, sleep, timeout_at};
 
 pub use explain::{Backlog, Blocker, Explanation, Position, Reason};
 pub use operate::{Cancelled, Pages, Selection};
@@ -38,6 +39,9 @@ use crate::{
 const CHUNK_MAX_BYTES: usize = 8 * 1024 * 1024;
 /// No further chunk of a large enqueue is sent while those on their way carry so many bytes.
 const UNDER_WAY_MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// What a look at a job may take that begins when [`Queue::wait_finished`] is at its end.
+const LAST_LOOK: Duration = Duration::from_millis(250);
 
 /// A cheap, cloneable handle to a store of jobs. Clones share the connections.
 ///
@@ -126,8 +130,8 @@ impl Queue {
     /// [`NewJob`] again: its id makes the two one job.
     ///
     /// # Errors
-    /// [`Error::Invalid`], [`Error::Conflict`], [`Error::StoreFull`], and those of every
-    /// [`Backend`] call.
+    /// [`Error::Invalid`], [`Error::Conflict`], [`Error::QueueFull`], [`Error::StoreFull`], and those
+    /// of every [`Backend`] call.
     ///
     /// # Cancel safety
     /// A dropped call may have taken effect; enqueueing the same `NewJob` again is safe.
@@ -144,7 +148,9 @@ impl Queue {
         }
     }
 
-    /// Puts many jobs into the store, in order, and answers for each of them.
+    /// Puts many jobs into the store, in order, and answers for each of them. `Ok` does not say that all are
+    /// in: a job that conflicts or finds its queue or a key full is refused alone, with an
+    /// [`EnqueueOutcome`] that says so.
     ///
     /// The iterator is read in chunks of 500 jobs or 8 MiB, so it may be long; each chunk is checked
     /// whole before any of it is written, and a chunk is one atomic step. Some chunks are on their way
@@ -269,10 +275,11 @@ impl Queue {
     /// Waits until a job is finished, at most `timeout`, and answers with its record as it is
     /// then, finished or not; `None` if the store does not know it. It looks every quarter of a second
     /// at the latest: a record that is not kept, or that ten thousand others push out between two looks,
-    /// is not found any more.
+    /// is not found any more. A look that begins as `timeout` ends has another quarter of a second.
     ///
     /// # Errors
-    /// Those of every [`Backend`] call; one that a retry can help only at the end of `timeout`.
+    /// Those of every [`Backend`] call; one that a retry can help only at the end of `timeout`, as
+    /// [`Error::Unavailable`] if the store has not answered by then.
     ///
     /// # Cancel safety
     /// Safe to drop: it only reads.
@@ -281,10 +288,13 @@ impl Queue {
         id: JobId,
         timeout: Duration,
     ) -> Result<Option<JobRecord>, Error> {
-        let deadline = deadline(timeout);
+        let deadline = Instant::from_std(deadline(timeout));
         let mut pause = Duration::from_millis(2);
         loop {
-            let answer = self.get(id).await;
+            let look_until = deadline.max(Instant::now() + LAST_LOOK);
+            let answer = timeout_at(look_until, self.get(id)).await.unwrap_or_else(|_| {
+                Err(Error::Unavailable("it did not answer in the time of the wait".to_owned()))
+            });
             let left = deadline.saturating_duration_since(Instant::now());
             let is_open = match &answer {
                 Ok(record) => record.as_ref().is_some_and(|record| !record.state.is_finished()),
@@ -293,7 +303,7 @@ impl Queue {
             if !is_open || left.is_zero() {
                 return answer;
             }
-            tokio::time::sleep(pause.min(left)).await;
+            sleep(pause.min(left)).await;
             pause = (pause * 2).min(Duration::from_millis(250));
         }
     }

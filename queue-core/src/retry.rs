@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::duration::{millis, millis_list};
+use crate::duration::{millis, millis_list, whole_millis};
 
-/// How long a job waits after its n-th failed attempt.
+/// How long a job waits after its n-th failed attempt. Stores keep whole milliseconds, rounded up.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -32,8 +32,8 @@ pub enum Backoff {
     List(#[serde(with = "millis_list")] Vec<Duration>),
 }
 
-/// The longest wait a backoff can ask for.
-const WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The longest wait between two attempts.
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Default for Backoff {
     /// 1 s, doubling, at most 1 h, ± 20 %.
@@ -48,6 +48,18 @@ impl Default for Backoff {
 }
 
 impl Backoff {
+    /// The same as stores keep it: parts of a millisecond count as one.
+    pub(crate) fn whole_millis(mut self) -> Self {
+        match &mut self {
+            Self::Exponential { first, cap, .. } => {
+                (*first, *cap) = (whole_millis(*first), whole_millis(*cap));
+            }
+            Self::Fixed(wait) => *wait = whole_millis(*wait),
+            Self::List(waits) => waits.iter_mut().for_each(|wait| *wait = whole_millis(*wait)),
+        }
+        self
+    }
+
     /// The wait after the `failures`-th failed attempt (from 1), never longer than a year.
     /// `random` is a number from 0 to 1 that places the wait within the jitter.
     #[must_use]

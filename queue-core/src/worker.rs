@@ -33,7 +33,7 @@ pub use selection::QueueSelection;
 pub use stop::{RunningWorker, StopReport, WorkerStatus};
 
 use crate::handler::{DynExecutor, FunctionExecutor, Handler, States};
-use crate::{Executor, InvalidLimitKey, Job, Kind, LimitKeys, Queue, WorkerId};
+use crate::{Executor, InvalidLimitKey, Job, Kind, LimitKey, LimitKeys, Queue, WorkerId};
 
 /// The most jobs that one worker may run at a time.
 pub const CONCURRENCY_MAX: usize = 100_000;
@@ -150,6 +150,11 @@ pub enum StartError {
     /// Started outside of a tokio runtime.
     #[error("a worker must be started inside a tokio runtime")]
     NoRuntime,
+    /// Started in a tokio runtime that cannot wait.
+    #[error(
+        "the tokio runtime of a worker needs its timers: call Builder::enable_time or enable_all"
+    )]
+    NoTimers,
     /// The operating system refused a thread.
     #[error("cannot start the thread that renews leases: {0}")]
     Thread(String),
@@ -245,8 +250,9 @@ impl Worker {
     }
 
     /// Names limit keys that jobs of `kind` need on this worker beside their own, such as the
-    /// provider that their handler calls: at most [`LIMIT_KEYS_MAX`](crate::LIMIT_KEYS_MAX). A
-    /// handler that answers [`Fail::throttled`](crate::Fail::throttled) closes them for everyone.
+    /// provider that their handler calls: at most [`LIMIT_KEYS_MAX`](crate::LIMIT_KEYS_MAX), those
+    /// of earlier calls included, to which these are added. A handler that answers
+    /// [`Fail::throttled`](crate::Fail::throttled) closes them for everyone.
     ///
     /// The kind needs a handler, added before or after.
     pub fn limits<K: AsRef<str>>(
@@ -258,11 +264,15 @@ impl Worker {
             Ok(kind) => kind,
             Err(invalid) => return self.with_mistake(invalid.into()),
         };
-        match LimitKeys::parse(keys) {
-            Ok(keys) => self.limits.insert(kind, keys),
-            Err(invalid) => return self.with_mistake(StartError::InvalidLimits { kind, invalid }),
-        };
-        self
+        let named = self.limits.entry(kind.clone()).or_default();
+        let keys: Result<Vec<LimitKey>, _> = keys.into_iter().map(LimitKey::new).collect();
+        match keys.and_then(|keys| LimitKeys::new(named.iter().cloned().chain(keys))) {
+            Ok(keys) => {
+                *named = keys;
+                self
+            }
+            Err(invalid) => self.with_mistake(StartError::InvalidLimits { kind, invalid }),
+        }
     }
 
     fn with_mistake(mut self, mistake: StartError) -> Self {
@@ -312,6 +322,9 @@ impl Worker {
             });
         }
         tokio::runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;
+        // Tokio tells it by a panic alone, which each task of the worker would meet.
+        let timer = || drop(tokio::time::sleep(Duration::ZERO));
+        panics::caught_now(timer).map_err(|_| StartError::NoTimers)?;
         stop::start(self)
     }
 }

@@ -90,6 +90,9 @@ impl ConnectOptions {
 /// | `redis://[user:password@]host[:port][/db]` | a Redis or Valkey server |
 /// | `rediss://…` | the same over TLS |
 /// | `redis+unix:///run/redis.sock` | the same over a Unix socket |
+///
+/// Use the queue inside a tokio runtime, with its timers and its I/O enabled. Some calls on memory and SQLite
+/// work without one (an enqueue does); on Redis every call needs it, and panics elsewhere.
 pub trait Connect: Sized {
     /// Connects with the default options.
     ///

@@ -182,7 +182,7 @@ pub async fn a_claim_that_stops_at_a_bound_says_so<H: Harness>(harness: &H) {
     let store = Store::new(harness).await;
     let minute = Duration::from_secs(60);
     let expires_at = store.now().after(minute);
-    let expiring = |_| job("a").expires_at(expires_at.into());
+    let expiring = |_| job("a").expires_at(expires_at);
     for _ in 0..2 {
         enqueue_all(&store, &(0..300).map(expiring).collect::<Vec<_>>()).await;
     }

@@ -110,7 +110,7 @@ pub async fn a_retry_takes_its_key_back_or_is_refused<H: Harness>(harness: &H) {
 pub async fn an_expired_job_is_not_retried<H: Harness>(harness: &H) {
     let store = Store::new(harness).await;
     let expires_at = store.now().after(MINUTE);
-    let id = store.enqueue(&job("a").expires_at(expires_at.into())).await.id;
+    let id = store.enqueue(&job("a").expires_at(expires_at)).await.id;
     store.advance(MINUTE).await;
     store.claim(1).await;
     assert_eq!(store.record(id).await.dead_reason, Some(DeadReason::Expired));

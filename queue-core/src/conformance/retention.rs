@@ -107,7 +107,7 @@ pub async fn an_expired_job_that_is_not_kept_leaves_nothing<H: Harness>(harness:
     let nothing = Retention { completed: Duration::ZERO, dead: Duration::ZERO };
     let second = Duration::from_secs(1);
     let expires_at = store.now().after(second);
-    let expiring = job("a").retention(nothing).idempotency_key("k").expires_at(expires_at.into());
+    let expiring = job("a").retention(nothing).idempotency_key("k").expires_at(expires_at);
     store.enqueue(&expiring).await;
     store.advance(second).await;
     assert_eq!(ids(&store.claim(10).await), []);

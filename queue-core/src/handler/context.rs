@@ -28,8 +28,9 @@ pub struct Context {
 pub enum CancelReason {
     /// Somebody asked to cancel the job.
     Requested,
-    /// The lease is lost or about to end: another worker may run the job, nothing that this
-    /// attempt still does will count.
+    /// The lease is lost or about to end: another worker may run the job. What this attempt still
+    /// reports counts if it reaches the store before the store has taken the job back, and
+    /// changes nothing afterwards. What it does elsewhere may be done twice.
     LeaseLost,
     /// The attempt's time is over.
     TimedOut,

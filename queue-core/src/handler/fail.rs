@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::duration::whole_millis;
+use crate::retry::WAIT_MAX;
 use crate::{ErrorKind, JobError, LimitKeys};
 
 /// The longest time for which [`Fail::throttled`] keeps its job waiting and limit keys closed, 24 h:
@@ -32,6 +34,11 @@ pub(crate) enum Then {
     Throttled(Duration),
 }
 
+/// A delay as stores keep it, which ends while somebody remembers it.
+fn wait(delay: Duration) -> Duration {
+    whole_millis(delay.min(WAIT_MAX))
+}
+
 impl Fail {
     fn new(then: Then, message: impl fmt::Display) -> Self {
         let error = JobError::new(ErrorKind::Failed, message.to_string());
@@ -44,10 +51,11 @@ impl Fail {
         Self::new(Then::Retry, message)
     }
 
-    /// Failed; runs again after `delay`, while attempts are left.
+    /// Failed; runs again after `delay`, while attempts are left. Like a backoff, it is a year at most;
+    /// parts of a millisecond count as one.
     #[must_use]
     pub fn retry_in(delay: Duration, message: impl fmt::Display) -> Self {
-        Self::new(Then::RetryIn(delay), message)
+        Self::new(Then::RetryIn(wait(delay)), message)
     }
 
     /// Failed for good: no retry can help.
@@ -56,10 +64,10 @@ impl Fail {
         Self::new(Then::Dead, message)
     }
 
-    /// Not now: runs again after `delay` and keeps its attempt.
+    /// Not now: runs again after `delay`, a year at most, and keeps its attempt.
     #[must_use]
     pub fn snooze(delay: Duration) -> Self {
-        Self::new(Then::Snooze(delay), "")
+        Self::new(Then::Snooze(wait(delay)), "")
     }
 
     /// Turned away by what the job depends on (HTTP 429 or 503 with Retry-After): runs again after
@@ -68,7 +76,7 @@ impl Fail {
     /// or those named with [`Fail::closing`]. A delay above [`THROTTLE_MAX`] counts as that long.
     #[must_use]
     pub fn throttled(delay: Duration) -> Self {
-        Self::new(Then::Throttled(delay), "")
+        Self::new(Then::Throttled(wait(delay)), "")
     }
 
     /// Says which limit keys are closed instead; means something for [`Fail::throttled`] only.
@@ -140,5 +148,15 @@ mod tests {
         assert_eq!(fail.error.message, "outer: invalid digit found in string");
         assert_eq!("plain text".into_fail().error.message, "plain text");
         assert_eq!(Fail::dead("no").into_fail().then, Then::Dead);
+    }
+
+    #[test]
+    fn no_delay_outlives_everybody_and_none_is_lost() {
+        assert_eq!(Fail::retry_in(Duration::MAX, "no").then, Then::RetryIn(WAIT_MAX));
+        assert_eq!(Fail::snooze(Duration::MAX).then, Then::Snooze(WAIT_MAX));
+        let (half, ms) = (Duration::from_micros(500), Duration::from_millis(1));
+        assert_eq!(Fail::retry_in(half, "no").then, Then::RetryIn(ms));
+        assert_eq!(Fail::snooze(half).then, Then::Snooze(ms));
+        assert_eq!(Fail::throttled(half).then, Then::Throttled(ms));
     }
 }

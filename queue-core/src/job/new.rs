@@ -1,11 +1,12 @@
 //! What a producer hands to a queue.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Field, Hold, InvalidJob, JobSpec, Priority, Retention};
+use crate::duration::{whole_millis, whole_seconds};
 use crate::job::spec::{HEADERS_MAX_BYTES, RETENTION_MAX};
 use crate::payload::PAYLOAD_HARD_MAX_BYTES;
 use crate::{
@@ -42,7 +43,7 @@ pub enum Due {
     /// At once.
     #[default]
     Now,
-    /// So long after the store took it in, by the store's clock.
+    /// So long after the store took it in, by the store's clock; whole milliseconds.
     After(Duration),
     /// At this time of the store's clock.
     At(Timestamp),
@@ -61,8 +62,9 @@ pub enum OnConflict {
     Reject,
     /// A job with the same idempotency key that still waits (scheduled, ready or retrying),
     /// whatever its payload, is cancelled in the step that takes the new one in: the last enqueue
-    /// counts, as for a debounce. A job that is running or completed is met as with `Existing`,
-    /// and so is one with the same id.
+    /// counts. A job that is running or completed is met as with `Existing`, and so is one with the
+    /// same id. For a debounce, say [`Hold::Live`] as well: with the default hold a completed job
+    /// keeps the key, and answers the enqueues that come after it.
     Replace,
 }
 
@@ -144,9 +146,9 @@ impl NewJob {
         self
     }
 
-    /// Runs no sooner than `delay` after the store took the job in.
+    /// Runs no sooner than `delay` after the store took the job in; rounded up to whole milliseconds.
     pub fn delay(mut self, delay: Duration) -> Self {
-        self.due = if delay.is_zero() { Due::Now } else { Due::After(delay) };
+        self.due = if delay.is_zero() { Due::Now } else { Due::After(whole_millis(delay)) };
         self
     }
 
@@ -157,8 +159,9 @@ impl NewJob {
     }
 
     /// Starts no attempt after `time` of the store's clock; a claim that meets the job then makes
-    /// it dead with reason `expired`.
-    pub fn expires_at(mut self, time: SystemTime) -> Self {
+    /// it dead with reason `expired`. A time that this machine's clock has made (`SystemTime::now()` and
+    /// some hours) is as right as that clock agrees with the store's.
+    pub fn expires_at(mut self, time: impl Into<Timestamp>) -> Self {
         self.spec.expires_at = Some(time.into());
         self
     }
@@ -175,9 +178,12 @@ impl NewJob {
         self
     }
 
-    /// How long the job keeps its idempotency key.
+    /// How long the job keeps its idempotency key; a time is rounded up to whole milliseconds.
     pub fn hold(mut self, hold: Hold) -> Self {
-        self.spec.hold = hold;
+        self.spec.hold = match hold {
+            Hold::AtLeast(time) => Hold::AtLeast(whole_millis(time)),
+            Hold::Live | Hold::Kept => hold,
+        };
         self
     }
 
@@ -212,21 +218,22 @@ impl NewJob {
         self
     }
 
-    /// How long a failed attempt waits for the next.
+    /// How long a failed attempt waits for the next; times are rounded up to whole milliseconds.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
-        self.spec.options.backoff = backoff;
+        self.spec.options.backoff = backoff.whole_millis();
         self
     }
 
-    /// The wall time of one attempt.
+    /// The wall time of one attempt: more than 0, rounded up to whole milliseconds.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.spec.options.timeout = timeout;
+        self.spec.options.timeout = whole_millis(timeout);
         self
     }
 
-    /// How long the record is kept once the job is finished.
-    pub fn retention(mut self, retention: Retention) -> Self {
-        self.spec.retention = retention;
+    /// How long the record is kept once the job is finished; rounded up to whole seconds.
+    pub fn retention(mut self, Retention { completed, dead }: Retention) -> Self {
+        let (completed, dead) = (whole_seconds(completed), whole_seconds(dead));
+        self.spec.retention = Retention { completed, dead };
         self
     }
 
@@ -318,6 +325,27 @@ mod tests {
             job().idempotency_key(key).validate(10).unwrap_err().field(),
             Field::IdempotencyKey
         );
+    }
+
+    /// Stores keep whole units. What is less than one is not nothing: no timeout, no delay, no record.
+    #[test]
+    fn times_are_rounded_up_to_what_stores_keep() {
+        let half = Duration::from_micros(500);
+        let (ms, second) = (Duration::from_millis(1), Duration::from_secs(1));
+        let job = job()
+            .delay(half)
+            .timeout(half)
+            .hold(Hold::AtLeast(half))
+            .retention(Retention { completed: half, dead: Duration::ZERO });
+        assert!(job.validate(10).is_ok());
+        assert_eq!((job.due, job.spec.options.timeout), (Due::After(ms), ms));
+        assert_eq!(job.spec.hold, Hold::AtLeast(ms));
+        assert_eq!(job.spec.retention, Retention { completed: second, dead: Duration::ZERO });
+        let waits = |backoff: Backoff| job.clone().backoff(backoff).spec.options.backoff;
+        assert_eq!(waits(Backoff::Fixed(half)), Backoff::Fixed(ms));
+        assert_eq!(waits(Backoff::List(vec![half, second])), Backoff::List(vec![ms, second]));
+        let spread = |first, cap| Backoff::Exponential { first, factor: 2.0, cap, jitter: 0.0 };
+        assert_eq!(waits(spread(half, second + half)), spread(ms, second + ms));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{InvalidLimit, LIMIT_TIME_MAX};
 use crate::Timestamp;
-use crate::duration::millis;
+use crate::duration::{millis, whole_millis};
 
 /// So many starts per period, evenly spaced, of which `burst` may come at once.
 ///
@@ -50,6 +50,10 @@ impl Rate {
         let period_us = self.period.as_micros();
         if self.period < Duration::from_millis(1) || self.period > LIMIT_TIME_MAX {
             return Err(InvalidLimit::new("rate", "its period is 1 ms to 366 days"));
+        }
+        // Stores keep it so: what they would cut off might be what the count needs.
+        if whole_millis(self.period) != self.period {
+            return Err(InvalidLimit::new("rate", "its period is whole milliseconds"));
         }
         if self.count == 0 || u128::from(self.count) > period_us {
             return Err(InvalidLimit::new("rate", "its count is 1 to one per microsecond"));

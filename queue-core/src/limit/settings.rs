@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{FORGOTTEN_AFTER, LimitTarget, QUEUE_CLASS, Rate};
-use crate::duration::millis;
+use crate::duration::{millis, whole_millis};
 
 /// The longest period, window or cool-down: 366 days.
 pub const LIMIT_TIME_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -184,6 +184,9 @@ impl Breaker {
         if !legal.contains(&self.cooldown) {
             return Err(InvalidLimit::new("breaker", "its cooldown is 1 ms to 366 days"));
         }
+        if [self.window, self.cooldown].iter().any(|time| whole_millis(*time) != *time) {
+            return Err(InvalidLimit::new("breaker", "its times are whole milliseconds"));
+        }
         Ok(())
     }
 }
@@ -229,9 +232,32 @@ mod tests {
             (
                 LimitSettings {
                     rate: Some(Rate::new(1, Duration::from_secs(1)).with_burst(0)),
-                    ..none
+                    ..none.clone()
                 },
                 "burst",
+            ),
+            // Stores keep whole milliseconds: 1500 in 1 ms would be no rate at all.
+            (
+                LimitSettings {
+                    rate: Some(Rate::new(1500, Duration::from_micros(1500)).with_burst(1)),
+                    concurrency: Some(1),
+                    ..none.clone()
+                },
+                "rate",
+            ),
+            (
+                LimitSettings {
+                    breaker: Some(Breaker { window: Duration::from_micros(1900), ..breaker }),
+                    ..none.clone()
+                },
+                "breaker",
+            ),
+            (
+                LimitSettings {
+                    breaker: Some(Breaker { cooldown: Duration::from_micros(1900), ..breaker }),
+                    ..none
+                },
+                "breaker",
             ),
         ];
         for (settings, field) in cases {

@@ -134,7 +134,8 @@ mod tests {
         let ids = jobs.each_ref().map(NewJob::job_id);
         for job in jobs {
             let delay = if job.spec.kind.as_str() == "waiting" { 60 } else { 0 };
-            model.enqueue(&job.delay(Duration::from_secs(delay)));
+            let outcome = model.enqueue(&job.delay(Duration::from_secs(delay)));
+            assert!(matches!(outcome, crate::EnqueueOutcome::Done(_)));
         }
         claim(&mut model, "running");
         model.cancel(ids[3]);

@@ -20,8 +20,12 @@ use slots::Slots;
 
 use super::Queue;
 use crate::{
-    Blocked, Error, JobId, JobState, Lanes, LimitKey, LimitStatus, Placement, Timestamp, WorkerId,
+    Blocked, Error, JobId, JobRecord, JobState, Lanes, LimitKey, LimitStatus, Placement, Timestamp,
+    WorkerId,
 };
+
+/// How often a job that moves all the time is looked at.
+const LOOKS_MAX: u32 = 3;
 
 /// Why a job is not running, and when it may.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,8 +38,8 @@ pub struct Explanation {
     /// The store's time at which this was found out.
     pub now: Timestamp,
     /// What keeps it from running, in the order in which it has to be over. Empty if it only
-    /// waits for a free slot, and if it is running or finished. Where the workers that could run it
-    /// add different limit keys, and each of them one without room or none of the others has a free slot, all of
+    /// waits for a free slot (or, being due, for a worker to make it ready), and if it is running or
+    /// finished. Where the workers that could run it add different limit keys, and each of them one without room or none of the others has a free slot, all of
     /// these are named, as alternatives: one of the workers is enough. (If more than 16 differ, only those count
     /// that all of them add.)
     pub blockers: Vec<Blocker>,
@@ -117,8 +121,9 @@ impl Queue {
     /// # Errors
     /// Those of every [`Backend`](crate::Backend) call.
     pub async fn explain(&self, id: JobId) -> Result<Option<Explanation>, Error> {
-        let Some(record) = self.get(id).await? else { return Ok(None) };
-        let Placement { now, place, .. } = self.backend.place_boxed(id).await?;
+        let Some((record, Placement { now, place, .. })) = self.record_in_place(id).await? else {
+            return Ok(None);
+        };
         let mut explanation = Explanation {
             id,
             state: record.state,
@@ -144,9 +149,12 @@ impl Queue {
         let statuses = self.limit_status(&keys).await?.into_iter();
         let limits = Limits(statuses.map(|status| (status.key.clone(), status)).collect());
         let (paused, stats) = (self.backend.paused_boxed().await?, self.stats().await?);
-        let line = Line { now, spec, place, lanes: &lanes, serving: &serving, limits: &limits };
+        // Workers make those ready that are due: what is due keeps no job.
+        let is_early = record.state != JobState::Ready && record.due_at > now;
+        let (lanes, serving, limits) = (&lanes, &serving, &limits);
+        let line = Line { now, spec, place, is_early, lanes, serving, limits };
         let slots = Slots::of(&workers, &stats, &paused, &line, starts);
-        if record.state != JobState::Ready {
+        if is_early {
             explanation.blockers.push(Blocker::Due { at: record.due_at });
         }
         if paused.contains(&spec.queue) {
@@ -154,6 +162,20 @@ impl Queue {
         }
         explanation.tell(&line, slots, more);
         Ok(Some(explanation))
+    }
+
+    /// A job and where it stands, which are two reads: looks again if it has moved between them.
+    async fn record_in_place(&self, id: JobId) -> Result<Option<(JobRecord, Placement)>, Error> {
+        let mut looks = 1;
+        loop {
+            let Some(record) = self.get(id).await? else { return Ok(None) };
+            let placement = self.backend.place_boxed(id).await?;
+            let agree = (record.state == JobState::Ready) == placement.place.is_some();
+            if agree || looks == LOOKS_MAX {
+                return Ok(Some((record, placement)));
+            }
+            looks += 1;
+        }
     }
 }
 

@@ -16,7 +16,8 @@ use crate::{
 /// With [`Redrive::max_failure_share`]: the most redriven jobs whose outcome is not known yet.
 const OUTSTANDING_MAX: usize = 100;
 
-/// With [`Redrive::max_failure_share`]: outcomes that must be known before the share is judged.
+/// With [`Redrive::max_failure_share`]: outcomes that must be known before the share is judged while jobs are
+/// left. Fewer are a matter of chance; at the end all of them are judged, however few.
 const OUTCOMES_MIN: u64 = 10;
 
 /// The pause between two looks at the outcomes.
@@ -67,10 +68,11 @@ pub struct Redrive {
     pub dry_run: bool,
     /// Keeps the counts of failures, stalls and snoozes: each job gets one more attempt only.
     pub keep_counts: bool,
-    /// At most so many jobs a second; without it, as fast as the store allows.
+    /// At most so many jobs a second, at least 1; without it, as fast as the store allows.
     pub rate_per_sec: Option<u32>,
-    /// Stops once more than this share (0 to 1) of the redriven jobs failed again, counted from
-    /// the tenth outcome. With it, at most 100 redriven jobs are under way at any time.
+    /// Stops once more than this share (0 to 1) of the redriven jobs failed again. It is judged from the
+    /// tenth outcome on, and once more when all outcomes are known, however few there are. With it,
+    /// at most 100 redriven jobs are under way at any time.
     pub max_failure_share: Option<f64>,
     /// With a failure share: how long to wait while none of the redriven jobs runs or ends before
     /// giving up, as when no worker runs these kinds. Default: 60 s.
@@ -91,7 +93,8 @@ pub struct Redriven {
     pub completed: u64,
     /// With a failure share: redriven jobs that failed again.
     pub failed: u64,
-    /// Why it stopped early; `None` if it came to the end.
+    /// Why it stopped early; `None` if it came to the end. Where too many failed again and that was known
+    /// only at the end, it says so, too: all jobs that were asked for have been redriven then.
     pub stopped: Option<RedriveStop>,
 }
 
@@ -154,11 +157,13 @@ impl Queue {
     /// is refused for a queue or key that is full ([`LimitSettings::max_live`](crate::LimitSettings::max_live)).
     ///
     /// # Errors
-    /// Those of every [`Backend`](crate::Backend) call; jobs that were made ready by then stay so.
+    /// [`Error::BadRequest`] if the share is not 0 to 1 or the rate is 0; those of every
+    /// [`Backend`](crate::Backend) call; jobs that were made ready by then stay so.
     ///
     /// # Cancel safety
     /// Safe to drop: it stops where it is.
     pub async fn redrive(&self, redrive: &Redrive) -> Result<Redriven, Error> {
+        redrive.validate()?;
         let mut run = Run {
             queue: self,
             redrive,
@@ -175,8 +180,25 @@ impl Queue {
         }
         if redrive.max_failure_share.is_some() {
             run.settle_down(0).await?;
+            if run.outstanding.is_empty() && run.failures_exceed_share(1) {
+                run.done.stopped = Some(RedriveStop::TooManyFailures);
+            }
         }
         Ok(run.done)
+    }
+}
+
+impl Redrive {
+    /// What would be no brake at all is a mistake.
+    fn validate(&self) -> Result<(), Error> {
+        let refuse = |reason: String| Err(Error::BadRequest(reason));
+        match (self.max_failure_share, self.rate_per_sec) {
+            (Some(share), _) if !(0.0..=1.0).contains(&share) => {
+                refuse(format!("the share of failures is {share}: it must be 0 to 1"))
+            }
+            (_, Some(0)) => refuse("the rate is 0 a second: it must be at least 1".to_owned()),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -247,7 +269,7 @@ impl Run<'_> {
     async fn wait_for_turn(&mut self, jobs: usize) {
         let Some(rate) = self.redrive.rate_per_sec else { return };
         tokio::time::sleep_until(self.next_at).await;
-        let took = Duration::from_secs_f64(jobs as f64 / f64::from(rate.max(1)));
+        let took = Duration::from_secs_f64(jobs as f64 / f64::from(rate));
         self.next_at = Instant::now() + took;
     }
 
@@ -282,7 +304,7 @@ impl Run<'_> {
         loop {
             let before = self.outstanding.len();
             let some_run = self.look().await?;
-            if self.failures_exceed_share() {
+            if self.failures_exceed_share(OUTCOMES_MIN) {
                 self.done.stopped = Some(RedriveStop::TooManyFailures);
             }
             if self.outstanding.len() <= rest || self.done.stopped.is_some() {
@@ -326,11 +348,12 @@ impl Run<'_> {
         Ok(some_run)
     }
 
-    fn failures_exceed_share(&self) -> bool {
+    /// Whether it is too many, if at least so many outcomes are known.
+    fn failures_exceed_share(&self, outcomes_min: u64) -> bool {
         let Some(share) = self.redrive.max_failure_share else { return false };
         let Redriven { completed, failed, .. } = self.done;
         let known = completed + failed;
-        known >= OUTCOMES_MIN && failed as f64 > share * known as f64
+        known >= outcomes_min && failed as f64 > share * known as f64
     }
 }
 

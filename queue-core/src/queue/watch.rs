@@ -18,8 +18,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 #[non_exhaustive]
 pub enum JobEvent {
     /// It is in this state: what was found at first, then one event for each change that was seen;
-    /// a state that was left again between two looks is not. The last event of the stream; what
-    /// the job said until then comes before it.
+    /// a state that was left again between two looks is not. What the job said before it left
+    /// `running` comes before the state that followed. The last event of the stream.
     State {
         /// The state.
         state: JobState,
@@ -99,11 +99,11 @@ impl Watch {
         }
     }
 
-    /// What a job says while it runs comes after the state `running` and before the end.
+    /// What a job says while it runs comes after the state `running` and before what follows it.
     fn seen(&mut self, watched: Watched) {
         let Watched { state, failures, progress, lines, .. } = watched;
         self.ended = state.is_finished() || state == JobState::Quarantined;
-        if !self.ended {
+        if state == JobState::Running {
             self.tell_state(state, failures);
         }
         if let Some(last) = lines.last() {

@@ -1,14 +1,17 @@
 //! Explanations of a store whose clock stands still: who claims and who is there is said, not run.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use queue_core::{
-    Backend, Blocked, Blocker, ClaimRequest, ClaimToken, Explanation, Kind, KindSlots, Lease,
-    LimitKeys, LimitSettings, LimitTarget, ManualClock, MemoryBackend, NewJob, Outcome, Payload,
-    Position, Queue, QueueName, Rate, SettleRequest, Settlement, Timestamp, WorkerId, WorkerInfo,
-    WorkerKind,
+    Backend, Blocked, Blocker, ClaimRequest, ClaimToken, Explanation, JobState, Kind, KindSlots,
+    Lease, LimitKeys, LimitSettings, LimitTarget, ManualClock, MemoryBackend, NewJob, Outcome,
+    Payload, Position, Queue, QueueName, Rate, Reason, SettleRequest, Settlement, Timestamp,
+    WorkerId, WorkerInfo, WorkerKind,
 };
+
+use crate::support::Faulty;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -209,6 +212,37 @@ async fn a_heavy_lane_gives_so_many_jobs_a_turn() {
     }
 }
 
+/// Of a heavy lane no more jobs come before a light one than may run at once, if there are slots beside these.
+#[tokio::test]
+async fn a_heavy_lane_gives_no_more_than_its_key_has_places() {
+    let scene = Scene::with(&[worker("w", 4, &[])]).await;
+    let of = |tenant: &'static str| move || job("k").limit(format!("tenant:{tenant}"));
+    let weight = Some(100);
+    let heavy = LimitSettings { concurrency: Some(3), weight, ..LimitSettings::default() };
+    scene.limit("tenant:heavy", heavy).await;
+    scene.enqueue(400, of("heavy")).await;
+    scene.enqueue(400, of("other")).await;
+    // Two jobs end each second, and two start.
+    let mut running = scene.start(4, &[]).await;
+    let mut started = Vec::new();
+    for _ in 0..20 {
+        scene.clock.advance(SECOND);
+        let rest = running.split_off(2);
+        scene.complete(std::mem::replace(&mut running, rest)).await;
+        running.extend(scene.start(2, &[]).await);
+    }
+    let explanation = scene.explained(of("light")()).await;
+    while !started.contains(&explanation.id) {
+        let rest = running.split_off(2);
+        scene.complete(std::mem::replace(&mut running, rest)).await;
+        running.extend(scene.start(2, &[]).await);
+        started.extend(running[2..].iter().map(|lease| lease.spec.id));
+    }
+    let told = explanation.estimate.unwrap().as_secs_f64() * 2.0;
+    let (most, least) = (started.len() as f64 + 3.0, started.len() as f64 / 2.0);
+    assert!((least..most).contains(&told), "{told} were to start, and {} did", started.len());
+}
+
 #[tokio::test]
 async fn a_lane_that_cannot_start_is_before_nobody() {
     let scene = Scene::with(&[worker("w", 3, &[])]).await;
@@ -320,7 +354,7 @@ async fn a_job_that_expires_before_it_can_start_is_told_to_expire() {
     let now = scene.queue.explain(scene.queue.enqueue(job("k")).await.unwrap().id);
     let now = now.await.unwrap().unwrap().now;
     let at = |seconds: u64| now.after(SECOND * u32::try_from(seconds).unwrap());
-    let expiring = |seconds| job("k").expires_at(at(seconds).into());
+    let expiring = |seconds| job("k").expires_at(at(seconds));
     // It is the second, and one starts each second.
     let explanation = scene.explained(expiring(3)).await;
     assert_eq!((explanation.expires_at, explanation.estimate), (None, secs(2)));
@@ -366,4 +400,58 @@ async fn queues_that_its_workers_serve_first_are_told_and_leave_no_estimate() {
     assert_eq!(first(job("k").priority(0)).await.0.len(), 1);
     scene.store.announce(&worker("other", 1, &[]), SECOND * 99).await.unwrap();
     assert_eq!(first(job("k").priority(0)).await.0, []);
+}
+
+/// Workers make jobs ready that are due. Where none lives, it is not their time that they wait for.
+#[tokio::test]
+async fn a_job_that_is_due_does_not_wait_for_its_time() {
+    let scene = Scene::new();
+    let id = scene.queue.enqueue(job("k").delay(SECOND)).await.unwrap().id;
+    scene.queue.enqueue(job("k").delay(SECOND * 99)).await.unwrap();
+    let blockers = async || {
+        let blockers = scene.queue.explain(id).await.unwrap().unwrap().blockers;
+        blockers.iter().map(Blocker::reason).collect::<Vec<_>>()
+    };
+    let backlog = async |expected: &[(Reason, u64)]| {
+        let backlog = scene.queue.backlog(&QueueName::default()).await.unwrap();
+        assert_eq!(backlog.reasons, BTreeMap::from_iter(expected.iter().copied()));
+    };
+    assert_eq!(blockers().await, [Reason::Scheduled, Reason::Unroutable]);
+    backlog(&[(Reason::Scheduled, 2)]).await;
+    scene.clock.advance(SECOND * 2);
+    assert_eq!(blockers().await, [Reason::Unroutable]);
+    backlog(&[(Reason::Scheduled, 1), (Reason::Unroutable, 1)]).await;
+    scene.queue.pause(&QueueName::default()).await.unwrap();
+    assert_eq!(blockers().await, [Reason::Paused, Reason::Unroutable]);
+    backlog(&[(Reason::Scheduled, 1), (Reason::Paused, 1)]).await;
+    scene.queue.resume(&QueueName::default()).await.unwrap();
+    scene.store.announce(&worker("w", 1, &[]), SECOND * 99).await.unwrap();
+    assert_eq!(blockers().await, []);
+}
+
+/// A record and a place are two reads: the answer is about one moment nevertheless.
+#[tokio::test]
+async fn a_job_that_moves_while_it_is_explained_is_looked_at_again() {
+    let scene = Scene::with(&[worker("w", 1, &[])]).await;
+    let network = Faulty::new(scene.store.clone());
+    let queue = Queue::new(network.clone());
+    let id = scene.queue.enqueue(job("k").delay(SECOND)).await.unwrap().id;
+    let explained = async |meanwhile: &mut (dyn Future<Output = ()> + Unpin)| {
+        let gate = network.place_waits();
+        let (explanation, ()) = tokio::join!(queue.explain(id), async {
+            meanwhile.await;
+            gate.open();
+        });
+        let explanation = explanation.unwrap().unwrap();
+        (explanation.state, explanation.position.is_some())
+    };
+    scene.clock.advance(SECOND);
+    let promote = async {
+        scene.store.maintain(9).await.unwrap();
+    };
+    assert_eq!(explained(&mut Box::pin(promote)).await, (JobState::Ready, true));
+    let start = async {
+        scene.start(1, &[]).await;
+    };
+    assert_eq!(explained(&mut Box::pin(start)).await, (JobState::Running, false));
 }

@@ -399,6 +399,20 @@ async fn wrong_limits_are_refused_by_name() {
 }
 
 #[tokio::test]
+async fn limits_that_a_worker_names_for_a_kind_add_up() {
+    let queue = Queue::memory();
+    let worker = || stuck(&queue).limits("number", ["a:z", "a:x"]).limits("number", ["a:y", "a:z"]);
+    let running = worker().start().unwrap();
+    eventually("it is known", async || queue.workers().await.unwrap().len() == 1).await;
+    let info = queue.workers().await.unwrap().remove(0).info;
+    let keys: Vec<&str> = info.kinds[0].limits.iter().map(|key| key.as_str()).collect();
+    assert_eq!(keys, ["a:x", "a:y", "a:z"]);
+    running.drain(LONG).await;
+    let too_many = worker().limits("number", ["b:x", "b:y"]).start().unwrap_err();
+    assert!(matches!(too_many, StartError::InvalidLimits { .. }), "{too_many}");
+}
+
+#[tokio::test]
 async fn an_explanation_names_everything_in_order() {
     let queue = Queue::memory();
     let gauge = Gauge::default();

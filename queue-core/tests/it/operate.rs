@@ -94,6 +94,31 @@ async fn progress_and_log_reach_those_who_watch() {
 }
 
 #[tokio::test]
+async fn what_an_attempt_told_comes_before_the_state_after_it() {
+    let queue = Queue::memory();
+    let fails = async |context: Context, _: Task| {
+        context.progress(Progress::new(90, "nearly"));
+        context.log("last words");
+        Err::<(), _>(Fail::retry_in(LONG * 1000, "not yet"))
+    };
+    let worker = Worker::new(&queue).handle::<Task, _>(fails).start().unwrap();
+    let id = queue.enqueue(task(1)).await.unwrap().id;
+    loop {
+        if queue.get(id).await.unwrap().unwrap().state == JobState::Retrying {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let events: Vec<_> = queue.watch(id, 0).take(3).map(Result::unwrap).collect().await;
+    let [JobEvent::Line(line), JobEvent::Progress(_), end] = &events[..] else {
+        panic!("{events:?}")
+    };
+    assert_eq!(line.text, "last words");
+    assert_eq!(*end, JobEvent::State { state: JobState::Retrying, failures: 1 });
+    worker.drain(LONG).await;
+}
+
+#[tokio::test]
 async fn what_an_attempt_told_survives_lost_reports_and_failures() {
     let backend = Faulty::new(MemoryBackend::new());
     backend.lose_every(3);
@@ -206,6 +231,42 @@ async fn a_redrive_stops_when_too_many_fail_again() {
     assert_eq!(count(&queue, JobState::Dead).await, 0);
     assert_eq!(count(&queue, JobState::Completed).await, 60);
     worker.drain(LONG).await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_redrive_judges_few_outcomes_too() {
+    let queue = Queue::memory();
+    dead_jobs(&queue, 4).await;
+    let fails_once_more = async |job: Task| match job.n {
+        0 => Ok(()),
+        _ => Err(Fail::dead("still broken")),
+    };
+    let worker = Worker::new(&queue).handle::<Task, _>(fails_once_more).start().unwrap();
+    let careful = Redrive { max_failure_share: Some(0.5), ..Redrive::default() };
+    let done = queue.redrive(&careful).await.unwrap();
+    assert_eq!((done.ready, done.completed, done.failed), (4, 1, 3));
+    assert_eq!(done.stopped, Some(RedriveStop::TooManyFailures));
+    // As many as may fail are not too many, and none is no share.
+    let all_may = Redrive { max_failure_share: Some(1.0), ..Redrive::default() };
+    let done = queue.redrive(&all_may).await.unwrap();
+    assert_eq!((done.failed, done.stopped), (3, None));
+    worker.drain(LONG).await;
+    let none = Redrive { kind: Some(Kind::new("none").unwrap()), ..careful };
+    assert_eq!(queue.redrive(&none).await.unwrap().stopped, None);
+}
+
+#[tokio::test]
+async fn a_brake_that_would_be_none_is_refused() {
+    let queue = Queue::memory();
+    dead_jobs(&queue, 1).await;
+    for share in [20.0, -0.1, f64::NAN, f64::INFINITY] {
+        let redrive = Redrive { max_failure_share: Some(share), ..Redrive::default() };
+        let answer = queue.redrive(&redrive).await;
+        assert!(matches!(answer, Err(Error::BadRequest(_))), "{share}: {answer:?}");
+    }
+    let redrive = Redrive { rate_per_sec: Some(0), ..Redrive::default() };
+    assert!(matches!(queue.redrive(&redrive).await, Err(Error::BadRequest(_))));
+    assert_eq!(count(&queue, JobState::Dead).await, 1, "nothing was changed");
 }
 
 #[tokio::test]
@@ -422,6 +483,20 @@ async fn a_paused_queue_runs_nothing_until_it_is_resumed() {
     let done = queue.wait_finished(id, LONG).await.unwrap().unwrap();
     assert_eq!(done.state, JobState::Completed);
     worker.drain(LONG).await;
+}
+
+/// A store that hangs, as a server that is stopped, does not make a wait longer.
+#[tokio::test]
+async fn a_wait_ends_in_its_time_although_the_store_hangs() {
+    let backend = Faulty::new(MemoryBackend::new());
+    let queue = Queue::new(backend.clone());
+    let id = queue.enqueue(task(1)).await.unwrap().id;
+    let wait = queue.wait_finished(id, Duration::ZERO).await.unwrap();
+    assert_eq!(wait.unwrap().state, JobState::Ready, "a look is made in any case");
+    backend.looks_hang();
+    let wait = queue.wait_finished(id, Duration::from_millis(20));
+    let answer = tokio::time::timeout(LONG, wait).await.expect("it ends");
+    assert!(matches!(answer, Err(Error::Unavailable(_))), "{answer:?}");
 }
 
 #[tokio::test]

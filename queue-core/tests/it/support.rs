@@ -113,6 +113,10 @@ struct Trouble {
     most_round_jobs: u32,
     /// The next enqueue waits for the gate.
     enqueue_waits: Option<Gate>,
+    /// The next look for the place of a job waits for the gate.
+    place_waits: Option<Gate>,
+    /// Looks at jobs never come back.
+    looks_hang: bool,
     /// The data is not what claims are made from.
     was_reset: bool,
     /// Claims that were told so.
@@ -224,6 +228,16 @@ impl Faulty {
     /// The next enqueue, and no other, waits for the gate.
     pub(crate) fn enqueue_waits(&self) -> Gate {
         self.trouble().enqueue_waits.insert(Gate::default()).clone()
+    }
+
+    /// The next look for the place of a job, and no other, waits for the gate.
+    pub(crate) fn place_waits(&self) -> Gate {
+        self.trouble().place_waits.insert(Gate::default()).clone()
+    }
+
+    /// From now on looks at jobs never come back.
+    pub(crate) fn looks_hang(&self) {
+        self.trouble().looks_hang = true;
     }
 
     /// How many jobs each enqueue had that has begun.
@@ -410,6 +424,10 @@ impl Backend for Faulty {
     }
 
     async fn get(&self, ids: &[JobId]) -> Result<Vec<Option<JobRecord>>, Error> {
+        let hangs = self.trouble().looks_hang;
+        if hangs {
+            std::future::pending::<()>().await;
+        }
         // Never lost: this is how the tests look.
         self.0.backend.get(ids).await
     }
@@ -488,6 +506,10 @@ impl Backend for Faulty {
     }
 
     async fn place(&self, id: JobId) -> Result<Placement, Error> {
+        let gate = self.trouble().place_waits.take();
+        if let Some(gate) = gate {
+            gate.passed().await;
+        }
         self.over_network(self.0.backend.place(id)).await
     }
 

@@ -54,7 +54,7 @@ async fn times_are_kept_if_they_can_be_believed() {
         || vec![job("a")],
         || vec![job("a"), job("a").limit("tenant:a")],
         || vec![job("a"), job("a"), job("a")],
-        || vec![job("a"), job("b").expires_at(Timestamp::MAX.into())],
+        || vec![job("a"), job("b").expires_at(Timestamp::MAX)],
         || vec![job("a"), NewJob::new(Kind::new("a").unwrap(), Payload::raw(vec![7; 2000]))],
     ];
     for (shape, jobs) in shapes.into_iter().enumerate() {

@@ -78,7 +78,7 @@ async fn a_large_part_goes_with_its_job() {
     let kept = |kind| with_payload(job(kind).retention(minute), 1, 3000);
     let transient = |kind| with_payload(transient(kind), 2, 3000);
     let delay = Duration::from_secs(5);
-    let expiring = |job: NewJob| job.expires_at(START.after(delay).into());
+    let expiring = |job: NewJob| job.expires_at(START.after(delay));
     let cancelled =
         [kept("a"), transient("a"), kept("a").delay(delay), transient("a").delay(delay)];
     let cancelled = enqueue(&backend, &cancelled).await;

@@ -174,7 +174,7 @@ impl<'a> Round<'a> {
         }
         match self.rng.u8(..5) {
             0 => job.delay(Duration::from_secs(self.rng.u64(..60))),
-            1 => job.expires_at((self.now.after(Duration::from_secs(self.rng.u64(1..60)))).into()),
+            1 => job.expires_at(self.now.after(Duration::from_secs(self.rng.u64(1..60)))),
             2 => job.idempotency_key(format!("key-{}", self.rng.u8(..9))),
             3 => {
                 job.spec.payload = Payload::raw(vec![7; 1500]);

@@ -80,7 +80,7 @@ async fn write_all(path: &Path) {
         .idempotency_key("one")
         .hold(Hold::AtLeast(Duration::from_secs(10)))
         .header("traceparent", "00-ab-cd-01")
-        .expires_at(START.after(Duration::from_secs(60)).into());
+        .expires_at(START.after(Duration::from_secs(60)));
     let names = [(2, "b"), (3, "c"), (4, "d"), (5, "e")];
     let others = names.map(|(number, payload)| job(payload).id(id(number)));
     // One that does not stand beside its head.

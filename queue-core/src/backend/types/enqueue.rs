@@ -29,6 +29,7 @@ impl fmt::Display for Durability {
 }
 
 /// What became of one job of an enqueue.
+#[must_use = "the job may have been refused"]
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EnqueueOutcome {

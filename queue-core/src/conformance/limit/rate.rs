@@ -76,7 +76,7 @@ pub async fn a_rate_lets_so_many_start<H: Harness>(harness: &H) {
 pub async fn an_expired_job_takes_no_token<H: Harness>(harness: &H) {
     let store = Store::new(harness).await;
     store.limit("tenant:a", &rate(1, Duration::from_secs(60), 1)).await;
-    let expires_at = store.now().after(Duration::from_millis(5)).into();
+    let expires_at = store.now().after(Duration::from_millis(5));
     let expiring = store.enqueue(&job("a").limit("tenant:a").expires_at(expires_at)).await.id;
     let lasting = store.enqueue(&job("a").limit("tenant:a")).await.id;
     store.advance(Duration::from_millis(5)).await;

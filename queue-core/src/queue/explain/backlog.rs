@@ -6,13 +6,15 @@ use std::time::Duration;
 use super::limits::keys_of;
 use super::reason::Reason;
 use super::serving::serving_lanes;
-use crate::{Error, JobState, LimitKey, Queue, QueueName};
+use crate::{Error, JobState, LimitKey, ListRequest, Queue, QueueName};
 
 /// Why the jobs of a queue wait.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Backlog {
-    /// How many jobs wait for each reason; the first that holds for a job counts.
+    /// How many jobs wait for each reason; the first that holds for a job counts. Workers make those ready
+    /// that are due: as long as none lives, the first [`PASS_MAX`](crate::backend::PASS_MAX) that are
+    /// scheduled and as many that are retrying are looked at, and those that are due count as ready.
     pub reasons: BTreeMap<Reason, u64>,
     /// Ready jobs in lanes that were not looked at, because a queue has more lanes than a bounded
     /// look sees.
@@ -30,19 +32,25 @@ impl Queue {
     /// Those of every [`Backend`](crate::Backend) call.
     pub async fn backlog(&self, queue: &QueueName) -> Result<Backlog, Error> {
         let mut backlog = Backlog::default();
-        let mut ready = 0;
+        let (mut ready, mut delayed) = (0, 0);
         for row in self.stats().await?.iter().filter(|row| row.queue == *queue) {
             let count = |state| row.jobs.get(&state).copied().unwrap_or(0);
             ready += count(JobState::Ready);
-            backlog.add(Reason::Scheduled, count(JobState::Scheduled) + count(JobState::Retrying));
+            delayed += count(JobState::Scheduled) + count(JobState::Retrying);
         }
+        let workers = self.backend.workers_boxed().await?;
+        let due = match workers.is_empty() && delayed > 0 {
+            true => self.due(queue).await?.min(delayed),
+            false => 0,
+        };
+        backlog.add(Reason::Scheduled, delayed - due);
         let lanes = self.backend.lanes_boxed(queue).await?.lanes;
         backlog.oldest = lanes.iter().map(|lane| lane.waiting).max();
         if self.backend.paused_boxed().await?.contains(queue) {
-            backlog.add(Reason::Paused, ready);
+            backlog.add(Reason::Paused, ready + due);
             return Ok(backlog);
         }
-        let workers = self.backend.workers_boxed().await?;
+        backlog.add(Reason::Unroutable, due);
         let serving = serving_lanes(&workers, queue, &lanes);
         let keys: BTreeSet<LimitKey> = keys_of(&lanes, &serving).cloned().collect();
         let keys: Vec<LimitKey> = keys.into_iter().collect();
@@ -70,6 +78,17 @@ impl Queue {
         }
         backlog.not_looked_at = ready;
         Ok(backlog)
+    }
+
+    /// How many of the first delayed jobs of a queue are due.
+    async fn due(&self, queue: &QueueName) -> Result<u64, Error> {
+        let mut due = 0;
+        for state in [JobState::Scheduled, JobState::Retrying] {
+            let request = ListRequest { queue: Some(queue.clone()), ..ListRequest::new(state) };
+            let page = self.backend.list_boxed(&request).await?;
+            due += page.jobs.iter().filter(|job| job.due_at <= page.now).count() as u64;
+        }
+        Ok(due)
     }
 }
 

@@ -46,6 +46,8 @@ pub(super) struct Line<'s> {
     pub(super) spec: &'s JobSpec,
     /// Where it stands in its lane, if it is ready.
     pub(super) place: Option<Place>,
+    /// It is not its time yet.
+    pub(super) is_early: bool,
     /// The lanes of its queue that have its priority or are more urgent.
     pub(super) lanes: &'s [LaneSummary],
     pub(super) serving: &'s BTreeMap<&'s Kind, Serving>,
@@ -97,18 +99,41 @@ impl<'s> Line<'s> {
     }
 
     /// How many jobs of the other lanes that count start before it: all that are more urgent; and of each other
-    /// lane as many as it weighs for each turn that its own lane has before, and once more where its turn comes first.
-    fn others_before(&self, counts: impl Fn(&LaneSummary) -> bool) -> u64 {
+    /// lane as many as it gives in a turn for each turn that its own lane has before, and once more where its turn
+    /// comes first.
+    fn others_before(
+        &self,
+        counts: impl Fn(&LaneSummary) -> bool,
+        gives: impl Fn(&LaneSummary) -> u64,
+    ) -> u64 {
         let own = self.own_place();
         let own_turns = own.jobs_ahead / self.limits.weight(&self.spec.limits);
         let before = |lane: &LaneSummary| {
             let turns = own_turns + u64::from(lane.turn < own.turn);
             match self.is_urgent(lane) {
                 true => lane.jobs,
-                false => lane.jobs.min(turns.saturating_mul(self.limits.weight(&lane.limits))),
+                false => lane.jobs.min(turns.saturating_mul(gives(lane))),
             }
         };
         self.others().filter(|lane| counts(lane)).map(before).sum()
+    }
+
+    /// How many jobs a lane gives in a turn: as many as it weighs.
+    fn weight(&self, lane: &LaneSummary) -> u64 {
+        self.limits.weight(&lane.limits)
+    }
+
+    /// The same while all of so many slots are busy. If a key that the job itself does not need lets fewer jobs run
+    /// than there are slots, the lane gives no more than that before one is left to others.
+    fn gives(&self, lane: &LaneSummary, slots: u64) -> u64 {
+        let needs = |key: &&LimitKey| {
+            let own = self.serving.get(&self.spec.kind);
+            self.spec.limits.contains(key) || own.is_some_and(|own| own.adds(key))
+        };
+        let others = lane.limits.iter().filter(|key| !needs(key));
+        let allowed = others.filter_map(|key| self.limits.0.get(key)?.allowed).map(u64::from);
+        let least = allowed.min().filter(|allowed| *allowed < slots);
+        self.weight(lane).min(least.unwrap_or(u64::MAX))
     }
 
     /// When all rates let it start of the keys that it carries and of those that one of its workers adds.
@@ -129,12 +154,14 @@ impl<'s> Line<'s> {
             lane.limits.contains(key) || self.serving.get(&lane.kind).is_some_and(|s| s.adds(key))
         };
         let is_it = |by: &LimitKey, blocked: &Blocked| by == key && is_rate(blocked);
-        let before = self.others_before(|lane| needs_it(lane) && self.may_start(lane, &is_it));
+        let counts = |lane: &LaneSummary| needs_it(lane) && self.may_start(lane, &is_it);
+        let before = self.others_before(counts, |lane| self.weight(lane));
         status.turn_by_rate(before + self.own_place().jobs_ahead, self.now)
     }
 
     /// In what time there is a slot for it, if that can be said; `is_kept` if it could not start now.
     pub(super) fn turn_by_slots(&self, slots: &Slots, is_kept: bool) -> Option<Duration> {
+        let gives = |lane: &LaneSummary| self.gives(lane, slots.all);
         let waits_for = if slots.free == 0 {
             if !slots.first.is_empty() {
                 return None;
@@ -143,20 +170,20 @@ impl<'s> Line<'s> {
             let keys = self.serving.get(&self.spec.kind).into_iter().flat_map(|s| s.added.iter());
             let own: BTreeSet<&LimitKey> = self.spec.limits.iter().chain(keys.flatten()).collect();
             let is_own = |key: &LimitKey, blocked: &Blocked| own.contains(key) && is_rate(blocked);
-            let before = self.others_before(|lane| self.may_start(lane, &is_own));
+            let before = self.others_before(|lane| self.may_start(lane, &is_own), gives);
             before + self.own_place().jobs_ahead + 1
         } else {
             // Of its own lane nothing can start, if it cannot.
             let own = if is_kept { 0 } else { self.own_place().jobs_ahead };
-            let before = self.others_before(|lane| self.may_start(lane, &nothing)) + own;
+            let before = self.others_before(|lane| self.may_start(lane, &nothing), gives) + own;
             (before + 1).saturating_sub(slots.free)
         };
         match slots.interval {
             Some(interval) => {
                 Some(interval.saturating_mul(u32::try_from(waits_for).unwrap_or(u32::MAX)))
             }
-            // What is before one that is not ready yet has time until then.
-            None => (waits_for == 0 || self.place.is_none()).then_some(Duration::ZERO),
+            // What is before one that is not due yet has time until then.
+            None => (waits_for == 0 || self.is_early).then_some(Duration::ZERO),
         }
     }
 

@@ -12,6 +12,8 @@ use crate::{
 /// What the workers that could run a job can take.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
+    /// How many jobs of its kind those workers can run at a time whose keys have room.
+    pub(super) all: u64,
     /// How many jobs more the workers seem to have slots for whose keys have room (if none have: all of them).
     pub(super) free: u64,
     /// In what time one gets free for its kind, on the average, if that can be said.
@@ -44,6 +46,7 @@ impl Slots {
         if open.is_empty() {
             std::mem::swap(&mut open, &mut shut);
         }
+        let all = slots_of(&open, &spec.kind).min(in_all(&open));
         let (of_kind, of_all) = free(&open, &shut, stats, spec, limits);
         let of_queue = || stats.iter().filter(|row| row.queue == spec.queue);
         // How often jobs of other kinds start, which have slots, says nothing about one that has none.
@@ -54,11 +57,26 @@ impl Slots {
         let queues: Vec<_> = queues.collect();
         let is_behind = queues.iter().all(|first| !first.is_empty());
         Self {
+            all,
             free: of_kind.min(of_all),
             interval: interval.filter(|_| is_known),
             first: queues.into_iter().filter(|_| is_behind).flatten().collect(),
         }
     }
+}
+
+/// How many jobs of a kind workers can run at a time.
+fn slots_of(infos: &[&WorkerInfo], kind: &Kind) -> u64 {
+    let own = |info: &&WorkerInfo| {
+        let own = info.kinds.iter().find(|own| own.kind == *kind);
+        own.map_or(0, |own| u64::from(own.concurrency.min(info.concurrency)))
+    };
+    infos.iter().map(own).sum()
+}
+
+/// How many jobs they can run at a time, of whatever kinds.
+fn in_all(infos: &[&WorkerInfo]) -> u64 {
+    infos.iter().map(|info| u64::from(info.concurrency)).sum()
 }
 
 /// The queues that a worker serves before another, with the jobs that are ready there and that it runs.
@@ -102,16 +120,6 @@ fn free(
     for row in stats.iter().filter(|row| queues.contains(&row.queue)) {
         *running_of.entry(&row.kind).or_default() += running(row);
     }
-    let slots_of = |infos: &[&WorkerInfo], kind: &Kind| -> u64 {
-        let own = |info: &&WorkerInfo| {
-            let own = info.kinds.iter().find(|own| own.kind == *kind);
-            own.map_or(0, |own| u64::from(own.concurrency.min(info.concurrency)))
-        };
-        infos.iter().map(own).sum()
-    };
-    let in_all = |infos: &[&WorkerInfo]| -> u64 {
-        infos.iter().map(|info| u64::from(info.concurrency)).sum()
-    };
     let on_shut = |kind: &Kind| {
         let running = running_of.get(kind).copied().unwrap_or(0);
         let most = slots_of(shut, kind).min(running);

@@ -242,3 +242,15 @@ async fn a_wrong_set_up_is_refused_with_its_reason() {
         "the handler of number asks for State<alloc::string::String>: give it one with Worker::state"
     );
 }
+
+#[test]
+fn a_runtime_without_timers_is_refused() {
+    let worker = || {
+        let queue = Queue::memory();
+        Worker::new(&queue).handle::<Number, _>(async |_: Number| Ok::<_, Fail>(()))
+    };
+    assert_eq!(worker().start().unwrap_err(), StartError::NoRuntime);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let started = runtime.block_on(async { worker().start() });
+    assert_eq!(started.unwrap_err(), StartError::NoTimers);
+}

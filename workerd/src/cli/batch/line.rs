@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Read};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use queue::payload::{PAYLOAD_DEFAULT_MAX_BYTES, PAYLOAD_HARD_MAX_BYTES};
 use queue::{Durability, JobId, Kind, LimitKey, NewJob, QueueName, Timestamp};
@@ -181,7 +181,7 @@ fn job(text: &[u8]) -> Result<(NewJob, Option<Durability>), String> {
         job = job.timeout(Duration::from_millis(timeout_ms));
     }
     if let Some(expires_at) = line.expires_at {
-        job = job.expires_at(SystemTime::from(Timestamp::from_ms(expires_at)));
+        job = job.expires_at(Timestamp::from_ms(expires_at));
     }
     for (name, value) in line.headers.unwrap_or_default() {
         job = job.header(name, value);

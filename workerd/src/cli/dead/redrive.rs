@@ -41,8 +41,9 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_parser = rate)]
     rate: Option<u32>,
 
-    /// Stop once more than this share of them have failed again, such as 20%; with it, at most
-    /// 100 are under way at a time, and it ends when all of them have ended
+    /// Stop once more than this share of them have failed again, such as 20%, judged from the
+    /// tenth outcome on and at the end, however few they are; with it, at most 100 are under way
+    /// at a time, and it ends when all of them have ended
     #[arg(long, value_name = "SHARE", value_parser = share)]
     max_failures: Option<f64>,
 
@@ -145,7 +146,7 @@ fn tell(common: &Common, redriven: &Redriven, args: &Args) -> Result<(), Failure
             text += &format!("; completed: {completed}; failed again: {failed}");
         }
         if let Some((_, why)) = stopped {
-            text += &format!("; stopped early: {why}");
+            text += &format!("; stopped: {why}");
         }
         text + "\n"
     })
