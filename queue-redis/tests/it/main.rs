@@ -13,6 +13,7 @@ mod connections;
 mod damage;
 mod durability;
 mod engine;
+mod fail_over;
 mod faults;
 mod format;
 mod fuzz;
