@@ -46,6 +46,10 @@ const fn row(
 use Meaning::{Corrupt, Refused, StoreFull, Unavailable};
 use Reaction::{BackOff, GiveUp, Reconnect};
 
+/// For scripts that met a command which their user may not use: from 7.2 on, and before.
+const NO_RIGHT: &str = "the user lacks a permission (ACL) that a script needs; the README of \
+                        queue-redis has all, and `workerd check` says which";
+
 /// The first row whose words the error begins with counts. An `ERR` that is not listed comes out
 /// of a script and means that the data is not what the script expects.
 ///
@@ -76,6 +80,8 @@ const TABLE: &[Row] = &[
     row("ERR AUTH", GiveUp, Refused, "the server wants no password, or another form of it"),
     row("ERR DB index", GiveUp, Refused, "the server has no database of this number"),
     row("ERR SELECT", GiveUp, Refused, "the server has no database of this number"),
+    row("ERR The user executing the script", GiveUp, Refused, NO_RIGHT),
+    row("ERR ACL failure in script", GiveUp, Refused, NO_RIGHT),
     row("MOVED", GiveUp, Refused, "this is a node of a cluster"),
     row("ASK", GiveUp, Refused, "this is a node of a cluster"),
     row("CROSSSLOT", GiveUp, Refused, "this is a node of a cluster"),
@@ -86,6 +92,7 @@ const TABLE: &[Row] = &[
     row("DENIED", GiveUp, Refused, "the server is in protected mode"),
     row("SCHEMA", GiveUp, Refused, "a newer program has written this namespace; upgrade this one"),
     row("WRONGTYPE", GiveUp, Corrupt, "a key holds another type; something else writes to it"),
+    row("LOST", GiveUp, Corrupt, "a job has lost its place; `workerd audit --repair` finds it one"),
     row("EXECABORT", GiveUp, Refused, "the server has discarded a transaction"),
     row("ERR", GiveUp, Corrupt, "a script failed"),
 ];
@@ -227,6 +234,8 @@ mod tests {
         "ERR AUTH <password> called without any password configured for the default user.",
         "ERR DB index is out of range",
         "ERR SELECT is not allowed in cluster mode",
+        "ERR The user executing the script can't run this command or subcommand script: ab, on @user",
+        "ERR ACL failure in script: User w has no permissions to run the 'rpush' command script: ab",
         "MOVED 3999 127.0.0.1:6381",
         "ASK 3999 127.0.0.1:6381",
         "CROSSSLOT Keys in request don't hash to the same slot",
@@ -237,6 +246,7 @@ mod tests {
         "DENIED Redis is running in protected mode",
         "SCHEMA the store has schema 9, this program knows 4",
         "WRONGTYPE Operation against a key holding the wrong kind of value",
+        "LOST default/a: a ready job is not in its lane",
         "EXECABORT Transaction discarded because of previous errors.",
         "ERR user_script:12: attempt to index a nil value script: ab, on @user_script:12.",
     ];

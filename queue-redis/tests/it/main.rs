@@ -23,6 +23,7 @@ mod limit_damage;
 mod limit_waking;
 mod limits;
 mod moving_slot;
+mod permissions;
 mod plain;
 mod plain_damage;
 mod quarantine;

@@ -167,7 +167,9 @@ async fn a_user_with_the_documented_permissions_can_do_everything() {
     backend.maintain(10).await.unwrap();
     backend.get(&ids).await.unwrap();
     backend.stats().await.unwrap();
-    backend.check().await.unwrap();
+    let findings = backend.check().await.unwrap();
+    let permissions = findings.iter().find(|finding| finding.name == "permissions").unwrap();
+    assert_eq!(permissions.verdict, Verdict::Good, "{permissions:?}");
     operate(&backend, &ids).await;
     assert_sound(&backend).await;
 }
