@@ -117,6 +117,10 @@ impl Backend for RedisBackend {
         claim::run(self, request).await
     }
 
+    async fn wait_reconnected(&self, seen: u64) -> Result<u64, Error> {
+        Ok(self.link.reconnected(seen).await)
+    }
+
     async fn renew(&self, request: &RenewRequest) -> Result<Vec<Renewal>, Error> {
         settle::renew(self, request).await
     }
