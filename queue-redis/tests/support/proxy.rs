@@ -110,6 +110,11 @@ impl Proxy {
         self.plan().canned.push_back((word.to_owned(), reply.into()));
     }
 
+    /// Leaves all further commands to the server.
+    pub fn answer_no_more(&self) {
+        self.plan().canned.clear();
+    }
+
     /// Answers the next script call with an error.
     pub fn refuse(&self, error: &str) {
         self.answer("EVALSHA", format!("-{error}\r\n"));
