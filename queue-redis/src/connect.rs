@@ -171,14 +171,14 @@ impl Link {
 
     /// Throws a shared connection away, so that the next call makes a new one, unless that has
     /// happened already.
-    pub(crate) fn discard(&self, shared: &Shared) {
+    pub(crate) fn discard(&self, shared: &Shared, why: &RedisError) {
         let mut phase = shared.current.lock();
         let is_current = matches!(&*phase, Phase::Connected(_, latest)
             if Arc::ptr_eq(&latest.0, &shared.generation.0));
         if is_current {
             *phase = Phase::Idle;
             shared.current.is_broken.store(true, Ordering::Relaxed);
-            self.server.pace.failed(None);
+            self.server.pace.broke(why);
         }
     }
 
