@@ -64,6 +64,10 @@ fn is_new(outcome: &EnqueueOutcome, job: &NewJob) -> bool {
     matches!(outcome, EnqueueOutcome::Done(done) if done.id == job.job_id() && !done.duplicate)
 }
 
+fn found(outcome: &EnqueueOutcome, job: &NewJob) -> bool {
+    matches!(outcome, EnqueueOutcome::Done(done) if done.id == job.job_id() && done.duplicate)
+}
+
 #[tokio::test]
 async fn a_job_that_only_the_old_primary_had_room_for_is_not_acknowledged() {
     let servers = Servers::start().await;
@@ -106,7 +110,6 @@ async fn each_job_is_answered_by_the_primary_that_confirms_it() {
         job("a"),           // new on both
     ];
     let outcomes = servers.enqueue_over(jobs.clone()).await;
-    let found = |outcome: &EnqueueOutcome, job: &NewJob| matches!(outcome, EnqueueOutcome::Done(done) if done.id == job.job_id() && done.duplicate);
     assert!(found(&outcomes[0], &gone), "{outcomes:?}");
     assert!(is_new(&outcomes[1], &jobs[1]), "{outcomes:?}");
     assert!(is_new(&outcomes[2], &jobs[2]), "{outcomes:?}");
