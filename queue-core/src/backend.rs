@@ -121,6 +121,16 @@ pub trait Backend: Send + Sync + 'static {
     /// takes effect again: `tests/state_space.rs` shows it.)
     fn claim(&self, request: &ClaimRequest) -> impl Future<Output = Result<Claim, Error>> + Send;
 
+    /// Waits until the store was reached again by a new connection in the place of a broken one, more
+    /// often than `seen` times; answers how often. What is there now may be older than what was: a worker
+    /// that renews its leases at once learns which of its jobs may run again elsewhere.
+    ///
+    /// A store without connections is never reached again.
+    fn wait_reconnected(&self, seen: u64) -> impl Future<Output = Result<u64, Error>> + Send {
+        let _ = seen;
+        std::future::pending()
+    }
+
     /// Extends leases (T5) and learns of cancel requests; one answer per token, in order.
     fn renew(
         &self,

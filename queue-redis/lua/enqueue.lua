@@ -15,9 +15,10 @@
 --        of its queue start (starts.lua), as one string each; the first string alone if nothing follows
 --
 -- Invariant: a job is written with its body, its ticket or its due time, its key and its counters,
--- or not at all; a job whose lane cannot be written waits in `due`; a duplicate is counted in META
--- so that a later WAIT covers the first enqueue. A job that is replaced is cancelled in the same
--- step, and its key goes straight to the new one.
+-- or not at all (what a user without a permission has begun is taken back); a job whose lane cannot
+-- be written waits in `due`; a duplicate is counted in META so that a later WAIT covers the first
+-- enqueue. A job that is replaced is cancelled in the same step, and its key goes straight to the new
+-- one.
 
 local ids, heads, owners, keys, asked_keys = {}, {}, {}, {}, {}
 local bodies = {} -- number of a job → its body, if that is apart
@@ -266,6 +267,20 @@ for i = 1, count do
   end
 end
 
+-- A job that is there is where its record says, or it would never run: this call's own must be. Of a long
+-- lane only the end is looked at.
+local LOOK_MAX = 1000
+local function has_place(id, class)
+  local key, in_index = PREFIX .. 'lane:' .. class.lane, PREFIX .. 'lanes:' .. class.pair
+  local place = try('ZSCORE', in_index, class.index)
+  if not place and class.keys then place = try('ZSCORE', PREFIX .. 'parked:' .. class.pair, class.index) end
+  if not place or type(place) == 'table' then return false end
+  local ticket = try('LPOS', key, id, 'RANK', -1, 'MAXLEN', LOOK_MAX)
+  if ticket then return type(ticket) == 'number' end
+  local length = try('LLEN', key)
+  return type(length) == 'number' and length > LOOK_MAX
+end
+
 local older = {}
 for n, place in ipairs(duplicates) do older[n] = met[place] end
 for n, state in ipairs((states_of(older))) do met_states[duplicates[n]] = state end
@@ -275,6 +290,12 @@ for i = 1, count do
   if letter ~= 'S' and letter ~= 'R' then
     nth = nth + 1
     extras[nth] = letter == 'D' and met[nth] .. string.char(met_states[nth]) or met[nth]
+    if letter == 'D' and met[nth] == ids[i] and met_states[nth] == READY and not made[ids[i]] then
+      local class = class_of(records[ids[i]])
+      if not has_place(ids[i], class) then
+        return redis.error_reply('LOST ' .. class.lane .. ': the job is ready and not in its lane')
+      end
+    end
   end
 end
 
@@ -285,23 +306,67 @@ if replaces then
   check_unlisted()
   check_finish(counts)
 end
-save_tallies(counts)
-if replaces then
-  save_unlisted()
-  save_finished() -- first what is dropped: its id may come again
+
+local is_counted = false
+local function save()
+  save_tallies(counts)
+  is_counted = true
+  if replaces then
+    save_unlisted()
+    save_finished() -- first what is dropped: its id may come again
+  end
+  each('HSET', JOBS, written)
+  each('HSET', BODY, written_bodies)
+  each('HSET', IDEM, keyed)
+  if keyed[1] then widen(IDEM, 16) end
+  save_due()
+  save_lanes()
+  if replaces then
+    for pair in pairs(early) do keeps_wake[pair] = true end
+    tidy_unlisted(counts)
+    trim_shelves(counts)
+  end
+  if duplicate_count > 0 then try('HINCRBY', META, 'dup', duplicate_count) end
+  save_meta()
 end
-each('HSET', JOBS, written)
-each('HSET', BODY, written_bodies)
-each('HSET', IDEM, keyed)
-if keyed[1] then widen(IDEM, 16) end
-save_due()
-save_lanes()
-if replaces then
-  for pair in pairs(early) do keeps_wake[pair] = true end
-  tidy_unlisted(counts)
-  trim_shelves(counts)
+
+-- Takes back what there is of new jobs, the record last: one that is nowhere would answer for a job that
+-- never runs. Jobs that were to give way have gone.
+local function take_back()
+  local gone, their_keys = {}, {}
+  for i = 1, count do
+    local id, class = ids[i], owners[i].class
+    if made[id] and state_of[id] <= READY and string.find(letters[i], '[SRsr]') then
+      gone[#gone + 1] = id
+      their_keys[#their_keys + 1] = keys[i]
+      tally(class.pair .. (state_of[id] == READY and '/ready' or '/scheduled'), -1)
+      tally_keys(class.keys or {}, -1)
+    end
+  end
+  for _, lane in pairs(lanes) do
+    local last = lane.tail[#lane.tail]
+    if last and try('LINDEX', lane.key, -1) == last then try('LTRIM', lane.key, 0, -#lane.tail - 1) end
+    if last and try('EXISTS', lane.key) == 0 then
+      lane.live, lane.gone, lane.parked = 0, 0, lane.parked or lane.park_at
+      pcall(save_lane, lane)
+    end
+  end
+  if is_counted then pcall(save_tallies, read_tallies()) end
+  for i = 1, #waiting, 2 do try('ZREM', DUE, waiting[i + 1]) end
+  for _, key in ipairs(their_keys) do
+    if made[try('HGET', IDEM, key)] then try('HDEL', IDEM, key) end
+  end
+  pcall(each, 'HDEL', BODY, written_bodies[1] and gone or {})
+  each('HDEL', JOBS, gone)
 end
-if duplicate_count > 0 then try('HINCRBY', META, 'dup', duplicate_count) end
-save_meta()
+
+-- All that may be wrong with keys was found out by reading. Left is what this user may not do (ACL).
+local is_saved, why = pcall(save)
+if not is_saved then
+  pcall(take_back)
+  -- Redis' pcall gives the server's errors as strings; raised again they would be a script's own.
+  if type(why) == 'string' and string.find(why, '^%u+ ') then return redis.error_reply(why) end
+  error(why, 0)
+end
 if not extras[1] then return concat(letters) .. now_text end
 return { concat(letters) .. now_text, unpack(extras) }

@@ -112,7 +112,7 @@ local name_before = is_plain and function(a, b) return a < b end or is_before
 
 local function ready_pairs()
   if queue ~= '' and kind ~= '' then return { queue .. '/' .. kind } end
-  local counts, pairs_ = call('HGETALL', COUNT), {}
+  local counts, pairs_ = queue ~= '' and counters_of(queue) or call('HGETALL', COUNT), {}
   for i = 1, #counts, 2 do
     local of_queue, of_kind = string.match(counts[i], '^([^/]+)/([^/]+)/ready$')
     if of_kind and (queue == '' or of_queue == queue) and (kind == '' or of_kind == kind) then

@@ -17,7 +17,7 @@ else
   paused = sub(paused, 1, from) .. sub(paused, to + 1)
   if paused == ',' then paused = false end
 end
-local counts = call('HGETALL', COUNT)
+local counts = counters_of(queue)
 if paused then call('HSET', META, 'paused', paused) else call('HDEL', META, 'paused') end
 for i = 1, #counts, 2 do
   local of_queue, kind, state = string.match(counts[i], '^([^/]+)/([^/]+)/(%a+)$')

@@ -9,7 +9,7 @@
 
 local queue, most = ARGV[1], tonumber(ARGV[2])
 local FIRST_LOOKS = 8 -- tickets of a lane with stale ones in which its first job is looked for
-local counts, reply, more = call('HGETALL', COUNT), { now, 0, starts_of(queue) }, false
+local counts, reply, more = counters_of(queue), { now, 0, starts_of(queue) }, false
 local looks = 4 * most -- at limit keys, and at lanes without jobs, too
 local tickets = {} -- the first of each lane, by its place in the reply
 

@@ -72,10 +72,10 @@ impl RedisBackend {
     /// `redis+unix:///path/to/socket[?db=…&user=…&pass=…]`.
     ///
     /// # Errors
-    /// [`Error::Refused`] if the server cannot keep the promises (older than 7.0, a replica, an
-    /// eviction policy that drops keys, data of a newer version) or refuses the credentials, or
-    /// if the URL is wrong; [`Error::Unavailable`] if it does not answer. No message holds the
-    /// URL, which may hold a password.
+    /// [`Error::Refused`] if the server cannot keep the promises (older than 7.0, an eviction policy
+    /// that drops keys, data of another version) or refuses the credentials, or if the URL is
+    /// wrong; [`Error::Unavailable`] if it does not answer or is not ready for work, which may pass
+    /// (a replica, as during a fail-over). No message holds the URL, which may hold a password.
     pub async fn connect(url: &str, namespace: Namespace) -> Result<Self, Error> {
         Self::connect_with(url, RedisOptions::default().namespace(namespace)).await
     }
@@ -115,6 +115,10 @@ impl Backend for RedisBackend {
 
     async fn claim(&self, request: &ClaimRequest) -> Result<Claim, Error> {
         claim::run(self, request).await
+    }
+
+    async fn wait_reconnected(&self, seen: u64) -> Result<u64, Error> {
+        Ok(self.link.reconnected(seen).await)
     }
 
     async fn renew(&self, request: &RenewRequest) -> Result<Vec<Renewal>, Error> {

@@ -54,12 +54,19 @@ async fn facts_beside(link: &Link, info: &Info) -> Facts {
 /// Refuses a server that cannot keep the promises (P11).
 ///
 /// # Errors
-/// [`Error::Refused`] with what to do about it.
+/// [`Error::Refused`] with what to do about it. [`Error::Unavailable`] for a replica: while a fail-over
+/// is under way, an address may lead to one for a time.
 pub(crate) async fn refuse_unfit(link: &Link) -> Result<(), Error> {
-    let fitness = server::fitness(&info(link).await?);
+    let info = info(link).await?;
+    let fitness = server::fitness(&info);
     match fitness.into_iter().find(|finding| finding.verdict == Verdict::Bad) {
         Some(CheckFinding { name, found, remedy, .. }) => {
-            Err(Error::Refused(format!("{name} is {found:?}: {remedy}")))
+            let why = format!("{name} is {found:?}: {remedy}");
+            Err(if server::is_replica(&info) {
+                Error::Unavailable(why)
+            } else {
+                Error::Refused(why)
+            })
         }
         None => Ok(()),
     }
@@ -101,13 +108,25 @@ async fn read_marks(link: &Link, keys: &Keys) -> Result<Option<Epoch>, Error> {
     let mut fields = Items::of(plain(link, &["HMGET", keys.meta(), "schema", "epoch"]).await?)?;
     let (schema, epoch) = (fields.bytes()?, fields.bytes()?);
     if !schema.is_empty() && schema != SCHEMA.as_bytes() {
-        let schema = String::from_utf8_lossy(&schema);
-        return Err(Error::Refused(format!(
-            "the namespace has schema {schema} and this program knows {SCHEMA}: use one that knows \
-             {schema}, and another namespace for this one"
-        )));
+        return Err(Error::Refused(foreign(&String::from_utf8_lossy(&schema))));
     }
     Ok((!schema.is_empty() && !epoch.is_empty()).then_some(Epoch::new(epoch)))
+}
+
+/// What is wrong with a namespace that has another layout, and what to do about it.
+fn foreign(schema: &str) -> String {
+    let found = schema.parse::<u64>().ok().zip(SCHEMA.parse().ok());
+    let remedy = match found {
+        Some((schema, known)) if schema > known => {
+            "a newer program has written it: upgrade this one"
+        }
+        Some(_) => {
+            "an older program has written it: let that one finish its jobs, or use another \
+             namespace for this one"
+        }
+        None => "something else has written it: use another namespace",
+    };
+    format!("the namespace has schema {schema} and this program knows {SCHEMA}; {remedy}")
 }
 
 /// Everything worth knowing before work starts.

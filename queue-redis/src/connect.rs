@@ -43,6 +43,8 @@ struct Server {
     pace: Pace,
     /// Whether a server that is not a master is refused.
     wants_master: AtomicBool,
+    /// How often a shared connection has taken the place of a broken one.
+    reconnects: watch::Sender<u64>,
 }
 
 /// What the tasks of one runtime share.
@@ -99,7 +101,8 @@ impl Link {
     pub(crate) fn new(url: &str, answer_within: Duration) -> Result<Self, Error> {
         let address = Address::new(url)?;
         let (pace, wants_master) = (Pace::default(), AtomicBool::new(false));
-        let server = Arc::new(Server { address, answer_within, pace, wants_master });
+        let reconnects = watch::Sender::default();
+        let server = Arc::new(Server { address, answer_within, pace, wants_master, reconnects });
         Ok(Self { server, slots: Mutex::default() })
     }
 
@@ -107,6 +110,14 @@ impl Link {
     /// an address may lead to the old one, which would answer reads with what was.
     pub(crate) fn want_master(&self) {
         self.server.wants_master.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until a shared connection has taken the place of a broken one more often than `seen`
+    /// times, on any runtime; answers how often.
+    pub(crate) async fn reconnected(&self, seen: u64) -> u64 {
+        let mut reconnects = self.server.reconnects.subscribe();
+        // Cannot fail: the sender is here.
+        reconnects.wait_for(|count| *count > seen).await.map_or(seen, |count| *count)
     }
 
     /// How long an answer may take.
@@ -160,14 +171,14 @@ impl Link {
 
     /// Throws a shared connection away, so that the next call makes a new one, unless that has
     /// happened already.
-    pub(crate) fn discard(&self, shared: &Shared) {
+    pub(crate) fn discard(&self, shared: &Shared, why: &RedisError) {
         let mut phase = shared.current.lock();
         let is_current = matches!(&*phase, Phase::Connected(_, latest)
             if Arc::ptr_eq(&latest.0, &shared.generation.0));
         if is_current {
             *phase = Phase::Idle;
             shared.current.is_broken.store(true, Ordering::Relaxed);
-            self.server.pace.failed(None);
+            self.server.pace.broke(why);
         }
     }
 
@@ -229,6 +240,10 @@ async fn connect(
     if answer.is_ok() {
         let again = current.is_broken.swap(false, Ordering::Relaxed);
         metrics::counter!("queue_store_reconnects_total").increment(u64::from(again));
+        server.reconnects.send_if_modified(|count| {
+            *count += u64::from(again);
+            again
+        });
     }
     *current.lock() = match answer.clone() {
         Ok((connection, generation)) => Phase::Connected(connection, generation),

@@ -46,6 +46,10 @@ const fn row(
 use Meaning::{Corrupt, Refused, StoreFull, Unavailable};
 use Reaction::{BackOff, GiveUp, Reconnect};
 
+/// For scripts that met a command which their user may not use: from 7.2 on, and before.
+const NO_RIGHT: &str = "the user lacks a permission (ACL) that a script needs; the README of \
+                        queue-redis has all, and `workerd check` says which";
+
 /// The first row whose words the error begins with counts. An `ERR` that is not listed comes out
 /// of a script and means that the data is not what the script expects.
 ///
@@ -63,6 +67,9 @@ const TABLE: &[Row] = &[
     row("UNKILLABLE", BackOff, Unavailable, "another script blocks the server"),
     row("NOTBUSY", BackOff, Unavailable, "no script blocks the server any more"),
     row("TRYAGAIN", BackOff, Unavailable, "the keys are being moved"),
+    row("ASK", BackOff, Unavailable, "the keys are being moved"),
+    row("MOVED", Reconnect, Unavailable,
+        "another node of the cluster serves this namespace; nobody follows it there"),
     row("CLUSTERDOWN", BackOff, Unavailable, "the cluster does not serve this slot"),
     row("MISCONF", BackOff, Unavailable, "Redis cannot write to its disk"),
     row("NOREPLICAS", BackOff, Unavailable, "too few replicas are connected"),
@@ -76,16 +83,17 @@ const TABLE: &[Row] = &[
     row("ERR AUTH", GiveUp, Refused, "the server wants no password, or another form of it"),
     row("ERR DB index", GiveUp, Refused, "the server has no database of this number"),
     row("ERR SELECT", GiveUp, Refused, "the server has no database of this number"),
-    row("MOVED", GiveUp, Refused, "this is a node of a cluster"),
-    row("ASK", GiveUp, Refused, "this is a node of a cluster"),
+    row("ERR The user executing the script", GiveUp, Refused, NO_RIGHT),
+    row("ERR ACL failure in script", GiveUp, Refused, NO_RIGHT),
     row("CROSSSLOT", GiveUp, Refused, "this is a node of a cluster"),
     row("NOAUTH", GiveUp, Refused, "the URL needs a password"),
     row("WRONGPASS", GiveUp, Refused, "user name or password is wrong"),
     row("NOPERM", GiveUp, Refused, "the user lacks a permission (ACL)"),
     row("NOPROTO", GiveUp, Refused, "the server does not speak this protocol"),
     row("DENIED", GiveUp, Refused, "the server is in protected mode"),
-    row("SCHEMA", GiveUp, Refused, "a newer program has written this namespace; upgrade this one"),
+    row("SCHEMA", GiveUp, Refused, "a program of another version has written this namespace"),
     row("WRONGTYPE", GiveUp, Corrupt, "a key holds another type; something else writes to it"),
+    row("LOST", GiveUp, Corrupt, "a job has lost its place; `workerd audit --repair` finds it one"),
     row("EXECABORT", GiveUp, Refused, "the server has discarded a transaction"),
     row("ERR", GiveUp, Corrupt, "a script failed"),
 ];
@@ -217,6 +225,8 @@ mod tests {
         "UNKILLABLE Sorry the script already executed write commands against the dataset.",
         "NOTBUSY No scripts in execution right now.",
         "TRYAGAIN Multiple keys request during rehashing of slot",
+        "ASK 3999 127.0.0.1:6381",
+        "MOVED 3999 127.0.0.1:6381",
         "CLUSTERDOWN The cluster is down",
         "MISCONF Redis is configured to save RDB snapshots, but unable to persist on disk.",
         "NOREPLICAS Not enough good replicas to write.",
@@ -227,8 +237,8 @@ mod tests {
         "ERR AUTH <password> called without any password configured for the default user.",
         "ERR DB index is out of range",
         "ERR SELECT is not allowed in cluster mode",
-        "MOVED 3999 127.0.0.1:6381",
-        "ASK 3999 127.0.0.1:6381",
+        "ERR The user executing the script can't run this command or subcommand script: ab, on @user",
+        "ERR ACL failure in script: User w has no permissions to run the 'rpush' command script: ab",
         "CROSSSLOT Keys in request don't hash to the same slot",
         "NOAUTH Authentication required.",
         "WRONGPASS invalid username-password pair or user is disabled.",
@@ -237,6 +247,7 @@ mod tests {
         "DENIED Redis is running in protected mode",
         "SCHEMA the store has schema 9, this program knows 4",
         "WRONGTYPE Operation against a key holding the wrong kind of value",
+        "LOST default/a: a ready job is not in its lane",
         "EXECABORT Transaction discarded because of previous errors.",
         "ERR user_script:12: attempt to index a nil value script: ab, on @user_script:12.",
     ];

@@ -158,7 +158,7 @@ scripts! {
     /// Reads jobs.
     get = "get": " flags=no-writes" ["class" "record" "left" "claims" "state"];
     /// Lists jobs by state.
-    list = "list": " flags=no-writes" ["class" "record" "shelf" "left" "claims" "state"];
+    list = "list": " flags=no-writes" ["class" "record" "shelf" "left" "claims" "state" "named"];
     /// T15.
     retry = "retry": "" ["class" "record" "shelf" "wake" "waits" "lanes" "state" "unshelve"];
     /// T16, by hand.
@@ -175,7 +175,7 @@ scripts! {
     recover = "recover": " flags=allow-oom"
         ["class" "record" "shelf" "wake" "waits" "lanes" "state" "finish"];
     /// Pauses and resumes queues.
-    pause = "pause": " flags=allow-oom" ["wake"];
+    pause = "pause": " flags=allow-oom" ["wake" "named"];
     /// Takes progress and log lines.
     report = "report": "" ["class" "record" "log"];
     /// Looks at watched jobs.
@@ -198,7 +198,7 @@ scripts! {
     /// Finds the place of a job in line.
     place = "place": " flags=no-writes" ["class" "record" "state"];
     /// Lists the lanes of a queue.
-    queue_lanes = "queue_lanes": " flags=no-writes" ["class" "record" "state" "starts"];
+    queue_lanes = "queue_lanes": " flags=no-writes" ["class" "record" "state" "starts" "named"];
     /// Hands a wake-up on.
     pass_on = "pass_on": " flags=allow-oom" ["wake"];
     /// Leaves a word for one worker.

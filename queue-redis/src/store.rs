@@ -185,7 +185,7 @@ async fn shared(link: &Link, until: Instant) -> Result<Shared, Diagnosis> {
 fn failed(link: &Link, shared: &Shared, error: &RedisError) -> Diagnosis {
     let diagnosis = diagnose(error);
     if diagnosis.reaction == Reaction::Reconnect {
-        link.discard(shared);
+        link.discard(shared, error);
     }
     diagnosis
 }

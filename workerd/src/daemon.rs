@@ -53,8 +53,6 @@ pub(crate) async fn run(
             return Ok(Exit::Done);
         }
     };
-    // Beside the work, which does not wait for it; it ends with the runtime at the latest.
-    tokio::spawn(store_check::tell(queue.clone()));
     let mut worker = worker(config, &queue)?;
     if let Some(customize) = customize {
         worker = customize(worker);
@@ -141,6 +139,7 @@ async fn prepare(config: &Config) -> Result<(Queue, InForce), Failure> {
     let limits = InForce::new(&config.limits);
     limits.outlive_resets_of(&queue);
     limits.write(&queue).await?;
+    store_check::tell(&queue).await?;
     Ok((queue, limits))
 }
 

@@ -75,6 +75,7 @@ erased! {
     enqueue_chunk / enqueue_chunk_boxed(jobs: &'a [NewJob], durability: Durability)
         -> Vec<EnqueueOutcome>;
     claim / claim_boxed(request: &'a ClaimRequest) -> Claim;
+    wait_reconnected / wait_reconnected_boxed(seen: u64) -> u64;
     renew / renew_boxed(request: &'a RenewRequest) -> Vec<Renewal>;
     settle / settle_boxed(request: &'a SettleRequest) -> SettleReply;
     revoke_standing / revoke_standing_boxed(worker: &'a WorkerId) -> ();

@@ -203,7 +203,8 @@ impl Batches {
         let (jobs, answers): (Vec<NewJob>, Vec<oneshot::Sender<Answer>>) =
             batch.into_iter().map(|passenger| (passenger.job, passenger.answer)).unzip();
         let answered = self.queue.backend.enqueue_boxed(&jobs, self.queue.durability).await;
-        if matches!(&answered, Ok(_) | Err(Error::Unavailable(_))) {
+        let asks_each = answered.as_ref().is_err_and(|error| may_be_of_one(error, &jobs));
+        if !asks_each {
             telemetry::enqueued(&jobs, &answered);
         }
         // A caller who does not listen any more has gone; that is no business of this task.
@@ -213,18 +214,25 @@ impl Batches {
                     let _ = answer.send(Answer::Of(Ok(outcome)));
                 }
             }
-            Err(error @ Error::Unavailable(_)) => {
-                for answer in answers {
-                    let _ = answer.send(Answer::Of(Err(error.clone())));
-                }
-            }
-            Err(_) => {
+            Err(_) if asks_each => {
                 for (answer, job) in answers.into_iter().zip(jobs) {
                     let _ = answer.send(Answer::Alone(Box::new(job)));
                 }
             }
+            Err(error) => {
+                for answer in answers {
+                    let _ = answer.send(Answer::Of(Err(error.clone())));
+                }
+            }
         }
     }
+}
+
+/// Whether a batch may have been refused because of one of its jobs. A store that is away, or does
+/// not let this client in, refuses all of them; and one who was alone has the answer: the same call
+/// again might find what the first has left behind.
+const fn may_be_of_one(error: &Error, jobs: &[NewJob]) -> bool {
+    jobs.len() > 1 && !matches!(error, Error::Unavailable(_) | Error::Refused(_))
 }
 
 impl Drop for Batches {

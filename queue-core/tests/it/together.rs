@@ -121,6 +121,16 @@ async fn a_job_that_the_store_refuses_spoils_nothing_for_others() {
     }
 }
 
+/// The same call again might find what the first has left behind, and take that for a success.
+#[tokio::test]
+async fn a_job_that_is_refused_alone_is_not_sent_again() {
+    let (backend, queue) = set_up();
+    let job = number(1);
+    backend.refuses_enqueue(job.spec.id);
+    assert!(matches!(queue.enqueue(job).await, Err(Error::Corrupt(_))));
+    assert_eq!(backend.enqueues(), [1]);
+}
+
 #[tokio::test]
 async fn a_store_that_is_away_is_asked_once_for_all() {
     let (backend, queue) = set_up();

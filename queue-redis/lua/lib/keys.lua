@@ -3,7 +3,9 @@
 --
 -- The rule of all scripts: validate everything, read everything, then write; no call that can
 -- fail comes after the first write, because Redis does not roll back. Keys whose names are found
--- at run time are read with pcall first: one of a wrong type is left alone, not an error.
+-- at run time are read with pcall first: one of a wrong type is left alone, not an error. What is left
+-- is a command that the user may not use: enqueues, after which a record would tell of a job that never
+-- runs, take back what they have written.
 -- Ids, tokens and payloads are opaque strings; numbers stay below 2^53.
 
 local META, JOBS, DUE, IDEM, BODY, LIVE, FIN, RUN, CLAIMS, LEASES, AGES, BAD, WHENCE,

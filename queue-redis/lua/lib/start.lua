@@ -1,5 +1,7 @@
 if meta[1] and meta[1] ~= '4' then
-  return redis.error_reply('SCHEMA the store has schema ' .. meta[1] .. ', this program knows 4')
+  local remedy = (tonumber(meta[1]) or 0) > 4 and 'upgrade this program'
+    or 'let the older program finish its jobs, or use another namespace'
+  return redis.error_reply('SCHEMA the store has schema ' .. meta[1] .. ', this program knows 4: ' .. remedy)
 end
 local clock_ms = tonumber(meta[2]) or 0
 if not (clock_ms >= 0 and clock_ms <= TIME_MAX) then clock_ms = 0 end

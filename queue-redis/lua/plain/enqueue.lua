@@ -8,6 +8,8 @@
 -- that grows is made anew with each doubling: those with a place for each group or job are made of as
 -- many arguments, and each place is written before it is read.
 
+local take_back -- what was written, once something was
+
 local function enqueue_plain()
   local argv, format, byte, find = ARGV, string.format, byte, string.find
   local NAMES_FEW, LOOKS_FEW, LOOKS_SHARE = 16, 16, 8
@@ -194,45 +196,60 @@ local function enqueue_plain()
     end
   end
 
-  -- What may still fail is taken back: an id that comes twice, and a lane of a wrong type.
-  local function take_back(pushed)
-    call('HDEL', JOBS, unpack(argv, ids_at + 1, ids_at + count))
+  -- What may still fail is taken back: an id that comes twice, a lane of a wrong type, and what this
+  -- user may not do (ACL).
+  local pushed, counted = 0, 0 -- groups whose jobs are in their lanes; 1 for COUNT, 2 for LIVE, too
+  local function uncount(hash, field, jobs)
+    if try('HINCRBY', hash, field, format('%d', -jobs)) == 0 then try('HDEL', hash, field) end
+  end
+  take_back = function()
     for group = pushed, 1, -1 do
       local jobs = list_of[group] and #list_of[group] or last_of[group] - first_of[group] + 1
-      call('LTRIM', lane_of[group], '0', format('%d', -jobs - 1))
+      try('LTRIM', lane_of[group], '0', format('%d', -jobs - 1))
+      if try('EXISTS', lane_of[group]) == 0 then
+        try('ZREM', PREFIX .. 'lanes:' .. sets[set_of[family_of[group] or 1]], index_of[group])
+      end
     end
+    for i = 1, counted > 0 and #fields or 0 do uncount(COUNT, fields[i], by[i]) end
+    for i = 1, counted > 1 and 2 * key_count or 0, 2 do
+      uncount(LIVE, key_sums[i], by_key[i] * 256 + by_key[i + 1])
+    end
+    call('HDEL', JOBS, unpack(argv, ids_at + 1, ids_at + count))
   end
   -- A long field keeps short records out of the compact encoding (meta.lua).
   local long = count > 1 and #written[2] <= 64 and call('HLEN', JOBS) <= 512 and string.rep('-', 65)
   if long then written[2 * count + 1], written[2 * count + 2] = long, '1' end
   local added = call('HSET', JOBS, unpack(written))
   if long then added = added - call('HDEL', JOBS, long) end
-  if added ~= count then return take_back(0) end
+  if added ~= count then return take_back() end
   -- Groups whose lanes are new, and those of others whose places are looked for: of many, some by chance.
   local new, old = {}, {}
   local each_of, chance = seen > LOOKS_FEW and LOOKS_SHARE or 1, byte(argv[ids_at + 1], -1)
   for group = 1, seen do
-    local first, last, list, pushed = first_of[group], last_of[group], list_of[group], nil
+    local first, last, list, length = first_of[group], last_of[group], list_of[group], nil
     if list then
       first, last = 1, #list
-      pushed = try('RPUSH', lane_of[group], unpack(list))
+      length = try('RPUSH', lane_of[group], unpack(list))
     elseif first == last then
-      pushed = try('RPUSH', lane_of[group], argv[first])
+      length = try('RPUSH', lane_of[group], argv[first])
     else
-      pushed = try('RPUSH', lane_of[group], unpack(argv, first, last))
+      length = try('RPUSH', lane_of[group], unpack(argv, first, last))
     end
-    if type(pushed) == 'table' then return take_back(group - 1) end
-    if pushed == last - first + 1 then
+    if type(length) == 'table' then return take_back() end
+    pushed = group
+    if length == last - first + 1 then
       new[#new + 1] = group
     elseif (group + chance) % each_of == 0 then
       old[#old + 1] = group
     end
   end
   call('HSET', COUNT, unpack(sums))
+  counted = 1
   if key_count > NAMES_FEW then widen(LIVE) end
   for first = 1, 2 * key_count, CHUNK do
     call('HSET', LIVE, unpack(key_sums, first, min(first + CHUNK - 1, 2 * key_count)))
   end
+  counted = 2
 
   -- A lane that has jobs and no place, which is damage, is found out by a score that none has.
   for set = 1, old[1] and #sets or 0 do
@@ -288,6 +305,12 @@ local function enqueue_plain()
   return string.rep('R', count) .. now_text
 end
 
-local reply = enqueue_plain()
+local is_done, reply = pcall(enqueue_plain)
+if not is_done then
+  if take_back then pcall(take_back) end
+  -- As in enqueue.lua.
+  if type(reply) == 'string' and string.find(reply, '^%u+ ') then return redis.error_reply(reply) end
+  error(reply, 0)
+end
 if reply then return reply end
 

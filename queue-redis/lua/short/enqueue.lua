@@ -95,7 +95,8 @@ repeat
   end
   if is_taken then break end
 
-  -- Only a lane or an index of a wrong type can fail from here on: what was written is taken back.
+  -- From here on, a lane or an index of a wrong type can fail, and what this user may not do (ACL): what
+  -- was written is taken back then.
   local pushed, turn, added = nil, nil, 0
   if count == 1 then
     pushed = try('RPUSH', lane, argv[first])
@@ -112,35 +113,39 @@ repeat
     if not (turn >= 0 and turn < 2 ^ 48 and turn % 1 == 0) then turn = 0 end
     added = try('ZADD', lanes, string.format('%d', argv[6] * 2 ^ 48 + turn + 1), index)
   end
-  if not is_pushed or type(added) == 'table' then
-    if is_pushed then call('LTRIM', lane, '0', string.format('%d', -count - 1)) end
-    if count == 1 then call('HDEL', jobs, argv[first]) end
-    break
-  end
+  local failed = not is_pushed or type(added) == 'table'
   -- A long field keeps short records out of Redis' compact encoding (meta.lua). Lone jobs look now and then.
-  if written then
-    local long = #written[2] <= 64 and call('HLEN', jobs) <= 512 and string.rep('-', 65)
+  if written and not failed then
+    local size = #written[2] <= 64 and try('HLEN', jobs)
+    local long = type(size) == 'number' and size <= 512 and string.rep('-', 65)
     if long then written[2 * count + 1], written[2 * count + 2] = long, '1' end
-    call('HSET', jobs, unpack(written))
-    if long then call('HDEL', jobs, long) end
-  elseif now % 64 == 0 then
-    local size = call('HLEN', jobs)
-    if size > 32 and size <= 512 then
+    failed = type(try('HSET', jobs, unpack(written))) == 'table'
+      or long and type(try('HDEL', jobs, long)) == 'table'
+  elseif now % 64 == 0 and not failed then
+    local size = try('HLEN', jobs)
+    if type(size) == 'number' and size > 32 and size <= 512 then
       local long = string.rep('-', 65)
-      call('HSET', jobs, long, '1')
-      call('HDEL', jobs, long)
+      failed = type(try('HSET', jobs, long, '1')) == 'table' or type(try('HDEL', jobs, long)) == 'table'
     end
   end
-  local ready_text, live_text = string.format('%d', ready), string.format('%d', live)
-  if is_new then
-    call(
-      'HSET', META, ready_field, ready_text, live_field, live_text,
-      'clock_ms', now_text, 'turn', string.format('%d', turn + 1)
-    )
-  else
-    call('HSET', META, ready_field, ready_text, live_field, live_text, 'clock_ms', now_text)
+  if not failed then
+    local ready_text, live_text, counted = string.format('%d', ready), string.format('%d', live), nil
+    if is_new then
+      counted = try(
+        'HSET', META, ready_field, ready_text, live_field, live_text,
+        'clock_ms', now_text, 'turn', string.format('%d', turn + 1)
+      )
+    else
+      counted = try('HSET', META, ready_field, ready_text, live_field, live_text, 'clock_ms', now_text)
+    end
+    failed = type(counted) == 'table' or lives and type(try('HSET', PREFIX .. 'live', unpack(lives))) == 'table'
   end
-  if lives then call('HSET', PREFIX .. 'live', unpack(lives)) end
+  if failed then
+    if is_pushed then try('LTRIM', lane, '0', string.format('%d', -count - 1)) end
+    if is_new then try('ZREM', lanes, index) end
+    call('HDEL', jobs, unpack(argv, first, at + count))
+    break
+  end
   local paused = meta[5]
   if not parked and not (paused and string.find(paused, ',' .. queue .. ',', 1, true)) then
     local wake = PREFIX .. 'wake:' .. pair
@@ -149,7 +154,7 @@ repeat
     else
       -- Where no job was ready there is no token.
       local tokens = try('RPUSH', wake, 'w')
-      if type(tokens) == 'number' and tokens > 1 then call('LTRIM', wake, '0', '-2') end
+      if type(tokens) == 'number' and tokens > 1 then try('LTRIM', wake, '0', '-2') end
     end
   end
   do return string.rep('R', count) .. now_text end

@@ -118,10 +118,10 @@ pub(super) async fn run(
         let answer = if is_confirmed {
             backend.groups.make(call, repeat, durability).await
         } else {
-            store::one(&backend.link, call, repeat).await.map(|reply| (reply, durability))
+            store::one(&backend.link, call, repeat).await.map(|reply| (vec![reply], durability))
         };
-        let (reply, reached) = answer.map_err(|error| of_part(error, outcomes.len()))?;
-        let (answers, now_ms) = read(reply, part)?;
+        let (replies, reached) = answer.map_err(|error| of_part(error, outcomes.len()))?;
+        let (answers, now_ms) = read_all(replies, part)?;
         if let Some(now_ms) = now_ms
             && !is_confirmed
         {
@@ -252,6 +252,38 @@ fn limit_keys<'a>(groups: &[Group<'a>], runs: &[[u16; 2]]) -> (Vec<&'a LimitKey>
     (keys, carriers)
 }
 
+/// What has become of the jobs by the answers to a call and its repeats, and the store's clock
+/// unless that is damaged.
+fn read_all(
+    replies: Vec<Value>,
+    jobs: &[NewJob],
+) -> Result<(Vec<EnqueueOutcome>, Option<u64>), Error> {
+    let mut readings = replies.into_iter().map(|reply| read(reply, jobs));
+    let first = readings.next().ok_or_else(|| unexpected("no answer"))??;
+    readings.try_fold(first, |(earlier, _), later| {
+        let (later, now_ms) = later?;
+        Ok((
+            earlier.iter().zip(later).map(|(earlier, later)| agreed(earlier, later)).collect(),
+            now_ms,
+        ))
+    })
+}
+
+/// The last answer counts: the server that gave it may have taken the place of one that had other
+/// jobs, and had said what is true there only. That a job is new is still true if the last one has
+/// just this job.
+fn agreed(earlier: &EnqueueOutcome, later: EnqueueOutcome) -> EnqueueOutcome {
+    match (earlier, later) {
+        (EnqueueOutcome::Done(made), EnqueueOutcome::Done(found))
+            if !made.duplicate && found.duplicate && found.id == made.id =>
+        {
+            let made = Enqueued::created(found.id, found.state).replacing(made.replaced);
+            EnqueueOutcome::Done(made)
+        }
+        (_, later) => later,
+    }
+}
+
 /// What has become of the jobs, and the store's clock unless that is damaged.
 fn read(reply: Value, jobs: &[NewJob]) -> Result<(Vec<EnqueueOutcome>, Option<u64>), Error> {
     let mut items = Items::of_first(reply)?;
@@ -317,6 +349,37 @@ mod tests {
     use queue_core::{Kind, Payload};
 
     use super::*;
+
+    /// After a fail-over, each answer that the old server may have given, and each of the new one.
+    #[test]
+    fn the_last_answer_counts_but_a_job_that_is_there_stays_new() {
+        let (own, other, before) = (JobId::new(), JobId::new(), JobId::new());
+        let done = EnqueueOutcome::Done;
+        let made = Enqueued::created(own, JobState::Ready);
+        let refused = |reason| EnqueueOutcome::Conflict { existing: other, reason };
+        let limit = LimitKey::new("queue:default").unwrap();
+        let full = EnqueueOutcome::Full { limit, retry_after: std::time::Duration::ZERO };
+        let all = [
+            done(made),
+            done(made.replacing(Some(before))),
+            done(Enqueued::duplicate(own, JobState::Running)),
+            done(Enqueued::duplicate(other, JobState::Ready)),
+            refused(ConflictReason::Id),
+            refused(ConflictReason::IdempotencyKey),
+            full,
+        ];
+        for (first, earlier) in all.iter().enumerate() {
+            for (last, later) in all.iter().enumerate() {
+                let new = Enqueued::created(own, JobState::Running);
+                let expected = match (first, last) {
+                    (0, 2) => done(new),
+                    (1, 2) => done(new.replacing(Some(before))),
+                    _ => later.clone(),
+                };
+                assert_eq!(agreed(earlier, later.clone()), expected, "{earlier:?}, {later:?}");
+            }
+        }
+    }
 
     #[test]
     fn jobs_that_share_everything_are_one_group_wherever_they_are() {

@@ -6,11 +6,7 @@ use crate::info::{Info, Version};
 
 /// Each finding that says "bad" here makes `connect` refuse.
 pub(super) fn fitness(info: &Info) -> Vec<CheckFinding> {
-    vec![
-        version(info.field("redis_version")),
-        role(info.field("role")),
-        eviction(info.field("maxmemory_policy")),
-    ]
+    vec![version(info.field("redis_version")), role(info), eviction(info.field("maxmemory_policy"))]
 }
 
 /// How the server is just now.
@@ -33,10 +29,24 @@ fn version(found: &str) -> CheckFinding {
     )
 }
 
-fn role(found: &str) -> CheckFinding {
-    match found {
-        "master" => CheckFinding::good("role", found),
-        _ => CheckFinding::bad("role", found, "connect to the master: a replica takes no jobs"),
+pub(super) fn is_replica(info: &Info) -> bool {
+    info.field("role") == "slave"
+}
+
+fn role(info: &Info) -> CheckFinding {
+    const NAME: &str = "role";
+    match info.field("role") {
+        found @ "master" => CheckFinding::good(NAME, found),
+        "" if info.field("redis_mode") == "sentinel" => CheckFinding::bad(
+            NAME,
+            "sentinel",
+            "a Sentinel holds no data and is not asked for the master: connect to the master, by an \
+             address that follows it",
+        ),
+        "" => {
+            CheckFinding::bad(NAME, "unknown", "connect to a Redis or Valkey server that tells it")
+        }
+        found => CheckFinding::bad(NAME, found, "connect to the master: a replica takes no jobs"),
     }
 }
 
@@ -170,7 +180,11 @@ mod tests {
         {
             assert_eq!(bad(&version(found)), expected, "{found}");
         }
-        assert!(bad(&role("slave")) && !bad(&role("master")));
+        let role = |info: &str| role(&parsed(info));
+        assert!(bad(&role("role:slave")) && !bad(&role("role:master")));
+        let sentinel = role("redis_mode:sentinel");
+        assert!(bad(&sentinel) && sentinel.found == "sentinel", "{sentinel:?}");
+        assert_eq!(role("redis_mode:standalone").found, "unknown");
         assert!(bad(&eviction("allkeys-lru")) && bad(&eviction("volatile-ttl")));
         assert!(!bad(&eviction("noeviction")));
     }

@@ -35,6 +35,8 @@ struct State {
     refusals: u64,
     /// Why the last one could not; nothing if it could.
     why: Option<RedisError>,
+    /// Why the last shared connection was given up, unless a call was answered since.
+    broken: Option<RedisError>,
 }
 
 impl Pace {
@@ -42,7 +44,14 @@ impl Pace {
     pub(super) fn succeeded(&self) {
         if self.in_a_row.load(Ordering::Relaxed) != 0 {
             self.in_a_row.store(0, Ordering::Relaxed);
+            self.lock().broken = None;
         }
+    }
+
+    /// A connection was given up for this.
+    pub(super) fn broke(&self, why: &RedisError) {
+        self.failed(None);
+        self.lock().broken = Some(why.clone());
     }
 
     /// A connection broke, or could not be made (`why`).
@@ -56,9 +65,10 @@ impl Pace {
         }
     }
 
-    /// Why the last connection could not be made.
+    /// Why there is no connection: the last could not be made, or was given up.
     pub(super) fn last_refusal(&self) -> Option<RedisError> {
-        self.lock().why.clone()
+        let state = self.lock();
+        state.why.as_ref().or(state.broken.as_ref()).cloned()
     }
 
     /// Waits until the next connection may be made.
@@ -146,6 +156,16 @@ mod tests {
         // About one in 2.5 s on the average, once the pauses have grown.
         let attempts = attempts.load(Ordering::Relaxed);
         assert!((12..60).contains(&attempts), "{attempts} attempts in 60 s");
+    }
+
+    #[test]
+    fn who_waits_in_vain_is_told_why_until_a_call_is_answered() {
+        let pace = Pace::default();
+        let told = || pace.last_refusal().map(|why| why.to_string());
+        pace.broke(&away());
+        assert_eq!(told(), Some(away().to_string()));
+        pace.succeeded();
+        assert_eq!(told(), None);
     }
 
     #[tokio::test(start_paused = true)]

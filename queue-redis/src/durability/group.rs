@@ -42,12 +42,13 @@ struct Ask {
     answer: oneshot::Sender<Answer>,
     /// Whether the jobs may be in the store by now.
     may_have_applied: bool,
-    /// What the server has answered first. An enqueue that is made again finds its own jobs.
-    value: Option<Value>,
+    /// What servers have answered, the one that confirms last. One that comes after a fail-over may
+    /// not have what the one before has said: what that is worth, only the caller can tell.
+    replies: Vec<Value>,
 }
 
-/// The server's answer, and what it survives.
-type Answer = Result<(Value, Durability), Error>;
+/// The answers to a call and its repeats, the confirmed one last, and what that survives.
+type Answer = Result<(Vec<Value>, Durability), Error>;
 
 impl Groups {
     pub(crate) fn new(link: Arc<Link>, confirm_within: Duration) -> Self {
@@ -65,7 +66,7 @@ impl Groups {
     pub(crate) async fn make(&self, call: Call, repeat: Repeat, durability: Durability) -> Answer {
         let bytes = call.bytes();
         let (answer, answered) = oneshot::channel();
-        let ask = Ask { call, bytes, repeat, answer, may_have_applied: false, value: None };
+        let ask = Ask { call, bytes, repeat, answer, may_have_applied: false, replies: Vec::new() };
         self.ask(durability, ask);
         let lost = || Error::Unavailable("the runtime of this call has ended".to_owned());
         answered.await.unwrap_or_else(|_| Err(lost()))
@@ -167,7 +168,7 @@ async fn attempt_all(
         match reply {
             Ok(value) => {
                 ask.may_have_applied = true;
-                ask.value.get_or_insert(value);
+                ask.replies.push(value);
                 written.push(ask);
             }
             Err(diagnosis) if ask.is_over(&diagnosis) => ask.fail(&diagnosis.error),
@@ -216,9 +217,8 @@ impl Ask {
     }
 
     fn finish(self, reached: &Result<Durability, Error>) {
-        let value = self.value.unwrap_or(Value::Nil);
         let answer = match reached {
-            Ok(durability) => Ok((value, *durability)),
+            Ok(durability) => Ok((self.replies, *durability)),
             Err(error) => Err(same(error)),
         };
         let _ = self.answer.send(answer);

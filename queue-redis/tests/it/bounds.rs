@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use queue_core::conformance::Harness;
 use queue_core::{
-    ErrorKind, HISTORY_ERROR_MAX_BYTES, HISTORY_MAX, JobError, LimitKeys, NewJob, Outcome, Payload,
-    Timestamp,
+    Backend, ErrorKind, HISTORY_ERROR_MAX_BYTES, HISTORY_MAX, JobError, JobState, LimitKeys,
+    ListRequest, NewJob, Outcome, Payload, QueueName, Timestamp,
 };
 
 use crate::support::harness::RedisHarness;
@@ -105,4 +105,42 @@ async fn small_hashes_are_not_looked_through() {
         assert_eq!(encoding(name), "hashtable", "{name}");
     }
     assert_sound(&backend).await;
+}
+
+/// Thousands of queues in a namespace: who asks for one of them does not have the names of all read to
+/// Lua.
+#[tokio::test]
+async fn one_queue_is_found_among_the_names_of_many() {
+    let harness = RedisHarness::new();
+    let backend = harness.now().await;
+    let meta = harness.key(&backend, "meta");
+    let mut words: Vec<Vec<u8>> = vec![b"HSET".to_vec(), meta.into_bytes()];
+    for n in 0..3000 {
+        words.extend([format!("default-{n}/a/ready").into_bytes(), b"1".to_vec()]);
+    }
+    harness.raw::<()>(&words.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    let kinds: Vec<String> = (0..40).map(|n| format!("k{n:02}")).collect();
+    enqueue(&backend, &kinds.iter().map(|kind| job(kind)).collect::<Vec<_>>()).await;
+
+    let before = harness.redis.info("cmdstat_hgetall");
+    let queue = QueueName::default();
+    let lanes = backend.lanes(&queue).await.unwrap();
+    let mut found: Vec<_> = lanes.lanes.iter().map(|lane| lane.kind.to_string()).collect();
+    found.sort();
+    assert_eq!(found, kinds);
+    let mut of_queue = ListRequest::new(JobState::Ready);
+    of_queue.queue = Some(queue.clone());
+    let page = backend.list(&of_queue).await.unwrap();
+    let found: Vec<_> = page.jobs.iter().map(|job| job.kind.to_string()).collect();
+    assert_eq!(found, kinds);
+    let wakes = || {
+        let names = harness.names(&backend);
+        names.iter().filter(|name| name.contains(":wake:default/")).count()
+    };
+    assert_eq!(wakes(), 40);
+    backend.set_paused(&queue, true).await.unwrap();
+    assert_eq!(wakes(), 0);
+    backend.set_paused(&queue, false).await.unwrap();
+    assert_eq!(wakes(), 40);
+    assert_eq!(harness.redis.info("cmdstat_hgetall"), before);
 }

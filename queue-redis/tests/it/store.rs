@@ -15,6 +15,7 @@ use crate::support::harness::RedisHarness;
 use crate::support::jobs::{
     assert_sound, claim, completed, ends, enqueue, job, request, settle, transient,
 };
+use crate::support::proxy::Proxy;
 use crate::support::server::TestRedis;
 
 const START: Timestamp = Timestamp::from_ms(4_102_444_800_000);
@@ -98,8 +99,6 @@ async fn unfit_servers_are_refused_with_a_remedy() {
     };
     let evicting = TestRedis::start_with(&["--maxmemory-policy", "allkeys-lru"]);
     assert!(refused(&evicting).await.contains("noeviction"));
-    let replica = TestRedis::start_with(&["--replicaof", "127.0.0.1 1"]);
-    assert!(refused(&replica).await.contains("master"));
     let guarded = TestRedis::start_with(&["--requirepass", "hunter2"]);
     assert!(!refused(&guarded).await.contains("hunter2"));
     let url = format!("{}?pass=hunter2", guarded.url());
@@ -109,18 +108,44 @@ async fn unfit_servers_are_refused_with_a_remedy() {
     assert!(matches!(&error, Error::Refused(why) if !why.contains("hunter3")), "{error}");
 }
 
+/// Whoever can wait then does: an address leads to such a server while a fail-over is under way.
 #[tokio::test]
-async fn data_of_a_newer_program_is_refused_by_connect_and_by_every_call() {
+async fn a_server_that_may_get_fit_is_unavailable() {
+    let unavailable = async |url: &str| match RedisBackend::connect(url, Namespace::default()).await
+    {
+        Err(Error::Unavailable(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    let replica = TestRedis::start_with(&["--replicaof", "127.0.0.1 1"]);
+    assert!(unavailable(&replica.url()).await.contains("master"));
+    let harness = RedisHarness::new();
+    let proxy = Proxy::start(harness.redis.socket()).await;
+    for error in ["LOADING Redis is loading", "MOVED 3999 127.0.0.1:6381"] {
+        // As often as it is asked.
+        for _ in 0..1000 {
+            proxy.answer("HMGET", format!("-{error}\r\n"));
+        }
+        let why = unavailable(&proxy.url()).await;
+        assert!(why.contains(error), "{why}");
+        proxy.answer_no_more();
+    }
+    RedisBackend::connect(&proxy.url(), Namespace::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn data_of_another_program_is_refused_by_connect_and_by_every_call() {
     let harness = RedisHarness::new();
     let backend = harness.now().await;
     let meta = harness.key(&backend, "meta");
-    harness.raw::<()>(&[b"HSET", meta.as_bytes(), b"schema", b"9"]);
-    let again = RedisBackend::connect(&harness.redis.url(), backend.namespace().clone()).await;
-    assert!(matches!(again, Err(Error::Refused(_))));
-    assert!(matches!(
-        backend.enqueue(&[job("a")], Durability::Memory).await,
-        Err(Error::Refused(_))
-    ));
+    for (schema, remedy) in [("3", "older program"), ("9", "upgrade this")] {
+        harness.raw::<()>(&[b"HSET", meta.as_bytes(), b"schema", schema.as_bytes()]);
+        let again = RedisBackend::connect(&harness.redis.url(), backend.namespace().clone()).await;
+        let Err(Error::Refused(why)) = again else { panic!("{again:?}") };
+        assert!(why.contains(remedy), "{why}");
+        let call = backend.enqueue(&[job("a")], Durability::Memory).await;
+        let Err(Error::Refused(why)) = call else { panic!("{call:?}") };
+        assert!(why.contains(remedy), "{why}");
+    }
     let findings = backend.check().await.unwrap();
     let bad: Vec<_> = findings.iter().filter(|f| f.verdict == Verdict::Bad).collect();
     assert_eq!(bad.iter().map(|f| f.name).collect::<Vec<_>>(), ["schema"]);
@@ -167,7 +192,9 @@ async fn a_user_with_the_documented_permissions_can_do_everything() {
     backend.maintain(10).await.unwrap();
     backend.get(&ids).await.unwrap();
     backend.stats().await.unwrap();
-    backend.check().await.unwrap();
+    let findings = backend.check().await.unwrap();
+    let permissions = findings.iter().find(|finding| finding.name == "permissions").unwrap();
+    assert_eq!(permissions.verdict, Verdict::Good, "{permissions:?}");
     operate(&backend, &ids).await;
     assert_sound(&backend).await;
 }

@@ -37,8 +37,12 @@ struct Plan {
     canned: VecDeque<(String, Vec<u8>)>,
     /// Connections up to this number are silent: what they send is swallowed.
     silent: usize,
+    /// Connections up to this number are closed.
+    cut: usize,
     /// New connections are closed at once.
     shut: bool,
+    /// Where new connections lead.
+    server: PathBuf,
 }
 
 /// What has happened since the start.
@@ -56,7 +60,8 @@ impl Proxy {
     pub async fn start(server: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("its address");
-        let proxy = Self { address, plan: Arc::default(), counts: watch::Sender::default() };
+        let plan = Arc::new(Mutex::new(Plan { server, ..Plan::default() }));
+        let proxy = Self { address, plan, counts: watch::Sender::default() };
         let serving = proxy.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -64,9 +69,12 @@ impl Proxy {
                 client.set_nodelay(true).expect("a socket");
                 serving.counts.send_modify(|counts| counts.opened += 1);
                 let number = serving.counts().opened;
-                let (serving, server) = (serving.clone(), server.clone());
+                let serving = serving.clone();
                 tokio::spawn(async move {
-                    let is_shut = serving.plan().shut;
+                    let (is_shut, server) = {
+                        let plan = serving.plan();
+                        (plan.shut, plan.server.clone())
+                    };
                     if let (false, Ok(server)) = (is_shut, UnixStream::connect(server).await) {
                         serving.forward(number, client, server).await;
                     }
@@ -102,6 +110,11 @@ impl Proxy {
         self.plan().canned.push_back((word.to_owned(), reply.into()));
     }
 
+    /// Leaves all further commands to the server.
+    pub fn answer_no_more(&self) {
+        self.plan().canned.clear();
+    }
+
     /// Answers the next script call with an error.
     pub fn refuse(&self, error: &str) {
         self.answer("EVALSHA", format!("-{error}\r\n"));
@@ -116,6 +129,17 @@ impl Proxy {
     /// Closes every connection that is open now and each new one at once, until opened again.
     pub fn shut(&self, shut: bool) {
         self.plan().shut = shut;
+        self.counts.send_modify(|_| ());
+    }
+
+    /// Leads to another server from now on, as an address does after a fail-over, and closes every
+    /// connection that is open now.
+    pub fn lead_to(&self, server: PathBuf) {
+        let opened = self.counts().opened;
+        {
+            let mut plan = self.plan();
+            (plan.server, plan.cut) = (server, opened);
+        }
         self.counts.send_modify(|_| ());
     }
 
@@ -182,7 +206,10 @@ impl Proxy {
                     let Ok(count @ 1..) = count else { return };
                     replies.extend_from_slice(&from_server[..count]);
                 }
-                _ = changes.changed() => if self.plan().shut { return },
+                _ = changes.changed() => {
+                    let plan = self.plan();
+                    if plan.shut || number <= plan.cut { return }
+                }
             }
             if number <= self.plan().silent {
                 continue;

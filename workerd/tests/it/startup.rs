@@ -52,6 +52,30 @@ async fn a_daemon_says_what_is_wrong_with_its_store_and_works_on() {
     assert_eq!(until_finished(&queue, id).await.state, JobState::Completed);
 }
 
+/// As while a fail-over is under way.
+#[test]
+fn a_daemon_whose_address_leads_to_a_replica_waits_for_the_master() {
+    let (gate, redis) = (Gate::new(), Redis::start());
+    assert!(redis.call("REPLICAOF 127.0.0.1 1").starts_with("+OK"));
+    let daemon = Daemon::start(&redis.url(), &gate.executor());
+    let failed = daemon.wait_for_entry("why", |entry| entry["event"] == "connect_failed");
+    assert!(text(&failed["error"]).contains("master"), "{failed}");
+    assert!(redis.call("REPLICAOF NO ONE").starts_with("+OK"));
+    daemon.wait_for_event("connected");
+}
+
+/// Its calls would leave half of their work.
+#[test]
+fn a_daemon_that_may_not_do_all_of_its_work_does_not_start() {
+    let (gate, redis) = (Gate::new(), Redis::start());
+    assert!(redis.call("ACL SETUSER w on >s ~* &* +@all -rpush").starts_with("+OK"));
+    let url = format!("{}?user=w&pass=s", redis.url());
+    let mut daemon = Daemon::start(&url, &gate.executor());
+    let found = daemon.wait_for_entry("what is forbidden", |entry| entry["name"] == "permissions");
+    assert!(text(&found["found"]).contains("RPUSH"), "{found}");
+    assert_eq!(daemon.exit_code(), Some(3));
+}
+
 #[tokio::test]
 async fn a_daemon_without_a_store_ends_at_the_first_signal() {
     let (gate, redis) = (Gate::new(), Redis::not_started());

@@ -214,3 +214,27 @@ async fn a_server_without_room_for_one_more_client_is_tried_again() {
         connecting.await.unwrap().unwrap();
     }
 }
+
+/// So that a worker can ask at once what is left of its leases.
+#[tokio::test]
+async fn who_wants_to_know_hears_that_another_connection_was_made() {
+    let harness = RedisHarness::new();
+    let (proxy, backend) = behind_proxy(&harness, RedisOptions::default()).await;
+    let hearing = |seen| {
+        let backend = backend.clone();
+        tokio::spawn(async move { backend.wait_reconnected(seen).await.unwrap() })
+    };
+    let mut heard = 0;
+    for _ in 0..2 {
+        let next = hearing(heard);
+        backend.stats().await.unwrap();
+        assert!(!next.is_finished());
+        proxy.lead_to(harness.redis.socket());
+        // Whoever calls finds out that the connection is gone.
+        backend.stats().await.unwrap();
+        let now = next.await.unwrap();
+        assert_eq!(now, heard + 1);
+        assert_eq!(hearing(heard).await.unwrap(), now, "who comes late hears of it, too");
+        heard = now;
+    }
+}
