@@ -31,6 +31,13 @@ struct Shared {
     end: CancellationToken,
 }
 
+impl Shared {
+    fn renew_all_now(&self) {
+        self.all_now.store(true, Ordering::SeqCst);
+        self.wanted.notify_one();
+    }
+}
+
 impl Renewer {
     pub(super) fn start(renewals: Renewals) -> Result<Self, StartError> {
         let refused = |error: std::io::Error| StartError::Thread(error.to_string());
@@ -47,8 +54,7 @@ impl Renewer {
 
     /// Renews everything at once: that is how a worker learns of cancel requests.
     pub(super) fn renew_all_now(&self) {
-        self.shared.all_now.store(true, Ordering::SeqCst);
-        self.shared.wanted.notify_one();
+        self.shared.renew_all_now();
     }
 }
 
@@ -77,6 +83,7 @@ impl Renewals {
             () = self.watch_for_ever() => {}
             () = self.starts.watch_for_ever() => {}
             () = self.rescue_for_ever() => {}
+            () = self.follow_reconnects_for_ever(shared) => {}
         }
     }
 
@@ -152,6 +159,21 @@ impl Renewals {
             self.leases.renewed(*token, sent_at, renewal);
         }
         Ok(())
+    }
+
+    /// What a new connection leads to may know nothing of the leases, as a replica that was promoted or data that
+    /// was restored: the sooner an attempt hears of that, the shorter it runs beside another one of its job.
+    async fn follow_reconnects_for_ever(&self, shared: &Shared) {
+        let mut seen = 0;
+        loop {
+            match caught(self.queue.backend().wait_reconnected_boxed(seen)).await {
+                Ok(Ok(times)) => {
+                    seen = times;
+                    shared.renew_all_now();
+                }
+                _ => tokio::time::sleep(self.lease / 4).await,
+            }
+        }
     }
 
     /// Stops jobs whose lease may be over, even while a renewal hangs.

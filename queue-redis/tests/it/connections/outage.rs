@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use queue_core::{
-    Backend, CancelOutcome, Durability, EnqueueOutcome, JobState, Namespace, OnConflict,
-    RenewRequest, Renewal, Settled,
+    Backend, CancelOutcome, CancelReason, Context, Durability, EnqueueOutcome, Executor, Fail,
+    JobState, Kind, Namespace, OnConflict, Payload, Queue, RenewRequest, Renewal, Settled, Worker,
 };
 use queue_redis::{RedisBackend, RedisOptions};
+use tokio::sync::mpsc;
 
 use crate::support::harness::RedisHarness;
 use crate::support::jobs::{
@@ -237,4 +238,36 @@ async fn who_wants_to_know_hears_that_another_connection_was_made() {
         assert_eq!(hearing(heard).await.unwrap(), now, "who comes late hears of it, too");
         heard = now;
     }
+}
+
+/// Runs until it is told that its lease is lost.
+#[derive(Clone)]
+struct TillLost(mpsc::UnboundedSender<Option<CancelReason>>);
+
+impl Executor for TillLost {
+    async fn run(&self, context: Context) -> Result<Option<Payload>, Fail> {
+        self.0.send(None).unwrap();
+        self.0.send(Some(context.cancelled().await)).unwrap();
+        Ok(None)
+    }
+}
+
+/// Not only when a third of its lease is over: until then the job can run elsewhere as well.
+#[tokio::test]
+async fn a_worker_that_is_led_to_older_data_learns_at_once_what_it_has_lost() {
+    let harness = RedisHarness::new();
+    let (proxy, backend) = behind_proxy(&harness, RedisOptions::default()).await;
+    let leases = harness.key(&backend, "leases");
+    let queue = Queue::new(Arc::into_inner(backend).unwrap());
+    let (told, mut tells) = mpsc::unbounded_channel();
+    let worker = Worker::new(&queue).concurrency(2).lease(Duration::from_secs(3600));
+    let worker = worker.executor(Kind::new("a").unwrap(), None, TillLost(told)).start().unwrap();
+    queue.enqueue(job("a")).await.unwrap();
+    assert_eq!(tells.recv().await, Some(None));
+    // The claim was never copied.
+    harness.raw::<()>(&[b"DEL", leases.as_bytes()]);
+    proxy.lead_to(harness.redis.socket());
+    let reason = tokio::time::timeout(Duration::from_secs(20), tells.recv()).await.unwrap();
+    assert_eq!(reason, Some(Some(CancelReason::LeaseLost)));
+    worker.stop_now().await;
 }
