@@ -16,7 +16,7 @@ use crate::{ClaimRequest, ClaimToken, Error, JobId, Outcome, SettleRequest, Sett
 
 /// So many looks in a row have to find that the cycle stands: a process that was stopped for a while, or a busy
 /// machine, goes on by itself.
-const LOOKS: u32 = 4;
+const LOOKS: u32 = 2;
 
 /// What is to be given back.
 #[derive(Default)]
@@ -49,7 +49,7 @@ impl Renewals {
         let turns_within = turns_within(self.lease);
         let (mut stands, mut to_give_back) = (0, ToGiveBack::default());
         loop {
-            tokio::time::sleep(turns_within / 4).await;
+            tokio::time::sleep(turns_within / 2).await;
             let is_late = self.status.stands_for() > turns_within + turns_within / 2;
             stands = if is_late { stands + 1 } else { 0 };
             if stands >= LOOKS {
