@@ -156,7 +156,8 @@ impl From<Error> for Failure {
             Error::QueueFull { .. }
             | Error::StoreFull(_)
             | Error::Unavailable(_)
-            | Error::Refused(_) => Exit::Unavailable,
+            | Error::Refused(_)
+            | Error::NeedsRestart(_) => Exit::Unavailable,
             _ => Exit::Failed,
         };
         let failure = Self::new(exit, &error);

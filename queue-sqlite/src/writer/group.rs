@@ -74,7 +74,7 @@ pub(super) fn run(
     while let Some(calls) = line.next_group() {
         failed_sync |= thread_failed_sync();
         if failed_sync {
-            fail_all(calls, || Error::Refused(FAILED_SYNC.to_owned()));
+            fail_all(calls, || Error::NeedsRestart(FAILED_SYNC.to_owned()));
             continue;
         }
         // Once a sync has failed, what the log holds may be nowhere else.
@@ -195,7 +195,7 @@ fn commit_each(conn: &mut Connection, calls: Calls, outside: &Outside) -> bool {
     let mut failed_sync = false;
     for call in calls {
         if failed_sync {
-            call.fail(Error::Refused(FAILED_SYNC.to_owned()));
+            call.fail(Error::NeedsRestart(FAILED_SYNC.to_owned()));
         } else {
             failed_sync = commit_group(conn, vec![call], outside, &mut |_| None);
         }
@@ -357,6 +357,7 @@ fn copy_of(error: &Error) -> Error {
     match error {
         Error::StoreFull(what) => Error::StoreFull(what.clone()),
         Error::Refused(what) => Error::Refused(what.clone()),
+        Error::NeedsRestart(what) => Error::NeedsRestart(what.clone()),
         Error::Corrupt(what) => Error::Corrupt(what.clone()),
         Error::Unavailable(what) => Error::Unavailable(what.clone()),
         other => Error::Unavailable(other.to_string()),

@@ -52,6 +52,21 @@ async fn a_daemon_says_what_is_wrong_with_its_store_and_works_on() {
     assert_eq!(until_finished(&queue, id).await.state, JobState::Completed);
 }
 
+/// Only a restart helps: the file that it has open is not the one that others would use.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_whose_file_was_moved_asks_for_a_restart() {
+    let (gate, store) = (Gate::new(), Store::sqlite());
+    let daemon = Daemon::start(&store.url(), &gate.executor());
+    until("ready", async || (daemon.get("/readyz").0 == 200).then_some(())).await;
+    assert_eq!(daemon.get("/livez").0, 200);
+    let url = store.url();
+    let file = url.strip_prefix("sqlite:").unwrap();
+    std::fs::rename(file, format!("{file}.away")).unwrap();
+    let red = || async { Some(daemon.get("/livez")).filter(|(status, _)| *status == 503) };
+    let (_, why) = until("red", red).await;
+    assert!(why.contains("start it again"), "{why}");
+}
+
 #[tokio::test]
 async fn a_daemon_without_a_store_ends_at_the_first_signal() {
     let (gate, redis) = (Gate::new(), Redis::not_started());
