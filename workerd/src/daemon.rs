@@ -200,7 +200,18 @@ async fn stop(worker: &RunningWorker, grace: Duration, signals: &mut Signals) ->
             (report, true)
         }
     };
-    let StopReport { finished, released, lost, .. } = report;
+    stopped(report, forced)
+}
+
+/// Tells what became of the jobs.
+fn stopped(report: StopReport, forced: bool) -> Exit {
+    let StopReport { finished, released, lost, untold, .. } = report;
+    if untold > 0 {
+        let advice = "the store could not be told how the untold ones ended: these jobs run again \
+                      when their leases end";
+        tracing::warn!(event = "stopped", finished, released, lost, untold, advice);
+        return Exit::Untold;
+    }
     tracing::info!(event = "stopped", finished, released, lost);
     if forced { Exit::Forced } else { Exit::Done }
 }

@@ -61,6 +61,16 @@ pub struct StopReport {
     /// Attempts whose outcome did not count: the lease was over, or the store could not be told.
     /// These jobs run again when their lease expires, or have done so.
     pub lost: usize,
+    /// Of the lost ones, those that the worker held when it gave up telling the store.
+    pub untold: usize,
+}
+
+impl StopReport {
+    /// Counts attempts that the store is not told of any more.
+    pub(super) fn give_up(&mut self, attempts: usize) {
+        self.lost += attempts;
+        self.untold += attempts;
+    }
 }
 
 /// How a worker is doing.
