@@ -2,6 +2,7 @@
 
 mod cancel;
 pub(super) mod change;
+mod content;
 mod events;
 mod explain;
 pub(super) mod ls;
