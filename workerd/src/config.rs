@@ -29,7 +29,7 @@ pub(crate) use layers::{Layers, Setting};
 pub(crate) use limits::Limits;
 pub(crate) use queues::Queues;
 pub(crate) use secret::StoreUrl;
-pub(crate) use value::{durability, duration};
+pub(crate) use value::{DURATION_MAX, durability, duration};
 pub(crate) use view::View;
 
 /// Everything `workerd run` needs to know.

@@ -2,14 +2,12 @@
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use queue::{Hold, JobState, OnConflict};
-use serde::Deserialize;
 
 use crate::config::duration;
 use crate::display::exact;
 
 /// `existing`, `reject` or `replace`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Conflicting {
     /// The job that was there is the answer
     Existing,
