@@ -5,6 +5,7 @@ use queue::{LimitKey, LimitTarget};
 use serde::Serialize;
 
 use super::Common;
+use super::store::WHO_MAKES_IT;
 use crate::config::{Config, Limits, View};
 use crate::daemon::NOTHING_TO_RUN;
 use crate::display::{escape, table};
@@ -48,7 +49,7 @@ pub(super) async fn check(common: &Common) -> Outcome {
     }
     if let Some(file) = config.store.missing_file()? {
         let found = format!("{} is not there yet", file.display());
-        findings.push(warning("database", &found, "the first workerd run or enqueue makes it"));
+        findings.push(warning("database", &found, WHO_MAKES_IT));
     } else {
         let queue = common.connect().await?;
         limits.extend(queue.limits().await?);

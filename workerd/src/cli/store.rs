@@ -8,6 +8,10 @@ use super::Common;
 use crate::config::{Config, Store};
 use crate::exit::{Exit, Failure};
 
+/// What makes a database.
+pub(super) const WHO_MAKES_IT: &str =
+    "the first workerd run, enqueue, limit set or queue pause makes it";
+
 impl Common {
     /// Where the store is, by file, environment and flags. The rest of the file is not looked
     /// at: a producer need not have the programs that workers run.
@@ -27,7 +31,7 @@ impl Common {
         if let Some(file) = store.missing_file()? {
             let message = format!("{}: there is no such database", file.display());
             let failure = Failure::new(Exit::NotFound, message);
-            return Err(failure.advice("the first workerd run or enqueue makes it"));
+            return Err(failure.advice(WHO_MAKES_IT));
         }
         store.connect().await
     }
