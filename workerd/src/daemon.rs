@@ -55,6 +55,9 @@ pub(crate) async fn run(
     };
     // Beside the work, which does not wait for it; it ends with the runtime at the latest.
     tokio::spawn(store_check::tell(queue.clone()));
+    if !config.executors.is_empty() {
+        tokio::task::spawn_blocking(command::sweep_folders);
+    }
     let mut worker = worker(config, &queue)?;
     if let Some(customize) = customize {
         worker = customize(worker);
