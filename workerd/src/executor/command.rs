@@ -11,6 +11,7 @@ mod group;
 mod input;
 mod listener;
 mod output;
+mod pace;
 mod result;
 mod start;
 mod starts;
