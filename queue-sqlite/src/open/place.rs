@@ -38,7 +38,11 @@ impl Place {
                 }
                 _ => self.moved.store(true, Ordering::Relaxed),
             }
-            tracing::error!(path = %self.path.display(), "the file was moved or deleted");
+            tracing::error!(
+                event = "file_moved",
+                path = %self.path.display(),
+                "the file was moved or deleted"
+            );
         }
         let path = self.path.display();
         let what = format!("{path}: the file was moved or deleted; start this process again");

@@ -118,10 +118,10 @@ pub(super) fn close(mut conn: Connection, failed_sync: bool) {
     if failed_sync
         && let Err(error) = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
     {
-        tracing::warn!(%error, "the write-ahead log may be lost");
+        tracing::warn!(event = "log_not_kept", %error, "the write-ahead log may be lost");
     }
     if let Err((_, error)) = conn.close() {
-        tracing::warn!(%error, "the connection was not closed cleanly");
+        tracing::warn!(event = "close_failed", %error, "the connection was not closed cleanly");
     }
 }
 
@@ -342,7 +342,11 @@ fn roll_back(conn: &Connection) {
         return;
     }
     if let Err(error) = conn.execute_batch("ROLLBACK") {
-        tracing::error!(%error, "a transaction could not be rolled back");
+        tracing::error!(
+            event = "roll_back_failed",
+            %error,
+            "a transaction could not be rolled back"
+        );
     }
 }
 
