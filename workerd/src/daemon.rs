@@ -8,7 +8,7 @@ use queue::{
     Connect, Error, LimitKey, LimitTarget, Queue, QueueSelection, RunningWorker, StopReport, Worker,
 };
 
-use crate::config::{Config, longest_kill_grace};
+use crate::config::{Config, longest_kill_grace, unknown_variables};
 use crate::executor::command::{self, CLOSES_NOTHING, CommandExecutor, Folders};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::http::{Names, Running, Server, Shared};
@@ -31,6 +31,7 @@ pub(crate) async fn run(
     customize: Option<impl FnOnce(Worker) -> Worker>,
 ) -> Outcome {
     telemetry::start_logs(&config.log);
+    warn_of_unknown_variables();
     config.store.url()?;
     if customize.is_none() && config.executors.is_empty() {
         return Err(Failure::usage(NOTHING_TO_RUN));
@@ -100,6 +101,14 @@ pub(crate) const NOTHING_TO_RUN: &str =
 fn adopt_orphans() {
     if let Err(error) = command::adopt_orphans() {
         tracing::debug!(event = "orphans_not_adopted", %error);
+    }
+}
+
+/// A name that is misspelt says nothing, and nothing else would tell.
+fn warn_of_unknown_variables() {
+    for (variable, nearest) in unknown_variables() {
+        let advice = format!("workerd does not read it; {nearest} is the nearest that it does");
+        tracing::warn!(event = "variable_unknown", %variable, nearest, advice);
     }
 }
 

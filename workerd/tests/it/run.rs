@@ -162,6 +162,7 @@ async fn metrics_tell_what_happened(store: Store) {
         "workerd_slots{state=\"free\"} 2",
         "workerd_draining 0",
         "workerd_inflight_jobs{queue=\"default\"} 0",
+        "# HELP workerd_inflight_jobs Jobs that this replica runs, by queue.",
         "queue_oldest_job_age_seconds{queue=\"default\"} 0",
         concat!("workerd_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
     ] {

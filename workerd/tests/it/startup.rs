@@ -122,10 +122,13 @@ fn an_address_that_is_wrong_is_reported_with_its_place_and_without_its_password(
 }
 
 #[test]
-fn variables_that_programs_will_not_get_are_told() {
+fn variables_that_nobody_reads_and_those_that_programs_will_not_get_are_told() {
     let (gate, store) = (Gate::new(), Store::sqlite());
     let config = gate.executor() + "env = [\"NO_SUCH_VARIABLE\"]\n";
-    let daemon = Daemon::start(&store.url(), &config);
+    let daemon = Daemon::start_with(&store.url(), &config, Some(("WORKERD_LEASES", "5s")));
+    let unknown = daemon.wait_for_event("variable_unknown");
+    let (variable, nearest) = (&unknown["variable"], &unknown["nearest"]);
+    assert_eq!((variable, nearest), (&json!("WORKERD_LEASES"), &json!("WORKERD_LEASE")));
     assert_eq!(daemon.wait_for_event("variable_missing")["variable"], "NO_SUCH_VARIABLE");
 }
 
