@@ -58,7 +58,7 @@ pub const LIMITS_MAX: usize = 10_000;
 /// # Errors
 ///
 /// Every call may answer [`Error::Unavailable`] (outcome unknown, safe to repeat),
-/// [`Error::Refused`] or [`Error::Corrupt`]. Other errors are named at the call.
+/// [`Error::Refused`], [`Error::NeedsRestart`] or [`Error::Corrupt`]. Other errors are named at the call.
 ///
 /// # Cancel safety
 ///

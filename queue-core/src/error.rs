@@ -54,6 +54,11 @@ pub enum Error {
     #[error("the store refused the call: {0}")]
     Refused(String),
 
+    /// This process cannot use the store any more, and one that opens it anew may be able to: the
+    /// file is not the one that was opened, or what was written to it is unknown. Start it again.
+    #[error("the store cannot be used any more: {0}")]
+    NeedsRestart(String),
+
     /// Stored data is not what this program wrote.
     #[error("the store holds data that cannot be read: {0}")]
     Corrupt(String),

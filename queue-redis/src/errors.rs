@@ -163,6 +163,7 @@ fn of_server(code: &str, detail: &str) -> Diagnosis {
         None => {
             if is_new(code) {
                 tracing::warn!(
+                    event = "error_unknown",
                     error = whole.trim_end(),
                     "an error that is not known; trying again"
                 );

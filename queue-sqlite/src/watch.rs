@@ -156,7 +156,11 @@ impl Watch {
                     version = None;
                     if pace.failed(Instant::now()) {
                         let error = Error::from(fault);
-                        tracing::warn!(%error, "cannot look for work to wake waiting workers");
+                        tracing::warn!(
+                            event = "watch_failed",
+                            %error,
+                            "cannot look for work to wake waiting workers"
+                        );
                     }
                 }
             }

@@ -17,6 +17,7 @@ mod run;
 mod store;
 mod workers;
 
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -101,25 +102,14 @@ enum Command {
     },
 }
 
-/// Lets every option have a negative number as its value: whoever reads it says what is possible.
-/// (Else it would be an option that nobody knows.)
-fn with_negative_numbers(command: clap::Command) -> clap::Command {
-    command
-        .mut_args(|arg| {
-            let is_option = arg.get_action().takes_values() && !arg.is_positional();
-            arg.allow_negative_numbers(is_option)
-        })
-        .mut_subcommands(with_negative_numbers)
-}
-
 impl Cli {
     /// What the command line of this process asks for.
     ///
     /// # Errors
     /// What is wrong with it, or the help that it asks for.
     pub(crate) fn of_process() -> Result<Self, clap::Error> {
-        let mut command = with_negative_numbers(Self::command());
-        let matches = command.try_get_matches_from_mut(std::env::args_os())?;
+        let mut command = Self::command();
+        let matches = command.try_get_matches_from_mut(with_values(std::env::args_os()))?;
         Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
     }
 
@@ -134,6 +124,34 @@ impl Cli {
             }
         }
     }
+}
+
+/// Lets what follows an option be its value also if it begins like a negative number, such as `-5s`:
+/// whoever reads the value says what is possible. (Else it would be an option that nobody knows.)
+fn with_values(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut joined: Vec<OsString> = Vec::new();
+    let mut are_options = true;
+    for argument in arguments {
+        are_options &= argument != "--";
+        match joined.last_mut() {
+            Some(option) if are_options && is_bare_option(option) && is_negative(&argument) => {
+                option.push("=");
+                option.push(argument);
+            }
+            _ => joined.push(argument),
+        }
+    }
+    joined
+}
+
+/// `--delay`, but not `--delay=5s`.
+fn is_bare_option(text: &OsStr) -> bool {
+    let bytes = text.as_encoded_bytes();
+    bytes.starts_with(b"--") && !bytes.contains(&b'=')
+}
+
+fn is_negative(text: &OsStr) -> bool {
+    matches!(text.as_encoded_bytes(), [b'-', b'0'..=b'9' | b'.', ..])
 }
 
 impl Command {
@@ -209,5 +227,23 @@ impl Common {
     /// Tells on standard error why a command failed.
     pub(crate) fn report(&self, failure: &Failure) {
         failure.report(self.json);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_looks_like_a_negative_number_becomes_a_value() {
+        for (given, expected) in [
+            ("w enqueue --delay -5s k", "w enqueue --delay=-5s k"),
+            ("w --rate -.5 --json -c f", "w --rate=-.5 --json -c f"),
+            ("w --batch - --delay=1s -5", "w --batch - --delay=1s -5"),
+            ("w -- --delay -5s", "w -- --delay -5s"),
+        ] {
+            let given = given.split(' ').map(OsString::from);
+            assert_eq!(with_values(given).join(OsStr::new(" ")), expected);
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! A file is read into a tree that knows its lines ([`raw`]) and turned once into the types below
 //! ([`resolve`]), which the rest of workerd works with. All that is wrong is reported together.
 
+mod environment;
 mod executors;
 mod layers;
 pub(crate) mod limits;
@@ -24,12 +25,13 @@ use std::time::Duration;
 use queue::{Durability, Kind, Namespace};
 
 use crate::executor::command::Command;
+pub(crate) use environment::unknown_variables;
 pub(crate) use executors::{find_in_path, longest_kill_grace};
 pub(crate) use layers::{Layers, Setting};
 pub(crate) use limits::Limits;
 pub(crate) use queues::Queues;
 pub(crate) use secret::StoreUrl;
-pub(crate) use value::{durability, duration};
+pub(crate) use value::{DURATION_MAX, durability, duration};
 pub(crate) use view::View;
 
 /// Everything `workerd run` needs to know.

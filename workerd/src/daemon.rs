@@ -8,7 +8,7 @@ use queue::{
     Connect, Error, LimitKey, LimitTarget, Queue, QueueSelection, RunningWorker, StopReport, Worker,
 };
 
-use crate::config::{Config, longest_kill_grace};
+use crate::config::{Config, longest_kill_grace, unknown_variables};
 use crate::executor::command::{self, CLOSES_NOTHING, CommandExecutor, Folders};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::http::{Names, Running, Server, Shared};
@@ -31,6 +31,7 @@ pub(crate) async fn run(
     customize: Option<impl FnOnce(Worker) -> Worker>,
 ) -> Outcome {
     telemetry::start_logs(&config.log);
+    warn_of_unknown_variables();
     config.store.url()?;
     if customize.is_none() && config.executors.is_empty() {
         return Err(Failure::usage(NOTHING_TO_RUN));
@@ -53,6 +54,10 @@ pub(crate) async fn run(
             return Ok(Exit::Done);
         }
     };
+    if !config.executors.is_empty() {
+        // Beside the work, which does not wait for it; it ends with the runtime at the latest.
+        tokio::task::spawn_blocking(command::sweep_folders);
+    }
     let mut worker = worker(config, &queue)?;
     if let Some(customize) = customize {
         worker = customize(worker);
@@ -95,6 +100,14 @@ pub(crate) const NOTHING_TO_RUN: &str =
 fn adopt_orphans() {
     if let Err(error) = command::adopt_orphans() {
         tracing::debug!(event = "orphans_not_adopted", %error);
+    }
+}
+
+/// A name that is misspelt says nothing, and nothing else would tell.
+fn warn_of_unknown_variables() {
+    for (variable, nearest) in unknown_variables() {
+        let advice = format!("workerd does not read it; {nearest} is the nearest that it does");
+        tracing::warn!(event = "variable_unknown", %variable, nearest, advice);
     }
 }
 
@@ -199,7 +212,18 @@ async fn stop(worker: &RunningWorker, grace: Duration, signals: &mut Signals) ->
             (report, true)
         }
     };
-    let StopReport { finished, released, lost, .. } = report;
+    stopped(report, forced)
+}
+
+/// Tells what became of the jobs.
+fn stopped(report: StopReport, forced: bool) -> Exit {
+    let StopReport { finished, released, lost, untold, .. } = report;
+    if untold > 0 {
+        let advice = "the store could not be told how the untold ones ended: these jobs run again \
+                      when their leases end";
+        tracing::warn!(event = "stopped", finished, released, lost, untold, advice);
+        return Exit::Untold;
+    }
     tracing::info!(event = "stopped", finished, released, lost);
     if forced { Exit::Forced } else { Exit::Done }
 }

@@ -32,6 +32,8 @@ pub(crate) enum Exit {
     TimedOut = 6,
     /// A second signal ended `workerd run`: what ran was stopped and given back.
     Forced = 7,
+    /// `workerd run` ended without the store knowing what became of all of its jobs.
+    Untold = 8,
 }
 
 /// The table of the exit codes, for the help.
@@ -45,7 +47,9 @@ Exit codes:
   4  there is no such job, limit or database
   5  the job's id or idempotency key belongs to another job
   6  it did not happen in time
-  7  a second signal ended `workerd run`: what ran was stopped and given back";
+  7  a second signal ended `workerd run`: what ran was stopped and given back
+  8  `workerd run` could not tell the store how some of its jobs ended: these run
+     again when their leases end";
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
@@ -123,7 +127,7 @@ impl Failure {
     /// The failure as a document for programs.
     pub(crate) fn to_json(&self) -> Value {
         let code = match self.exit {
-            Exit::Done | Exit::Failed | Exit::Forced => "failed",
+            Exit::Done | Exit::Failed | Exit::Forced | Exit::Untold => "failed",
             Exit::Usage => "usage",
             Exit::Unavailable => "unavailable",
             Exit::NotFound => "not_found",
@@ -156,7 +160,8 @@ impl From<Error> for Failure {
             Error::QueueFull { .. }
             | Error::StoreFull(_)
             | Error::Unavailable(_)
-            | Error::Refused(_) => Exit::Unavailable,
+            | Error::Refused(_)
+            | Error::NeedsRestart(_) => Exit::Unavailable,
             _ => Exit::Failed,
         };
         let failure = Self::new(exit, &error);
@@ -189,6 +194,7 @@ mod tests {
             Exit::Conflict,
             Exit::TimedOut,
             Exit::Forced,
+            Exit::Untold,
         ] {
             assert!(EXIT_CODES.contains(&format!("\n  {}  ", exit as u8)), "{exit:?}");
         }

@@ -3,7 +3,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
-use crate::executor::command::make_event_pipe;
+use crate::executor::command::try_folder;
 use crate::exit::{Exit, Failure};
 
 /// Open files per running program: its streams, both ends of them while it is started, both ends
@@ -27,12 +27,7 @@ pub(crate) fn prepare(config: &Config) -> Result<(), Failure> {
 }
 
 fn folders_can_be_made() -> Result<(), Failure> {
-    let made = tempfile::Builder::new().prefix("workerd-").tempdir();
-    let made = made.and_then(|folder| {
-        make_event_pipe(&folder.path().join("events"))?;
-        folder.close()
-    });
-    made.map_err(|error| {
+    try_folder().map_err(|error| {
         let place = std::env::temp_dir();
         let message =
             format!("cannot make folders and pipes for attempts in {}: {error}", place.display());

@@ -1,5 +1,7 @@
 //! Logs on standard error, and the metrics that `/metrics` shows.
 
+mod fields;
+
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -19,7 +21,7 @@ pub(crate) fn start_logs(log: &Log) {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     let _ = match log.format {
-        LogFormat::Text => logs.try_init(),
+        LogFormat::Text => logs.fmt_fields(fields::fields()).try_init(),
         LogFormat::Json => logs.json().flatten_event(true).try_init(),
     };
 }
@@ -76,6 +78,7 @@ fn builder() -> Result<PrometheusBuilder, BuildError> {
 
 fn describe() {
     describe_gauge!("workerd_slots", "Jobs that this replica runs and could run, by state.");
+    describe_gauge!("workerd_inflight_jobs", "Jobs that this replica runs, by queue.");
     describe_gauge!("workerd_draining", "Whether this replica was asked to stop.");
     describe_gauge!(
         "workerd_fetch_last_progress_timestamp_seconds",

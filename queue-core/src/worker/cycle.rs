@@ -209,7 +209,7 @@ impl Turning {
         let unreported = self.pending.len() + self.suspects.iter().map(Vec::len).sum::<usize>();
         let unfinished = self.set.slots.busy() + unreported + self.flights.carried();
         if self.gives_up(phase, unfinished > 0) {
-            self.report.lost += unfinished;
+            self.report.give_up(unfinished);
             // Requests that are out are not sent again.
             self.set.phase.send_replace(Phase::Stopping { give_up_at: Instant::now() });
             self.flights.abandon();

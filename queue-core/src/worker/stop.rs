@@ -61,6 +61,16 @@ pub struct StopReport {
     /// Attempts whose outcome did not count: the lease was over, or the store could not be told.
     /// These jobs run again when their lease expires, or have done so.
     pub lost: usize,
+    /// Of the lost ones, those that the worker held when it gave up telling the store.
+    pub untold: usize,
+}
+
+impl StopReport {
+    /// Counts attempts that the store is not told of any more.
+    pub(super) fn give_up(&mut self, attempts: usize) {
+        self.lost += attempts;
+        self.untold += attempts;
+    }
 }
 
 /// How a worker is doing.
@@ -77,6 +87,8 @@ pub struct WorkerStatus {
     pub last_progress: Instant,
     /// Whether its last call reached the store.
     pub store_up: bool,
+    /// Whether only another process can use the store again ([`Error::NeedsRestart`](crate::Error)).
+    pub store_needs_restart: bool,
     /// Whether it takes no jobs because the store has lost its data and is not prepared again
     /// ([`Queue::on_reset`](crate::Queue::on_reset)).
     pub store_was_reset: bool,
@@ -95,6 +107,8 @@ pub(super) struct Status {
     /// How many jobs of each queue run.
     queues: Vec<(QueueName, AtomicUsize)>,
     store_up: AtomicBool,
+    /// Whether the last call was told that this process cannot use the store any more.
+    needs_restart: AtomicBool,
     /// Whether the store has lost its data and is not prepared again.
     was_reset: AtomicBool,
     reset_noticed: Notify,
@@ -111,6 +125,7 @@ impl Status {
             slots: AtomicUsize::new(slots),
             slots_changed: Notify::new(),
             store_up: AtomicBool::new(false),
+            needs_restart: AtomicBool::new(false),
             was_reset: AtomicBool::new(false),
             reset_noticed: Notify::new(),
             last_progress: Mutex::new(Instant::now()),
@@ -201,6 +216,11 @@ impl Status {
     /// Notes whether the store answers; tells what was noted before.
     pub(super) fn set_store_up(&self, up: bool) -> bool {
         self.store_up.swap(up, Ordering::Relaxed)
+    }
+
+    /// Notes whether this process cannot use the store any more.
+    pub(super) fn set_needs_restart(&self, needs_restart: bool) {
+        self.needs_restart.store(needs_restart, Ordering::Relaxed);
     }
 }
 
@@ -389,6 +409,7 @@ impl RunningWorker {
             draining: *self.phase.borrow() != Phase::Running,
             last_progress: *last_progress.lock().unwrap_or_else(PoisonError::into_inner),
             store_up: self.status.is_store_up(),
+            store_needs_restart: self.status.needs_restart.load(Ordering::Relaxed),
             store_was_reset: self.status.was_reset(),
         }
     }

@@ -347,6 +347,7 @@ async fn count(
                 auditor.store(what, None);
             }
             None => tracing::warn!(
+                event = "audit_incomplete",
                 ?states,
                 "counters could not be compared one by one while the store is at work"
             ),

@@ -177,7 +177,11 @@ async fn verdicts(
         }
         return Ok(());
     }
-    tracing::warn!(lane, "a lane could not be walked while the store is at work");
+    tracing::warn!(
+        event = "audit_incomplete",
+        lane,
+        "a lane could not be walked while the store is at work"
+    );
     Ok(())
 }
 

@@ -126,7 +126,11 @@ pub(crate) async fn give_back(link: &Link, keys: &Keys, jobs: &[(JobId, ClaimTok
     }
     let Ok(call) = settle::call(keys, &settlements) else { return };
     if let Err(error) = store::one(link, call, Repeat::Freely).await {
-        tracing::warn!(%error, "claimed jobs that nobody runs wait for their lease to end");
+        tracing::warn!(
+            event = "claim_not_undone",
+            %error,
+            "claimed jobs that nobody runs wait for their lease to end"
+        );
     }
 }
 
@@ -145,7 +149,11 @@ async fn accept(backend: &RedisBackend, request: &ClaimRequest, answer: Answer) 
         // The others are leased and must reach their worker; these wait for their lease to end.
         if let Err(error) = quarantine::set_aside(backend, Some(request.token), &undecodable).await
         {
-            tracing::warn!(%error, "jobs that cannot be decoded were not quarantined");
+            tracing::warn!(
+                event = "not_quarantined",
+                %error,
+                "jobs that cannot be decoded were not quarantined"
+            );
         }
     }
     claim

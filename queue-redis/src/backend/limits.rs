@@ -59,7 +59,9 @@ pub(super) async fn all(
         match read {
             Some(set) => all.push(set),
             // It limits nothing; an audit names it.
-            None => tracing::warn!("settings of a limit cannot be read"),
+            None => {
+                tracing::warn!(event = "limit_unreadable", "settings of a limit cannot be read");
+            }
         }
     }
     all.sort_by(|(a, _), (b, _)| a.cmp(b));

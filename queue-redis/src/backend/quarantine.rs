@@ -57,12 +57,16 @@ pub(super) async fn met(backend: &RedisBackend, jobs: &[Unreadable]) {
         return;
     }
     if let Err(error) = set_aside(backend, None, jobs).await {
-        tracing::warn!(%error, "jobs that cannot be read were not quarantined");
+        tracing::warn!(
+            event = "not_quarantined",
+            %error,
+            "jobs that cannot be read were not quarantined"
+        );
     }
 }
 
 fn say(id: JobId, reason: &str) {
-    tracing::error!(event = "job.quarantined", job_id = %id, reason, "a job cannot be read");
+    tracing::error!(event = "job_quarantined", job_id = %id, reason, "a job cannot be read");
 }
 
 /// Logs jobs that a script has quarantined, each once and with the reason.

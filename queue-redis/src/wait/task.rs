@@ -324,7 +324,12 @@ impl Task {
         let broken = diagnosis.reaction == Reaction::GiveUp;
         if broken && !self.broken {
             let (worker, error) = (&self.worker, diagnosis.error);
-            tracing::warn!(%worker, %error, "cannot be woken; it looks for work by itself");
+            tracing::warn!(
+                event = "not_woken",
+                %worker,
+                %error,
+                "cannot be woken; it looks for work by itself"
+            );
         } else {
             tracing::debug!(error = %diagnosis.error, "waiting failed; trying again");
         }

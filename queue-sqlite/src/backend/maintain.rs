@@ -162,7 +162,11 @@ fn droppable_queues(session: &Session<'_>, limit: i64) -> Result<Vec<QueueName>,
     drop(rows);
     for shelf in nameless {
         // Its records stay, and an audit finds them; it would be found again and again.
-        tracing::error!(shelf, "a shelf has no legal name and is dropped; run an audit to repair");
+        tracing::error!(
+            event = "shelf_dropped",
+            shelf,
+            "a shelf has no legal name and is dropped; run an audit to repair"
+        );
         session.conn.prepare_cached(DELETE_SHELF)?.execute([shelf])?;
     }
     queues.dedup();

@@ -48,7 +48,7 @@ pub(super) fn repair(session: &mut Session<'_>) -> Result<Vec<Violation>, Fault>
     if found.iter().any(|violation| is_about_index(&violation.what)) {
         // Fails if two jobs have the same id or key, which only a person can decide.
         if let Err(error) = session.conn.execute_batch("REINDEX") {
-            tracing::error!(%error, "the indexes cannot be made anew");
+            tracing::error!(event = "reindex_failed", %error, "the indexes cannot be made anew");
         }
     }
     session.conn.execute_batch(BEFORE)?;

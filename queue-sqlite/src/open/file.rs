@@ -118,6 +118,7 @@ fn check_file_system(
         FileSystem::Volatile(name) => {
             if durability == Durability::Fsync {
                 tracing::warn!(
+                    event = "file_system_volatile",
                     directory = %directory.display(),
                     file_system = name,
                     "this file system is in memory: a loss of power takes all jobs",
@@ -127,6 +128,7 @@ fn check_file_system(
         }
         FileSystem::Unsure(name) => {
             tracing::warn!(
+                event = "file_system_unsure",
                 directory = %directory.display(),
                 file_system = name,
                 "whether locks and shared memory work here cannot be told; prefer a local disk",

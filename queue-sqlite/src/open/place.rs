@@ -38,10 +38,15 @@ impl Place {
                 }
                 _ => self.moved.store(true, Ordering::Relaxed),
             }
-            tracing::error!(path = %self.path.display(), "the file was moved or deleted");
+            tracing::error!(
+                event = "file_moved",
+                path = %self.path.display(),
+                "the file was moved or deleted"
+            );
         }
         let path = self.path.display();
-        Err(Error::Refused(format!("{path}: the file was moved or deleted; restart")))
+        let what = format!("{path}: the file was moved or deleted; start this process again");
+        Err(Error::NeedsRestart(what))
     }
 }
 
@@ -64,9 +69,9 @@ mod tests {
         place.check().unwrap();
         std::fs::rename(path("queue.db"), path("away.db")).unwrap();
         std::fs::rename(path("backup.db"), path("queue.db")).unwrap();
-        assert!(matches!(place.check(), Err(Error::Refused(_))));
+        assert!(matches!(place.check(), Err(Error::NeedsRestart(_))));
         std::fs::rename(path("away.db"), path("queue.db")).unwrap();
-        assert!(matches!(place.check(), Err(Error::Refused(_))));
+        assert!(matches!(place.check(), Err(Error::NeedsRestart(_))));
     }
 
     /// What cannot be looked at may be there.

@@ -46,7 +46,11 @@ impl Reserve {
         let opened = options.write(true).create(true).truncate(false).mode(0o600).open(&self.path);
         if let Err(error) = opened.and_then(|file| occupy(&file)) {
             self.release();
-            tracing::warn!(%error, "no space is kept for finishing jobs when the disk is full");
+            tracing::warn!(
+                event = "reserve_not_made",
+                %error,
+                "no space is kept for finishing jobs when the disk is full"
+            );
         }
     }
 
@@ -57,7 +61,11 @@ impl Reserve {
             Ok(()) => had,
             Err(error) => {
                 if error.kind() != ErrorKind::NotFound {
-                    tracing::warn!(%error, "the space for finishing jobs cannot be released");
+                    tracing::warn!(
+                        event = "reserve_not_released",
+                        %error,
+                        "the space for finishing jobs cannot be released"
+                    );
                 }
                 false
             }

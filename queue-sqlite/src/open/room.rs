@@ -129,7 +129,10 @@ impl Room {
     pub(crate) fn release_reserve(&self) -> bool {
         let released = self.reserve.release();
         if released {
-            tracing::warn!("the disk is full; the space that was kept for finishing jobs is used");
+            tracing::warn!(
+                event = "reserve_used",
+                "the disk is full; the space that was kept for finishing jobs is used"
+            );
         }
         released
     }

@@ -82,7 +82,12 @@ pub(crate) struct Unread(Vec<(JobId, String)>);
 impl Unread {
     pub(super) fn log(&mut self) {
         for (job_id, reason) in self.0.drain(..) {
-            tracing::error!(%job_id, reason, "a stored job cannot be read and is quarantined");
+            tracing::error!(
+                event = "job_quarantined",
+                %job_id,
+                reason,
+                "a stored job cannot be read and is quarantined"
+            );
         }
     }
 }

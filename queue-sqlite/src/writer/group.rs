@@ -74,7 +74,7 @@ pub(super) fn run(
     while let Some(calls) = line.next_group() {
         failed_sync |= thread_failed_sync();
         if failed_sync {
-            fail_all(calls, || Error::Refused(FAILED_SYNC.to_owned()));
+            fail_all(calls, || Error::NeedsRestart(FAILED_SYNC.to_owned()));
             continue;
         }
         // Once a sync has failed, what the log holds may be nowhere else.
@@ -118,10 +118,10 @@ pub(super) fn close(mut conn: Connection, failed_sync: bool) {
     if failed_sync
         && let Err(error) = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
     {
-        tracing::warn!(%error, "the write-ahead log may be lost");
+        tracing::warn!(event = "log_not_kept", %error, "the write-ahead log may be lost");
     }
     if let Err((_, error)) = conn.close() {
-        tracing::warn!(%error, "the connection was not closed cleanly");
+        tracing::warn!(event = "close_failed", %error, "the connection was not closed cleanly");
     }
 }
 
@@ -195,7 +195,7 @@ fn commit_each(conn: &mut Connection, calls: Calls, outside: &Outside) -> bool {
     let mut failed_sync = false;
     for call in calls {
         if failed_sync {
-            call.fail(Error::Refused(FAILED_SYNC.to_owned()));
+            call.fail(Error::NeedsRestart(FAILED_SYNC.to_owned()));
         } else {
             failed_sync = commit_group(conn, vec![call], outside, &mut |_| None);
         }
@@ -342,7 +342,11 @@ fn roll_back(conn: &Connection) {
         return;
     }
     if let Err(error) = conn.execute_batch("ROLLBACK") {
-        tracing::error!(%error, "a transaction could not be rolled back");
+        tracing::error!(
+            event = "roll_back_failed",
+            %error,
+            "a transaction could not be rolled back"
+        );
     }
 }
 
@@ -357,6 +361,7 @@ fn copy_of(error: &Error) -> Error {
     match error {
         Error::StoreFull(what) => Error::StoreFull(what.clone()),
         Error::Refused(what) => Error::Refused(what.clone()),
+        Error::NeedsRestart(what) => Error::NeedsRestart(what.clone()),
         Error::Corrupt(what) => Error::Corrupt(what.clone()),
         Error::Unavailable(what) => Error::Unavailable(what.clone()),
         other => Error::Unavailable(other.to_string()),

@@ -174,7 +174,7 @@ async fn a_file_that_was_deleted_takes_nothing_in_any_more() {
     backend.enqueue(&[job("x")], STORED).await.unwrap();
     std::fs::remove_file(&path).unwrap();
     let refused = |what: &str, error: Error| match error {
-        Error::Refused(why) => assert!(why.contains("moved or deleted"), "{what}: {why}"),
+        Error::NeedsRestart(why) => assert!(why.contains("moved or deleted"), "{what}: {why}"),
         other => panic!("{what}: {other:?}"),
     };
     refused("enqueue", backend.enqueue(&[job("y")], STORED).await.unwrap_err());

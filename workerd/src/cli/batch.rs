@@ -14,10 +14,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use queue::backend::PASS_MAX;
-use queue::{EnqueueOutcome, Error, NewJob, Queue};
+use queue::{EnqueueOutcome, Error, NewJob, OnConflict, Queue};
 use serde::Serialize;
 use serde_json::json;
 
+use super::fields::conflict_text;
 use super::{Common, enqueue};
 use crate::display::print;
 use crate::exit::{Exit, Failure, Outcome, whole_seconds};
@@ -91,12 +92,13 @@ async fn write_all(
         };
         let range = *first..=*last;
         let (numbers, jobs): (Vec<usize>, Vec<NewJob>) = jobs.into_iter().unzip();
+        let asked: Vec<OnConflict> = jobs.iter().map(|job| job.on_conflict).collect();
         let queue = durability.map_or(queue.clone(), |asked| queue.clone().durability(asked));
         let outcomes = write(&queue, &jobs).await.map_err(|e| interrupted(e, &range))?;
         summary.written_to_line = *range.end();
         let outcomes: Vec<_> = numbers.into_iter().zip(outcomes).collect();
         let full = summary.refuse(&outcomes);
-        summary.count(common.json, outcomes.into_iter())?;
+        summary.count(common.json, outcomes.into_iter().zip(asked))?;
         // What comes next would be refused as well.
         full.map_or(Ok(()), Err)?;
     }
@@ -145,10 +147,10 @@ impl Summary {
     fn count(
         &mut self,
         tell: bool,
-        outcomes: impl Iterator<Item = (usize, EnqueueOutcome)>,
+        outcomes: impl Iterator<Item = ((usize, EnqueueOutcome), OnConflict)>,
     ) -> Result<(), Failure> {
         let mut told = String::new();
-        for (line, outcome) in outcomes {
+        for ((line, outcome), on_conflict) in outcomes {
             let document = match outcome {
                 EnqueueOutcome::Done(enqueued) => {
                     let duplicate = enqueued.duplicate;
@@ -160,7 +162,8 @@ impl Summary {
                 }
                 EnqueueOutcome::Conflict { existing, reason } => {
                     self.conflicts += 1;
-                    let (existing, reason) = (existing.to_string(), reason.to_string());
+                    let (existing, reason) =
+                        (existing.to_string(), conflict_text(reason, on_conflict));
                     let conflict = json!({ "existing": existing, "reason": reason });
                     if self.conflicting.len() < CONFLICTS_LISTED_MAX {
                         self.conflicting.push(Conflict { line, existing, reason });

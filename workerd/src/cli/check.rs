@@ -1,10 +1,11 @@
 //! `workerd check`: is everything as it should be?
 
 use queue::backend::{CheckFinding, Verdict};
-use queue::{LimitKey, LimitTarget};
+use queue::{Error, LimitKey, LimitTarget};
 use serde::Serialize;
 
 use super::Common;
+use super::store::WHO_MAKES_IT;
 use crate::config::{Config, Limits, View};
 use crate::daemon::NOTHING_TO_RUN;
 use crate::display::{escape, table};
@@ -48,11 +49,17 @@ pub(super) async fn check(common: &Common) -> Outcome {
     }
     if let Some(file) = config.store.missing_file()? {
         let found = format!("{} is not there yet", file.display());
-        findings.push(warning("database", &found, "the first workerd run or enqueue makes it"));
+        findings.push(warning("database", &found, WHO_MAKES_IT));
     } else {
-        let queue = common.connect().await?;
-        limits.extend(queue.limits().await?);
-        findings.extend(queue.check().await?.into_iter().map(finding));
+        match config.store.open().await? {
+            Ok(queue) => {
+                limits.extend(queue.limits().await?);
+                findings.extend(queue.check().await?.into_iter().map(finding));
+            }
+            // Such as by a replica: no worker starts on it, and the rest cannot be looked at.
+            Err(Error::Refused(why)) => findings.push(refused(why)),
+            Err(error) => return Err(config.store.failure(error)),
+        }
     }
     findings.extend(unlimited(&config, &limits));
     let has_bad = findings.iter().any(|finding| finding.verdict == "bad");
@@ -76,6 +83,12 @@ fn unlimited<'a>(config: &'a Config, limits: &'a Limits) -> impl Iterator<Item =
             warning("limits", &found, &remedy)
         })
     })
+}
+
+/// What a store that refuses its workers is found to be.
+fn refused(why: String) -> Finding {
+    let remedy = "no worker can use this store as it is".to_owned();
+    Finding { name: "store", verdict: "bad", found: why, remedy }
 }
 
 fn warning(name: &'static str, found: &str, remedy: &str) -> Finding {

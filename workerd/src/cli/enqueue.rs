@@ -7,7 +7,7 @@ use clap::ArgGroup;
 use queue::{Enqueued, Error, Hold, JobId, Kind, LimitKey, NewJob, Queue};
 use serde_json::{Value, json};
 
-use super::fields::{Conflicting, hold};
+use super::fields::{Conflicting, conflict_text, hold};
 use super::{Common, batch, payload};
 use crate::config::duration;
 use crate::exit::{Exit, Failure, Outcome};
@@ -149,8 +149,15 @@ fn new_job(kind: Kind, args: Args) -> Result<NewJob, Failure> {
 
 /// After a lost reply the job may be there: its id is told, which makes repeating it safe.
 async fn enqueue(queue: &Queue, job: NewJob) -> Result<Enqueued, Failure> {
-    let id = job.job_id();
+    let (id, on_conflict) = (job.job_id(), job.on_conflict);
     queue.enqueue(job).await.map_err(|error| {
+        if let Error::Conflict { existing, reason } = error {
+            let message = format!(
+                "conflicts with existing job {existing}: {}",
+                conflict_text(reason, on_conflict)
+            );
+            return Failure::new(Exit::Conflict, message).detail("existing", existing.to_string());
+        }
         let is_unknown = matches!(error, Error::Unavailable(_));
         let failure = Failure::from(error);
         if !is_unknown {

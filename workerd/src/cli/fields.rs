@@ -1,15 +1,13 @@
 //! Texts of the command line and of batch lines as what they stand for.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use queue::{Hold, JobState, OnConflict};
-use serde::Deserialize;
+use queue::{ConflictReason, Hold, JobState, OnConflict};
 
 use crate::config::duration;
 use crate::display::exact;
 
 /// `existing`, `reject` or `replace`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Conflicting {
     /// The job that was there is the answer
     Existing,
@@ -26,6 +24,19 @@ impl From<Conflicting> for OnConflict {
             Conflicting::Reject => Self::Reject,
             Conflicting::Replace => Self::Replace,
         }
+    }
+}
+
+/// Why a job was not taken in although it asked for what `on_conflict` says.
+pub(super) fn conflict_text(reason: ConflictReason, on_conflict: OnConflict) -> String {
+    match (reason, on_conflict) {
+        // Another payload is what it is for: it was refused since there is nothing to replace.
+        (ConflictReason::IdempotencyKey, OnConflict::Replace) => {
+            "it holds the idempotency key and does not wait any more, so it cannot be replaced; \
+             enqueue again when it has given the key back (see --hold), or use another key"
+                .to_owned()
+        }
+        _ => reason.to_string(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod cancel;
 pub(super) mod change;
+mod content;
 mod events;
 mod explain;
 pub(super) mod ls;
@@ -9,6 +10,8 @@ mod show;
 mod view;
 mod wait;
 mod watch;
+
+use std::time::{Duration, Instant};
 
 use clap::Subcommand;
 use queue::JobId;
@@ -56,16 +59,34 @@ pub(super) enum Command {
     },
 }
 
+impl Command {
+    /// How long a job is followed at most.
+    fn timeout(&self) -> Option<Duration> {
+        match self {
+            Self::Watch(args) => args.timeout,
+            Self::Wait(args) => args.timeout,
+            _ => None,
+        }
+    }
+}
+
 /// # Errors
 /// Why it was not done.
 pub(super) async fn execute(common: &Common, command: Command) -> Outcome {
-    let queue = common.connect().await?;
+    let (begun, timeout) = (Instant::now(), command.timeout());
+    let queue = match &command {
+        Command::Watch(_) | Command::Wait(_) => common.connect_to_follow(timeout).await?,
+        _ => common.connect().await?,
+    };
+    let timeout = timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
     match command {
         Command::Ls(args) => ls::execute(common, &queue, args).await,
         Command::Show(args) => show::execute(common, &queue, &args).await,
         Command::Explain { id } => explain::execute(common, &queue, id).await,
-        Command::Watch(args) => watch::execute(common, &queue, &args).await,
-        Command::Wait(args) => wait::execute(common, &queue, &args).await,
+        Command::Watch(args) => {
+            watch::execute(common, &queue, &watch::Args { timeout, ..args }).await
+        }
+        Command::Wait(args) => wait::execute(common, &queue, &wait::Args { timeout, ..args }).await,
         Command::Cancel(args) => cancel::execute(common, &queue, &args).await,
         Command::Retry { ids, keep_counts } => {
             change::retry(common, &queue, &ids, keep_counts).await

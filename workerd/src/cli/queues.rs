@@ -40,7 +40,11 @@ pub(super) enum Command {
 /// # Errors
 /// Why it was not done.
 pub(super) async fn execute(common: &Common, command: Command) -> Outcome {
-    let queue = common.connect().await?;
+    let queue = match command {
+        // What is paused before there are jobs is to stay so.
+        Command::Pause { .. } | Command::Resume { .. } => common.connect_to_write().await?,
+        _ => common.connect().await?,
+    };
     match command {
         Command::Ls => ls::execute(common, &queue).await,
         Command::Explain { names } => explain::execute(common, &queue, &names).await,

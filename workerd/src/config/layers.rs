@@ -17,7 +17,7 @@ pub(crate) enum Setting {
 }
 
 impl Setting {
-    const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Url,
         Self::Namespace,
         Self::Durability,
@@ -29,7 +29,7 @@ impl Setting {
         Self::LogLevel,
     ];
 
-    const fn variable(self) -> &'static str {
+    pub(super) const fn variable(self) -> &'static str {
         match self {
             Self::Url => "WORKERD_URL",
             Self::Namespace => "WORKERD_NAMESPACE",

@@ -12,7 +12,7 @@ use crate::display::exact;
 pub(super) const CONCURRENCY_MAX: usize = 10_000;
 
 /// The longest duration a setting can have.
-const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(crate) const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// `30s`, `1h 30m`, `500ms`.
 ///

@@ -11,6 +11,7 @@ mod group;
 mod input;
 mod listener;
 mod output;
+mod pace;
 mod result;
 mod start;
 mod starts;
@@ -26,8 +27,7 @@ use std::time::Duration;
 use queue::{Context, Executor, Fail, LimitKey, LimitKeys, Payload};
 
 use attempt::Attempt;
-pub(crate) use events::make as make_event_pipe;
-pub(crate) use folder::Folders;
+pub(crate) use folder::{Folders, sweep as sweep_folders, try_folder};
 pub(crate) use result::EXIT_DEAD;
 use starts::Starts;
 pub(crate) use template::Template;

@@ -12,17 +12,23 @@ use super::Shared;
 /// How long the fetch cycle of a worker with a store may stand still.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 
-/// Red only if a restart would help: the worker stands still although its store answers. A worker
-/// that waits for its store, or that drains, is alive.
+/// Red only if a restart would help: the worker stands still although its store answers, or only
+/// another process can use the store again. A worker that waits for its store, or that drains, is
+/// alive.
 pub(super) async fn livez(State(shared): State<Arc<Shared>>) -> (StatusCode, String) {
     let status = shared.running.get().map(|running| running.worker.status());
-    match status.and_then(|status| stuck_for(&status)) {
+    match status.and_then(|status| wants_restart(&status)) {
         None => (StatusCode::OK, "alive\n".to_owned()),
-        Some(time) => {
-            let text = format!("no progress for {} s\n", time.as_secs());
-            (StatusCode::SERVICE_UNAVAILABLE, text)
-        }
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n"),
     }
+}
+
+/// Why a restart would help, if it would.
+fn wants_restart(status: &WorkerStatus) -> Option<String> {
+    if status.store_needs_restart && !status.draining {
+        return Some("this process cannot use its store any more; start it again".to_owned());
+    }
+    stuck_for(status).map(|time| format!("no progress for {} s", time.as_secs()))
 }
 
 fn stuck_for(status: &WorkerStatus) -> Option<Duration> {

@@ -6,7 +6,9 @@ use queue::{JobId, JobRecord, JobState, Queue};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Daemon, Gate, Store, executor, job, on_every_store, until, until_finished};
+use crate::support::{
+    Daemon, Gate, Store, executor, job, on_every_store, soon, until, until_finished,
+};
 
 on_every_store!(the_jobs_of_a_killed_replica_run_elsewhere);
 
@@ -38,6 +40,43 @@ async fn a_program_that_outlives_its_daemon_does_not_wait_for_a_reader() {
     gate.open();
 
     until("the program at its end", async || ended.exists().then_some(())).await;
+}
+
+/// The folders in a place.
+fn entries(place: &std::path::Path) -> Vec<std::ffi::OsString> {
+    std::fs::read_dir(place).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+}
+
+/// But not while a program works in there, which only Linux tells.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_daemon_has_left_is_removed_by_the_next() {
+    if !cfg!(target_os = "linux") {
+        return;
+    }
+    let (gate, store) = (Gate::new(), Store::sqlite());
+    let queue = store.connect().await;
+    let place = tempfile::tempdir().unwrap();
+    let config = gate.watched_executor();
+    let mut killed = Daemon::start_beside(&store.url(), &config, place.path());
+    let (started, gone) = gate.watch();
+    queue.enqueue(job("held", &json!({}))).await.unwrap();
+    soon(started).await;
+    let left = entries(place.path());
+    assert_eq!(left.len(), 1);
+    killed.signal(Signal::KILL);
+    assert_eq!(killed.exit_code(), None);
+
+    let another = Gate::new();
+    let second = Daemon::start_beside(&store.url(), &another.executor(), place.path());
+    let swept = second.wait_for_event("folders_swept");
+    assert_eq!((&swept["removed"], &swept["used"]), (&json!(0), &json!(1)));
+    assert_eq!(entries(place.path()), left);
+    gate.open();
+    soon(gone).await;
+
+    let third = Daemon::start_beside(&store.url(), &another.executor(), place.path());
+    assert_eq!(third.wait_for_event("folders_swept")["removed"], 1);
+    assert_eq!(entries(place.path()), [""; 0]);
 }
 
 const LEASE: Duration = Duration::from_secs(1);

@@ -86,5 +86,9 @@ async fn parts_of_a_job_that_can_be_read_are_written_as_they_are() {
     let said = ask(&store, &["enqueue", "a", "--payload", "{ \"n\": 1.50 }"]);
     let id = text(&said.json()["id"]).to_owned();
     assert_eq!(ask(&store, &["job", "show", &id, "--raw", "payload"]).out, "{ \"n\": 1.50 }");
+    let shown = ask(&store, &["job", "show", &id]).out;
+    assert!(shown.contains("\"json\":{ \"n\": 1.50 }"), "{shown}");
+    let shown = ask_plainly(&store, &["job", "show", &id]).out;
+    assert!(shown.contains("payload    { \"n\": 1.50 }\n"), "{shown}");
     assert_eq!(ask(&store, &["job", "show", &id, "--raw", "result"]).code, 2);
 }

@@ -5,10 +5,13 @@ use std::process::Stdio;
 
 use serde_json::json;
 
-use crate::support::{Said, Store, ask, on_every_store, text, workerd};
+use crate::support::{
+    Daemon, Gate, Said, Store, ask, on_every_store, text, until_finished, workerd,
+};
 
 on_every_store!(
     the_last_of_a_key_can_replace_the_first,
+    a_job_that_does_not_wait_is_not_replaced,
     a_key_is_held_as_long_as_asked,
     lines_have_what_flags_have,
 );
@@ -26,6 +29,28 @@ async fn the_last_of_a_key_can_replace_the_first(store: Store) {
     assert_eq!((&second["duplicate"], &second["replaced"]), (&json!(false), &first["id"]));
     let shown = ask(&store, &["job", "show", text(&first["id"])]).json();
     assert_eq!(shown["state"], "cancelled");
+}
+
+/// Another payload is no mistake then: there is nothing to replace any more.
+async fn a_job_that_does_not_wait_is_not_replaced(store: Store) {
+    let key = |payload: u32| {
+        let payload = payload.to_string();
+        let more = ["--payload", &payload, "--idempotency-key", "key", "--on-conflict", "replace"];
+        ask(&store, &[&["enqueue", "gate"], &more[..]].concat())
+    };
+    let gate = Gate::new();
+    gate.open();
+    let _daemon = Daemon::start(&store.url(), &gate.executor());
+    let id = key(1).json()["id"].clone();
+    until_finished(&store.connect().await, text(&id).parse().unwrap()).await;
+    let refused = key(2);
+    let error = &refused.error()["error"];
+    assert_eq!((refused.code, &error["existing"]), (5, &id), "{refused:?}");
+    assert!(text(&error["message"]).contains("does not wait any more"), "{refused:?}");
+    let line =
+        "{\"kind\":\"gate\",\"payload\":3,\"idempotency_key\":\"key\",\"on_conflict\":\"replace\"}";
+    let told = batch(&store, line).documents();
+    assert!(text(&told[0]["conflict"]["reason"]).contains("does not wait any more"), "{told:?}");
 }
 
 async fn a_key_is_held_as_long_as_asked(store: Store) {

@@ -269,7 +269,18 @@ async fn limits_are_set_shown_and_removed(store: Store) {
         let said = ask_plainly(&store, &["limit", "set", "a:b", setting, "-1"]);
         assert!(said.code == 2 && said.err.contains(least), "{said:?}");
     }
+    for (command, what) in [
+        (&["limit", "set", "a:b", "--rate", "-5/s"][..], "'--rate <RATE>'"),
+        (&["enqueue", "a", "--delay", "-5s"], "\"-5s\" is not a duration"),
+        (&["job", "wait", ID, "--timeout", "-1s"], "\"-1s\" is not a duration"),
+    ] {
+        let said = ask_plainly(&store, command);
+        let is_about_value = said.err.contains("invalid value '-") && said.err.contains(what);
+        assert!(said.code == 2 && is_about_value, "{said:?}");
+    }
 }
+
+const ID: &str = "0198c2f0-7b1c-7e3a-9d52-3f4e5a6b7c8d";
 
 async fn keys_travel_with_jobs(store: Store) {
     let said = ask(&store, &["enqueue", "a", "--limit", "tenant:b", "--limit", "gpu:1"]);

@@ -207,14 +207,15 @@ async fn a_queue_is_purged_when_that_is_meant(store: Store) {
 }
 
 async fn a_paused_queue_waits(store: Store) {
-    let (gate, queue) = (Gate::new(), store.connect().await);
+    let gate = Gate::new();
     gate.open();
-    // So that there is a store to look at.
-    let first = queue.enqueue(job("gate", &json!({})).queue("b")).await.unwrap().id;
+    // Before there is anything: a queue that is not to start is paused first.
     let paused = ask(&store, &["queue", "pause", "a", "without-jobs"]);
     assert_eq!(paused.code, 0);
     assert!(paused.documents().iter().all(|d| d["changed"] == true && d["paused"] == true));
     assert_eq!(ask(&store, &["queue", "pause", "a"]).json()["changed"], false);
+    let queue = store.connect().await;
+    let first = queue.enqueue(job("gate", &json!({})).queue("b")).await.unwrap().id;
 
     let config = "[worker]\nqueues = [\"a\", \"b\"]\n".to_owned() + &gate.executor();
     let daemon = Daemon::start(&store.url(), &config);

@@ -80,6 +80,28 @@ async fn a_job_that_outlasts_the_grace_is_given_back(store: Store) {
     soon(gone).await;
 }
 
+/// Its jobs are not given back: who looks at exit codes should know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_that_cannot_tell_its_store_says_so_at_its_end() {
+    let (gate, mut redis) = (Gate::new(), Redis::start());
+    let config = LONG_LEASE.to_owned() + &gate.holding_executor();
+    let mut daemon = Daemon::start(&redis.url(), &config);
+    let (started, gone) = gate.watch();
+    let queue = Queue::connect(&redis.url()).await.unwrap();
+    queue.enqueue(job("held", &json!({}))).await.unwrap();
+    soon(started).await;
+    redis.stop();
+
+    daemon.signal(Signal::TERM);
+    daemon.wait_for_event("draining");
+    daemon.signal(Signal::INT);
+
+    assert_eq!(daemon.exit_code(), Some(8));
+    let stopped = daemon.wait_for_event("stopped");
+    assert_eq!((&stopped["level"], &stopped["untold"]), (&json!("WARN"), &json!(1)), "{stopped}");
+    soon(gone).await;
+}
+
 async fn a_running_job_can_be_cancelled(store: Store) {
     let (gate, queue) = (Gate::new(), store.connect().await);
     let config = LONG_LEASE.to_owned() + &gate.holding_executor();
@@ -140,6 +162,7 @@ async fn metrics_tell_what_happened(store: Store) {
         "workerd_slots{state=\"free\"} 2",
         "workerd_draining 0",
         "workerd_inflight_jobs{queue=\"default\"} 0",
+        "# HELP workerd_inflight_jobs Jobs that this replica runs, by queue.",
         "queue_oldest_job_age_seconds{queue=\"default\"} 0",
         concat!("workerd_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
     ] {

@@ -76,6 +76,21 @@ fn a_daemon_that_may_not_do_all_of_its_work_does_not_start() {
     assert_eq!(daemon.exit_code(), Some(3));
 }
 
+/// Only a restart helps: the file that it has open is not the one that others would use.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_whose_file_was_moved_asks_for_a_restart() {
+    let (gate, store) = (Gate::new(), Store::sqlite());
+    let daemon = Daemon::start(&store.url(), &gate.executor());
+    until("ready", async || (daemon.get("/readyz").0 == 200).then_some(())).await;
+    assert_eq!(daemon.get("/livez").0, 200);
+    let url = store.url();
+    let file = url.strip_prefix("sqlite:").unwrap();
+    std::fs::rename(file, format!("{file}.away")).unwrap();
+    let red = || async { Some(daemon.get("/livez")).filter(|(status, _)| *status == 503) };
+    let (_, why) = until("red", red).await;
+    assert!(why.contains("start it again"), "{why}");
+}
+
 #[tokio::test]
 async fn a_daemon_without_a_store_ends_at_the_first_signal() {
     let (gate, redis) = (Gate::new(), Redis::not_started());
@@ -131,10 +146,13 @@ fn an_address_that_is_wrong_is_reported_with_its_place_and_without_its_password(
 }
 
 #[test]
-fn variables_that_programs_will_not_get_are_told() {
+fn variables_that_nobody_reads_and_those_that_programs_will_not_get_are_told() {
     let (gate, store) = (Gate::new(), Store::sqlite());
     let config = gate.executor() + "env = [\"NO_SUCH_VARIABLE\"]\n";
-    let daemon = Daemon::start(&store.url(), &config);
+    let daemon = Daemon::start_with(&store.url(), &config, Some(("WORKERD_LEASES", "5s")));
+    let unknown = daemon.wait_for_event("variable_unknown");
+    let (variable, nearest) = (&unknown["variable"], &unknown["nearest"]);
+    assert_eq!((variable, nearest), (&json!("WORKERD_LEASES"), &json!("WORKERD_LEASE")));
     assert_eq!(daemon.wait_for_event("variable_missing")["variable"], "NO_SUCH_VARIABLE");
 }
 

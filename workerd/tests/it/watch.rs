@@ -4,12 +4,12 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use queue::JobState;
+use queue::{Connect, JobState, Queue};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Daemon, Gate, Redis, Store, ask, ask_plainly, executor, is_plain, job, on_every_store, until,
-    until_finished, workerd,
+    Daemon, Gate, Redis, Store, ask, ask_plainly, executor, is_plain, job, on_every_store, said,
+    until, until_finished, workerd,
 };
 
 on_every_store!(
@@ -157,4 +157,39 @@ async fn a_watch_ends_when_nobody_reads_it(store: Store) {
     // It would be told, and tell with its exit code, that the job is cancelled.
     ask(&store, &["job", "cancel", &id]);
     assert_eq!(watch.wait().unwrap().code(), Some(0));
+}
+
+/// It says so, once, and goes on when the store is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_is_followed_although_the_store_is_away_at_first() {
+    let mut redis = Redis::start();
+    let queue = Queue::connect(&redis.url()).await.unwrap();
+    let id = queue.enqueue(job("a", &json!({}))).await.unwrap().id;
+    queue.cancel(id).await.unwrap();
+    redis.stop();
+    for command in ["wait", "watch"] {
+        let mut process = workerd()
+            .args(["job", command, &id.to_string(), "--timeout", "60s", "--url", &redis.url()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut told = String::new();
+        BufReader::new(process.stderr.take().unwrap()).read_line(&mut told).unwrap();
+        assert!(told.contains("trying on"), "{told}");
+        redis.start_now();
+        assert_eq!(process.wait().unwrap().code(), Some(1), "{command}");
+        redis.stop();
+    }
+}
+
+#[test]
+fn a_check_of_a_replica_is_a_table_with_a_bad_finding() {
+    let replica = Redis::start();
+    assert!(replica.call("REPLICAOF 127.0.0.1 1").starts_with("+OK"));
+    let said = said(workerd().args(["--json", "check", "--url", &replica.url()]));
+    let findings = said.json()["findings"].clone();
+    let is_bad = |finding: &Value| finding["verdict"] == "bad";
+    assert!(said.code == 1 && findings.as_array().unwrap().iter().any(is_bad), "{said:?}");
+    assert!(findings.to_string().contains("role"), "{findings}");
 }

@@ -156,6 +156,7 @@ impl Pilot {
             let answer = caught(self.send(&request)).await;
             let answer = answer.unwrap_or_else(|panic| Err(Error::Unavailable(panic)));
             self.store_is_up(answer.is_ok());
+            self.status.set_needs_restart(matches!(answer, Err(Error::NeedsRestart(_))));
             let error = match answer {
                 Err(error) if !error.is_about_items() => error,
                 answer => return Landed { request, carried, sent_at, answer: Some(answer) },

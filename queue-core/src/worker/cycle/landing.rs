@@ -16,7 +16,7 @@ impl Turning {
         match answer {
             Some(Ok(answer)) => self.answered(answer, carried, sent_at),
             Some(Err(error)) => self.refused(&error, carried, request.claim.is_some()),
-            None => self.report.lost += carried.len(),
+            None => self.report.give_up(carried.len()),
         }
     }
 

@@ -274,7 +274,7 @@ fn after_a_failed_sync_nothing_is_acknowledged() {
     assert!(matches!(answer, Err(Error::Unavailable(_))));
     let (two, second) = call(|_| Ok(()));
     calls.try_send(two as Box<dyn Pending>).ok().unwrap();
-    assert!(matches!(second.blocking_recv().unwrap(), Err(Error::Refused(_))));
+    assert!(matches!(second.blocking_recv().unwrap(), Err(Error::NeedsRestart(_))));
     drop(calls);
     worker.join().unwrap();
 }
@@ -289,7 +289,7 @@ fn after_a_failed_sync_of_a_checkpoint_nothing_is_acknowledged() {
     calls.try_send(one as Box<dyn Pending>).ok().unwrap();
     drop(calls);
     assert!(run(&mut conn, waiting, &outside, &mut checkpoints));
-    assert!(matches!(answer.blocking_recv().unwrap(), Err(Error::Refused(_))));
+    assert!(matches!(answer.blocking_recv().unwrap(), Err(Error::NeedsRestart(_))));
 }
 
 /// It may hold what a sync of the file has lost, which another one would not tell.
@@ -449,7 +449,7 @@ fn a_file_that_was_moved_is_not_written_any_more() {
         let (one, mut refused) = call(|_| Ok(()));
         assert!(!commit_group(&mut conn, vec![one], &outside));
         let error = refused.try_recv().unwrap().unwrap_err();
-        assert!(matches!(&error, Error::Refused(why) if why.contains("moved")), "{error}");
+        assert!(matches!(&error, Error::NeedsRestart(why) if why.contains("moved")), "{error}");
         // For good, even if it comes back.
         if round == 0 {
             std::fs::rename(&away, &path).unwrap();

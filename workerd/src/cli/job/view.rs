@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use queue::{AttemptEnd, AttemptRecord, Codec, JobError, JobRecord, Payload, Timestamp};
+use queue::{AttemptEnd, AttemptRecord, JobError, JobRecord, Timestamp};
 use serde::Serialize;
-use serde_json::Value;
 
+use super::content::Content;
 use crate::cli::fields::hold_text;
 use crate::display::{escape, escape_lines, short, shortened, time};
 
@@ -65,48 +65,8 @@ struct PastAttempt {
     error: Option<JobError>,
 }
 
-/// Bytes as JSON, if they are or can be.
-#[derive(Debug, Serialize)]
-struct Content {
-    codec: &'static str,
-    bytes: usize,
-    /// Null if it has no JSON form.
-    json: Value,
-    /// Raw bytes that are text.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<String>,
-}
-
 /// The most characters of an earlier attempt's error that are shown to people.
 const HISTORY_MAX_CHARS: usize = 100;
-
-/// The most characters of a payload or result that are shown to people.
-const SHOWN_MAX_CHARS: usize = 2000;
-
-impl Content {
-    fn of(payload: &Payload) -> Self {
-        let raw = (payload.codec() == Codec::Raw).then(|| payload.bytes().to_vec());
-        Self {
-            codec: payload.codec().as_str(),
-            bytes: payload.bytes().len(),
-            json: payload.to_json().unwrap_or_default(),
-            text: raw.and_then(|bytes| String::from_utf8(bytes).ok()),
-        }
-    }
-
-    fn to_text(&self) -> String {
-        let whole = match (&self.text, self.codec) {
-            (Some(text), _) => text.trim_end().to_owned(),
-            (None, "raw") => return format!("({} raw bytes)", self.bytes),
-            (None, _) => self.json.to_string(),
-        };
-        let mut text = shortened(&whole, SHOWN_MAX_CHARS).into_owned();
-        if text.len() < whole.len() {
-            text += " (--json shows all)";
-        }
-        escape_lines(&text, INDENT)
-    }
-}
 
 /// Where values begin.
 pub(super) const INDENT: &str = "           ";

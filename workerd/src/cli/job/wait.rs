@@ -1,7 +1,7 @@
 //! `workerd job wait`.
 
 use std::io::IsTerminal;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use queue::{JobEvent, JobId, JobRecord, JobState, Queue};
@@ -9,6 +9,7 @@ use queue::{JobEvent, JobId, JobRecord, JobState, Queue};
 use super::events::{Events, Heard, state_text};
 use super::show;
 use crate::cli::Common;
+use crate::cli::store::Away;
 use crate::config::duration;
 use crate::display::escape;
 use crate::exit::{Exit, Failure, Outcome};
@@ -16,15 +17,15 @@ use crate::exit::{Exit, Failure, Outcome};
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     /// The job's id
-    id: JobId,
+    pub(super) id: JobId,
 
     /// Wait at most so long, such as 30s or 5m; for ever if not given
     #[arg(long, value_name = "DURATION", value_parser = duration)]
-    timeout: Option<Duration>,
+    pub(super) timeout: Option<Duration>,
 }
 
 /// How long one call waits for a job; they follow each other without a gap.
-const WAIT_STEP: Duration = Duration::from_secs(3600);
+const WAIT_STEP: Duration = Duration::from_secs(5);
 
 /// # Errors
 /// Why it cannot be waited for.
@@ -45,19 +46,26 @@ pub(super) async fn execute(common: &Common, queue: &Queue, args: &Args) -> Outc
 }
 
 async fn finished(queue: &Queue, args: &Args) -> Result<JobRecord, Failure> {
+    let end = args.timeout.map(|timeout| Instant::now() + timeout);
+    let mut away = Away::default();
     loop {
-        let answer = queue.wait_finished(args.id, args.timeout.unwrap_or(WAIT_STEP)).await;
-        let record = match (answer, args.timeout) {
-            (Ok(record), _) => record.ok_or_else(|| Failure::no_such_job(args.id))?,
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        let is_last = left.is_some_and(|left| left <= WAIT_STEP);
+        let step = left.map_or(WAIT_STEP, |left| left.min(WAIT_STEP));
+        match queue.wait_finished(args.id, step).await {
+            Ok(record) => {
+                let record = record.ok_or_else(|| Failure::no_such_job(args.id))?;
+                if record.state.is_finished() || is_last {
+                    return Ok(record);
+                }
+                away = Away::default();
+            }
             // The time is over; that the store did not answer at its end says nothing of the job.
-            (Err(error), Some(_)) if error.is_retryable() => {
+            Err(error) if error.is_retryable() && is_last => {
                 return Err(Failure::new(Exit::TimedOut, error));
             }
-            (Err(error), None) if error.is_retryable() => continue,
-            (Err(error), _) => return Err(error.into()),
-        };
-        if record.state.is_finished() || args.timeout.is_some() {
-            return Ok(record);
+            Err(error) if error.is_retryable() => away.tell(&error),
+            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -15,15 +15,15 @@ use crate::exit::{Exit, Failure, Outcome};
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     /// The job's id
-    id: JobId,
+    pub(super) id: JobId,
 
     /// Only log lines after this one
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
-    after_line: u64,
+    pub(super) after_line: u64,
 
     /// Follow it at most so long, such as 30s or 5m; for ever if not given
     #[arg(long, value_name = "DURATION", value_parser = duration)]
-    timeout: Option<Duration>,
+    pub(super) timeout: Option<Duration>,
 }
 
 /// # Errors

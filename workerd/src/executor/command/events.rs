@@ -16,6 +16,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::{self, Receiver};
 
 use super::listener::{Lines, Listener, tell_event};
+use super::pace::Pace;
 
 /// How much is read at once.
 const READ_BYTES: usize = 1024;
@@ -79,10 +80,13 @@ impl<'a> Events<'a> {
         let Self { ends, lines, listener, retry_after } = self;
         if let Some(ends) = ends {
             let mut buffer = Vec::with_capacity(READ_BYTES);
+            let mut pace = Pace::new();
             while let Ok(1..) = ends.receiver.read_buf(&mut buffer).await {
+                pace.begin();
                 lines.feed(&buffer, |line| {
                     *retry_after = tell_event(line, *listener).or(*retry_after);
                 });
+                pace.end(buffer.len()).await;
                 buffer.clear();
             }
         }

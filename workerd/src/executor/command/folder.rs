@@ -1,10 +1,13 @@
 //! The folder of one attempt: where the program works and leaves its result.
 
+mod home;
+mod sweep;
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, Stat, fstat, statat};
@@ -12,6 +15,9 @@ use tempfile::TempDir;
 use tokio::runtime::Handle;
 
 use super::events::{self, Ends};
+pub(crate) use home::try_folder;
+use home::{Home, Place};
+pub(crate) use sweep::sweep;
 
 const WORK: &str = "work";
 const EVENTS: &str = "events";
@@ -21,6 +27,8 @@ const EVENTS: &str = "events";
 pub(super) struct Folder {
     /// `None` once its removal is under way.
     dir: Option<TempDir>,
+    /// What it lies in, which goes with the last of its folders.
+    home: Arc<Home>,
     /// Where the program starts, unless the configuration says otherwise.
     pub(super) work: PathBuf,
     /// Where the program may leave its result. Outside of `work`, so that a file that happens to
@@ -78,8 +86,8 @@ impl Folder {
     ///
     /// # Errors
     /// The system's reason why it cannot be made.
-    pub(super) fn create() -> io::Result<Self> {
-        let dir = tempfile::Builder::new().prefix("workerd-").tempdir()?;
+    fn create_in(home: Arc<Home>) -> io::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("attempt-").tempdir_in(home.path())?;
         let (work, events) = (dir.path().join(WORK), dir.path().join(EVENTS));
         std::fs::create_dir(&work)?;
         events::make(&events)?;
@@ -90,6 +98,7 @@ impl Folder {
             open,
             result: dir.path().join("result-0"),
             dir: Some(dir),
+            home,
             work,
             events,
             ends: Some(ends),
@@ -136,12 +145,27 @@ const KEPT_AGE_MAX: Duration = Duration::from_secs(60);
 /// Folders in which nothing was done, for later attempts. To make one and to remove it takes longer
 /// than all else that is done for a short program.
 #[derive(Debug, Default)]
-pub(crate) struct Folders(Mutex<Vec<(Instant, Folder)>>);
+pub(crate) struct Folders {
+    kept: Mutex<Vec<(Instant, Folder)>>,
+    place: Arc<Place>,
+}
 
 impl Folders {
+    /// One that was kept, or a new one.
+    ///
+    /// # Errors
+    /// The system's reason why it cannot be made.
+    pub(super) async fn get(&self) -> io::Result<Folder> {
+        if let Some(folder) = self.take() {
+            return Ok(folder);
+        }
+        let place = Arc::clone(&self.place);
+        blocking(move || place.make()).await.flatten()
+    }
+
     /// One that was kept, if there is any.
-    pub(super) fn take(&self) -> Option<Folder> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn take(&self) -> Option<Folder> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, mut folder) = kept.pop()?;
         if at.elapsed() > KEPT_AGE_MAX {
             // So are all that lie below it.
@@ -154,7 +178,7 @@ impl Folders {
 
     /// Keeps an untouched folder of an attempt of which nothing is left.
     pub(super) fn give_back(&self, folder: Folder) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() < KEPT_MAX {
             kept.push((Instant::now(), folder));
         }
@@ -165,9 +189,14 @@ impl Drop for Folder {
     /// Removing may take long: it is done aside where there is an aside.
     fn drop(&mut self) {
         let Some(dir) = self.dir.take() else { return };
+        let home = Arc::clone(&self.home);
+        let removal = move || {
+            remove(dir);
+            drop(home);
+        };
         match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || remove(dir))),
-            Err(_) => remove(dir),
+            Ok(runtime) => drop(runtime.spawn_blocking(removal)),
+            Err(_) => removal(),
         }
     }
 }
@@ -204,10 +233,14 @@ mod tests {
 
     use super::*;
 
+    fn folder() -> Folder {
+        Place::default().make().unwrap()
+    }
+
     #[tokio::test]
     async fn an_untouched_folder_is_used_again_with_another_place_for_the_result() {
         let folders = Folders::default();
-        let folder = Folder::create().unwrap();
+        let folder = folder();
         let (work, result) = (folder.work.clone(), folder.result.clone());
         assert!(folder.is_untouched());
         folders.give_back(folder);
@@ -253,12 +286,12 @@ mod tests {
     #[tokio::test]
     async fn a_folder_in_which_anything_was_done_is_known() {
         for touch in TOUCHES {
-            let folder = Folder::create().unwrap();
+            let folder = folder();
             touch(&folder);
             assert!(!folder.is_untouched());
         }
         // One whose pipe nobody could empty.
-        let mut folder = Folder::create().unwrap();
+        let mut folder = folder();
         folder.ends = None;
         assert!(!folder.is_untouched());
     }
@@ -266,7 +299,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_done_to_an_older_folder_shows_in_its_times() {
         for touch in TOUCHES.into_iter().chain(TRACELESS) {
-            let mut folder = Folder::create().unwrap();
+            let mut folder = folder();
             let other = tempfile::tempdir().unwrap();
             let changed = |path: &Path| {
                 let metadata = fs::metadata(path).unwrap();
@@ -292,7 +325,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_folder_is_older_only_if_time_has_passed_that_its_times_can_tell() {
-        let mut folder = Folder::create().unwrap();
+        let mut folder = folder();
         folder.renew();
         assert!(!folder.is_aged);
         folder.made_at = folder.made_at.checked_sub(2 * AGED).unwrap();
@@ -307,7 +340,7 @@ mod tests {
     #[tokio::test]
     async fn few_folders_are_kept() {
         let folders = Folders::default();
-        let many: Vec<Folder> = (0..=KEPT_MAX).map(|_| Folder::create().unwrap()).collect();
+        let many: Vec<Folder> = (0..=KEPT_MAX).map(|_| folder()).collect();
         for folder in many {
             folders.give_back(folder);
         }

@@ -9,6 +9,7 @@ use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use super::events::{Ends, Events};
 use super::group::Streams;
 use super::listener::{Lines, Listener, tell_line};
+use super::pace::Pace;
 
 /// How much of the end of standard error is kept.
 const STDERR_TAIL_BYTES: usize = 64 * 1024;
@@ -16,6 +17,8 @@ const STDERR_TAIL_BYTES: usize = 64 * 1024;
 /// How much is read at once, and how much at first: most programs write little or nothing.
 const READ_BYTES: usize = 16 * 1024;
 const READ_FIRST_BYTES: usize = 1024;
+/// As much as a pipe holds.
+const READ_SLOW_BYTES: usize = 64 * 1024;
 
 /// The streams and what was read from them so far.
 #[derive(Debug)]
@@ -100,12 +103,15 @@ async fn feed(pipe: &mut Option<ChildStdin>, input: &mut Bytes) {
 async fn drain(pipe: &mut Option<impl AsyncRead + Unpin>, keep: &mut impl Keep) {
     if let Some(stream) = pipe {
         let mut buffer = Vec::with_capacity(READ_FIRST_BYTES);
+        let mut pace = Pace::new();
         while let Ok(1..) = stream.read_buf(&mut buffer).await {
+            pace.begin();
             keep.keep(&buffer);
             let is_full = buffer.len() == buffer.capacity();
+            pace.end(buffer.len()).await;
             buffer.clear();
             if is_full {
-                buffer.reserve(READ_BYTES);
+                buffer.reserve(if pace.is_slow() { READ_SLOW_BYTES } else { READ_BYTES });
             }
         }
     }
@@ -234,6 +240,24 @@ mod tests {
         assert_eq!(last("one\nmany words"), "many");
         assert_eq!(last("ääää"), "ää");
         assert_eq!((last(""), last(" \n")), (String::new(), String::new()));
+    }
+
+    /// Counts how often something was read.
+    struct Reads(usize);
+
+    impl Keep for Reads {
+        fn keep(&mut self, _: &[u8]) {
+            self.0 += 1;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_without_an_end_is_not_read_as_fast_as_it_comes() {
+        let (mut stream, mut reads) = (Some(tokio::io::repeat(b'y')), Reads(0));
+        let time = Duration::from_millis(50);
+        assert!(tokio::time::timeout(time, drain(&mut stream, &mut reads)).await.is_err());
+        // Five buffers of the first kilobytes, and no more than one in each millisecond.
+        assert!((5..=60).contains(&reads.0), "{}", reads.0);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use queue::Fail;
 
 use super::Command;
-use super::folder::{Folder, Folders, blocking};
+use super::folder::{Folder, Folders};
 use super::group::{Group, Streams};
 use super::input::standard_input;
 use super::starts::Starts;
@@ -44,11 +44,7 @@ impl Started {
         input: Bytes,
         folders: &Folders,
     ) -> Result<Self, NotStarted> {
-        let folder = match folders.take() {
-            Some(folder) => Ok(folder),
-            None => blocking(Folder::create).await.flatten(),
-        };
-        let folder = folder.map_err(NotStarted::NoFolder)?;
+        let folder = folders.get().await.map_err(NotStarted::NoFolder)?;
         Self::start_in(folder, process, is_in_folder, input).map_err(NotStarted::NoProgram)
     }
 

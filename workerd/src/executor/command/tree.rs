@@ -21,7 +21,7 @@ pub(crate) use orphans::adopt;
 #[cfg(target_os = "linux")]
 pub(super) use orphans::{is_nothing_left, reap, reap_orphans, spawn};
 #[cfg(target_os = "linux")]
-pub(super) use proc::{Attempt, Process, members};
+pub(super) use proc::{Attempt, Process, marks, members};
 
 /// What a system without `/proc` knows of an attempt.
 #[cfg(not(target_os = "linux"))]
@@ -52,6 +52,10 @@ mod nothing {
         Vec::new()
     }
 
+    pub(in super::super) fn marks() -> Vec<PathBuf> {
+        Vec::new()
+    }
+
     pub(crate) fn adopt() -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
@@ -76,4 +80,6 @@ mod nothing {
 #[cfg(not(target_os = "linux"))]
 pub(crate) use nothing::adopt;
 #[cfg(not(target_os = "linux"))]
-pub(super) use nothing::{Attempt, Process, is_nothing_left, members, reap, reap_orphans, spawn};
+pub(super) use nothing::{
+    Attempt, Process, is_nothing_left, marks, members, reap, reap_orphans, spawn,
+};

@@ -31,15 +31,35 @@ struct Lines {
 impl Daemon {
     /// Runs `workerd run` on the store at `url` with `config` as the rest of its file.
     pub(crate) fn start(url: &str, config: &str) -> Self {
+        Self::start_with(url, config, None)
+    }
+
+    /// As [`Daemon::start`], with a variable in its environment.
+    pub(crate) fn start_with(url: &str, config: &str, variable: Option<(&str, &str)>) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        // Where it makes the folders of its attempts.
+        let attempts = folder.path().join("attempts");
+        std::fs::create_dir(&attempts).unwrap();
+        Self::start_in(url, config, &attempts, folder, variable)
+    }
+
+    /// As [`Daemon::start`], with the folders of its attempts in a place that others have, too.
+    pub(crate) fn start_beside(url: &str, config: &str, attempts: &Path) -> Self {
+        Self::start_in(url, config, attempts, tempfile::tempdir().unwrap(), None)
+    }
+
+    fn start_in(
+        url: &str,
+        config: &str,
+        attempts: &Path,
+        folder: tempfile::TempDir,
+        variable: Option<(&str, &str)>,
+    ) -> Self {
         let path = write_config(folder.path(), url, config);
         let mut command = workerd();
         command.args(["run", "--listen", "127.0.0.1:0", "--log-format", "json"]);
         command.arg("-c").arg(path);
-        // Where it makes the folders of its attempts.
-        let attempts = folder.path().join("attempts");
-        std::fs::create_dir(&attempts).unwrap();
-        command.env("TMPDIR", attempts);
+        command.env("TMPDIR", attempts).envs(variable);
         Self::spawn(&mut command, folder)
     }
 

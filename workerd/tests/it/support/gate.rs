@@ -40,6 +40,13 @@ impl Gate {
         executor("held", &script)
     }
 
+    /// As [`Gate::holding_executor`], but it waits at the gate.
+    pub(crate) fn watched_executor(&self) -> String {
+        let pipe = self.pipe();
+        let script = format!("exec 9> '{}'; echo started >&9; {}", pipe.display(), self.script());
+        executor("held", &script)
+    }
+
     fn pipe(&self) -> PathBuf {
         self.folder.path().join("pipe")
     }

@@ -95,6 +95,11 @@ pub(in super::super) fn members(attempt: &Attempt, known: &[Process]) -> Vec<Pro
         .collect()
 }
 
+/// What [`mark`] tells of all processes of this user.
+pub(in super::super) fn marks() -> Vec<PathBuf> {
+    own_processes(0).into_keys().filter_map(|id| mark(Pid::from_raw(id)?)).collect()
+}
+
 /// This user's processes that are not older than `since`.
 fn own_processes(since: u64) -> HashMap<i32, Stat> {
     let user = geteuid().as_raw();
