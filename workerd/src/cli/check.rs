@@ -32,7 +32,7 @@ struct Finding {
 /// What is wrong with the configuration, or why the store could not be looked at.
 pub(super) async fn check(common: &Common) -> Outcome {
     let config = Config::load(common.config.as_deref(), &common.layers())?;
-    let mut findings = Vec::new();
+    let (mut findings, mut is_available) = (Vec::new(), true);
     if common.config.is_some() && config.executors.is_empty() {
         let name = "executors";
         findings.push(warning(name, "none", NOTHING_TO_RUN));
@@ -56,8 +56,15 @@ pub(super) async fn check(common: &Common) -> Outcome {
                 limits.extend(queue.limits().await?);
                 findings.extend(queue.check().await?.into_iter().map(finding));
             }
-            // Such as by a replica: no worker starts on it, and the rest cannot be looked at.
-            Err(Error::Refused(why)) => findings.push(refused(why)),
+            // No worker starts on it, and the rest cannot be looked at.
+            Err(Error::Refused(why)) => {
+                findings.push(unfit(why, "no worker can use this store as it is"));
+            }
+            // Such as a replica, while a fail-over is under way.
+            Err(Error::Unavailable(why)) => {
+                findings.push(unfit(why, "workers wait until it serves them"));
+                is_available = false;
+            }
             Err(error) => return Err(config.store.failure(error)),
         }
     }
@@ -66,7 +73,11 @@ pub(super) async fn check(common: &Common) -> Outcome {
     let config = common.config.is_some().then_some(config);
     let checked = Checked { config: config.as_ref().map(View::of), findings };
     common.answer(&checked, || report(common, config.as_ref(), &checked.findings))?;
-    Ok(if has_bad { Exit::Failed } else { Exit::Done })
+    Ok(match has_bad {
+        _ if !is_available => Exit::Unavailable,
+        true => Exit::Failed,
+        false => Exit::Done,
+    })
 }
 
 /// Keys of executors that nothing limits: a misspelt name limits nothing, either.
@@ -85,10 +96,9 @@ fn unlimited<'a>(config: &'a Config, limits: &'a Limits) -> impl Iterator<Item =
     })
 }
 
-/// What a store that refuses its workers is found to be.
-fn refused(why: String) -> Finding {
-    let remedy = "no worker can use this store as it is".to_owned();
-    Finding { name: "store", verdict: "bad", found: why, remedy }
+/// What a store that no worker can use is found to be.
+fn unfit(why: String, remedy: &str) -> Finding {
+    Finding { name: "store", verdict: "bad", found: why, remedy: remedy.to_owned() }
 }
 
 fn warning(name: &'static str, found: &str, remedy: &str) -> Finding {

@@ -190,6 +190,6 @@ fn a_check_of_a_replica_is_a_table_with_a_bad_finding() {
     let said = said(workerd().args(["--json", "check", "--url", &replica.url()]));
     let findings = said.json()["findings"].clone();
     let is_bad = |finding: &Value| finding["verdict"] == "bad";
-    assert!(said.code == 1 && findings.as_array().unwrap().iter().any(is_bad), "{said:?}");
+    assert!(said.code == 3 && findings.as_array().unwrap().iter().any(is_bad), "{said:?}");
     assert!(findings.to_string().contains("role"), "{findings}");
 }
