@@ -138,7 +138,7 @@ impl Pilot {
     /// effect although the reply was lost, and only a repeat with its token finds the jobs.
     async fn fly(mut self, request: Arc<SettleRequest>, carried: Vec<Ended>) -> Landed {
         let landed = self.fly_until_landed(request, carried).await;
-        if let (Some(claim), None | Some(Err(_))) = (&landed.request.claim, &landed.answer) {
+        if let Some(claim) = &landed.request.claim {
             self.leases.expect_no_more(claim.token);
         }
         landed
