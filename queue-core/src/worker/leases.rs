@@ -36,15 +36,16 @@ pub(super) type Held = (Arc<Lease>, CancelSignal);
 
 /// A claim on its way.
 #[derive(Debug)]
-enum Awaited {
-    /// What it brings will be taken in.
-    Claim(Way),
-    /// Its jobs were given back meanwhile, or those that it had got by then.
-    GivenBack,
+struct Awaited {
+    way: Way,
+    /// What it brings is to be given back, and not taken in.
+    given_back: bool,
+    /// What it had got was given back since it was sent last.
+    asked: bool,
 }
 
 /// How a claim is made.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Way {
     /// By the store, as a wait ends.
     Standing(Arc<ClaimRequest>),
@@ -123,11 +124,12 @@ impl Leases {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A claim goes out.
-    pub(super) fn expect(&self, claim: Way) {
-        let Some(token) = claim.claim().map(|claim| claim.token) else { return };
-        // One that is made again stays given back.
-        self.lock().awaited.entry(token).or_insert(Awaited::Claim(claim));
+    /// A claim goes out, or goes out again: then it stays given back if it was, and may get jobs all the same.
+    pub(super) fn expect(&self, way: Way) {
+        let Some(token) = way.claim().map(|claim| claim.token) else { return };
+        let mut table = self.lock();
+        let given_back = table.awaited.get(&token).is_some_and(|awaited| awaited.given_back);
+        table.awaited.insert(token, Awaited { way, given_back, asked: false });
     }
 
     /// Nobody waits for the answer to a claim any more.
@@ -148,7 +150,7 @@ impl Leases {
         if leases.is_empty() {
             return Vec::new();
         }
-        if let Some(Awaited::GivenBack) = awaited {
+        if awaited.is_some_and(|awaited| awaited.given_back) {
             let held = |lease| (Arc::new(lease), CancelSignal::of_taken_back());
             return leases.into_iter().map(held).collect();
         }
@@ -252,11 +254,9 @@ impl Leases {
                 .filter(|(_, signal)| signal.as_ref().is_some_and(CancelSignal::take_back));
             jobs.extend(not_begun.map(|(id, _)| (*id, *token)));
         }
-        let claims = table.awaited.values_mut().filter_map(|awaited| {
-            match std::mem::replace(awaited, Awaited::GivenBack) {
-                Awaited::Claim(claim) => Some(claim),
-                Awaited::GivenBack => None,
-            }
+        let claims = table.awaited.values_mut().filter(|awaited| !awaited.asked).map(|awaited| {
+            (awaited.given_back, awaited.asked) = (true, true);
+            awaited.way.clone()
         });
         let claims: Vec<Way> = claims.collect();
         self.gave_back.fetch_or(!claims.is_empty(), Ordering::Relaxed);
@@ -357,8 +357,9 @@ mod tests {
         leases.expect(Way::Standing(request()));
         let (jobs, claims) = leases.take_back();
         assert_eq!((jobs.len(), claims.len(), leases.gave_back()), (0, 1, true));
+        assert!(leases.take_back().1.is_empty(), "once");
         leases.expect(Way::Standing(request()));
-        assert!(leases.take_back().1.is_empty());
+        assert_eq!(leases.take_back().1.len(), 1, "it may have got jobs since");
         let held = leases.take_in(token, Instant::now(), vec![lease()]);
         assert!(held[0].1.is_taken_back());
         assert!(leases.older_than(Duration::ZERO).is_empty(), "nobody renews it");

@@ -69,44 +69,60 @@ impl Renewals {
                               tokio::task::spawn_blocking; jobs that could not begin were given back"
                 ),
                 // The next look tries again; jobs whose leases are over by then are others' already.
-                Err(error @ Error::Unavailable(_)) => {
-                    tracing::debug!(event = "give_back_failed", %error);
-                }
-                Err(error) => {
-                    tracing::warn!(event = "give_back_failed", %error);
-                    to_give_back = ToGiveBack::default();
-                }
+                Err(error) => tracing::debug!(event = "give_back_failed", %error),
             }
         }
     }
 
-    /// Answers how many jobs were given back.
+    /// Answers how many jobs were given back. What the store refuses for good is left to its lease, and nothing
+    /// else with it.
+    ///
+    /// # Errors
+    /// Of a store that may take it later.
     async fn give_back(&self, what: &mut ToGiveBack) -> Result<usize, Error> {
         let backend = self.queue.backend();
         let within = self.lease / 4;
         if what.standing {
-            bounded(within, backend.revoke_standing_boxed(&self.worker)).await?;
+            later_or_never(bounded(within, backend.revoke_standing_boxed(&self.worker)).await)?;
             what.standing = false;
         }
         while let Some(claim) = what.claims.last() {
-            let got = bounded(within, backend.claim_boxed(claim)).await?;
-            what.jobs.extend(got.leases.iter().map(|lease| (lease.spec.id, lease.token)));
+            let got = later_or_never(bounded(within, backend.claim_boxed(claim)).await)?;
+            let got = got.into_iter().flat_map(|claim| claim.leases);
+            what.jobs.extend(got.map(|lease| (lease.spec.id, lease.token)));
             what.claims.pop();
         }
         what.jobs.sort_unstable();
-        let mut given_back = 0;
+        let (mut given_back, mut at_most) = (0, PASS_MAX as usize);
         while !what.jobs.is_empty() {
-            let first = what.jobs.len().saturating_sub(PASS_MAX as usize);
+            let first = what.jobs.len().saturating_sub(at_most);
             let jobs = &what.jobs[first..];
             // Each goes to the head of its lane: the oldest one goes last.
             let settlements = jobs.iter().rev().map(released).collect();
             let request = SettleRequest { settlements, claim: None };
-            bounded(within, backend.settle_boxed(&request)).await?;
+            let taken = later_or_never(bounded(within, backend.settle_boxed(&request)).await)?;
+            if taken.is_none() && jobs.len() > 1 {
+                // One that cannot be given back keeps no other.
+                at_most = jobs.len() / 2;
+                continue;
+            }
+            given_back += taken.map_or(0, |_| jobs.len());
             self.leases.remove(jobs.iter().map(|(id, token)| (*token, *id)));
-            given_back += jobs.len();
             what.jobs.truncate(first);
         }
         Ok(given_back)
+    }
+}
+
+/// The answer of the store; none if it refuses and trying again does not help.
+fn later_or_never<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error @ (Error::Unavailable(_) | Error::StoreFull(_))) => Err(error),
+        Err(error) => {
+            tracing::warn!(event = "give_back_refused", %error);
+            Ok(None)
+        }
     }
 }
 

@@ -138,7 +138,13 @@ repeat
     else
       counted = try('HSET', META, ready_field, ready_text, live_field, live_text, 'clock_ms', now_text)
     end
-    failed = type(counted) == 'table' or lives and type(try('HSET', PREFIX .. 'live', unpack(lives))) == 'table'
+    failed = type(counted) == 'table'
+    if lives and not failed and type(try('HSET', PREFIX .. 'live', unpack(lives))) == 'table' then
+      failed = true
+      for _, field in ipairs({ ready_field, live_field }) do
+        if try('HINCRBY', META, field, string.format('%d', -count)) == 0 then try('HDEL', META, field) end
+      end
+    end
   end
   if failed then
     if is_pushed then try('LTRIM', lane, '0', string.format('%d', -count - 1)) end

@@ -79,9 +79,7 @@ impl Flights {
             phase: cycle.phase_seen.clone(),
         };
         let jobs = carried.len();
-        let request = Arc::new(request);
-        cycle.leases.expect(Way::Sent(Arc::clone(&request)));
-        let mut flight: Flight = Box::pin(pilot.fly(request, carried));
+        let mut flight: Flight = Box::pin(pilot.fly(Arc::new(request), carried));
         // The first poll lets the call go out. Here, and not by a yield to a task: a handler that
         // blocks its thread could take the turn, and the call would wait behind it.
         let first = std::future::poll_fn(|context| Poll::Ready(flight.as_mut().poll(context)));
@@ -152,6 +150,7 @@ impl Pilot {
         let mut pause = PAUSE_FIRST;
         loop {
             let sent_at = Instant::now();
+            self.leases.expect(Way::Sent(Arc::clone(&request)));
             // A panic in a backend is an error like others.
             let answer = caught(self.send(&request)).await;
             let answer = answer.unwrap_or_else(|panic| Err(Error::Unavailable(panic)));

@@ -11,23 +11,30 @@ use super::home::{LOCK, PREFIX};
 use crate::executor::command::tree;
 
 /// Removes what daemons of this user have left where temporary folders are; blocks. A folder in which a
-/// program of a killed daemon still works is left for the next time.
+/// program of a killed daemon still works is left for the next time (on Linux, which tells).
 pub(crate) fn sweep() {
-    sweep_in(&std::env::temp_dir(), &tree::marks());
+    sweep_in(&std::env::temp_dir(), tree::marks);
 }
 
-fn sweep_in(place: &Path, marks: &[PathBuf]) {
+fn sweep_in(place: &Path, marks: impl FnOnce() -> Vec<PathBuf>) {
     let Ok(entries) = fs::read_dir(place) else { return };
+    let is_named_so = |entry: &fs::DirEntry| {
+        entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX))
+    };
+    let named_so = entries.filter_map(Result::ok).filter(is_named_so);
+    let abandoned = named_so.filter_map(|entry| {
+        let lock = abandoned(&entry.path())?;
+        Some((entry.file_name(), entry.path(), lock))
+    });
+    let abandoned: Vec<_> = abandoned.collect();
+    if abandoned.is_empty() {
+        return;
+    }
+    // Behind the locks: whose daemon has ended starts no more programs.
+    let marks = marks();
     let (mut removed, mut used) = (0, 0);
-    for entry in entries.filter_map(Result::ok) {
-        let (name, path) = (entry.file_name(), entry.path());
-        let is_named_so = name.to_str().is_some_and(|name| name.starts_with(PREFIX));
-        let is_used = || marks.iter().any(|mark| mark.components().any(|c| c.as_os_str() == name));
-        if !is_named_so {
-            continue;
-        }
-        let Some(_lock) = abandoned(&path) else { continue };
-        if is_used() {
+    for (name, path, _lock) in abandoned {
+        if marks.iter().any(|mark| mark.components().any(|c| c.as_os_str() == name)) {
             used += 1;
             continue;
         }
@@ -111,14 +118,14 @@ mod tests {
         fs::write(at("workerd-file"), "").unwrap();
         let mark = at(used).join("attempt-1/result-0");
 
-        sweep_in(place.path(), &[mark]);
+        sweep_in(place.path(), || vec![mark]);
         assert!(!at(left).exists());
         for name in [alive, used, other, lockless, fifo] {
             assert!(at(name).join("attempt-1/work").exists(), "{name}");
         }
         assert!(at("workerd-file").exists());
         drop(lock);
-        sweep_in(place.path(), &[]);
+        sweep_in(place.path(), Vec::new);
         assert!(!at(alive).exists() && !at(used).exists());
     }
 
@@ -134,7 +141,7 @@ mod tests {
         fs::remove_file(at("workerd-linked-lock").join(LOCK)).unwrap();
         symlink(target.join(LOCK), at("workerd-linked-lock").join(LOCK)).unwrap();
 
-        sweep_in(place.path(), &[]);
+        sweep_in(place.path(), Vec::new);
         assert!(!at("workerd-left").exists());
         assert!(at("workerd-linked-lock").exists() && at("workerd-link").is_symlink());
         assert!(target.join("attempt-1/work").exists() && target.join(LOCK).exists());
