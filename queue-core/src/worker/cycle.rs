@@ -221,12 +221,10 @@ impl Turning {
     /// Whether a worker that is stopping waits no longer for the store's answers: to what it has reported, or only
     /// to a claim, which may have got jobs that would have to wait for the end of their lease.
     fn gives_up(&mut self, phase: Phase, has_unfinished: bool) -> bool {
-        if self.set.slots.busy() > 0 {
-            self.quiet_since = None;
-        }
         let now = Instant::now();
         let is_quiet = self.set.slots.busy() == 0;
-        let quiet_for = is_quiet.then(|| now - *self.quiet_since.get_or_insert(now));
+        self.quiet_since = is_quiet.then(|| self.quiet_since.unwrap_or(now));
+        let quiet_for = self.quiet_since.map(|since| now - since);
         match phase {
             Phase::Running => false,
             Phase::Draining => !has_unfinished && quiet_for >= Some(LAST_WORDS_MAX),

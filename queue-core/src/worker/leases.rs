@@ -125,7 +125,7 @@ impl Leases {
     }
 
     /// A claim goes out, or goes out again: then it stays given back if it was, and may get jobs all the same.
-    pub(super) fn expect(&self, way: Way) {
+    pub(super) fn await_claim(&self, way: Way) {
         let Some(token) = way.claim().map(|claim| claim.token) else { return };
         let mut table = self.lock();
         let given_back = table.awaited.get(&token).is_some_and(|awaited| awaited.given_back);
@@ -133,7 +133,7 @@ impl Leases {
     }
 
     /// Nobody waits for the answer to a claim any more.
-    pub(super) fn expect_no_more(&self, token: ClaimToken) {
+    pub(super) fn await_no_more(&self, token: ClaimToken) {
         self.lock().awaited.remove(&token);
     }
 
@@ -354,17 +354,17 @@ mod tests {
             })
         };
         let token = request().token;
-        leases.expect(Way::Standing(request()));
+        leases.await_claim(Way::Standing(request()));
         let (jobs, claims) = leases.take_back();
         assert_eq!((jobs.len(), claims.len(), leases.gave_back()), (0, 1, true));
         assert!(leases.take_back().1.is_empty(), "once");
-        leases.expect(Way::Standing(request()));
+        leases.await_claim(Way::Standing(request()));
         assert_eq!(leases.take_back().1.len(), 1, "it may have got jobs since");
         let held = leases.take_in(token, Instant::now(), vec![lease()]);
         assert!(held[0].1.is_taken_back());
         assert!(leases.older_than(Duration::ZERO).is_empty(), "nobody renews it");
         // The next one is as any other.
-        leases.expect(Way::Standing(request()));
+        leases.await_claim(Way::Standing(request()));
         assert!(!leases.take_in(token, Instant::now(), vec![lease()])[0].1.is_taken_back());
     }
 }

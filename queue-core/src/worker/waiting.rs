@@ -87,7 +87,7 @@ impl Waiting {
             return;
         };
         let (request, leases) = (Arc::new(request), Arc::clone(&self.leases));
-        leases.expect(Way::Standing(Arc::clone(&request)));
+        leases.await_claim(Way::Standing(Arc::clone(&request)));
         let (sender, revoked) = oneshot::channel();
         let standing = Standing { request: Arc::clone(&request), wanted: Some(sender) };
         let end = Box::pin(async move {
@@ -95,7 +95,7 @@ impl Waiting {
             let woken = backend.wait_and_claim_boxed(&wanted, &request, revoked, WAIT_MAX).await;
             // One of which nobody knows is made again.
             if !matches!(&woken, Ok(Woken { claim: Some(_), .. }) | Err(Error::Unavailable(_))) {
-                leases.expect_no_more(request.token);
+                leases.await_no_more(request.token);
             }
             let woken = woken?;
             let now = Instant::now();

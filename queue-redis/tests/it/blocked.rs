@@ -11,7 +11,9 @@ use queue_core::{
 };
 
 use queue_redis::RedisBackend;
+use tokio::sync::{Notify, oneshot};
 
+use crate::standing::has_more_behind_its_wait;
 use crate::support::harness::RedisHarness;
 use crate::support::jobs::assert_sound;
 
@@ -20,16 +22,14 @@ const LONG: Duration = Duration::from_secs(20);
 /// Waits for its time, and then blocks its thread.
 #[derive(Clone)]
 struct Blocks {
-    begins: Arc<AtomicBool>,
+    begins: Arc<Notify>,
     blocks: Arc<AtomicBool>,
     ends: Arc<std::sync::Mutex<Receiver<()>>>,
 }
 
 impl Executor for Blocks {
     async fn run(&self, _: Context) -> Result<Option<Payload>, Fail> {
-        while !self.begins.load(Ordering::SeqCst) {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        self.begins.notified().await;
         self.blocks.store(true, Ordering::SeqCst);
         self.ends.lock().unwrap().recv().unwrap();
         Ok(None)
@@ -66,10 +66,10 @@ async fn a_standing_claim_of_a_blocked_worker_is_revoked_and_its_jobs_are_given_
     let namespace = backend.namespace().clone();
     let queue = Queue::new(backend);
     let (end, ends) = channel();
-    let (begins, blocks) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+    let (begins, blocks) = (Arc::<Notify>::default(), Arc::<AtomicBool>::default());
     let ends = Arc::new(std::sync::Mutex::new(ends));
     let blocking = Blocks { begins: begins.clone(), blocks: blocks.clone(), ends };
-    let (stop, stopped) = channel::<()>();
+    let (stop, stopped) = oneshot::channel::<()>();
     let (url, its_namespace) = (harness.redis.url(), namespace.clone());
     let thread = std::thread::spawn(move || -> StopReport {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -79,17 +79,16 @@ async fn a_standing_claim_of_a_blocked_worker_is_revoked_and_its_jobs_are_given_
             let worker = worker.executor(Kind::new("blocks").unwrap(), None, blocking);
             let worker = worker.executor(Kind::new("quick").unwrap(), None, Quick);
             let worker = worker.start().unwrap();
-            while stopped.try_recv().is_err() {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
+            stopped.await.unwrap();
             worker.drain(LONG).await
         })
     });
     let id = queue.enqueue(job("blocks")).await.unwrap().id;
     let state = async |id| queue.get(id).await.unwrap().map(|record| record.state);
     eventually("it runs", async || state(id).await == Some(JobState::Running)).await;
-    eventually("it has a claim behind its wait", async || has_more_behind_its_wait(&harness)).await;
-    begins.store(true, Ordering::SeqCst);
+    let stands = async || has_more_behind_its_wait(&harness).await;
+    eventually("it has a claim behind its wait", stands).await;
+    begins.notify_one();
     eventually("it blocks", async || blocks.load(Ordering::SeqCst)).await;
     let ids: Vec<_> = queue.enqueue_all((0..10).map(|_| job("quick"))).await.unwrap();
     let other = Worker::new(&queue).executor(Kind::new("quick").unwrap(), None, Quick);
@@ -105,9 +104,4 @@ async fn a_standing_claim_of_a_blocked_worker_is_revoked_and_its_jobs_are_given_
     let report = thread.join().unwrap();
     assert_eq!((report.finished, report.lost), (1, 0));
     assert_sound(&harness.open(&namespace).await).await;
-}
-
-fn has_more_behind_its_wait(harness: &RedisHarness) -> bool {
-    let clients: String = harness.raw(&[b"CLIENT", b"LIST"]);
-    clients.lines().any(|line| line.contains(" flags=b") && !line.contains(" qbuf=0 "))
 }

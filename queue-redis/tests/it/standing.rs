@@ -48,7 +48,7 @@ impl Standing {
 }
 
 /// Whether the one client that is blocked has sent more behind the command that blocks it.
-async fn has_more_behind_its_wait(harness: &RedisHarness) -> bool {
+pub(crate) async fn has_more_behind_its_wait(harness: &RedisHarness) -> bool {
     let mut tick = tokio::time::interval(Duration::from_millis(2));
     loop {
         let clients: String = harness.raw(&[b"CLIENT", b"LIST"]);

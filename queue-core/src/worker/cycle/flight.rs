@@ -137,7 +137,7 @@ impl Pilot {
     async fn fly(mut self, request: Arc<SettleRequest>, carried: Vec<Ended>) -> Landed {
         let landed = self.fly_until_landed(request, carried).await;
         if let Some(claim) = &landed.request.claim {
-            self.leases.expect_no_more(claim.token);
+            self.leases.await_no_more(claim.token);
         }
         landed
     }
@@ -150,7 +150,7 @@ impl Pilot {
         let mut pause = PAUSE_FIRST;
         loop {
             let sent_at = Instant::now();
-            self.leases.expect(Way::Sent(Arc::clone(&request)));
+            self.leases.await_claim(Way::Sent(Arc::clone(&request)));
             // A panic in a backend is an error like others.
             let answer = caught(self.send(&request)).await;
             let answer = answer.unwrap_or_else(|panic| Err(Error::Unavailable(panic)));

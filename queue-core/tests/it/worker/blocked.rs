@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::support::{Gate, LONG, eventually};
-use queue_core::{Fail, Job, JobState, NewJob, Queue, State, StopReport, Worker};
+use crate::support::{Faulty, Gate, LONG, eventually};
+use queue_core::{Fail, Job, JobState, MemoryBackend, NewJob, Queue, State, StopReport, Worker};
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Blocks {}
@@ -69,16 +69,26 @@ async fn count(queue: &Queue, state: JobState) -> u64 {
     stats.iter().filter_map(|row| row.jobs.get(&state)).sum()
 }
 
-#[tokio::test]
-async fn what_a_blocked_worker_cannot_begin_others_get() {
-    let queue = Queue::memory();
+/// A worker that was given 16 of 20 such jobs and is blocked by the first.
+async fn blocked_by_the_first(queue: &Queue) -> Blocked {
     let jobs = (0..20).map(|_| NewJob::of(&Blocks {}).unwrap().max_stalls(1));
     queue.enqueue_all(jobs).await.unwrap();
     let blocked = Blocked::start(queue.clone(), 16, Duration::from_secs(2));
     eventually("it blocks", async || blocked.blocks.load(Ordering::SeqCst)).await;
-    // Nobody else is there yet: only the worker itself can have given the others back.
-    let one_runs = async || count(&queue, JobState::Running).await == 1;
-    eventually("the others were given back", one_runs).await;
+    blocked
+}
+
+/// Nobody else is there: only the worker itself can have given the others back.
+async fn until_running(queue: &Queue, jobs: u64) {
+    let so_many = async || count(queue, JobState::Running).await == jobs;
+    eventually("the others were given back", so_many).await;
+}
+
+#[tokio::test]
+async fn what_a_blocked_worker_cannot_begin_others_get() {
+    let queue = Queue::memory();
+    let blocked = blocked_by_the_first(&queue).await;
+    until_running(&queue, 1).await;
     let quick = async |_: Blocks| Ok::<_, Fail>(());
     let other = Worker::new(&queue).handle::<Blocks, _>(quick).start().unwrap();
     let all_others = async || count(&queue, JobState::Completed).await == 19;
@@ -94,14 +104,34 @@ async fn what_a_blocked_worker_cannot_begin_others_get() {
 #[tokio::test]
 async fn a_worker_that_was_blocked_takes_jobs_again() {
     let queue = Queue::memory();
-    let jobs = (0..20).map(|_| NewJob::of(&Blocks {}).unwrap().max_stalls(1));
-    queue.enqueue_all(jobs).await.unwrap();
-    let blocked = Blocked::start(queue.clone(), 16, Duration::from_secs(2));
-    eventually("it blocks", async || blocked.blocks.load(Ordering::SeqCst)).await;
-    let one_runs = async || count(&queue, JobState::Running).await == 1;
-    eventually("the others were given back", one_runs).await;
+    let blocked = blocked_by_the_first(&queue).await;
+    until_running(&queue, 1).await;
     blocked.unblocks.send(()).unwrap();
     let all = async || count(&queue, JobState::Completed).await == 20;
     eventually("all have run", all).await;
     assert_eq!(blocked.end().lost, 0);
+}
+
+#[tokio::test]
+async fn a_full_store_is_asked_again_to_take_jobs_back() {
+    let faulty = Faulty::new(MemoryBackend::new());
+    let queue = Queue::new(faulty.clone());
+    faulty.full_for(3);
+    let blocked = blocked_by_the_first(&queue).await;
+    until_running(&queue, 1).await;
+    assert_eq!(blocked.end().lost, 0);
+}
+
+/// It waits for its lease, and the others do not.
+#[tokio::test]
+async fn a_job_that_the_store_does_not_take_back_keeps_no_other() {
+    let faulty = Faulty::new(MemoryBackend::new());
+    let queue = Queue::new(faulty.clone());
+    let jobs: Vec<NewJob> = (0..20).map(|_| NewJob::of(&Blocks {}).unwrap()).collect();
+    faulty.unreadable(jobs[7].job_id());
+    queue.enqueue_all(jobs).await.unwrap();
+    let blocked = Blocked::start(queue.clone(), 16, Duration::from_secs(2));
+    eventually("it blocks", async || blocked.blocks.load(Ordering::SeqCst)).await;
+    until_running(&queue, 2).await;
+    let _ = blocked.end();
 }
