@@ -33,6 +33,9 @@ impl Away {
     }
 }
 
+/// How long a store may take to be opened, however short a wait is to be.
+const CONNECT_MIN: Duration = Duration::from_secs(3);
+
 impl Common {
     /// Where the store is, by file, environment and flags. The rest of the file is not looked
     /// at: a producer need not have the programs that workers run.
@@ -51,7 +54,8 @@ impl Common {
         self.store_that_is_there()?.connect().await
     }
 
-    /// As [`Self::connect`], through times in which the store does not answer, for at most `patience`.
+    /// As [`Self::connect`], through times in which the store does not answer, for at most `patience`, but long
+    /// enough for one that is there: who waits for no time wants a look.
     ///
     /// # Errors
     /// What is wrong with the settings or the store, or that it was away for so long.
@@ -72,9 +76,11 @@ impl Common {
         };
         match patience {
             None => connected.await,
-            Some(patience) => timeout(patience, connected).await.unwrap_or_else(|_| {
-                Err(Failure::new(Exit::TimedOut, "the store did not answer in this time"))
-            }),
+            Some(patience) => {
+                timeout(patience.max(CONNECT_MIN), connected).await.unwrap_or_else(|_| {
+                    Err(Failure::new(Exit::TimedOut, "the store did not answer in this time"))
+                })
+            }
         }
     }
 
