@@ -2,11 +2,12 @@
 --
 -- KEYS   the first of the fixed keys, or all 21; with the first alone one that is never there
 -- ARGV   number of families of groups; the runs of jobs of one group: the group's number from 1 and
---        how many jobs, 2 bytes each; of each limit key how many jobs have it, 2 bytes; per family:
+--        how many jobs, 2 bytes each, or nothing if each of several jobs has a group of its own, in
+--        order; of each limit key how many jobs have it, 2 bytes; per family:
 --        queue, kind, priority, when ("n" now, "d" after, "a" at), milliseconds of that, flags ("e"
 --        existing, "r" reject or "p" replace, then "k" if its jobs have keys, "b" if their bodies are
 --        apart, "l" if they have limit keys), how many groups it has, which differ in their limit
---        keys only, and if they have some, per group the index of its lane (lanes.lua). Then the
+--        keys only, and if they have some, per group the key of its lane (lanes.lua). Then the
 --        limit keys, each once; the ids of all; per job its record, its body if that is apart, and its key if
 --        it has one; and the time that the records have, as of when they were sent (times.lua)
 -- Reply  one letter per job (S scheduled, R ready, s and r the same and it replaced another,
@@ -39,7 +40,7 @@ local function read_family()
   for _ = 1, tonumber(size) do
     local index, keys_ = priority, nil
     if has_keys then
-      index = ARGV[at]
+      index = sub(ARGV[at], #PREFIX + #pair + 7) -- behind "lane:" and "/"
       keys_ = split_keys(sub(index, 3))
       at = at + 1
     end
@@ -68,6 +69,10 @@ for i = 1, #ARGV[2], 4 do
     owners[count] = groups[group]
     ids[count] = ARGV[at + count]
   end
+end
+if count == 0 then
+  count, owners = #groups, groups
+  for i = 1, count do ids[i] = ARGV[at + i] end
 end
 at = at + count + 1
 for i, group in ipairs(owners) do

@@ -3,11 +3,19 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::connect::Link;
+use crate::record::millis;
+use crate::reply;
+use crate::store::{self, Call};
+
 /// Answers that took longer tell too little of when the server gave them.
 const QUICK: Duration = Duration::from_millis(5);
 
 /// What is known longer than this counts no more: clocks run differently.
 const FRESH: Duration = Duration::from_secs(60);
+
+/// The server is not asked for its time more often.
+const BETWEEN_ASKS: Duration = Duration::from_secs(1);
 
 /// Follows the server's clock from the times in its answers, so that records can be sent with the
 /// time that they are to have (`lua/lib/times.lua`). It is not ahead of the server's unless that
@@ -16,6 +24,8 @@ const FRESH: Duration = Duration::from_secs(60);
 pub(crate) struct ServerClock {
     origin: Instant,
     known: Mutex<Option<Known>>,
+    /// When the server was asked last, from `origin` on.
+    asked: Mutex<Option<Duration>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -28,7 +38,7 @@ struct Known {
 
 impl ServerClock {
     pub(crate) fn new() -> Self {
-        Self { origin: Instant::now(), known: Mutex::new(None) }
+        Self { origin: Instant::now(), known: Mutex::new(None), asked: Mutex::new(None) }
     }
 
     /// The server's clock now, in milliseconds; 0 if it is not known.
@@ -41,6 +51,34 @@ impl ServerClock {
     pub(crate) fn note(&self, now_ms: u64, sent_ms: u64, called: Instant) {
         let took = called.elapsed();
         self.learn(self.origin.elapsed(), now_ms, sent_ms, took);
+    }
+
+    /// Asks the server for its time if nothing is known of it, or only what will soon be forgotten. For those
+    /// whose own calls take too long to learn from: polled before such a call, it goes ahead of it.
+    ///
+    /// # Cancel safety
+    /// A dropped call has learnt nothing.
+    pub(crate) async fn ask(&self, link: &Link) {
+        if !self.is_to_be_asked(self.origin.elapsed()) {
+            return;
+        }
+        let (sent_ms, called) = (self.now_ms(), Instant::now());
+        let answer = store::once(link, Call::plain(redis::cmd("TIME").to_owned())).await;
+        if let Some(now) = answer.and_then(|answer| reply::time(answer).ok()) {
+            self.note(millis(now), sent_ms, called);
+        }
+    }
+
+    fn is_to_be_asked(&self, elapsed: Duration) -> bool {
+        let is_known =
+            self.known().is_some_and(|known| elapsed.saturating_sub(known.told) < FRESH / 2);
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_asked = asked.is_some_and(|asked| elapsed.saturating_sub(asked) < BETWEEN_ASKS);
+        if is_known || is_asked {
+            return false;
+        }
+        *asked = Some(elapsed);
+        true
     }
 
     fn known(&self) -> MutexGuard<'_, Option<Known>> {
@@ -114,6 +152,18 @@ mod tests {
         // What was known too long ago is no bound for what is learnt now.
         clock.learn(us(8_000) + FRESH, 150_000, 0, us(100));
         assert_eq!(clock.at(us(8_000) + FRESH), 150_000);
+    }
+
+    #[test]
+    fn it_is_asked_for_while_nothing_is_known_and_not_too_often() {
+        let clock = ServerClock::new();
+        let asks = |ms: u64| clock.is_to_be_asked(us(ms * 1000));
+        assert!(asks(10), "nothing is known");
+        assert!(!asks(1009), "it has just been asked");
+        assert!(asks(1010), "that has brought nothing");
+        clock.learn(us(1_011_000), 100_000, 0, us(100));
+        assert!(!asks(31_010));
+        assert!(asks(31_011), "before it is forgotten");
     }
 
     #[test]

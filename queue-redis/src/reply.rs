@@ -1,5 +1,7 @@
 //! Reading the scripts' replies.
 
+use std::time::Duration;
+
 use queue_core::{Error, JobId, Timestamp};
 use redis::Value;
 
@@ -25,6 +27,18 @@ pub(crate) fn list(value: Value) -> Result<Vec<Value>, Error> {
 
 pub(crate) fn string(value: Value) -> Result<String, Error> {
     String::from_utf8(bytes(value)?).map_err(|_| unexpected("not a text"))
+}
+
+/// An answer to `TIME`: the server's clock, since 1970.
+pub(crate) fn time(value: Value) -> Result<Duration, Error> {
+    let mut parts = Items::of(value)?;
+    let seconds = decimal(&parts.bytes()?);
+    Ok(Duration::from_secs(seconds) + Duration::from_micros(decimal(&parts.bytes()?)))
+}
+
+/// A number as a text; 0 if it is none.
+pub(crate) fn decimal(bytes: &[u8]) -> u64 {
+    String::from_utf8_lossy(bytes).parse().unwrap_or(0)
 }
 
 /// The next items of a reply, in order.

@@ -65,6 +65,14 @@ pub(crate) async fn one(link: &Link, call: Call, repeat: Repeat) -> Result<Value
     }
 }
 
+/// Makes one call that nothing depends on: once, and nobody learns why it failed.
+///
+/// # Cancel safety
+/// As [`one`].
+pub(crate) async fn once(link: &Link, call: Call) -> Option<Value> {
+    attempt(link, &call, Instant::now() + TRY_FOR).await.ok()
+}
+
 /// Makes several calls in one round trip, each atomic by itself, in order.
 pub(crate) async fn all(link: &Link, calls: &[Call], repeat: Repeat) -> Result<Vec<Value>, Error> {
     let (values, error) = each(link, calls, repeat).await;

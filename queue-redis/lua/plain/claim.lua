@@ -249,7 +249,8 @@ local function claim_plain()
         taking[name] = taking[name] + taken
         if own then own[name] = true end
       end
-      for _, name in ipairs(view.added_names or {}) do
+      for i = 1, own and #view.added_names or 0 do
+        local name = view.added_names[i]
         if not own[name] then taking[name] = taking[name] + taken end
       end
       is_full[lane] = room_for(names) < 1

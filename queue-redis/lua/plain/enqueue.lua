@@ -12,7 +12,7 @@ local take_back -- what was written, once something was
 
 local function enqueue_plain()
   local argv, format, byte, find = ARGV, string.format, byte, string.find
-  local NAMES_FEW, LOOKS_FEW, LOOKS_SHARE = 16, 16, 8
+  local NAMES_FEW, LOOKS_FEW, LOOKS_SHARE = 16, 16, 32
   local NO_PLACE, NO_PLACE_TEXT = 1e17, '1e17' -- no lane has this score
   local run_bytes, carriers = argv[2], argv[3]
   if stale > 0 or #run_bytes > 4 * CHUNK then return nil end
@@ -20,43 +20,53 @@ local function enqueue_plain()
   -- The groups, each with its lane; those of a queue and kind have the number of its set. What those of
   -- a family share is at its number, which is 1 for groups that are not in `family_of`.
   local at, group_count, has_keys = 4, 0, false
-  local most = #run_bytes / 4 -- groups
-  local lane_of, index_of, family_of = { unpack(argv, 1, most) }, { unpack(argv, 1, most) }, {}
+  local are_lone = run_bytes == '' -- each job has a group of its own
+  local lane_of, family_of = nil, {}
   local base_of, set_of, is_keyed = {}, {}, {} -- by families
-  local sets, queues, set_jobs, number_of = {}, {}, {}, {}
+  local sets, queues, set_jobs, number_of, index_at = {}, {}, {}, {}, {}
   for family = 1, tonumber(argv[1]) do
     local queue, kind, priority, when, _, flags, size = unpack(argv, at, at + 6)
     if when ~= 'n' or not find(flags, '^[erp]l?$') then return nil end
     local pair, keyed = queue .. '/' .. kind, #flags == 2
+    size = tonumber(size)
     local set, head = number_of[pair], PREFIX .. 'lane:' .. pair .. '/'
     if not set then
       set = #sets + 1
       sets[set], queues[set], set_jobs[set], number_of[pair] = pair, queue, 0, set
+      index_at[set] = #head + 1
     end
+    if are_lone then set_jobs[set] = set_jobs[set] + size end
     base_of[family], set_of[family], is_keyed[family] = priority * 2 ^ 48, set, keyed
     at, has_keys = at + 7, has_keys or keyed
-    for group = group_count + 1, group_count + size do
-      local index = priority
-      if keyed then
-        index = argv[at]
-        at = at + 1
+    if keyed and family == 1 then
+      lane_of = { unpack(argv, at, at + min(size, CHUNK) - 1) }
+    else
+      lane_of = lane_of or { unpack(argv, 1, min(size, CHUNK)) }
+      for nth = 1, size do
+        lane_of[group_count + nth] = keyed and argv[at + nth - 1] or head .. priority
       end
-      lane_of[group], index_of[group] = head .. index, index
-      if family > 1 then family_of[group] = family end
     end
+    for group = family > 1 and group_count + 1 or 1, family > 1 and group_count + size or 0 do
+      family_of[group] = family
+    end
+    if keyed then at = at + size end
     group_count = group_count + size
   end
   local keys_at, key_count = at - 1, #carriers / 2
   local ids_at = keys_at + key_count
+  -- What the lane of a group is called among those of its queue and kind.
+  local function index_of(group)
+    return sub(lane_of[group], index_at[set_of[family_of[group] or 1]])
+  end
 
   -- Groups have their numbers in the order of their first jobs. Those of one are neighbours, or in a
   -- list.
-  local runs, count = { byte(run_bytes, 1, -1) }, 0
+  local runs, count = { byte(run_bytes, 1, -1) }, are_lone and group_count or 0
   for i = 3, #runs, 4 do count = count + runs[i] * 256 + runs[i + 1] end
   if count == 0 or count > CHUNK then return nil end
+  local most = #run_bytes / 4 -- groups
   local first_of, last_of, list_of = { unpack(argv, 1, most) }, { unpack(argv, 1, most) }, {}
-  local written = { unpack(argv, ids_at + 1, ids_at + 2 * count) }
-  local seen, nth = 0, ids_at
+  local seen, nth = are_lone and count or 0, ids_at
   for i = 1, #runs, 4 do
     local group, first = runs[i] * 256 + runs[i + 1], nth + 1
     local last, set = nth + runs[i + 2] * 256 + runs[i + 3], set_of[family_of[group] or 1]
@@ -70,15 +80,16 @@ local function enqueue_plain()
       for at_ = first, last do list[#list + 1] = argv[at_] end
       list_of[group] = list
     end
-    while nth < last do
-      nth = nth + 1
-      local record, size = argv[nth + count], 2 * (nth - ids_at)
-      if times then
-        local is_brief = byte(record) > 4
-        record = sub(record, 1, 1) .. (is_brief and its_time or times) .. sub(record, is_brief and 8 or 14)
-      end
-      written[size - 1], written[size] = argv[nth], record
+    nth = last
+  end
+  local written = { unpack(argv, ids_at + 1, ids_at + 2 * count) }
+  for i = 1, count do
+    local record = argv[ids_at + count + i]
+    if times then
+      local is_brief = byte(record) > 4
+      record = sub(record, 1, 1) .. (is_brief and its_time or times) .. sub(record, is_brief and 8 or 14)
     end
+    written[2 * i - 1], written[2 * i] = argv[ids_at + i], record
   end
   local found = call('HMGET', JOBS, unpack(argv, ids_at + 1, ids_at + count))
   for i = 1, count do
@@ -97,7 +108,7 @@ local function enqueue_plain()
       for group = 1, seen do
         local family = family_of[group] or 1
         if set_of[family] == set and is_keyed[family] then
-          groups[#groups + 1], asked[#asked + 1] = group, index_of[group]
+          groups[#groups + 1], asked[#asked + 1] = group, index_of(group)
         end
       end
       if asked[1] then
@@ -125,7 +136,7 @@ local function enqueue_plain()
       for group = 1, seen do
         local family = family_of[group] or 1
         if is_keyed[family] and not waits[group] then
-          for key in string.gmatch(sub(index_of[group], 3), '[^,]+') do
+          for key in string.gmatch(sub(index_of(group), 3), '[^,]+') do
             asked[#asked + 1], of[#of + 1] = key, sets[set_of[family]]
           end
         end
@@ -160,7 +171,8 @@ local function enqueue_plain()
 
   -- What is counted. Lua reads and writes numbers slowly: each sum once. Anything else than a whole
   -- number above 0 is damage.
-  local sums_of = {} -- what is added → what was counted → the sum
+  local texts_of_one = {}
+  local sums_of = { texts_of_one } -- what is added → what was counted → the sum
   local function text_of(have, by)
     local known = sums_of[by] or {}
     local text = known[have]
@@ -190,7 +202,8 @@ local function enqueue_plain()
     local have = call('HMGET', LIVE, unpack(argv, keys_at + first, min(keys_at + first + CHUNK - 1, ids_at)))
     for i = 1, #have do
       local nth = 2 * (first + i) - 3
-      local text = text_of(have[i], by_key[nth] * 256 + by_key[nth + 1])
+      local jobs = by_key[nth] * 256 + by_key[nth + 1]
+      local text = jobs == 1 and texts_of_one[have[i]] or text_of(have[i], jobs)
       if not text then return nil end
       key_sums[nth], key_sums[nth + 1] = argv[keys_at + first + i - 1], text
     end
@@ -204,10 +217,11 @@ local function enqueue_plain()
   end
   take_back = function()
     for group = pushed, 1, -1 do
-      local jobs = list_of[group] and #list_of[group] or last_of[group] - first_of[group] + 1
+      local list = list_of[group]
+      local jobs = are_lone and 1 or list and #list or last_of[group] - first_of[group] + 1
       try('LTRIM', lane_of[group], '0', format('%d', -jobs - 1))
       if try('EXISTS', lane_of[group]) == 0 then
-        try('ZREM', PREFIX .. 'lanes:' .. sets[set_of[family_of[group] or 1]], index_of[group])
+        try('ZREM', PREFIX .. 'lanes:' .. sets[set_of[family_of[group] or 1]], index_of(group))
       end
     end
     for i = 1, counted > 0 and #fields or 0 do uncount(COUNT, fields[i], by[i]) end
@@ -226,18 +240,21 @@ local function enqueue_plain()
   local new, old = {}, {}
   local each_of, chance = seen > LOOKS_FEW and LOOKS_SHARE or 1, byte(argv[ids_at + 1], -1)
   for group = 1, seen do
-    local first, last, list, length = first_of[group], last_of[group], list_of[group], nil
-    if list then
-      first, last = 1, #list
-      length = try('RPUSH', lane_of[group], unpack(list))
-    elseif first == last then
-      length = try('RPUSH', lane_of[group], argv[first])
+    local jobs, length = 1, nil
+    if are_lone then
+      length = try('RPUSH', lane_of[group], argv[ids_at + group])
     else
-      length = try('RPUSH', lane_of[group], unpack(argv, first, last))
+      local first, last, list = first_of[group], last_of[group], list_of[group]
+      jobs = list and #list or last - first + 1
+      if list then
+        length = try('RPUSH', lane_of[group], unpack(list))
+      else
+        length = try('RPUSH', lane_of[group], unpack(argv, first, last))
+      end
     end
     if type(length) == 'table' then return take_back() end
     pushed = group
-    if length == last - first + 1 then
+    if length == jobs then
       new[#new + 1] = group
     elseif (group + chance) % each_of == 0 then
       old[#old + 1] = group
@@ -258,7 +275,7 @@ local function enqueue_plain()
       local group = old[i]
       if not waits[group] and set_of[family_of[group] or 1] == set then
         groups[#groups + 1] = group
-        list[#list + 1], list[#list + 2] = NO_PLACE_TEXT, index_of[group]
+        list[#list + 1], list[#list + 2] = NO_PLACE_TEXT, index_of(group)
       end
     end
     local lanes, added = PREFIX .. 'lanes:' .. sets[set], 0
@@ -266,7 +283,7 @@ local function enqueue_plain()
       added = added + call('ZADD', lanes, 'NX', unpack(list, first, min(first + CHUNK - 1, #list)))
     end
     for i = 1, added > 0 and #groups or 0 do
-      if tonumber(call('ZSCORE', lanes, index_of[groups[i]])) == NO_PLACE then new[#new + 1] = groups[i] end
+      if tonumber(call('ZSCORE', lanes, index_of(groups[i]))) == NO_PLACE then new[#new + 1] = groups[i] end
     end
     if added > 0 then table.sort(new) end
   end
@@ -289,7 +306,7 @@ local function enqueue_plain()
       end
       local size = #list
       turn = turn + 1
-      list[size + 1], list[size + 2] = format('%d', base_of[family] + turn), index_of[group]
+      list[size + 1], list[size + 2] = format('%d', base_of[family] + turn), index_of(group)
     end
   end
   for set = 1, #sets do

@@ -4,18 +4,24 @@
 
 repeat
   local argv = ARGV
-  local flags, index, runs, carriers = argv[9], argv[6], argv[2], argv[3]
+  local flags, runs, carriers = argv[9], argv[2], argv[3]
   if argv[1] ~= '1' or argv[7] ~= 'n' or argv[10] ~= '1' then break end
   if meta[4] and meta[4] ~= '0' then break end
   if not string.find(flags, '^[erp]l?$') or #runs ~= 4 then break end
   local limit_keys, at = #flags == 2, 10
-  if limit_keys then index, at = argv[11], 11 + #carriers / 2 end
+  if limit_keys then at = 11 + #carriers / 2 end
   local high, low = byte(runs, 3, 4)
   local count = high * 256 + low
   if count == 0 or count > CHUNK or #argv ~= at + 2 * count + 1 then break end
   local queue = argv[4]
   local pair = queue .. '/' .. argv[5]
-  local lane, lanes = PREFIX .. 'lane:' .. pair .. '/' .. index, PREFIX .. 'lanes:' .. pair
+  local lane, index, lanes = nil, argv[6], PREFIX .. 'lanes:' .. pair
+  if limit_keys then
+    lane = argv[11]
+    index = sub(lane, #lanes + 1) -- as long as "lane:", the pair and "/"
+  else
+    lane = PREFIX .. 'lane:' .. pair .. '/' .. index
+  end
 
   -- Where a lane with limit keys is. A new one may have to wait for one of them, with others.
   local names, placed, parked, is_plain

@@ -1,6 +1,7 @@
 //! T1 and T2.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::time::Instant;
 
 use queue_core::{
@@ -21,6 +22,8 @@ use crate::store::{self, Call, Repeat};
 const CALL_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// The most jobs that one script takes in.
 const CALL_MAX_JOBS: usize = 10_000;
+/// Calls with fewer jobs are mostly so quick that their answers tell the server's time.
+pub(super) const SLOW_MIN_JOBS: usize = 100;
 /// What a job adds to a call besides its record and body: id, key, and its share of the runs.
 const OVERHEAD_BYTES: usize = 64;
 
@@ -82,10 +85,12 @@ impl<'a> Group<'a> {
         cmd.arg(self.when).arg(self.ms).arg([conflict, key, body, limited].concat()).arg(lanes);
     }
 
-    /// What its lane is called among those of its queue and kind.
-    fn write_lane(&self, cmd: &mut Cmd) {
+    /// The key of its lane, if it has limit keys.
+    fn write_lane(&self, prefix: &str, cmd: &mut Cmd) {
         if !self.limits.is_empty() {
-            cmd.arg(format!("{}/{}", self.priority, joined(self.limits)));
+            let Self { queue, kind, priority, .. } = self;
+            let limits = joined(self.limits);
+            cmd.arg(format!("{prefix}lane:{queue}/{kind}/{priority}/{limits}"));
         }
     }
 }
@@ -118,7 +123,7 @@ pub(super) async fn run(
         let answer = if is_confirmed {
             backend.groups.make(call, repeat, durability).await
         } else {
-            store::one(&backend.link, call, repeat).await.map(|reply| (vec![reply], durability))
+            one(backend, part.len(), call, repeat).await.map(|reply| (vec![reply], durability))
         };
         let (replies, reached) = answer.map_err(|error| of_part(error, outcomes.len()))?;
         let (answers, now_ms) = read_all(replies, part)?;
@@ -133,6 +138,25 @@ pub(super) async fn run(
         }));
     }
     Ok(outcomes)
+}
+
+/// Makes a call for so many jobs. Those that are likely to be slow have the server's time asked for.
+async fn one(
+    backend: &RedisBackend,
+    jobs: usize,
+    call: Call,
+    repeat: Repeat,
+) -> Result<Value, Error> {
+    let made = store::one(&backend.link, call, repeat);
+    if jobs < SLOW_MIN_JOBS {
+        return made.await;
+    }
+    let mut made = pin!(made);
+    tokio::select! {
+        biased;
+        () = backend.clock.ask(&backend.link) => made.await,
+        answer = &mut made => answer,
+    }
 }
 
 /// The first of these jobs, as many as one call takes in.
@@ -175,12 +199,14 @@ pub(super) fn command(
     let argument_bytes = packed.iter().map(|job| job.bytes() + OVERHEAD_BYTES).sum();
     let arguments = 4 + families.len() * 7 + groups.len() + limit_keys.len() + jobs.len() * 4;
     let mut cmd = script.call(&backend.keys, arguments, argument_bytes);
+    let are_lone = groups.len() == jobs.len() && groups.len() > 1;
+    let runs = if are_lone { &[] } else { runs.as_slice() };
     let runs: Vec<u8> = runs.iter().flatten().flat_map(|number| number.to_be_bytes()).collect();
     cmd.arg(families.len()).arg(runs);
     cmd.arg(carriers.iter().flat_map(|jobs| jobs.to_be_bytes()).collect::<Vec<u8>>());
     for family in families {
         family[0].write_family(family.len(), &mut cmd);
-        family.iter().for_each(|group| group.write_lane(&mut cmd));
+        family.iter().for_each(|group| group.write_lane(backend.keys.prefix(), &mut cmd));
     }
     for key in limit_keys {
         cmd.arg(key.as_str());

@@ -115,3 +115,24 @@ async fn later_enqueues_are_sent_with_the_time_that_earlier_answers_had() {
         last_ms = now_ms;
     }
 }
+
+#[tokio::test]
+async fn the_server_is_asked_for_its_time_by_those_whose_calls_are_slow() {
+    let redis = server::TestRedis::start();
+    let backend = RedisBackend::connect(&redis.url(), Namespace::default()).await.unwrap();
+    let before_ms = now_ms(&backend).await;
+    let clock = loop {
+        let clock = crate::clock::ServerClock::new();
+        clock.ask(&backend.link).await;
+        if clock.now_ms() != 0 {
+            break clock; // else the answer was slow
+        }
+    };
+    let known_ms = clock.now_ms();
+    assert!(before_ms <= known_ms + 6 && known_ms <= now_ms(&backend).await, "{known_ms}");
+    // A call with many jobs has it asked for; what it learns, if anything, is no other time.
+    let jobs: Vec<NewJob> = (0..enqueue::SLOW_MIN_JOBS).map(|_| job("a")).collect();
+    enqueue::run(&backend, &jobs, Durability::Memory).await.unwrap();
+    let known_ms = backend.clock.now_ms();
+    assert!(known_ms <= now_ms(&backend).await);
+}

@@ -8,33 +8,22 @@ use queue_core::backend::CheckFinding;
 use super::plain;
 use crate::connect::Link;
 use crate::keys::Keys;
-use crate::reply::{self, Items};
+use crate::reply;
 
 const CLOCKS_MAY_DIFFER: Duration = Duration::from_secs(5);
 /// How far the store's clock may be ahead of its server's before delayed jobs are plainly late.
 const AHEAD_MAX: Duration = Duration::from_secs(60);
 
 pub(super) async fn findings(link: &Link, keys: &Keys) -> Result<[CheckFinding; 2], Error> {
-    let server = server_time(link).await?;
+    let server = reply::time(plain(link, &["TIME"]).await?)?;
     let store = latest_used(link, keys).await?;
     Ok([clock(server), store_clock(server, store, keys.meta())])
-}
-
-/// The server's clock, since 1970.
-async fn server_time(link: &Link) -> Result<Duration, Error> {
-    let mut parts = Items::of(plain(link, &["TIME"]).await?)?;
-    let seconds = decimal(&parts.bytes()?);
-    Ok(Duration::from_secs(seconds) + Duration::from_micros(decimal(&parts.bytes()?)))
 }
 
 /// The latest time that the store has used, since 1970; it never goes back behind it.
 async fn latest_used(link: &Link, keys: &Keys) -> Result<Duration, Error> {
     let latest = reply::bytes(plain(link, &["HGET", keys.meta(), "clock_ms"]).await?)?;
-    Ok(Duration::from_millis(decimal(&latest)))
-}
-
-fn decimal(bytes: &[u8]) -> u64 {
-    String::from_utf8_lossy(bytes).parse().unwrap_or(0)
+    Ok(Duration::from_millis(reply::decimal(&latest)))
 }
 
 fn clock(server: Duration) -> CheckFinding {
