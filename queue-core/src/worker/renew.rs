@@ -104,7 +104,12 @@ impl Renewals {
                 Err(error) => {
                     failures += 1;
                     shared.all_now.fetch_or(all_now, Ordering::SeqCst);
-                    tracing::warn!(event = "renew_failed", failures, %error);
+                    // An outage fails all of them: the first is told, the second, the fourth, …
+                    if failures.is_power_of_two() {
+                        tracing::warn!(event = "renew_failed", failures, %error);
+                    } else {
+                        tracing::debug!(event = "renew_failed", failures, %error);
+                    }
                 }
             }
         }

@@ -17,6 +17,9 @@ use crate::reply::{self, Items, unexpected};
 use crate::scripts;
 use crate::store::{self, Call, Repeat};
 
+/// About how many fields a page of the counters has.
+const STATS_PAGE: u32 = 5_000;
+
 pub(super) async fn get(
     backend: &RedisBackend,
     ids: &[JobId],
@@ -102,16 +105,26 @@ fn record(id: JobId, reply: Value) -> Result<Result<JobRecord, Damaged>, Error> 
     Ok(Ok(record))
 }
 
+/// What is counted, read in pages: with tens of thousands of kinds the server would stand for all of it at
+/// once. One page has the counters of some thousand; of more, each is right for the moment of its page.
 pub(super) async fn stats(backend: &RedisBackend) -> Result<Vec<QueueStats>, Error> {
-    let mut cmd = redis::cmd("HGETALL");
-    cmd.arg(backend.keys.meta());
-    let reply = store::one(&backend.link, Call::plain(cmd), Repeat::Freely).await?;
-    let mut fields = reply::array(reply)?.into_iter();
     let mut counts: BTreeMap<(QueueName, Kind), StateCounts> = BTreeMap::new();
-    while let (Some(field), Some(count)) = (fields.next(), fields.next()) {
-        let (field, count) = (reply::bytes(field)?, reply::bytes(count)?);
-        if let Some((pair, state, count)) = counter(&field, &count) {
-            counts.entry(pair).or_default().insert(state, count);
+    let mut cursor = b"0".to_vec();
+    loop {
+        let mut cmd = redis::cmd("HSCAN");
+        cmd.arg(backend.keys.meta()).arg(&cursor).arg("COUNT").arg(STATS_PAGE);
+        let reply = store::one(&backend.link, Call::plain(cmd), Repeat::Freely).await?;
+        let mut page = Items::of(reply)?;
+        cursor = page.bytes()?;
+        let mut fields = reply::array(page.value()?)?.into_iter();
+        while let (Some(field), Some(count)) = (fields.next(), fields.next()) {
+            let (field, count) = (reply::bytes(field)?, reply::bytes(count)?);
+            if let Some((pair, state, count)) = counter(&field, &count) {
+                counts.entry(pair).or_default().insert(state, count); // a scan may meet one twice
+            }
+        }
+        if cursor == b"0" {
+            break;
         }
     }
     Ok(counts.into_iter().map(|((queue, kind), jobs)| QueueStats::new(queue, kind, jobs)).collect())

@@ -373,3 +373,20 @@ async fn tickets_of_cancelled_jobs_at_the_head_go_first() {
     assert_eq!(found, sent[5000..]);
     assert_sound(&backend).await;
 }
+
+#[tokio::test]
+async fn the_counts_of_many_kinds_are_read_in_pages() {
+    const KINDS: usize = 12_000;
+    let harness = RedisHarness::new();
+    let backend = harness.now().await;
+    let jobs: Vec<_> = (0..KINDS).map(|number| job(&format!("k{number}"))).collect();
+    for some in jobs.chunks(2000) {
+        backend.enqueue(some, Durability::Memory).await.unwrap();
+    }
+    let before = harness.commands();
+    let stats = backend.stats().await.unwrap();
+    let pages = harness.commands() - before;
+    assert!((3..30).contains(&pages), "{pages}");
+    assert_eq!(stats.len(), KINDS);
+    assert!(stats.iter().all(|of_kind| of_kind.jobs.get(&JobState::Ready) == Some(&1)));
+}

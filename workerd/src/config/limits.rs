@@ -221,7 +221,11 @@ fn adaptive(
 /// What to write.
 pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let time = value::duration_from::<1>(text)?;
-    Ok(Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
+    if time.subsec_nanos() % 1_000_000 == 0 {
+        Ok(time)
+    } else {
+        Err(format!("{text:?} has parts of a millisecond; write whole ones, such as \"1500ms\""))
+    }
 }
 
 /// `provider = "openai"` and `limits = ["class:name"]` of an executor: the keys that its jobs

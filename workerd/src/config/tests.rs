@@ -256,6 +256,11 @@ const WRONG: &[(&str, &str, &str)] = &[
         "1 to 100",
     ),
     (
+        "[limits.\"a:b\"]\nbreaker = { failures = 5, window = \"1s 500us\", cooldown = \"1s\" }",
+        "w.toml:2: limits.\"a:b\".breaker.window: \"1s 500us\" has parts of a millisecond",
+        "write whole ones",
+    ),
+    (
         "[limits.\"a:b\"]\nconcurrency = 2\nadaptive = { floor = 3 }",
         "w.toml:3: limits.\"a:b\".adaptive: ",
         "1 to the concurrency",
