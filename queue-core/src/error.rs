@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{InvalidJob, JobId, LimitKey};
+use crate::{InvalidJob, JobId, LimitKey, OnConflict};
 
 /// The error of every queue and backend call.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -72,8 +72,22 @@ pub enum ConflictReason {
     Id,
     /// The same idempotency key with another kind or payload.
     IdempotencyKey,
+    /// The same idempotency key, and the enqueue would have taken the job's place, which it can only
+    /// while that waits.
+    NotReplaceable,
     /// The same id or idempotency key, and the enqueue asked to be refused then.
     Rejected,
+}
+
+impl ConflictReason {
+    /// Why a job is refused that has another kind or payload than the holder of its idempotency key.
+    #[must_use]
+    pub const fn of_key(on_conflict: OnConflict) -> Self {
+        match on_conflict {
+            OnConflict::Replace => Self::NotReplaceable,
+            OnConflict::Existing | OnConflict::Reject => Self::IdempotencyKey,
+        }
+    }
 }
 
 impl std::fmt::Display for ConflictReason {
@@ -81,6 +95,9 @@ impl std::fmt::Display for ConflictReason {
         f.write_str(match self {
             Self::Id => "same id, different kind or payload",
             Self::IdempotencyKey => "same idempotency key, different kind or payload",
+            Self::NotReplaceable => {
+                "same idempotency key, and the job does not wait any more, so it cannot be replaced"
+            }
             Self::Rejected => "same id or idempotency key",
         })
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::connect::Link;
 use crate::record::millis;
 use crate::reply;
-use crate::store::{self, Call};
+use crate::store;
 
 /// Answers that took longer tell too little of when the server gave them.
 const QUICK: Duration = Duration::from_millis(5);
@@ -63,7 +63,7 @@ impl ServerClock {
             return;
         }
         let (sent_ms, called) = (self.now_ms(), Instant::now());
-        let answer = store::once(link, Call::plain(redis::cmd("TIME").to_owned())).await;
+        let answer = store::once(link, &redis::cmd("TIME")).await;
         if let Some(now) = answer.and_then(|answer| reply::time(answer).ok()) {
             self.note(millis(now), sent_ms, called);
         }
@@ -94,7 +94,8 @@ impl ServerClock {
 
     fn learn(&self, elapsed: Duration, now_ms: u64, sent_ms: u64, took: Duration) {
         let mut known = self.known();
-        if now_ms < sent_ms {
+        let is_newer = known.is_some_and(|known| known.told + took > elapsed);
+        if now_ms < sent_ms && !is_newer {
             // It has been set back, or another server answers, or this clock runs faster.
             *known = None;
         }
@@ -172,7 +173,12 @@ mod tests {
         clock.learn(us(1_000), 100_000, 0, us(100));
         clock.learn(us(2_000), 90_000, 100_001, us(100));
         assert_eq!(clock.at(us(3_000)), 90_001);
-        clock.learn(us(4_000), 80_000, 90_002, us(9_000));
-        assert_eq!(clock.at(us(4_000)), 0, "but not from a slow answer");
+        clock.learn(us(4_000), 80_000, 90_002, us(1_900));
+        assert_eq!(clock.at(us(4_000)), 80_000);
+        // A call that was sent before the clock was set back is answered late: what is known is newer.
+        clock.learn(us(15_000), 80_001, 90_003, us(12_000));
+        assert_eq!(clock.at(us(15_000)), 80_011);
+        clock.learn(us(40_000), 70_000, 80_020, us(9_000));
+        assert_eq!(clock.at(us(40_000)), 0, "but not from a slow answer");
     }
 }

@@ -65,12 +65,13 @@ pub(crate) async fn one(link: &Link, call: Call, repeat: Repeat) -> Result<Value
     }
 }
 
-/// Makes one call that nothing depends on: once, and nobody learns why it failed.
+/// Makes one call that nothing depends on: once, and neither the caller nor the link learns how it went.
 ///
 /// # Cancel safety
 /// As [`one`].
-pub(crate) async fn once(link: &Link, call: Call) -> Option<Value> {
-    attempt(link, &call, Instant::now() + TRY_FOR).await.ok()
+pub(crate) async fn once(link: &Link, cmd: &Cmd) -> Option<Value> {
+    let mut shared = shared(link, Instant::now() + TRY_FOR).await.ok()?;
+    shared.connection.send_packed_command(cmd).await.and_then(Value::extract_error).ok()
 }
 
 /// Makes several calls in one round trip, each atomic by itself, in order.

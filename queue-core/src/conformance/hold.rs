@@ -125,7 +125,7 @@ pub async fn a_running_job_is_not_replaced<H: Harness>(harness: &H) {
     let store = Store::new(harness).await;
     let first = store.enqueue(&replacement("x")).await.id;
     let lease = store.claim_one().await;
-    let reason = ConflictReason::IdempotencyKey;
+    let reason = ConflictReason::NotReplaceable;
     let conflict = EnqueueOutcome::Conflict { existing: first, reason };
     assert_eq!(store.try_enqueue(&replacement("y")).await, conflict);
     let same = store.enqueue(&replacement("x")).await;

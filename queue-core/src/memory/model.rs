@@ -118,7 +118,7 @@ impl Model {
         let mut replaced = None;
         if let Some(entry) = key.and_then(|key| self.key_holder(key)) {
             if job.on_conflict != OnConflict::Replace || !entry.record.state.is_waiting() {
-                return meet(entry, job, ConflictReason::IdempotencyKey);
+                return meet(entry, job, ConflictReason::of_key(job.on_conflict));
             }
             replaced = Some(entry.record.spec.id);
         }

@@ -15,7 +15,7 @@ local function enqueue_plain()
   local NAMES_FEW, LOOKS_FEW, LOOKS_SHARE = 16, 16, 32
   local NO_PLACE, NO_PLACE_TEXT = 1e17, '1e17' -- no lane has this score
   local run_bytes, carriers = argv[2], argv[3]
-  if stale > 0 or #run_bytes > 4 * CHUNK then return nil end
+  if stale > 0 or #run_bytes > 4 * CHUNK or #argv > 16 * CHUNK then return nil end
 
   -- The groups, each with its lane; those of a queue and kind have the number of its set. What those of
   -- a family share is at its number, which is 1 for groups that are not in `family_of`.
@@ -238,6 +238,7 @@ local function enqueue_plain()
   if added ~= count then return take_back() end
   -- Groups whose lanes are new, and those of others whose places are looked for: of many, some by chance.
   local new, old = {}, {}
+  local is_new = tonumber(argv[1]) > 1 and {} or nil -- lanes, of which several groups may have one
   local each_of, chance = seen > LOOKS_FEW and LOOKS_SHARE or 1, byte(argv[ids_at + 1], -1)
   for group = 1, seen do
     local jobs, length = 1, nil
@@ -256,7 +257,8 @@ local function enqueue_plain()
     pushed = group
     if length == jobs then
       new[#new + 1] = group
-    elseif (group + chance) % each_of == 0 then
+      if is_new then is_new[lane_of[group]] = true end
+    elseif (group + chance) % each_of == 0 and not (is_new and is_new[lane_of[group]]) then
       old[#old + 1] = group
     end
   end

@@ -22,8 +22,9 @@ use crate::store::{self, Call, Repeat};
 const CALL_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// The most jobs that one script takes in.
 const CALL_MAX_JOBS: usize = 10_000;
-/// Calls with fewer jobs are mostly so quick that their answers tell the server's time.
-pub(super) const SLOW_MIN_JOBS: usize = 100;
+/// Calls with fewer bytes are mostly so quick that their answers tell the server's time. Besides, a server
+/// reads 16 KiB at a time, and answers only after it has made all that these have.
+pub(super) const SLOW_MIN_BYTES: usize = 32 * 1024;
 /// What a job adds to a call besides its record and body: id, key, and its share of the runs.
 const OVERHEAD_BYTES: usize = 64;
 
@@ -123,7 +124,7 @@ pub(super) async fn run(
         let answer = if is_confirmed {
             backend.groups.make(call, repeat, durability).await
         } else {
-            one(backend, part.len(), call, repeat).await.map(|reply| (vec![reply], durability))
+            one(backend, call, repeat).await.map(|reply| (vec![reply], durability))
         };
         let (replies, reached) = answer.map_err(|error| of_part(error, outcomes.len()))?;
         let (answers, now_ms) = read_all(replies, part)?;
@@ -140,15 +141,11 @@ pub(super) async fn run(
     Ok(outcomes)
 }
 
-/// Makes a call for so many jobs. Those that are likely to be slow have the server's time asked for.
-async fn one(
-    backend: &RedisBackend,
-    jobs: usize,
-    call: Call,
-    repeat: Repeat,
-) -> Result<Value, Error> {
+/// Makes a call. One that is likely to be slow has the server's time asked for, if that is not known.
+async fn one(backend: &RedisBackend, call: Call, repeat: Repeat) -> Result<Value, Error> {
+    let is_slow = call.bytes() >= SLOW_MIN_BYTES;
     let made = store::one(&backend.link, call, repeat);
-    if jobs < SLOW_MIN_JOBS {
+    if !is_slow {
         return made.await;
     }
     let mut made = pin!(made);
@@ -330,7 +327,7 @@ fn read(reply: Value, jobs: &[NewJob]) -> Result<(Vec<EnqueueOutcome>, Option<u6
             b'F' => full(&bytes(items.value()?)?).ok_or_else(|| unexpected("not what is full"))?,
             letter => EnqueueOutcome::Conflict {
                 existing: next_id(&mut items)?,
-                reason: reason(*letter)?,
+                reason: reason(*letter, job)?,
             },
         });
     }
@@ -361,10 +358,10 @@ fn full(bytes: &[u8]) -> Option<EnqueueOutcome> {
     Some(EnqueueOutcome::Full { limit, retry_after: rate.retry_after(now) })
 }
 
-fn reason(letter: u8) -> Result<ConflictReason, Error> {
+fn reason(letter: u8, job: &NewJob) -> Result<ConflictReason, Error> {
     match letter {
         b'I' => Ok(ConflictReason::Id),
-        b'K' => Ok(ConflictReason::IdempotencyKey),
+        b'K' => Ok(ConflictReason::of_key(job.on_conflict)),
         b'X' => Ok(ConflictReason::Rejected),
         _ => Err(unexpected("an unknown letter")),
     }

@@ -25,6 +25,14 @@ async fn fill(backend: &RedisBackend, jobs: usize) {
     }
 }
 
+/// The same, each job of a tenant of its own.
+async fn fill_of_tenants(backend: &RedisBackend, jobs: usize) {
+    let jobs: Vec<_> = (0..jobs).map(|n| job("a").limit(format!("tenant:{n}"))).collect();
+    for some in jobs.chunks(500) {
+        backend.enqueue(some, Durability::Memory).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn enqueues_leave_no_half_moved_table_to_those_who_claim() {
     let server = TestRedis::start_with(&["--enable-debug-command", "yes"]);
@@ -36,5 +44,9 @@ async fn enqueues_leave_no_half_moved_table_to_those_who_claim() {
     assert!(is_doubling(&harness, &backend), "the server moves a bucket now and then");
     fill(&backend, FULL / 8).await;
     assert!(!is_doubling(&harness, &backend), "the enqueues did");
+    fill(&backend, FULL * 7 / 8).await;
+    assert!(is_doubling(&harness, &backend), "it is full again");
+    fill_of_tenants(&backend, FULL / 4).await;
+    assert!(!is_doubling(&harness, &backend), "those with a group for each job did");
     assert_eq!(claim(&backend, &["a"], 1).await.len(), 1);
 }

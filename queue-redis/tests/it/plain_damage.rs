@@ -6,7 +6,7 @@ use std::time::Duration;
 use queue_core::conformance::Harness;
 use queue_core::{
     Backend, ClaimRequest, Durability, JobState, KindSlots, Lease, LimitKeys, LimitSettings,
-    Namespace, NewJob, Rate, Settled, Timestamp,
+    Namespace, NewJob, OnConflict, Rate, Settled, Timestamp,
 };
 use queue_redis::RedisBackend;
 
@@ -531,4 +531,25 @@ async fn the_oldest_records_go_alike() {
     let tally = scene.twin.tally("settle");
     assert!(tally.shortest >= 3 && tally.plain > tally.shortest, "{tally:?}");
     assert!(scene.backend.audit(false).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn groups_of_one_lane_are_met_alike() {
+    let scene = Scene::new().await;
+    let backend = &scene.backend;
+    let again = |tenant| limited("a", tenant).on_conflict(OnConflict::Reject);
+    for (n, jobs) in [
+        vec![job("a"), job("a").on_conflict(OnConflict::Reject)],
+        vec![limited("a", "x"), limited("a", "y"), again("x")],
+        vec![again("v"), limited("a", "w"), limited("a", "v"), limited("a", "y"), again("w")],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let before = scene.twin.tally("enqueue").plain;
+        enqueue(backend, &jobs).await;
+        assert_eq!(scene.twin.tally("enqueue").plain, before + 1, "{n}");
+        scene.assert_same(&format!("enqueue {n}"));
+    }
+    assert!(backend.audit(false).await.unwrap().is_empty());
 }

@@ -25,10 +25,20 @@ const SKIPPED: &str = "\nrepeat\n  do break end\n  local argv";
 const BEHIND_SHORTEST: &str = "\n-- Keys that a script does not declare ";
 /// The last lines of the plain parts: without them, the whole one does everything.
 const HANDOVERS: [(&str, &str); 3] = [
-    ("enqueue", "local reply = enqueue_plain()\nif reply then return reply end\n"),
+    ("enqueue", ENQUEUE_HANDOVER),
     ("claim", "local reply = claim_plain()\nif reply then return reply end\n"),
     ("settle", "-- Behind the plain part of settlements.\n"),
 ];
+const ENQUEUE_HANDOVER: &str = "\
+local is_done, reply = pcall(enqueue_plain)
+if not is_done then
+  if take_back then pcall(take_back) end
+  -- As in enqueue.lua.
+  if type(reply) == 'string' and string.find(reply, '^%u+ ') then return redis.error_reply(reply) end
+  error(reply, 0)
+end
+if reply then return reply end
+";
 const NOT_PLAIN: &str = "NOTPLAIN";
 
 /// The databases.

@@ -228,7 +228,7 @@ fn meet(session: &mut Session<'_>, job: &NewJob) -> Result<Meeting, Fault> {
     session.store.duplicates = session.store.duplicates.saturating_add(1);
     let mut by_key = session.conn.prepare_cached(SELECT_MET_BY_KEY)?;
     let met = by_key.query_row([key.as_str()], |row| Met::read(row, job))?;
-    Ok(Meeting::Answer(met.answer(job, ConflictReason::IdempotencyKey)))
+    Ok(Meeting::Answer(met.answer(job, ConflictReason::of_key(job.on_conflict))))
 }
 
 impl Met {

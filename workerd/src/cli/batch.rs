@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use queue::backend::PASS_MAX;
-use queue::{EnqueueOutcome, Error, NewJob, OnConflict, Queue};
+use queue::{EnqueueOutcome, Error, NewJob, Queue};
 use serde::Serialize;
 use serde_json::json;
 
@@ -92,13 +92,12 @@ async fn write_all(
         };
         let range = *first..=*last;
         let (numbers, jobs): (Vec<usize>, Vec<NewJob>) = jobs.into_iter().unzip();
-        let asked: Vec<OnConflict> = jobs.iter().map(|job| job.on_conflict).collect();
         let queue = durability.map_or(queue.clone(), |asked| queue.clone().durability(asked));
         let outcomes = write(&queue, &jobs).await.map_err(|e| interrupted(e, &range))?;
         summary.written_to_line = *range.end();
         let outcomes: Vec<_> = numbers.into_iter().zip(outcomes).collect();
         let full = summary.refuse(&outcomes);
-        summary.count(common.json, outcomes.into_iter().zip(asked))?;
+        summary.count(common.json, outcomes.into_iter())?;
         // What comes next would be refused as well.
         full.map_or(Ok(()), Err)?;
     }
@@ -147,10 +146,10 @@ impl Summary {
     fn count(
         &mut self,
         tell: bool,
-        outcomes: impl Iterator<Item = ((usize, EnqueueOutcome), OnConflict)>,
+        outcomes: impl Iterator<Item = (usize, EnqueueOutcome)>,
     ) -> Result<(), Failure> {
         let mut told = String::new();
-        for ((line, outcome), on_conflict) in outcomes {
+        for (line, outcome) in outcomes {
             let document = match outcome {
                 EnqueueOutcome::Done(enqueued) => {
                     let duplicate = enqueued.duplicate;
@@ -162,8 +161,7 @@ impl Summary {
                 }
                 EnqueueOutcome::Conflict { existing, reason } => {
                     self.conflicts += 1;
-                    let (existing, reason) =
-                        (existing.to_string(), conflict_text(reason, on_conflict));
+                    let (existing, reason) = (existing.to_string(), conflict_text(reason));
                     let conflict = json!({ "existing": existing, "reason": reason });
                     if self.conflicting.len() < CONFLICTS_LISTED_MAX {
                         self.conflicting.push(Conflict { line, existing, reason });

@@ -149,13 +149,11 @@ fn new_job(kind: Kind, args: Args) -> Result<NewJob, Failure> {
 
 /// After a lost reply the job may be there: its id is told, which makes repeating it safe.
 async fn enqueue(queue: &Queue, job: NewJob) -> Result<Enqueued, Failure> {
-    let (id, on_conflict) = (job.job_id(), job.on_conflict);
+    let id = job.job_id();
     queue.enqueue(job).await.map_err(|error| {
         if let Error::Conflict { existing, reason } = error {
-            let message = format!(
-                "conflicts with existing job {existing}: {}",
-                conflict_text(reason, on_conflict)
-            );
+            let message =
+                format!("conflicts with existing job {existing}: {}", conflict_text(reason));
             return Failure::new(Exit::Conflict, message).detail("existing", existing.to_string());
         }
         let is_unknown = matches!(error, Error::Unavailable(_));

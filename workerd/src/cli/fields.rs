@@ -28,10 +28,9 @@ impl From<Conflicting> for OnConflict {
 }
 
 /// Why a job was not taken in although it asked for what `on_conflict` says.
-pub(super) fn conflict_text(reason: ConflictReason, on_conflict: OnConflict) -> String {
-    match (reason, on_conflict) {
-        // Another payload is what it is for: it was refused since there is nothing to replace.
-        (ConflictReason::IdempotencyKey, OnConflict::Replace) => {
+pub(super) fn conflict_text(reason: ConflictReason) -> String {
+    match reason {
+        ConflictReason::NotReplaceable => {
             "it holds the idempotency key and does not wait any more, so it cannot be replaced; \
              enqueue again when it has given the key back (see --hold), or use another key"
                 .to_owned()
