@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use queue_core::backend::PASS_MAX;
 use queue_core::{
     Blocked, Blocker, Context, Error, Executor, Explanation, Fail, JobState, Kind, LimitSettings,
     LimitTarget, NewJob, Payload, Queue, QueueName, QueueSelection, Rate, Reason, RunningWorker,
@@ -463,6 +464,28 @@ async fn a_backlog_is_counted_by_reason() {
         [(Reason::Scheduled, 1), (Reason::Unroutable, 1), (Reason::Limit, 3), (Reason::Slot, 1)]
     );
     assert_eq!(backlog.not_looked_at, 0);
+    worker.drain(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn jobs_that_nobody_runs_are_counted_behind_any_number_of_lanes() {
+    let queue = Queue::memory();
+    let slow = async |_: Number| {
+        std::future::pending::<()>().await;
+        Ok::<_, Fail>(())
+    };
+    let worker = Worker::new(&queue).cancel_grace(Duration::ZERO).concurrency(1);
+    let worker = worker.handle::<Number, _>(slow).start().unwrap();
+    queue.enqueue(number(0)).await.unwrap();
+    eventually("it runs", async || worker.status().running == 1).await;
+    let lanes = 2 * u64::from(PASS_MAX);
+    let tenants = (0..lanes).map(|n| number(n as u32).limit(format!("tenant:{n}")));
+    queue.enqueue_all(tenants).await.unwrap();
+    let unknown = |n| NewJob::new(Kind::new(format!("unknown-{n}")).unwrap(), Payload::raw("x"));
+    queue.enqueue_all((0..50).map(unknown)).await.unwrap();
+    let backlog = queue.backlog(&QueueName::default()).await.unwrap();
+    assert_eq!(backlog.reasons[&Reason::Unroutable], 50);
+    assert_eq!(backlog.reasons[&Reason::Slot] + backlog.not_looked_at, lanes);
     worker.drain(Duration::ZERO).await;
 }
 

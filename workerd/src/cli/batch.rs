@@ -196,15 +196,17 @@ impl Summary {
         if *written_to_line == 0 {
             return failure.advice("no line before that is queued");
         }
-        let next = written_to_line + 1;
-        let except = match self.refused.as_slice() {
-            [] => String::new(),
-            lines => format!(", except {}, which were refused,", ranges(lines)),
-        };
-        failure.advice(format!(
-            "the lines up to {written_to_line}{except} are done (go on with tail -n +{next}): {}",
-            self.to_text().trim_end()
-        ))
+        let (next, text) = (written_to_line + 1, self.to_text());
+        let (done, text) = (format!("the lines up to {written_to_line}"), text.trim_end());
+        failure.advice(match self.refused.as_slice() {
+            [] => format!("{done} are done (go on with tail -n +{next}): {text}"),
+            lines => format!(
+                "{done} are done, except {}, which were refused (go on with those and all behind \
+                 {written_to_line}: sed -n '{}p;{next},$p'): {text}",
+                ranges(lines, " to ", ", "),
+                ranges(lines, ",", "p;")
+            ),
+        })
     }
 
     fn to_text(&self) -> String {
@@ -226,14 +228,14 @@ impl Summary {
     }
 }
 
-/// Rising numbers as `2, 4 to 7`.
-fn ranges(numbers: &[usize]) -> String {
+/// Rising numbers as `2, 4 to 7`, or with other words between the ends of a range and between two of them.
+fn ranges(numbers: &[usize], to: &str, then: &str) -> String {
     let ranges = numbers.chunk_by(|a, b| a + 1 == *b);
     let text = |range: &[usize]| match range {
-        [first, .., last] => format!("{first} to {last}"),
+        [first, .., last] => format!("{first}{to}{last}"),
         _ => range.iter().map(ToString::to_string).collect(),
     };
-    ranges.map(text).collect::<Vec<_>>().join(", ")
+    ranges.map(text).collect::<Vec<_>>().join(then)
 }
 
 #[cfg(test)]
@@ -267,13 +269,16 @@ mod tests {
 
         let (summary, full) = refused("aabaabbaa").await;
         assert_eq!((summary.written_to_line, summary.refused), (7, vec![4, 5]));
-        assert!(full.unwrap().contains("up to 7, except 4 to 5, which were refused, are done"));
+        let full = full.unwrap();
+        assert!(full.contains("up to 7 are done, except 4 to 5, which were refused"), "{full}");
+        assert!(full.contains("sed -n '4,5p;8,$p'"), "{full}");
 
         assert!(refused("aab").await.1.is_none());
     }
 
     #[test]
     fn lines_are_told_as_ranges() {
-        assert_eq!(ranges(&[2, 4, 5, 6, 9]), "2, 4 to 6, 9");
+        assert_eq!(ranges(&[2, 4, 5, 6, 9], " to ", ", "), "2, 4 to 6, 9");
+        assert_eq!(ranges(&[2, 4, 5, 6, 9], ",", "p;"), "2p;4,6p;9");
     }
 }

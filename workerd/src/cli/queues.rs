@@ -54,14 +54,21 @@ pub(super) async fn execute(common: &Common, command: Command) -> Outcome {
     }
 }
 
+/// What is said besides of a queue of which the store has no job: its name may be wrong.
+async fn if_unknown(queue: &Queue, name: &QueueName) -> Result<&'static str, queue::Error> {
+    let is_known = queue.stats().await?.iter().any(|row| row.queue == *name);
+    Ok(if is_known { "" } else { " (the store has no job of a queue with this name)" })
+}
+
 async fn set_paused(common: &Common, queue: &Queue, names: &[QueueName], paused: bool) -> Outcome {
     for name in names {
         let changed = if paused { queue.pause(name).await? } else { queue.resume(name).await? };
+        let unknown = if_unknown(queue, name).await?;
         let document = json!({ "queue": name, "paused": paused, "changed": changed });
         common.answer(&document, || {
             let is = if paused { "is paused" } else { "is not paused" };
             let so = if changed { "" } else { ", as before" };
-            format!("{name} {is}{so}\n")
+            format!("{name} {is}{so}{unknown}\n")
         })?;
     }
     Ok(Exit::Done)

@@ -196,6 +196,15 @@ async fn a_queue_is_purged_when_that_is_meant(store: Store) {
     assert!(asked.out.starts_with("would be deleted: 3 jobs (2 ready, 1 scheduled);"), "{asked:?}");
     assert_eq!(count(&queue, JobState::Ready).await, 2);
 
+    for arguments in [
+        &["queue", "purge", "defualt", "--yes"][..],
+        &["queue", "explain", "defualt"],
+        &["queue", "pause", "defualt"],
+    ] {
+        let said = ask_plainly(&store, arguments);
+        assert_eq!(said.code, 0);
+        assert!(said.out.contains("no job of a queue with this name"), "{said:?}");
+    }
     let purged = ask(&store, &["queue", "purge", "default", "--yes"]);
     assert_eq!((purged.code, &purged.json()["deleted"]), (0, &json!(3)));
     // What is over is history, and goes only if it is named.

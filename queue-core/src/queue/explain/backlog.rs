@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::limits::keys_of;
 use super::reason::Reason;
-use super::serving::serving_lanes;
-use crate::{Error, JobState, LimitKey, ListRequest, Queue, QueueName};
+use super::serving::{kinds_served, serving_lanes};
+use crate::{Error, JobState, LaneSummary, LimitKey, ListRequest, Queue, QueueName};
 
 /// Why the jobs of a queue wait.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub struct Backlog {
     /// scheduled and as many that are retrying are looked at, and those that are due count as ready.
     pub reasons: BTreeMap<Reason, u64>,
     /// Ready jobs in lanes that were not looked at, because a queue has more lanes than a bounded
-    /// look sees.
+    /// look sees. Those of kinds that no worker runs are not among them: they are counted by kind.
     pub not_looked_at: u64,
     /// For how long the ready job that has waited longest could have run, as far as its lane was
     /// looked at; `None` without ready jobs. The first jobs of lanes are compared.
@@ -33,9 +33,11 @@ impl Queue {
     pub async fn backlog(&self, queue: &QueueName) -> Result<Backlog, Error> {
         let mut backlog = Backlog::default();
         let (mut ready, mut delayed) = (0, 0);
+        let mut ready_of = BTreeMap::new();
         for row in self.stats().await?.iter().filter(|row| row.queue == *queue) {
             let count = |state| row.jobs.get(&state).copied().unwrap_or(0);
             ready += count(JobState::Ready);
+            ready_of.insert(row.kind.clone(), count(JobState::Ready));
             delayed += count(JobState::Scheduled) + count(JobState::Retrying);
         }
         let workers = self.backend.workers_boxed().await?;
@@ -51,6 +53,13 @@ impl Queue {
             return Ok(backlog);
         }
         backlog.add(Reason::Unroutable, due);
+        let served = kinds_served(&workers, queue);
+        for (_, jobs) in ready_of.iter().filter(|(kind, _)| !served.contains(kind)) {
+            backlog.add(Reason::Unroutable, *jobs);
+            ready -= jobs;
+        }
+        let lanes: Vec<LaneSummary> =
+            lanes.into_iter().filter(|lane| served.contains(&lane.kind)).collect();
         let serving = serving_lanes(&workers, queue, &lanes);
         let keys: BTreeSet<LimitKey> = keys_of(&lanes, &serving).cloned().collect();
         let keys: Vec<LimitKey> = keys.into_iter().collect();
@@ -69,10 +78,7 @@ impl Queue {
             let added = serving.added.iter().map(|added| first(&mut added.iter()));
             let added = added.max_by_key(|r| r.map_or(usize::MAX, Reason::order)).flatten();
             let closed = first(&mut lane.limits.iter()).into_iter().chain(added);
-            let reason = match serving.nobody() {
-                true => Reason::Unroutable,
-                false => closed.min_by_key(|reason| reason.order()).unwrap_or(Reason::Slot),
-            };
+            let reason = closed.min_by_key(|reason| reason.order()).unwrap_or(Reason::Slot);
             backlog.add(reason, lane.jobs);
             ready = ready.saturating_sub(lane.jobs);
         }

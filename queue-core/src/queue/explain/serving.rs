@@ -48,6 +48,12 @@ impl Serving {
     }
 }
 
+/// The kinds that some worker runs from this queue.
+pub(super) fn kinds_served<'w>(workers: &'w [LiveWorker], queue: &QueueName) -> BTreeSet<&'w Kind> {
+    let here = workers.iter().filter(|worker| worker.info.queues.contains(queue));
+    here.flat_map(|worker| worker.info.kinds.iter().map(|of_kind| &of_kind.kind)).collect()
+}
+
 /// Who could run the jobs of these lanes of a queue, by their kinds.
 pub(super) fn serving_lanes<'l>(
     workers: &[LiveWorker],

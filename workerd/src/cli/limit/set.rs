@@ -93,7 +93,13 @@ const BREAKER: &str = "failures=10,window=30s,cooldown=20s";
 
 fn breaker(text: &str) -> Result<BreakerChange, String> {
     let mut change = BreakerChange::default();
+    let mut named = Vec::new();
     for part in text.split(',') {
+        let name = part.split('=').next().unwrap_or_default().trim();
+        if named.contains(&name) {
+            return Err(format!("{name:?} is there twice; keep one"));
+        }
+        named.push(name);
         match part.split_once('=').map(|(name, value)| (name.trim(), value.trim())) {
             Some(("failures", value)) => {
                 change.failures = Some(count::<LIMIT_FAILURES_MAX>(value)?);
@@ -317,8 +323,14 @@ mod tests {
             let error = set(&none, line).unwrap_err();
             assert!(error.contains(expected), "{line}: {error}");
         }
-        for line in ["--rate 5", "--weight 101", "--breaker a=b", "--concurrency 0", "--max-live x"]
-        {
+        for line in [
+            "--rate 5",
+            "--weight 101",
+            "--breaker a=b",
+            "--breaker failures=1,failures=2",
+            "--concurrency 0",
+            "--max-live x",
+        ] {
             let line = ["set", "a:b"].into_iter().chain(line.split(' '));
             assert!(Line::try_parse_from(line).is_err());
         }

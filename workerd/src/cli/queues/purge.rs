@@ -3,6 +3,7 @@
 use queue::{JobState, Queue, QueueName, Selection};
 use serde_json::json;
 
+use super::if_unknown;
 use crate::cli::Common;
 use crate::cli::fields::state_of;
 use crate::cli::filter::{count, not_sure};
@@ -46,9 +47,10 @@ pub(super) async fn execute(common: &Common, queue: &Queue, args: &Args) -> Outc
     if !args.yes {
         return not_sure(common, "deleted", &count(queue, &selection).await?);
     }
+    let unknown = if_unknown(queue, &args.name).await?;
     let deleted = queue.purge(&selection).await?;
     common.answer(&json!({ "done": true, "deleted": deleted }), || {
-        format!("deleted {} of {}\n", jobs(deleted), args.name)
+        format!("deleted {} of {}{unknown}\n", jobs(deleted), args.name)
     })?;
     Ok(Exit::Done)
 }
