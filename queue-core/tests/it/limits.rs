@@ -440,12 +440,7 @@ async fn an_explanation_names_everything_in_order() {
 async fn a_backlog_is_counted_by_reason() {
     let queue = Queue::memory();
     limit(&queue, "tenant:full", &concurrency(1)).await;
-    let slow = async |_: Number| {
-        std::future::pending::<()>().await;
-        Ok::<_, Fail>(())
-    };
-    let worker = Worker::new(&queue).cancel_grace(Duration::ZERO).concurrency(2);
-    let worker = worker.handle::<Number, _>(slow).start().unwrap();
+    let worker = stuck(&queue).concurrency(2).start().unwrap();
     let running = |key: &'static str| number(0).limit(key);
     queue.enqueue(running("tenant:full")).await.unwrap();
     queue.enqueue(running("tenant:open")).await.unwrap();
@@ -470,12 +465,7 @@ async fn a_backlog_is_counted_by_reason() {
 #[tokio::test]
 async fn jobs_that_nobody_runs_are_counted_behind_any_number_of_lanes() {
     let queue = Queue::memory();
-    let slow = async |_: Number| {
-        std::future::pending::<()>().await;
-        Ok::<_, Fail>(())
-    };
-    let worker = Worker::new(&queue).cancel_grace(Duration::ZERO).concurrency(1);
-    let worker = worker.handle::<Number, _>(slow).start().unwrap();
+    let worker = stuck(&queue).concurrency(1).start().unwrap();
     queue.enqueue(number(0)).await.unwrap();
     eventually("it runs", async || worker.status().running == 1).await;
     let lanes = 2 * u64::from(PASS_MAX);
@@ -502,12 +492,7 @@ impl Executor for Idle {
 #[tokio::test]
 async fn a_running_worker_can_be_given_more_slots_and_fewer() {
     let queue = Queue::memory();
-    let slow = async |_: Number| {
-        std::future::pending::<()>().await;
-        Ok::<_, Fail>(())
-    };
-    let worker = Worker::new(&queue).cancel_grace(Duration::ZERO).concurrency(1);
-    let worker = worker.handle::<Number, _>(slow);
+    let worker = stuck(&queue).concurrency(1);
     let [narrow, wide] = ["narrow", "wide"].map(|kind| Kind::new(kind).unwrap());
     let worker = worker.executor(narrow, Some(2), Idle).executor(wide, Some(9), Idle);
     let worker = worker.start().unwrap();
@@ -532,12 +517,7 @@ async fn a_running_worker_can_be_given_more_slots_and_fewer() {
 #[tokio::test]
 async fn others_know_soon_how_many_jobs_a_worker_runs() {
     let queue = Queue::memory();
-    let endless = async |_: Number| {
-        std::future::pending::<()>().await;
-        Ok::<_, Fail>(())
-    };
-    let worker = Worker::new(&queue).cancel_grace(Duration::ZERO).handle::<Number, _>(endless);
-    let worker = worker.start().unwrap();
+    let worker = stuck(&queue).start().unwrap();
     eventually("it is known", async || queue.workers().await.unwrap().len() == 1).await;
     let since = std::time::Instant::now();
     queue.enqueue_all((0..3).map(number)).await.unwrap();
