@@ -27,7 +27,7 @@ impl From<Conflicting> for OnConflict {
     }
 }
 
-/// Why a job was not taken in although it asked for what `on_conflict` says.
+/// Why a job was not taken in, with what to do.
 pub(super) fn conflict_text(reason: ConflictReason) -> String {
     match reason {
         ConflictReason::NotReplaceable => {

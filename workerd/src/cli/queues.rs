@@ -54,16 +54,24 @@ pub(super) async fn execute(common: &Common, command: Command) -> Outcome {
     }
 }
 
-/// What is said besides of a queue of which the store has no job: its name may be wrong.
-async fn if_unknown(queue: &Queue, name: &QueueName) -> Result<&'static str, queue::Error> {
-    let is_known = queue.stats().await?.iter().any(|row| row.queue == *name);
-    Ok(if is_known { "" } else { " (the store has no job of a queue with this name)" })
+/// What people are told besides of a queue of which the store has no job: its name may be wrong. A store that
+/// cannot be asked is no reason to fail what was asked for.
+async fn if_unknown(common: &Common, queue: &Queue, name: &QueueName) -> &'static str {
+    if common.json {
+        return "";
+    }
+    match queue.stats().await {
+        Ok(rows) if rows.iter().all(|row| row.queue != *name) => {
+            " (the store has no job of a queue with this name)"
+        }
+        _ => "",
+    }
 }
 
 async fn set_paused(common: &Common, queue: &Queue, names: &[QueueName], paused: bool) -> Outcome {
     for name in names {
         let changed = if paused { queue.pause(name).await? } else { queue.resume(name).await? };
-        let unknown = if_unknown(queue, name).await?;
+        let unknown = if_unknown(common, queue, name).await;
         let document = json!({ "queue": name, "paused": paused, "changed": changed });
         common.answer(&document, || {
             let is = if paused { "is paused" } else { "is not paused" };

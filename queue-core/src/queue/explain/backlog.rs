@@ -32,14 +32,13 @@ impl Queue {
     /// Those of every [`Backend`](crate::Backend) call.
     pub async fn backlog(&self, queue: &QueueName) -> Result<Backlog, Error> {
         let mut backlog = Backlog::default();
-        let (mut ready, mut delayed) = (0, 0);
-        let mut ready_of = BTreeMap::new();
+        let (mut ready_of, mut delayed) = (BTreeMap::new(), 0);
         for row in self.stats().await?.iter().filter(|row| row.queue == *queue) {
             let count = |state| row.jobs.get(&state).copied().unwrap_or(0);
-            ready += count(JobState::Ready);
             ready_of.insert(row.kind.clone(), count(JobState::Ready));
             delayed += count(JobState::Scheduled) + count(JobState::Retrying);
         }
+        let mut ready: u64 = ready_of.values().sum();
         let workers = self.backend.workers_boxed().await?;
         let due = match workers.is_empty() && delayed > 0 {
             true => self.due(queue).await?.min(delayed),

@@ -16,7 +16,8 @@ pub(super) async fn execute(common: &Common, queue: &Queue, names: &[QueueName])
         let reasons: Map<_, _> =
             backlog.reasons.iter().map(|(r, jobs)| (r.as_str().to_owned(), json!(jobs))).collect();
         let not_looked_at = backlog.not_looked_at;
-        let unknown = if_unknown(queue, name).await?;
+        let waits = !backlog.reasons.is_empty() || not_looked_at > 0;
+        let unknown = if waits { "" } else { if_unknown(common, queue, name).await };
         let document = json!({ "queue": name, "reasons": reasons, "not_looked_at": not_looked_at });
         common.answer(&document, || {
             let counted = backlog.reasons.iter().map(|(reason, jobs)| (*jobs, meaning(*reason)));
@@ -25,7 +26,7 @@ pub(super) async fn execute(common: &Common, queue: &Queue, names: &[QueueName])
                 .chain(rest)
                 .map(|(jobs, why)| vec![name.to_string(), jobs.to_string(), why.to_owned()])
                 .collect();
-            if rows.is_empty() {
+            if !waits {
                 return format!("nothing waits in {name}{unknown}\n");
             }
             table(&["queue", "jobs", "wait for"], &rows)

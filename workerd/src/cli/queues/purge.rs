@@ -47,7 +47,7 @@ pub(super) async fn execute(common: &Common, queue: &Queue, args: &Args) -> Outc
     if !args.yes {
         return not_sure(common, "deleted", &count(queue, &selection).await?);
     }
-    let unknown = if_unknown(queue, &args.name).await?;
+    let unknown = if_unknown(common, queue, &args.name).await;
     let deleted = queue.purge(&selection).await?;
     common.answer(&json!({ "done": true, "deleted": deleted }), || {
         format!("deleted {} of {}{unknown}\n", jobs(deleted), args.name)
